@@ -107,8 +107,14 @@ def _locate_folder(folder: Path) -> Located:
 
 def _locate_hub(name: str, revision: str | None, offline: bool) -> Located:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}

@@ -100,6 +100,11 @@ def reply_language(record: Prompt | Response | dict[str, Any]) -> str:
     return cast(str, record.get("reply_language") or record["language"])
 
 
+def response_signatures(prompts: Iterable[Prompt], decoding: str) -> dict[str, str]:
+    """Per prompt id, what its response must carry to be up to date: the decoding and a hash of the prompt."""
+    return {prompt["id"]: f"{decoding}|{fingerprint(prompt['messages'], length=8)}" for prompt in prompts}
+
+
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, record) of a JSONL file; blank lines are skipped.
 

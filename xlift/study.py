@@ -12,7 +12,7 @@ import itertools
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -262,7 +262,7 @@ def _choices(model: type[BaseModel], key: str, value: Any) -> list[Any]:
     return [value]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shape(annotation: Any) -> tuple[bool, type[BaseModel] | None]:
     """Whether a field takes a list as one value, and the settings class it nests, if any."""
     parts = [annotation, *typing.get_args(annotation)]

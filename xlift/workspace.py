@@ -218,3 +218,12 @@ def read_prompts(folder: StudyFolder) -> list[Any]:
     if not folder.prompts.is_file():
         raise DataError(f"{folder.prompts}: not there yet", "xlift run STUDY.yaml makes it")
     return read_records(folder.prompts)
+
+
+def study_state(folder: StudyFolder) -> dict[str, Any]:
+    """A study's runs and the state of their stages."""
+    runs = [
+        {"run": run.id, "stages": {name: one["state"] for name, one in run.manifest().get("stages", {}).items()}}
+        for run in folder.runs
+    ]
+    return {"study": folder.study.name, "folder": str(folder.path), "runs": runs}

@@ -103,7 +103,9 @@ class ChatFormat:
         Raises TemplateError if the template rewrites earlier turns, so that training and generation would differ.
         """
         text = self.render(messages)
-        regions = [self._region(messages[:i], message, text) for i, message in enumerate(messages) if _is_reply(message)]
+        regions = [
+            self._region(messages[:i], message, text) for i, message in enumerate(messages) if _is_reply(message)
+        ]
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = cast(list[int], encoding["input_ids"])
         mask = [any(a < end and b > start for start, end in regions) for a, b in encoding["offset_mapping"]]

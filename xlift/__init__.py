@@ -1,0 +1,1 @@
+"""xlift: cross-lingual instruction fine-tuning, answered, rated and explained."""

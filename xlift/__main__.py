@@ -1,0 +1,3 @@
+from xlift.cli import main
+
+main()

@@ -1,0 +1,177 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xlift.errors import UserError
+
+app = typer.Typer(
+    help="Instruction-tune on English, answer in many languages, see what crosses over.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or a study's folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to replace, for instance training.steps=50.")
+]
+Out = Annotated[Path | None, typer.Option(help="Study folder; results/<name> where it is not given.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
+
+
+@app.command()
+def run(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Every stage in order; run again, it continues. Prints the result table and where the report is."""
+    from xlift.stages import run_study
+
+    _print_result(run_study(*_study(study, overrides, out), offline))
+
+
+@app.command()
+def check(study: StudyFile, overrides: Overrides = None, offline: Offline = False) -> None:
+    """Check settings, data, prompts and the chat format before anything is spent; shows a real example's loss mask."""
+    from xlift.check import check_study
+
+    check_study(_study(study, overrides, None)[0], offline)
+
+
+@app.command()
+def train(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Train every run of the study."""
+    _stage("train_stage", study, overrides, out, offline)
+
+
+@app.command()
+def generate(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Let every run answer the prompts."""
+    _stage("generate_stage", study, overrides, out, offline)
+
+
+@app.command()
+def rate(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl|STUDY", help="Responses with text and language, or a study.")
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
+    raters: Annotated[str, typer.Option(help="Raters, separated by commas.")] = "language",
+) -> None:
+    """Rate any file of responses, or a study's responses."""
+    from xlift.errors import ConfigError, nearest
+    from xlift.rating import RATERS
+
+    if source.suffix != ".jsonl":
+        return _stage("rate_stage", source, None, None, True)
+    names = [name.strip() for name in raters.split(",")]
+    unknown = [name for name in names if name not in RATERS]
+    if unknown:
+        raise ConfigError([f"unknown rater '{name}'; {nearest(name, RATERS)}" for name in unknown])
+    if output is None:
+        raise ConfigError("where should the ratings go?", f"xlift rate {source} -o RATINGS.jsonl")
+    from xlift.stages import rate_file
+
+    made, missing = rate_file(source, output, names)
+    print(f"{made} ratings added to {output}, {missing} of them missing with a reason")
+
+
+@app.command()
+def report(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
+    """Write the report from what there is."""
+    from xlift.stages import report_stage
+
+    workspace = _workspace(study, overrides, out)
+    report_stage(workspace)
+    _print_result(workspace)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, a model folder, or a model name.")],
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest reply in tokens.")] = 256,
+    offline: Offline = False,
+) -> None:
+    """Talk to a run or a model, a line a turn; an empty line or Ctrl-D ends."""
+    from xlift.chat import talk
+
+    talk(model, system, max_new_tokens, offline)
+
+
+@app.command("ls")
+def list_(
+    study: Annotated[Path | None, typer.Argument(help="A study file or folder; all of results/ without it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What there is and how far it is."""
+    from xlift.workspace import find_study, study_state
+
+    folders = [study] if study else sorted(path.parent for path in Path("results").glob("*/study.yaml"))
+    states = [study_state(find_study(folder)) for folder in folders]
+    print(json.dumps(states, indent=2)) if as_json else _print_states(states)
+
+
+def _print_states(states: list[dict[str, Any]]) -> None:
+    if not states:
+        print("nothing in results/; xlift run STUDY.yaml makes a study")
+    for state in states:
+        print(f"{state['study']}  {state['folder']}")
+        for one in state["runs"]:
+            stages = ", ".join(f"{name} {value}" for name, value in one["stages"].items()) or "not started"
+            print(f"  {one['run']:<40} {stages}")
+
+
+def _study(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:
+    from xlift.study import load_study
+
+    if (path / "study.yaml").is_file():
+        return load_study(path / "study.yaml", overrides or []), out or path
+    return load_study(path, overrides or []), out
+
+
+def _workspace(study: Path, overrides: list[str] | None, out: Path | None) -> Any:
+    from xlift.stages import prepare
+
+    return prepare(*_study(study, overrides, out))
+
+
+def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None, offline: bool) -> None:
+    from xlift import stages
+    from xlift.workspace import locked
+
+    workspace = _workspace(study, overrides, out)
+    with locked(workspace.path):
+        getattr(stages, name)(workspace, offline)
+    print(f"{name.removesuffix('_stage')} done: {workspace.path}")
+
+
+def _print_result(workspace: Any) -> None:
+    from xlift.report.page import text_table
+
+    table = [["answers in the user's language", *workspace.study.prompts.languages]]
+    table += [[run, *cells] for run, cells in text_table(workspace)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\nreport: {workspace.report / 'index.html'}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends with one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        if error.hint:
+            print(f"try: {error.hint}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)

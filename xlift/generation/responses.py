@@ -1,0 +1,58 @@
+"""Responses of one checkpoint to the study's prompts, made record by record and continued where they stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xlift.generation.engine import Reply, decode
+from xlift.models import Located, Placement, load_checkpoint, load_tokenizer
+from xlift.progress import progress
+from xlift.records import JsonlWriter, Prompt, response_signatures
+from xlift.study import Decoding, RunConfig
+from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
+from xlift.workspace import RunFolder, current_responses
+
+
+def answer_prompts(
+    run: RunFolder, step: int, base: Located, placement: Placement, prompts: Sequence[Prompt], decoding: Decoding
+) -> int:
+    """Let one checkpoint answer what it has not answered yet; returns how many responses were made."""
+    signatures = response_signatures(prompts, decoding.signature)
+    done = {response["id"] for response in current_responses(run, step, list(prompts), signatures)}
+    open_prompts = [prompt for prompt in prompts if prompt["id"] not in done]
+    if not open_prompts:
+        return 0
+    chat = checkpoint_chat(run, step, base)
+    model = load_checkpoint(base, run.checkpoint(step) if step else None, placement)
+    encoded = [chat.encode_prompt(prompt["messages"]) for prompt in open_prompts]
+    title = f"generate {run.label} step {step}"
+    with JsonlWriter(run.responses(step)) as log, progress(title, len(prompts), len(done)) as bar:
+
+        def keep(index: int, reply: Reply) -> None:
+            log.write(_record(open_prompts[index], reply, run, step, signatures))
+            bar.advance(1)
+
+        decode(model, chat, encoded, [prompt["id"] for prompt in open_prompts], decoding, keep)
+    return len(open_prompts)
+
+
+def checkpoint_chat(run: RunFolder, step: int, base: Located) -> ChatFormat:
+    """The chat format saved with a checkpoint; for the untuned base, the one its tuned runs use."""
+    config: RunConfig = run.config
+    if step:
+        return load_chat_format(load_tokenizer(str(run.checkpoint(step))), config.template, config.system)
+    return chat_format(load_tokenizer(base.path, base.revision), config.template, config.system)
+
+
+def _record(prompt: Prompt, reply: Reply, run: RunFolder, step: int, signatures: dict[str, str]) -> dict[str, Any]:
+    made = {
+        "run": run.id,
+        "step": step,
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "new_tokens": reply.new_tokens,
+        "signature": signatures[prompt["id"]],
+    }
+    return {**prompt, **made}

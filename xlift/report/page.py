@@ -1,0 +1,186 @@
+"""The report: one self-contained HTML page, its figures as SVG and PNG, its table as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from xlift.analysis.estimates import Estimate, estimate
+from xlift.languages import get_language
+from xlift.records import Rating, read_records, reply_language, write_atomic
+from xlift.report.figures import learning_rate_figure, loss_figure, save_figure
+from xlift.workspace import RunFolder, StudyFolder, now
+
+
+def language_table(workspace: StudyFolder, split: str = "test") -> list[dict[str, Any]]:
+    """One row a run, step and language: the share of responses wholly in the language asked for, with its interval."""
+    from xlift.stages import ratings_of, responses_of
+
+    settings = workspace.study.report
+    rows = []
+    for run in workspace.runs:
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+            values = {r["id"]: r["value"] for r in ratings_of(workspace, run, step) if r["facet"] == "language"}
+            responses = [r for r in responses_of(workspace, run, step) if r["split"] == split]
+            for language in workspace.study.prompts.languages:
+                own = [r for r in responses if r["language"] == language]
+                shares = [_share(values.get(r["id"])) for r in own]
+                clusters = [r.get("parallel_id") or r["id"] for r in own]
+                found = estimate(shares, clusters, settings.bootstrap, settings.confidence, workspace_seed(workspace))
+                rows.append(_row(run, step, language, split, found))
+    return rows
+
+
+def workspace_seed(workspace: StudyFolder) -> int:
+    """Seed of all resampling in the report."""
+    return workspace.study.decoding.seed
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else float(value == 2)
+
+
+def _row(run: RunFolder, step: int, language: str, split: str, found: Estimate) -> dict[str, Any]:
+    rate = None if run.config.untuned else run.config.learning_rate
+    facts = {"run": run.label, "id": run.id, "step": step, "split": split, "language": language, "learning_rate": rate}
+    return facts | asdict(found)
+
+
+def write_report(workspace: StudyFolder) -> Path:
+    """Write report/index.html with its figures and table; returns the page's path."""
+    rows = language_table(workspace) + language_table(workspace, "validation")
+    write_atomic(workspace.report / "language.csv", _csv(rows))
+    figures = _figures(workspace, [row for row in rows if row["split"] == "test"])
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+    page = templates.get_template("report.html").render(
+        study=workspace.study,
+        title=workspace.study.report.title or workspace.study.name,
+        made=now(),
+        version=metadata.version("xlift"),
+        languages=[get_language(code) for code in workspace.study.prompts.languages],
+        table=pivot([row for row in rows if row["split"] == "test"]),
+        validation=pivot([row for row in rows if row["split"] == "validation"]),
+        confidence=f"{workspace.study.report.confidence:.0%}",
+        figures=figures,
+        runs=[_run_facts(run) for run in workspace.runs],
+        payload=Markup(_script_json(_browser_data(workspace))),
+    )
+    path = workspace.report / "index.html"
+    write_atomic(path, page)
+    return path
+
+
+def pivot(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table: a run and step, its cells by language."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        line = found.setdefault((row["id"], row["step"]), {"run": row["run"], "step": row["step"], "cells": []})
+        line["cells"].append(row)
+    return list(found.values())
+
+
+def _figures(workspace: StudyFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_rate = [
+        {**row, "language": get_language(row["language"]).name}
+        for row in rows
+        if row["learning_rate"] is not None and row["mean"] is not None
+    ]
+    losses = [
+        {"run": run.label, "step": record["step"], "heldout_loss": record["heldout_loss"]}
+        for run in workspace.runs
+        for record in read_records(run.train_log)
+        if "heldout_loss" in record
+    ]
+    drawn = [
+        ("learning-rate", "Answers in the user's language, by learning rate", learning_rate_figure(by_rate)),
+        ("heldout-loss", "Loss on held-out instruction data (what English-only validation sees)", loss_figure(losses)),
+    ]
+    return [
+        {"name": name, "caption": caption, "svg": Markup(save_figure(chart, workspace.report, name))}
+        for name, caption, chart in drawn
+        if chart is not None
+    ]
+
+
+def _run_facts(run: RunFolder) -> dict[str, Any]:
+    manifest = run.manifest()
+    shown = {key: value for key, value in manifest.items() if key not in {"stages", "label"}}
+    return {"label": run.label, "id": run.id, "config": run.config.model_dump(mode="json"), "manifest": shown} | {
+        "stages": manifest.get("stages", {})
+    }
+
+
+def _browser_data(workspace: StudyFolder) -> dict[str, Any]:
+    """What the response browser needs: prompts, and per run and step each response with its ratings."""
+    from xlift.stages import ratings_of, responses_of, study_prompts
+
+    prompts = {
+        prompt["id"]: {
+            "language": prompt["language"],
+            "split": prompt["split"],
+            "reply_language": reply_language(prompt),
+            "category": prompt.get("category", ""),
+            "text": prompt["messages"][-1]["content"],
+            "rtl": get_language(prompt["language"]).right_to_left,
+        }
+        for prompt in study_prompts(workspace)
+    }
+    runs = []
+    for run in workspace.runs:
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+            ratings: dict[str, list[Rating]] = {}
+            for rating in ratings_of(workspace, run, step):
+                ratings.setdefault(rating["id"], []).append(rating)
+            answers = {
+                r["id"]: {
+                    "text": r["text"],
+                    "end": r["finish_reason"],
+                    "ratings": [_shown(x) for x in ratings.get(r["id"], [])],
+                }
+                for r in responses_of(workspace, run, step)
+            }
+            runs.append({"label": run.label, "step": step, "answers": answers})
+    return {"prompts": prompts, "runs": runs}
+
+
+def _shown(rating: Rating) -> dict[str, Any]:
+    keys = ("facet", "rater", "value", "reason", "signature")
+    return {key: rating[key] for key in keys if key in rating}
+
+
+def _script_json(data: Any) -> str:
+    """JSON that is inert inside a script element, whatever text it holds."""
+    text = json.dumps(data, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def text_table(workspace: StudyFolder) -> list[tuple[str, list[str]]]:
+    """The test table for the terminal: per run, one cell a language as "94 % [72–99]"."""
+    return [(line["run"], [cell_text(cell) for cell in line["cells"]]) for line in pivot(language_table(workspace))]
+
+
+def cell_text(cell: dict[str, Any]) -> str:
+    if cell["mean"] is None:
+        return "not rated"
+    mean, low, high = (cast(float, cell[key]) for key in ("mean", "low", "high"))
+    return f"{mean:.0%} [{low * 100:.0f}–{high * 100:.0f}]" + (
+        f" ({cell['missing']} missing)" if cell["missing"] else ""
+    )

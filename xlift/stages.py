@@ -1,0 +1,196 @@
+"""The stages of a study in order: each reads files, writes files, and does only what is not done yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from xlift.data.instructions import load_instructions
+from xlift.data.prompts import load_prompts
+from xlift.errors import UserError
+from xlift.progress import progress, say
+from xlift.rating import RATERS, rate, text_fingerprint
+from xlift.records import (
+    JsonlWriter,
+    Prompt,
+    Rating,
+    Response,
+    read_jsonl,
+    read_records,
+    response_signatures,
+    write_jsonl,
+)
+from xlift.study import Study
+from xlift.workspace import (
+    RunFolder,
+    StudyFolder,
+    create_study,
+    current_ratings,
+    current_responses,
+    environment,
+    locked,
+    open_study,
+)
+
+
+def run_study(study: Study, folder: Path | None = None, offline: bool = False) -> StudyFolder:
+    """Every stage in order. Called again, it continues; what is done is left as it is.
+
+    A run that fails is reported at the end (UserError) and does not stop the others.
+    """
+    workspace = prepare(study, folder)
+    with locked(workspace.path):
+        train_stage(workspace, offline)
+        generate_stage(workspace, offline)
+        rate_stage(workspace, offline)
+        report_stage(workspace, offline)
+    return workspace
+
+
+def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
+    """Check the prompts and write down what the study consists of."""
+    workspace = open_study(study, folder)
+    prompts = load_prompts(study.prompts)
+    create_study(workspace)
+    write_jsonl(workspace.prompts, prompts)
+    return workspace
+
+
+def train_stage(workspace: StudyFolder, offline: bool = False) -> None:
+    """Train every run of the grid that is not trained yet."""
+    _each_run(workspace, [run for run in workspace.runs if not run.config.untuned], "train", offline, _train)
+
+
+def _train(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+    if run.stage("train")["state"] == "done" and run.checkpoint_steps():
+        return
+    train_set, heldout = load_instructions(run.config.instructions, offline)
+    from xlift.models import locate, place
+    from xlift.tuning.train import train
+
+    base = locate(run.config.model, run.config.revision, offline)
+    placement = place(workspace.study.device, workspace.study.dtype)
+    say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
+    run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
+    run.set_stage("train", "running")
+    train(run, base, placement, train_set, heldout)
+
+
+def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
+    """Let every run answer every prompt that it has not answered yet."""
+    _each_run(workspace, workspace.runs, "generate", offline, _generate)
+
+
+def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+    decoding = workspace.study.decoding
+    prompts = study_prompts(workspace)
+    steps = run.evaluated_steps(decoding.checkpoints == "all")
+    if not steps:
+        raise UserError("no checkpoint to generate from", "xlift train makes it")
+    if all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):
+        return
+    from xlift.generation.responses import answer_prompts
+    from xlift.models import locate, place
+
+    base = locate(run.config.model, run.config.revision, offline)
+    placement = place(workspace.study.device, workspace.study.dtype)
+    if run.config.untuned:
+        run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
+    run.set_stage("generate", "running")
+    started = time.monotonic()
+    made = sum(answer_prompts(run, step, base, placement, prompts, decoding) for step in steps)
+    run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
+
+
+def rate_stage(workspace: StudyFolder, offline: bool = False) -> None:
+    """Rate every response that has no rating with the rater's current signature."""
+    _each_run(workspace, workspace.runs, "rate", offline, _rate)
+
+
+def _rate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+    made = 0
+    for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+        responses = responses_of(workspace, run, step)
+        for name in workspace.study.raters:
+            done = current_ratings(run, step, name, RATERS[name].signature())
+            with JsonlWriter(run.ratings(step, name)) as log:
+                for response in responses:
+                    if (response["id"], text_fingerprint(cast(dict[str, Any], response))) not in done:
+                        log.write(rate(cast(dict[str, Any], response), name))
+                        made += 1
+    if made:
+        run.set_stage("rate", "done", ratings=made)
+
+
+def report_stage(workspace: StudyFolder, offline: bool = False) -> None:
+    """Write the report from whatever responses and ratings there are."""
+    from xlift.report.page import write_report
+
+    write_report(workspace)
+
+
+def _each_run(
+    workspace: StudyFolder,
+    runs: Iterable[RunFolder],
+    stage: str,
+    offline: bool,
+    work: Callable[[StudyFolder, RunFolder, bool], None],
+) -> None:
+    problems: list[str] = []
+    hints: list[str] = []
+    for run in runs:
+        try:
+            work(workspace, run, offline)
+        except UserError as error:
+            run.set_stage(stage, "failed", problems=error.problems)
+            problems += [f"{stage} {run.label}: {problem}" for problem in error.problems]
+            hints += [error.hint] if error.hint else []
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
+
+
+def study_prompts(workspace: StudyFolder) -> list[Prompt]:
+    """The study's prompts as written down."""
+    return [cast(Prompt, record) for record in read_records(workspace.prompts)]
+
+
+def responses_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Response]:
+    """Up-to-date responses of one checkpoint."""
+    prompts = study_prompts(workspace)
+    return current_responses(run, step, prompts, response_signatures(prompts, workspace.study.decoding.signature))
+
+
+def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
+    """Up-to-date ratings of one checkpoint's responses, over all raters of the study."""
+    responses = responses_of(workspace, run, step)
+    found = []
+    for name in workspace.study.raters:
+        ratings = current_ratings(run, step, name, RATERS[name].signature())
+        keys = [(response["id"], text_fingerprint(cast(dict[str, Any], response))) for response in responses]
+        found += [ratings[key] for key in keys if key in ratings]
+    return found
+
+
+def rate_file(source: Path, target: Path, raters: list[str]) -> tuple[int, int]:
+    """Rate any JSONL file of responses; returns how many ratings were made and how many are missing.
+
+    Continues after interruption: records already rated with the same text and signature are left out. The whole file
+    is checked for readable lines before the first rating is written.
+    """
+    records = [record for _, record in read_jsonl(source)]
+    signatures = {name: RATERS[name].signature() for name in raters}
+    done = {(r.get("id"), r.get("response"), r.get("rater"), r.get("signature")) for r in read_records(target)}
+    made = missing = 0
+    with JsonlWriter(target) as log, progress(f"rate {source.name}", len(records)) as bar:
+        for record in records:
+            for name in raters:
+                key = (str(record.get("id", "")), text_fingerprint(record), name, signatures[name])
+                if key not in done:
+                    rating = rate(record, name)
+                    log.write(rating)
+                    made += 1
+                    missing += rating["value"] is None
+            bar.advance(1)
+    return made, missing
