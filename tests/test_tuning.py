@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from xlift.models import Placement, load_checkpoint, load_model, load_tokenizer, locate
+from xlift.study import Adaptation, RunConfig
+from xlift.tuning.loss import response_loss, summed_loss
+from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
+from xlift.tuning.templates import chat_format
+from xlift.tuning.train import encode_data, learning_rate_at, make_optimizer, prepare_model, train, train_step
+from xlift.workspace import RunFolder
+
+CPU = Placement("cpu", "float32", "test")
+
+
+def config(tiny: Path, **changes: Any) -> RunConfig:
+    settings = {
+        "model": str(tiny),
+        "learning_rate": 1e-2,
+        "steps": 6,
+        "batch_tokens": 200,
+        "micro_batch_tokens": 200,
+        "checkpoint_every": 2,
+        "template": "gemma",
+        "adaptation": Adaptation(rank=4),
+    }
+    return RunConfig(**(settings | changes))
+
+
+def prepared(tiny: Path, settings: RunConfig, conversations: list[Any]) -> tuple[Any, Any, Any, Any]:
+    base = locate(settings.model)
+    chat = chat_format(load_tokenizer(base.path), settings.template)
+    data = encode_data(settings, chat, conversations, [])
+    torch.manual_seed(0)
+    model = prepare_model(settings, base, CPU)
+    return model, make_optimizer(settings, model), chat, data
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_chunked_loss_and_gradients_equal_the_plain_computation(chunk: int) -> None:
+    torch.manual_seed(1)
+    weight = torch.randn(11, 5, requires_grad=True)
+    hidden = torch.randn(7, 5, requires_grad=True)
+    targets = torch.randint(11, (7,))
+    plain = F.cross_entropy(hidden @ weight.T, targets, reduction="sum") / 7
+    expected = torch.autograd.grad(plain, [hidden, weight])
+    chunked = summed_loss(lambda h: h @ weight.T, hidden, targets, [weight], chunk) / 7
+    found = torch.autograd.grad(chunked, [hidden, weight])
+    torch.testing.assert_close(chunked, plain)
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(summed_loss(lambda h: h @ weight.T, hidden, targets, [weight], chunk) / 7, plain)
+
+
+def test_response_loss_equals_the_models_own_loss(tiny: Path, conversations: list[Any]) -> None:
+    settings = config(tiny)
+    _, _, chat, data = prepared(tiny, settings, conversations)
+    model = load_model(str(tiny), CPU)
+    batch = pad(data.train, 0)
+    theirs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
+    learned = (batch["labels"][:, 1:] != -100).sum()
+    torch.testing.assert_close(response_loss(model, batch) / learned, theirs)
+
+
+def test_packed_equals_unpacked(tiny: Path, conversations: list[Any]) -> None:
+    _, _, _, data = prepared(tiny, config(tiny), conversations)
+    model = load_model(str(tiny), CPU)
+    torch.testing.assert_close(response_loss(model, pack(data.train)), response_loss(model, pad(data.train, 0)))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_one_large_batch_equals_many_small_ones(tiny: Path, conversations: list[Any], packing: bool) -> None:
+    found = []
+    for micro in (2000, 40):
+        settings = config(tiny, batch_tokens=2000, micro_batch_tokens=micro, packing=packing)
+        model, optimizer, chat, data = prepared(tiny, settings, conversations)
+        record = train_step(model, optimizer, data.train, settings, chat, CPU, 0, 1)
+        found.append((record["loss"], record["grad_norm"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_plan_uses_every_example_once_an_epoch_and_respects_the_budget() -> None:
+    lengths = [5, 9, 3, 7, 8, 2, 6]
+    steps = plan_steps(lengths, seed=3, batch_tokens=12, steps=None, epochs=2)
+    used = [i for step in steps for i in step]
+    assert sorted(used) == sorted(list(range(7)) * 2)
+    assert sorted(used[:7]) == list(range(7))
+    assert all(sum(lengths[i] for i in step) <= 12 for step in steps)
+    assert steps != plan_steps(lengths, seed=4, batch_tokens=12, steps=None, epochs=2)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_micro_batches_keep_every_example_within_the_budget(padded: bool) -> None:
+    lengths = [5, 9, 3, 7, 8, 2, 30]
+    groups = split_micro_batches(range(7), lengths, 16, padded)
+    assert sorted(i for group in groups for i in group) == list(range(7))
+    for group in groups:
+        cost = len(group) * max(lengths[i] for i in group) if padded else sum(lengths[i] for i in group)
+        assert cost <= 16 or len(group) == 1
+
+
+def test_cosine_ends_at_a_tenth_after_warm_up(tiny: Path) -> None:
+    settings = config(tiny, learning_rate=1.0, warmup_steps=2)
+    rates = [learning_rate_at(settings, step, 102) for step in range(102)]
+    assert rates[:2] == [0.5, 1.0]
+    assert max(rates) == 1.0
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_lora_moves_only_adapters(tiny: Path, conversations: list[Any]) -> None:
+    settings = config(tiny)
+    model, optimizer, chat, data = prepared(tiny, settings, conversations)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(2):
+        train_step(model, optimizer, data.train, settings, chat, CPU, step, 2)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+
+
+def run_folder(path: Path, settings: RunConfig) -> RunFolder:
+    return RunFolder(path, "test", settings)
+
+
+def trained_weights(run: RunFolder, settings: RunConfig) -> dict[str, torch.Tensor]:
+    base = locate(settings.model)
+    model = load_checkpoint(base, run.checkpoint(run.checkpoint_steps()[-1]), CPU)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_resumed_equals_uninterrupted_bitwise(
+    tiny: Path, conversations: list[Any], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tiny, adaptation=Adaptation(method=method, rank=4, dropout=0.2), learning_rate=3e-3)
+    base = locate(settings.model)
+    whole, cut = run_folder(tmp_path / "whole", settings), run_folder(tmp_path / "cut", settings)
+    train(whole, base, CPU, conversations[2:], conversations[:2])
+
+    from xlift.tuning import train as module
+
+    steps_made = 0
+    real = module.train_step
+
+    def killed(*arguments: Any) -> dict[str, Any]:
+        nonlocal steps_made
+        steps_made += 1
+        if steps_made == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, base, CPU, conversations[2:], conversations[:2])
+    monkeypatch.setattr(module, "train_step", real)
+    torch.manual_seed(999)
+    train(cut, base, CPU, conversations[2:], conversations[:2])
+
+    ours, theirs = trained_weights(cut, settings), trained_weights(whole, settings)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    drop = {"tokens_per_second"}
+    logs = [
+        [{k: v for k, v in json.loads(line).items() if k not in drop} for line in run.train_log.read_text().splitlines()]
+        for run in (whole, cut)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_merged_equals_unmerged_logits(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    settings = config(tiny)
+    run = run_folder(tmp_path, settings)
+    base = locate(settings.model)
+    train(run, base, CPU, conversations, [])
+    checkpoint = run.checkpoint(6)
+    unmerged = PeftModel.from_pretrained(load_model(str(tiny), CPU), str(checkpoint)).eval()
+    merged = load_checkpoint(base, checkpoint, CPU)
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(merged(ids).logits, load_model(str(tiny), CPU)(ids).logits, atol=1e-3)
+
+
+def test_global_generator_is_left_alone(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(run_folder(tmp_path, config(tiny, steps=1)), locate(str(tiny)), CPU, conversations, [])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_loss_curve_equals_trl(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
+    """Same examples in the same order, same settings, in TRL's SFTTrainer: the same losses."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+
+    settings = config(
+        tiny,
+        adaptation=Adaptation(method="full"),
+        learning_rate=1e-3,
+        schedule="constant",
+        packing=False,
+        batch_tokens=10_000,
+        micro_batch_tokens=10_000,
+    )
+    model, optimizer, chat, data = prepared(tiny, settings, conversations)
+    groups = [data.train[i : i + 4] for i in (0, 4, 8)]
+    ours = [
+        train_step(model, optimizer, group, settings, chat, CPU, step, 3)["loss"] for step, group in enumerate(groups)
+    ]
+
+    class InOrder(trl.SFTTrainer):  # type: ignore[misc, name-defined]
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    rows = [{"input_ids": e.ids, "completion_mask": [int(m) for m in e.mask]} for e in data.train]
+    arguments = trl.SFTConfig(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.max_gradient_norm,
+        completion_only_loss=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        bf16=False,
+        use_cpu=True,
+    )
+    trainer = InOrder(
+        model=load_model(str(tiny), CPU).train(),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=chat.tokenizer,
+    )
+    trainer.train()
+    theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert ours == pytest.approx(theirs, rel=2e-3)
