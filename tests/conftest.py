@@ -67,14 +67,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def tokenizer(tiny: Path) -> Any:
     from xlift.models import load_tokenizer
 
     return load_tokenizer(str(tiny))
 
 
-@pytest.fixture()
+@pytest.fixture
 def conversations() -> list[Any]:
     return [
         {
@@ -88,7 +88,7 @@ def conversations() -> list[Any]:
     ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def study_file(tiny: Path, conversations: list[Any], tmp_path: Path) -> Path:
     """A whole study on the tiny model, complete in seconds."""
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(c) + "\n" for c in conversations), encoding="utf-8")

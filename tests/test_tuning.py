@@ -60,7 +60,7 @@ def test_chunked_loss_and_gradients_equal_the_plain_computation(chunk: int) -> N
 
 def test_response_loss_equals_the_models_own_loss(tiny: Path, conversations: list[Any]) -> None:
     settings = config(tiny)
-    _, _, chat, data = prepared(tiny, settings, conversations)
+    _, _, _, data = prepared(tiny, settings, conversations)
     model = load_model(str(tiny), CPU)
     batch = pad(data.train, 0)
     theirs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
@@ -167,7 +167,10 @@ def test_resumed_equals_uninterrupted_bitwise(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     drop = {"tokens_per_second"}
     logs = [
-        [{k: v for k, v in json.loads(line).items() if k not in drop} for line in run.train_log.read_text().splitlines()]
+        [
+            {k: v for k, v in json.loads(line).items() if k not in drop}
+            for line in run.train_log.read_text().splitlines()
+        ]
         for run in (whole, cut)
     ]
     assert logs[0] == logs[1]
@@ -221,7 +224,10 @@ def test_loss_curve_equals_trl(tiny: Path, conversations: list[Any], tmp_path: P
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             return SequentialSampler(self.train_dataset)
 
-    rows = [{"input_ids": e.ids, "completion_mask": [int(m) for m in e.mask]} for e in data.train]
+    rows = [
+        {"input_ids": e.ids, "labels": [t if m else -100 for t, m in zip(e.ids, e.mask, strict=True)]}
+        for e in data.train
+    ]
     arguments = trl.SFTConfig(
         output_dir=str(tmp_path),
         max_steps=3,
@@ -232,7 +238,6 @@ def test_loss_curve_equals_trl(tiny: Path, conversations: list[Any], tmp_path: P
         adam_beta1=settings.beta1,
         adam_beta2=settings.beta2,
         max_grad_norm=settings.max_gradient_norm,
-        completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         logging_steps=1,

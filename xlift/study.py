@@ -12,9 +12,8 @@ import itertools
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -262,13 +261,12 @@ def _choices(model: type[BaseModel], key: str, value: Any) -> list[Any]:
     return [value]
 
 
-@cache
 def _shape(annotation: Any) -> tuple[bool, type[BaseModel] | None]:
     """Whether a field takes a list as one value, and the settings class it nests, if any."""
     parts = [annotation, *typing.get_args(annotation)]
     wants_list = any(typing.get_origin(part) is list for part in parts)
     nested = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
-    return wants_list, None if wants_list else cast("type[BaseModel] | None", nested)
+    return wants_list, None if wants_list else nested
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:

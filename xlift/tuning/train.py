@@ -232,8 +232,8 @@ def train_step(
         loss_sum = _sum_over_workers(loss_sum, trainable)
     norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)
     rate = learning_rate_at(config, step, total)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for settings in optimizer.param_groups:
+        settings["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     seconds = time.monotonic() - began
@@ -372,7 +372,7 @@ def _check_packing(config: RunConfig, model: Any, examples: Sequence[Encoded], c
     """
     if not config.packing:
         return
-    two = [Encoded(example.ids[:12], example.mask[:12]) for example in examples[:2] * 2][:2]
+    two = [Encoded(example.ids[:12], example.mask[:12]) for example in (examples[0], examples[-1])]
     device = next(model.parameters()).device
     model.eval()
 

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlift.data.instructions import load_instructions, load_source, nested_subset
+from xlift.data.prompts import builtin_sets, load_prompts, read_prompt_file
+from xlift.errors import DataError
+from xlift.languages import LANGUAGES
+from xlift.records import JsonlWriter, read_jsonl, read_records
+from xlift.study import Instructions, Prompts, PromptSet, Source, builtin_path
+
+GOOD: dict[str, Any] = {
+    "messages": {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
+    "alpaca": {"instruction": "Why?", "input": "", "output": "So."},
+    "dolly": {"instruction": "Why?", "context": "", "response": "So.", "category": "open_qa"},
+    "lima": {"conversations": ["Why?", "So."], "source": "x"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
+}
+BAD: dict[str, Any] = {
+    "messages": {"messages": [{"role": "user", "content": "Why?"}]},
+    "alpaca": {"instruction": "", "output": "So."},
+    "dolly": {"instruction": "Why?", "context": 3, "response": "So."},
+    "lima": {"conversations": ["Why?"]},
+    "sharegpt": {"conversations": [{"from": "robot", "value": "Why?"}]},
+}
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_every_format_is_recognised_and_gives_the_same_conversation(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "data.jsonl", [GOOD[name], GOOD[name]])
+    (found,) = load_source(Source(path=str(path)))
+    assert found["messages"] == GOOD["messages"]["messages"]
+    array = tmp_path / "data.json"
+    array.write_text(json.dumps([GOOD[name]]), encoding="utf-8")
+    assert load_source(Source(path=str(array))) == [found]
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_malformed_record_is_refused_with_its_line_number(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "data.jsonl", [GOOD[name], BAD[name], GOOD[name]])
+    with pytest.raises(DataError, match=r"data\.jsonl:2"):
+        load_source(Source(path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"messages": ', "data.jsonl:1: not JSON"),
+        (b'{"a": "\xff"}\n', "data.jsonl:1: not UTF-8"),
+        (b"[1]\n", "expected a JSON object, found list"),
+        (b'{"text": "x"}\n', "no known format: found the fields text"),
+    ],
+)
+def test_unreadable_lines_say_where_and_what(tmp_path: Path, raw: bytes, says: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(raw)
+    with pytest.raises(DataError) as caught:
+        load_source(Source(path=str(path)))
+    assert says in str(caught.value)
+
+
+def test_subsets_are_nested_and_do_not_depend_on_file_order(tmp_path: Path, conversations: list[Any]) -> None:
+    small, large = (nested_subset(conversations, size, seed=1) for size in (3, 8))
+    assert large[:3] == small
+    assert nested_subset(conversations[::-1], 8, seed=1) == large
+    assert nested_subset(conversations, 8, seed=2) != large
+    with pytest.raises(DataError, match="99 conversations are asked for and 12 are there"):
+        nested_subset(conversations, 99, seed=1)
+
+
+def test_heldout_is_never_trained_on_and_is_the_same_for_every_size() -> None:
+    small, kept_small = load_instructions(Instructions(size=10))
+    large, kept_large = load_instructions(Instructions(size=40))
+    assert kept_small == kept_large
+    assert {one["id"] for one in small} <= {one["id"] for one in large}
+    assert not {one["id"] for one in large} & {one["id"] for one in kept_large}
+
+
+def test_builtin_instructions_are_distinct_well_formed_and_varied() -> None:
+    records = [record for _, record in read_jsonl(builtin_path("instructions.en.jsonl"))]
+    assert len(load_source(Source())) == len(records)
+    assert len({record["id"] for record in records}) == len(records)
+    asked = [record["messages"][0]["content"].lower() for record in records]
+    assert len(set(asked)) == len(asked)
+    assert len({record["category"] for record in records}) >= 10
+    assert not any(mark in json.dumps(record) for record in records for mark in ("<start_of", "[INST]", "<|im_"))
+
+
+def test_builtin_prompts_are_parallel_and_disjoint() -> None:
+    assert builtin_sets() == ["open"]
+    by_language = {
+        code: read_prompt_file(builtin_path(f"prompts.open.{code}.jsonl")) for code in ("en", "fr", "pt", "ru")
+    }
+    keys = {code: [(p["parallel_id"], p["split"], p["category"]) for p in found] for code, found in by_language.items()}
+    assert all(found == keys["en"] for found in keys.values())
+    assert sum(split == "validation" for _, split, _ in keys["en"]) == 8
+    assert sum(split == "test" for _, split, _ in keys["en"]) == 16
+    assert all(p["language"] == code for code, found in by_language.items() for p in found)
+
+
+def test_builtin_prompts_are_in_their_language() -> None:
+    from xlift.rating.language import identify
+
+    for code in ("en", "fr", "pt", "ru"):
+        for prompt in read_prompt_file(builtin_path(f"prompts.open.{code}.jsonl")):
+            assert identify(prompt["messages"][0]["content"])[0] in {code, None}
+
+
+def test_a_request_in_both_splits_is_refused(tmp_path: Path) -> None:
+    records = [
+        {
+            "id": f"{split}-1",
+            "parallel_id": "same",
+            "language": "en",
+            "split": split,
+            "messages": [{"role": "user", "content": "Why?"}],
+        }
+        for split in ("validation", "test")
+    ]
+    both = PromptSet(source=str(write(tmp_path / "p.jsonl", records)))
+    with pytest.raises(DataError, match="both validation and test: same"):
+        load_prompts(Prompts(languages=["en"], validation=both, test=both))
+
+
+def test_bad_prompts_are_reported_all_together(tmp_path: Path) -> None:
+    records = [{"id": "a", "language": "xx", "split": "train", "messages": []}, {"id": "a"}]
+    with pytest.raises(DataError) as caught:
+        read_prompt_file(write(tmp_path / "p.jsonl", records))
+    text = str(caught.value)
+    for part in ("p.jsonl:1", "p.jsonl:2", "'xx'", "'split'", "already on line 1", *list(LANGUAGES)[:3]):
+        assert part in text
+
+
+def test_a_torn_last_line_is_dropped_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with JsonlWriter(path) as log:
+        log.write({"a": 1, "text": "строка\u2028"})
+    with path.open("ab") as file:
+        file.write(b'{"a": 2, "te')
+    assert [r["a"] for r in read_records(path)] == [1]
+    with JsonlWriter(path) as log:
+        log.write({"a": 3, "lone": "\ud800"})
+    assert [r["a"] for r in read_records(path)] == [1, 3]
