@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xlift.errors import ConfigError
+from xlift.study import dump_yaml, load_study, parse_study, run_labels
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_study_validates_and_says_how_it_is_started(path: Path) -> None:
+    assert load_study(path).runs()
+    assert path.read_text(encoding="utf-8").startswith(f"# xlift run studies/{path.name}")
+
+
+def test_lists_are_axes_and_base_comes_first() -> None:
+    training = {
+        "learning_rate": ["1e-4", 2e-4],
+        "instructions": {"size": [8, 16]},
+        "adaptation": [{"rank": 4}, {"method": "full"}],
+    }
+    study = parse_study({"name": "grid", "training": training})
+    runs = study.runs()
+    assert len(runs) == 1 + 2 * 2 * 2
+    assert runs[0].untuned
+    assert len({run.content_hash for run in runs}) == len(runs)
+    assert len(set(run_labels(runs))) == len(runs)
+
+
+def test_the_resolved_study_loads_back_to_the_same_runs() -> None:
+    study = parse_study({"name": "again", "training": {"learning_rate": [1e-4, 2e-4], "steps": 5}})
+    again = parse_study(yaml.safe_load(dump_yaml(study)))
+    assert [run.content_hash for run in again.runs()] == [run.content_hash for run in study.runs()]
+
+
+def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
+    raw = {"name": "x", "training": {"steps": 5, "learning_rate": 1e-4, "adaptation": {"rank": 8, "alpha": 4}}}
+    turned = {"training": {"adaptation": {"alpha": 4, "rank": 8}, "learning_rate": 1e-4, "steps": 5}, "name": "x"}
+    code = f"from xlift.study import parse_study; print(parse_study({turned!r}).runs()[1].content_hash)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == parse_study(raw).runs()[1].content_hash
+
+
+def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
+    raw = {
+        "name": "bad",
+        "trainin": {},
+        "training": {"learnin_rate": 1, "adaptation": {"rank": "big"}, "instructions": {"sources": [{"pth": "x"}]}},
+        "decoding": {"max_new": 3},
+        "prompts": {"languages": ["xx"]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_study(raw)
+    text = str(caught.value)
+    for part in (
+        "did you mean 'training'",
+        "did you mean 'learning_rate'",
+        "training.adaptation.rank",
+        "did you mean 'path'",
+        "did you mean 'max_new_tokens'",
+        "unknown language code",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "raw", [{"training": 3}, {"training": {"instructions": 3}}, {"training": {"adaptation": [3]}}, {"prompts": []}]
+)
+def test_values_of_the_wrong_shape_are_refused(raw: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        parse_study({"name": "x", **raw})
+
+
+def xlift(*arguments: str, folder: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "xlift", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, **settings)
+
+
+def relative_files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_whole_study_from_the_command_line(study_file: Path, tmp_path: Path) -> None:
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    done = xlift("run", str(study_file), folder=clean)
+    assert done.returncode == 0, done.stderr
+    assert "report: results/tiny/report/index.html" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["base", "lora-r4-lr1e-3", "lora-r4-lr1e-2"]
+
+    study = clean / "results" / "tiny"
+    (run,) = study.glob("runs/lora-r4-lr1e-3-*")
+    weights = {"README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
+    weights |= {"tokenizer.json", "tokenizer_config.json", "xlift.json"}
+    expected = {"run.yaml", "manifest.json", "train.jsonl", "responses/step-4.jsonl", "ratings/step-4.language.jsonl"}
+    expected |= {f"checkpoints/step-{step}/{name}" for step in (2, 4) for name in weights}
+    expected.add("checkpoints/step-4/training_state.safetensors")
+    assert relative_files(run) == expected
+    # The untrained tiny model babbles, so no response can be rated and no learning-rate figure is drawn.
+    report = {"index.html", "language.csv", "heldout-loss.svg", "heldout-loss.png"}
+    assert relative_files(study / "report") == report
+
+    stamps = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    again = xlift("run", str(study_file), folder=clean)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+    listed = json.loads(xlift("ls", "--json", folder=clean).stdout)
+    assert all(one["stages"]["rate"] == "done" for one in listed[0]["runs"])
+    said = xlift("chat", str(run), "--max-new-tokens", "3", folder=clean, input="Why?\n\n")
+    assert said.returncode == 0, said.stderr
+
+    # Cut responses and ratings in mid-record: what is missing is made again, to the same records.
+    for name in ("responses/step-4.jsonl", "ratings/step-4.language.jsonl"):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[: len(whole) * 2 // 3])
+        resumed = xlift("run", str(study_file), folder=clean)
+        assert resumed.returncode == 0, resumed.stderr
+        assert sorted((run / name).read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_check_shows_the_grid_and_a_masked_example(study_file: Path, tmp_path: Path) -> None:
+    done = xlift("check", str(study_file), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 runs on cpu" in done.stdout
+    assert "light is scattered" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "absent.yaml"], "no such study file"),
+        (["run", "study.yaml", "training.stps=3"], "did you mean 'steps'"),
+        (["run", "study.yaml", "training.instructions.sources=[{path: absent.jsonl}]"], "absent.jsonl: no such file"),
+        (["run", "study.yaml", "training.model=embedded:gemma"], "unknown embedded model"),
+        (["rate", "absent.jsonl", "-o", "out.jsonl"], "no such file"),
+        (["rate", "data.jsonl"], "where should the ratings go"),
+        (["rate", "data.jsonl", "-o", "x.jsonl", "--raters", "langage"], "did you mean 'language'"),
+        (["chat", "./absent"], "no such folder"),
+        (["ls", "absent"], "neither a study file nor a study folder"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_message(study_file: Path, arguments: list[str], says: str) -> None:
+    done = xlift(*arguments, folder=study_file.parent)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_rate_any_file_and_continue(tmp_path: Path) -> None:
+    records = [
+        {"id": "1", "language": "fr", "text": "La lumière est diffusée par l'air du ciel."},
+        {"id": "2", "language": "fr", "text": "The light is scattered by the air of the sky."},
+        {"id": "3", "language": "fr"},
+    ]
+    source = tmp_path / "r.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    first = xlift("rate", "r.jsonl", "-o", "out.jsonl", folder=tmp_path)
+    assert first.stdout.startswith("3 ratings added")
+    made = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [rating["value"] for rating in made] == [2, 0, None]
+    assert xlift("rate", "r.jsonl", "-o", "out.jsonl", folder=tmp_path).stdout.startswith("0 ratings added")
+
+
+def test_help_does_not_load_heavy_libraries() -> None:
+    code = (
+        "import sys, xlift.cli; print([m for m in ('torch', 'transformers', 'pydantic', 'altair') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_environment_of_tests_is_offline() -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
