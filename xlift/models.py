@@ -189,7 +189,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _quiet():
+    with quiet():
         loaded = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
@@ -240,7 +240,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     """The tokenizer of a model or checkpoint, with a padding token set."""
     from transformers import AutoTokenizer
 
-    with _quiet():
+    with quiet():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
     if not tokenizer.is_fast:
         raise ModelError(f"{path}: its tokenizer has no fast version, which the loss mask needs")
@@ -256,7 +256,7 @@ def load_model(path: str, placement: Placement, revision: str | None = None, fp3
 
     dtype = torch.float32 if fp32 else placement.torch_dtype
     try:
-        with _quiet():
+        with quiet():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 path, revision=revision, dtype=dtype, attn_implementation="sdpa"
             )
@@ -287,7 +287,7 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading bars and warnings of the model library off; errors still raise."""
     from transformers.utils import logging
 

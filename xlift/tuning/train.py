@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xlift.errors import DataError, ModelError
-from xlift.models import Located, Placement, load_model, load_tokenizer
+from xlift.models import Located, Placement, load_model, load_tokenizer, quiet
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
 from xlift.study import RunConfig
@@ -116,7 +116,8 @@ def _with_adapters(model: Any, config: RunConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, lora)
+        with quiet():
+            return get_peft_model(model, lora)
     except ValueError as error:
         raise ModelError(f"adaptation.targets {settings.targets!r} does not fit this model: {error}") from None
 
