@@ -157,6 +157,18 @@ def test_bad_input_ends_with_one_clear_message(study_file: Path, arguments: list
     assert "Traceback" not in done.stderr
 
 
+def test_a_failed_run_is_reported_and_the_others_are_finished(study_file: Path, tmp_path: Path) -> None:
+    axis = "training.adaptation=[{rank: 2, targets: [nothing_of_that_name]}, {rank: 2}]"
+    done = xlift("run", str(study_file), "training.learning_rate=1e-3", axis, "--out", "out", folder=tmp_path)
+    assert done.returncode == 2
+    assert "nothing_of_that_name" in done.stderr
+    assert "Traceback" not in done.stderr
+    states = json.loads(xlift("ls", "out", "--json", folder=tmp_path).stdout)[0]["runs"]
+    assert sorted(one["stages"].get("train", "base") for one in states) == ["base", "done", "failed"]
+    assert sum(one["stages"].get("rate") == "done" for one in states) == 2
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+
+
 def test_rate_any_file_and_continue(tmp_path: Path) -> None:
     records = [
         {"id": "1", "language": "fr", "text": "La lumière est diffusée par l'air du ciel."},

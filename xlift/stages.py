@@ -42,11 +42,22 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     """
     workspace = prepare(study, folder)
     with locked(workspace.path):
-        train_stage(workspace, offline)
-        generate_stage(workspace, offline)
-        rate_stage(workspace, offline)
+        failures = [
+            error for stage in (train_stage, generate_stage, rate_stage) if (error := _try(stage, workspace, offline))
+        ]
         report_stage(workspace, offline)
+    if failures:
+        hints = [error.hint for error in failures if error.hint]
+        raise UserError([problem for error in failures for problem in error.problems], hints[0] if hints else None)
     return workspace
+
+
+def _try(stage: Callable[[StudyFolder, bool], None], workspace: StudyFolder, offline: bool) -> UserError | None:
+    try:
+        stage(workspace, offline)
+    except UserError as error:
+        return error
+    return None
 
 
 def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
@@ -87,6 +98,8 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
     decoding = workspace.study.decoding
     prompts = study_prompts(workspace)
     steps = run.evaluated_steps(decoding.checkpoints == "all")
+    if run.stage("train")["state"] == "failed":
+        return
     if not steps:
         raise UserError("no checkpoint to generate from", "xlift train makes it")
     if all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):

@@ -26,7 +26,7 @@ def learning_rate_figure(rows: list[dict[str, Any]]) -> alt.LayerChart | None:
     )
     share = alt.Y("mean:Q", title="share in the user's language", scale=alt.Scale(domain=[0, 1]))
     share = share.axis(format="%")
-    shape = alt.Shape("language:N", sort=None, title=None)
+    shape = alt.Shape("language:N", sort=None, legend=None)
     line = base.mark_line(strokeWidth=2).encode(y=share)
     point = base.mark_point(filled=True, size=80, opacity=1).encode(y=share, shape=shape)
     band = base.mark_rule(opacity=0.4, strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
