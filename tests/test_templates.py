@@ -44,6 +44,13 @@ def test_own_template_is_used_and_its_end_found(tokenizer: Any) -> None:
     assert (chat.name, chat.end_of_turn) == ("own", "<|im_end|>")
 
 
+def test_a_base_model_ends_its_turns_with_the_end_of_text_it_knows(tokenizer: Any) -> None:
+    chat = chat_format(tokenizer)
+    assert (chat.name, chat.end_of_turn) == ("gemma", tokenizer.eos_token)
+    borders = tokenizer.convert_tokens_to_ids(["<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|im_end|>"])
+    assert chat.stop_ids == {tokenizer.eos_token_id, *borders}
+
+
 def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = (
         "{% for m in messages %}{{ loop.length }}{{ m['content'] }}</s>{% endfor %}"

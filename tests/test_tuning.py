@@ -189,6 +189,11 @@ def test_merged_equals_unmerged_logits(tiny: Path, conversations: list[Any], tmp
     ids = torch.arange(5, 25)[None]
     torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(merged(ids).logits, load_model(str(tiny), CPU)(ids).logits, atol=1e-3)
+    half = Placement("cpu", "bfloat16", "test")
+    rounded, plain = load_checkpoint(base, checkpoint, half), load_model(str(tiny), half)
+    for name, weights in rounded.named_parameters():
+        assert torch.equal(weights, merged.get_parameter(name).to(torch.bfloat16)), name
+    assert {n: b.dtype for n, b in rounded.named_buffers()} == {n: b.dtype for n, b in plain.named_buffers()}
 
 
 def test_global_generator_is_left_alone(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:

@@ -276,9 +276,14 @@ def load_checkpoint(base: Located, checkpoint: Path | None, placement: Placement
         return load_model(str(checkpoint), placement)
     from peft import PeftModel
 
-    model = load_model(base.path, placement, base.revision, fp32=True)
-    merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
-    return merged.to(placement.torch_dtype).eval()
+    whole = load_model(base.path, placement, base.revision, fp32=True)
+    merged: PreTrainedModel = PeftModel.from_pretrained(whole, str(checkpoint)).merge_and_unload()
+    if placement.dtype == "float32":
+        return merged.eval()
+    # Casting the model as a whole would also round its buffers (rotary frequencies), which loading in a dtype keeps.
+    model = load_model(base.path, placement, base.revision)
+    model.load_state_dict({name: value.to(placement.torch_dtype) for name, value in merged.state_dict().items()})
+    return model
 
 
 def file_sha256(path: Path) -> str:

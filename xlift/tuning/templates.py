@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from xlift.errors import TemplateError
@@ -52,7 +53,7 @@ NAMED: dict[str, str] = {
     "{%- endfor -%}",
 }
 
-_OWN_END = {"gemma": "<end_of_turn>", "chatml": "<|im_end|>"}
+_TURN_TOKENS = ("<end_of_turn>", "<start_of_turn>", "<|im_end|>", "<|im_start|>")
 _PROBE = "xliftprobe"
 
 
@@ -77,10 +78,12 @@ class ChatFormat:
     end_of_turn_id: int
     system: str | None = None
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a reply: the end of turn and the model's own end of text."""
-        return frozenset({self.end_of_turn_id, self.tokenizer.eos_token_id} - {None})
+        """Tokens that end a reply: the end of turn, the model's own end of text, and whatever borders another turn."""
+        vocabulary = self.tokenizer.get_vocab()
+        borders = {vocabulary[token] for token in _TURN_TOKENS if token in vocabulary}
+        return frozenset({self.end_of_turn_id, self.tokenizer.eos_token_id, *borders} - {None})
 
     def render(self, messages: Sequence[Message], reply_next: bool = False) -> str:
         """The conversation as the model sees it; `reply_next` opens the assistant's turn."""
@@ -169,7 +172,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, template: str = "auto", syst
             raise TemplateError("the model has no chat template of its own", f"choices: auto, {', '.join(NAMED)}")
         end = _find_end_of_turn(tokenizer)
     else:
-        end = _named_end(tokenizer, template)
+        end = _named_end(tokenizer)
         tokenizer.chat_template = NAMED[template].replace("END", end)
     end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
     return ChatFormat(tokenizer, template, end, end_id, system)
@@ -190,10 +193,9 @@ def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
     return "plain"
 
 
-def _named_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    own = _OWN_END.get(template)
-    if own is not None and own in tokenizer.get_vocab():
-        return own
+def _named_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    # A pretrained model has met its end of text and hardly its turn tokens: gemma-3-270m gives <end_of_turn> 1e-16
+    # where it gives <eos> 1e-4, and a frozen output layer under LoRA never learns it.
     if tokenizer.eos_token is None:
         raise TemplateError("the tokenizer has no end-of-text token, so a reply could not end")
     return cast(str, tokenizer.eos_token)
