@@ -1,52 +1,137 @@
+"""Rating as a whole: records in, ratings out, whole files of them."""
+
 from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from xlift.rating import rate
-from xlift.rating.language import rate_language
+from xlift.errors import DataError
+from xlift.rating import DEFAULT_RATERS, RATERS, files, in_scope, rate, text_fingerprint
+from xlift.rating.files import rate_file
+from xlift.records import FACETS, read_records
+from xlift.study import Study
 
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
-PT = "As folhas das árvores mudam de cor porque os dias ficam mais curtos."
-RU = "Листья желтеют, потому что дни становятся короче и холоднее."
 EN = "The leaves turn yellow because the days become shorter and colder."
-ZH = "秋天的时候，树叶会变成黄色和红色，因为白天变短了。"
-AR = "تتغير ألوان الأوراق في الخريف لأن النهار يصبح أقصر."
 
 
-@pytest.mark.parametrize(("text", "code"), [(FR, "fr"), (PT, "pt"), (RU, "ru"), (EN, "en"), (ZH, "zh"), (AR, "ar")])
-def test_right_language_is_2_and_english_instead_is_0(text: str, code: str) -> None:
-    assert rate_language(text, code)[0] == 2
-    if code != "en":
-        assert rate_language(EN, code)[0] == 0
+def write(path: Path, records: list[Any]) -> Path:
+    path.write_bytes(b"".join(r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in records))
+    return path
 
 
-def test_one_foreign_line_among_many_is_1() -> None:
-    value, detail, _ = rate_language(f"{FR}\n{FR}\n{EN}", "fr")
-    assert value == 1
-    assert detail["lines"] == ["fr", "fr", "en"]
-    assert not detail["line_pass"]
+def test_raters_rate_known_facets_and_a_study_can_name_them_all() -> None:
+    assert {rater.facet for rater in RATERS.values()} <= set(FACETS)
+    assert set(get_args(get_args(Study.model_fields["raters"].annotation)[0])) == set(RATERS)
+    assert set(DEFAULT_RATERS) <= set(RATERS)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "   \n", "42", "ok", "https://example.org/a/page", "```\nprint('hello world')\n```", "🙂🙂"]
-)
-def test_what_cannot_be_identified_is_missing_with_a_reason(text: str) -> None:
-    value, _, reason = rate_language(text, "fr")
-    assert value is None
-    assert reason
-
-
-def test_unknown_language_and_missing_fields_are_missing_not_a_crash() -> None:
+def test_missing_fields_are_missing_not_a_crash() -> None:
     assert rate({"id": "1", "text": FR, "language": "xx"}, "language")["value"] is None
     assert "text" in rate({"id": "1", "language": "fr"}, "language")["reason"]
-    assert rate({"id": "1", "text": 3, "language": "fr"}, "language")["value"] is None
+    assert rate({"id": "1", "text": 3, "language": "fr"}, "fluency")["value"] is None
+    for name in RATERS:
+        assert rate({}, name)["value"] is None
 
 
-def test_reply_language_outranks_the_prompts_language() -> None:
-    record = {"id": "1", "text": FR, "language": "en", "reply_language": "fr"}
-    assert rate(record, "language")["value"] == 2
+def test_raters_speak_only_of_what_is_asked() -> None:
+    record = {"text": FR, "language": "fr"}
+    assert [name for name in RATERS if in_scope(record, name)] == ["language", "language_lcb", "fluency"]
+    assert in_scope({**record, "answers": ["Paris"]}, "answers")
+    assert in_scope({**record, "constraint": {"name": "short"}}, "constraint")
 
 
-def test_hostile_text_is_rated_without_a_crash() -> None:
-    for text in ("\x00\x01" + FR, "\u202e" + FR, FR * 2000, "\ud800" + FR, "a" * 100_000):
-        rate_language(text, "fr")
+def test_a_rating_is_bound_to_what_decides_it() -> None:
+    record = {"id": "1", "text": FR, "language": "fr", "run": "a"}
+    changes: list[dict[str, Any]] = [
+        {"text": EN},
+        {"reply_language": "en"},
+        {"constraint": {"name": "short"}},
+        {"answers": ["x"]},
+        {"finish_reason": "length"},
+        {"unmodified": "x"},
+    ]
+    assert len({text_fingerprint(record | change) for change in [{}, *changes]}) == len(changes) + 1
+    assert text_fingerprint(record | {"run": "b", "extra": 1}) == text_fingerprint(record)
+
+
+def test_bad_lines_are_reported_with_their_number_and_the_rest_is_rated(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "responses.jsonl",
+        [
+            {"id": "a", "text": FR, "language": "fr"},
+            b"\xff\xfe not utf-8\n",
+            {"id": "b", "language": "fr"},
+            b"\n",
+            {"id": "c", "text": EN, "language": "xx"},
+            b"[1]\n",
+            {"id": "d", "text": "", "language": "fr"},
+            {"text": "\u200f\u202e\x00" + FR, "language": "fr"},
+            b'{"id": "torn", "text": "La lum',
+        ],
+    )
+    outcome = rate_file(source, tmp_path / "ratings.jsonl", ["language"])
+    rated = {record["id"]: record for record in read_records(tmp_path / "ratings.jsonl")}
+    assert {name: one["value"] for name, one in rated.items()} == {
+        "a": 2,
+        "b": None,
+        "c": None,
+        "d": None,
+        "8": 2,
+    }
+    assert all(rated[name]["reason"] for name in "bcd")
+    assert (outcome.made, outcome.missing, outcome.unreadable) == (5, 3, 3)
+    assert [problem.split("jsonl:")[1].split(":")[0] for problem in outcome.problems] == ["2", "6", "9"]
+
+
+def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [FR, EN, "Bonjour à tous", "", "Je ne sais pas du tout, really."]
+    records = [{"id": str(i), "text": f"{texts[i % 5]} {i}", "language": "fr"} for i in range(700)]
+    source = write(tmp_path / "responses.jsonl", [*records[:400], b"{\n", *records[400:]])
+    monkeypatch.setattr(files, "MIN_FOR_WORKERS", 1)
+    raters = ["language", "fluency"]
+    alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
+    one, two = rate_file(source, alone, raters, workers=1), rate_file(source, together, raters, workers=2)
+    assert alone.read_bytes() == together.read_bytes()
+    assert one == two
+    assert one.made == 1400
+    assert rate_file(source, together, raters, workers=2).made == 0
+    assert alone.read_bytes() == together.read_bytes()
+
+
+def test_an_interrupted_file_is_continued_and_a_changed_response_rated_again(tmp_path: Path) -> None:
+    records = [{"id": str(i), "text": f"{FR} {i}", "language": "fr"} for i in range(10)]
+    source, target = write(tmp_path / "responses.jsonl", records), tmp_path / "ratings.jsonl"
+    rate_file(source, target, ["language"])
+    whole = target.read_bytes()
+    target.write_bytes(whole[: len(whole) * 2 // 3])
+    assert 0 < rate_file(source, target, ["language"]).made < 10
+    assert sorted(target.read_bytes().splitlines()) == sorted(whole.splitlines())
+    records[3]["text"] = EN
+    write(source, records)
+    assert rate_file(source, target, ["language"]).made == 1
+    assert [record["value"] for record in read_records(target) if record["id"] == "3"] == [2, 0]
+
+
+def test_ratings_never_overwrite_responses(tmp_path: Path) -> None:
+    source = write(tmp_path / "responses.jsonl", [{"text": FR, "language": "fr"}])
+    before = source.read_bytes()
+    with pytest.raises(DataError, match="same file"):
+        rate_file(source, source, ["language"])
+    assert source.read_bytes() == before
+
+
+def test_the_command_says_what_was_wrong_and_keeps_what_it_rated(tmp_path: Path) -> None:
+    write(tmp_path / "r.jsonl", [{"id": "a", "text": FR, "language": "fr"}, b"{\n"])
+    command = [sys.executable, "-m", "xlift", "rate", "r.jsonl", "-o", "out.jsonl", "--raters", "language,fluency"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "r.jsonl:2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "2 ratings added" in done.stdout
+    assert len(read_records(tmp_path / "out.jsonl")) == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xlift.records import response_signatures, write_jsonl
-from xlift.report.page import language_table
+from xlift.report.page import share_table
 from xlift.stages import prepare, rate_stage, report_stage, study_prompts
 from xlift.study import parse_study
 
@@ -60,7 +60,7 @@ def workspace(tmp_path: Path) -> Any:
 
 
 def test_the_table_counts_what_was_answered_in_the_users_language(workspace: Any) -> None:
-    cells = {(row["run"], row["language"]): row["mean"] for row in language_table(workspace)}
+    cells = {(row["run"], row["language"]): row["mean"] for row in share_table(workspace, "language")}
     assert cells == {
         ("base", "en"): 1.0,
         ("base", "fr"): 1.0,

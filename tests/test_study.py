@@ -101,12 +101,13 @@ def test_a_whole_study_from_the_command_line(study_file: Path, tmp_path: Path) -
     (run,) = study.glob("runs/lora-r4-lr1e-3-*")
     weights = {"README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
     weights |= {"tokenizer.json", "tokenizer_config.json", "xlift.json"}
-    expected = {"run.yaml", "manifest.json", "train.jsonl", "responses/step-4.jsonl", "ratings/step-4.language.jsonl"}
+    expected = {"run.yaml", "manifest.json", "train.jsonl", "responses/step-4.jsonl"}
+    expected |= {f"ratings/step-4.{rater}.jsonl" for rater in ("language", "fluency")}
     expected |= {f"checkpoints/step-{step}/{name}" for step in (2, 4) for name in weights}
     expected.add("checkpoints/step-4/training_state.safetensors")
     assert relative_files(run) == expected
-    # The untrained tiny model babbles, so no response can be rated and no learning-rate figure is drawn.
-    report = {"index.html", "language.csv", "heldout-loss.svg", "heldout-loss.png"}
+    report = {"index.html", "shares.csv"}
+    report |= {f"{figure}.{ending}" for figure in ("heldout-loss", "learning-rate") for ending in ("svg", "png")}
     assert relative_files(study / "report") == report
 
     stamps = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
@@ -167,21 +168,6 @@ def test_a_failed_run_is_reported_and_the_others_are_finished(study_file: Path, 
     assert sorted(one["stages"].get("train", "base") for one in states) == ["base", "done", "failed"]
     assert sum(one["stages"].get("rate") == "done" for one in states) == 2
     assert (tmp_path / "out" / "report" / "index.html").is_file()
-
-
-def test_rate_any_file_and_continue(tmp_path: Path) -> None:
-    records = [
-        {"id": "1", "language": "fr", "text": "La lumière est diffusée par l'air du ciel."},
-        {"id": "2", "language": "fr", "text": "The light is scattered by the air of the sky."},
-        {"id": "3", "language": "fr"},
-    ]
-    source = tmp_path / "r.jsonl"
-    source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    first = xlift("rate", "r.jsonl", "-o", "out.jsonl", folder=tmp_path)
-    assert first.stdout.startswith("3 ratings added")
-    made = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [rating["value"] for rating in made] == [2, 0, None]
-    assert xlift("rate", "r.jsonl", "-o", "out.jsonl", folder=tmp_path).stdout.startswith("0 ratings added")
 
 
 def test_help_does_not_load_heavy_libraries() -> None:

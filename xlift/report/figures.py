@@ -24,7 +24,7 @@ def learning_rate_figure(rows: list[dict[str, Any]]) -> alt.LayerChart | None:
         x=alt.X("learning_rate:Q", scale=alt.Scale(type="log"), title="learning rate", axis=alt.Axis(format="~e")),
         color=alt.Color("language:N", scale=alt.Scale(range=PALETTE), sort=None, title=None),
     )
-    share = alt.Y("mean:Q", title="share in the user's language", scale=alt.Scale(domain=[0, 1]))
+    share = alt.Y("mean:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]))
     share = share.axis(format="%")
     shape = alt.Shape("language:N", sort=None, legend=None)
     line = base.mark_line(strokeWidth=2).encode(y=share)

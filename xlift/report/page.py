@@ -19,23 +19,35 @@ from xlift.records import Rating, read_records, reply_language, write_atomic
 from xlift.report.figures import learning_rate_figure, loss_figure, save_figure
 from xlift.workspace import RunFolder, StudyFolder, now
 
+# What a value of 2 says, by rater.
+TITLES = {
+    "language": "Answers wholly in the user's language",
+    "language_lcb": "Answers without error by the Language Confusion Benchmark's rule",
+    "fluency": "Answers without a sign of reduced fluency",
+    "constraint": "Constraints followed",
+    "answers": "Facts answered right",
+}
 
-def language_table(workspace: StudyFolder, split: str = "test") -> list[dict[str, Any]]:
-    """One row a run, step and language: the share of responses wholly in the language asked for, with its interval."""
+
+def share_table(workspace: StudyFolder, rater: str, split: str = "test") -> list[dict[str, Any]]:
+    """One row a run, step and language: the share of responses that a rater gives a 2, with its interval.
+
+    Responses that a rater has nothing to say about (prompts without a constraint, say) are not counted.
+    """
     from xlift.stages import ratings_of, responses_of
 
     settings = workspace.study.report
     rows = []
     for run in workspace.runs:
         for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
-            values = {r["id"]: r["value"] for r in ratings_of(workspace, run, step) if r["facet"] == "language"}
-            responses = [r for r in responses_of(workspace, run, step) if r["split"] == split]
+            values = {r["id"]: r["value"] for r in ratings_of(workspace, run, step) if r["rater"] == rater}
+            responses = [r for r in responses_of(workspace, run, step) if r["split"] == split and r["id"] in values]
             for language in workspace.study.prompts.languages:
                 own = [r for r in responses if r["language"] == language]
-                shares = [_share(values.get(r["id"])) for r in own]
+                shares = [_share(values[r["id"]]) for r in own]
                 clusters = [r.get("parallel_id") or r["id"] for r in own]
                 found = estimate(shares, clusters, settings.bootstrap, settings.confidence, workspace_seed(workspace))
-                rows.append(_row(run, step, language, split, found))
+                rows.append(_row(run, step, language, split, found) | {"rater": rater})
     return rows
 
 
@@ -56,9 +68,12 @@ def _row(run: RunFolder, step: int, language: str, split: str, found: Estimate) 
 
 def write_report(workspace: StudyFolder) -> Path:
     """Write report/index.html with its figures and table; returns the page's path."""
-    rows = language_table(workspace) + language_table(workspace, "validation")
-    write_atomic(workspace.report / "language.csv", _csv(rows))
-    figures = _figures(workspace, [row for row in rows if row["split"] == "test"])
+    raters = workspace.study.raters
+    tables = {
+        (rater, split): share_table(workspace, rater, split) for rater in raters for split in ("test", "validation")
+    }
+    write_atomic(workspace.report / "shares.csv", _csv([row for rows in tables.values() for row in rows]))
+    figures = _figures(workspace, tables[raters[0], "test"], raters[0])
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
     page = templates.get_template("report.html").render(
         study=workspace.study,
@@ -66,8 +81,11 @@ def write_report(workspace: StudyFolder) -> Path:
         made=now(),
         version=metadata.version("xlift"),
         languages=[get_language(code) for code in workspace.study.prompts.languages],
-        table=pivot([row for row in rows if row["split"] == "test"]),
-        validation=pivot([row for row in rows if row["split"] == "validation"]),
+        tables=[
+            {"title": TITLES[rater], "rows": pivot(rows), "split": split}
+            for (rater, split), rows in sorted(tables.items(), key=lambda item: (item[0][1], raters.index(item[0][0])))
+            if any(row["rated"] or row["missing"] for row in rows)
+        ],
         confidence=f"{workspace.study.report.confidence:.0%}",
         figures=figures,
         runs=[_run_facts(run) for run in workspace.runs],
@@ -87,7 +105,7 @@ def pivot(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _figures(workspace: StudyFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _figures(workspace: StudyFolder, rows: list[dict[str, Any]], rater: str) -> list[dict[str, Any]]:
     by_rate = [
         {**row, "language": get_language(row["language"]).name}
         for row in rows
@@ -100,7 +118,7 @@ def _figures(workspace: StudyFolder, rows: list[dict[str, Any]]) -> list[dict[st
         if "heldout_loss" in record
     ]
     drawn = [
-        ("learning-rate", "Answers in the user's language, by learning rate", learning_rate_figure(by_rate)),
+        ("learning-rate", f"{TITLES[rater]}, by learning rate", learning_rate_figure(by_rate)),
         ("heldout-loss", "Loss on held-out instruction data (what English-only validation sees)", loss_figure(losses)),
     ]
     return [
@@ -174,7 +192,8 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 def text_table(workspace: StudyFolder) -> list[tuple[str, list[str]]]:
     """The test table for the terminal: per run, one cell a language as "94 % [72–99]"."""
-    return [(line["run"], [cell_text(cell) for cell in line["cells"]]) for line in pivot(language_table(workspace))]
+    table = pivot(share_table(workspace, workspace.study.raters[0]))
+    return [(line["run"], [cell_text(cell) for cell in line["cells"]]) for line in table]
 
 
 def cell_text(cell: dict[str, Any]) -> str:

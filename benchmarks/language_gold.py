@@ -1,0 +1,79 @@
+"""Precision, recall and F1 of "has a language error" on a gold set, beside the Language Confusion Benchmark's rule.
+
+    python benchmarks/language_gold.py FOLDER
+
+FOLDER holds the benchmark's stored responses (llama-2-instruct.csv, llama-3-instruct.csv, command-r-base.csv with the
+columns id, completion, task, source, language) and its word list (words). language_gold.jsonl names 540 of them by
+model/task/source/language/id with two readers' grades on the language facet and the adjudicated one. Thresholds were
+set on the part "dev"; "test" is what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from xlift.rating.language import rate_text, signature
+from xlift.rating.lcb import rate_lcb
+from xlift.rating.lcb import signature as lcb_signature
+
+MODELS = ("llama-2-instruct", "llama-3-instruct", "command-r-base")
+
+
+def responses(folder: Path) -> dict[str, dict[str, str]]:
+    """Stored responses by model/task/source/language/id."""
+    csv.field_size_limit(10**9)
+    found = {}
+    for model in MODELS:
+        with (folder / f"{model}.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                found[f"{model}/{row['task']}/{row['source']}/{row['language']}/{row['id']}"] = row
+    return found
+
+
+def scores(counts: Counter[tuple[bool, bool]]) -> tuple[float, float, float]:
+    """Precision, recall, F1 from counts of (has an error, called an error)."""
+    hit, false_alarm, miss = counts[True, True], counts[False, True], counts[True, False]
+    precision = hit / (hit + false_alarm) if hit + false_alarm else float("nan")
+    recall = hit / (hit + miss) if hit + miss else float("nan")
+    return precision, recall, 2 * hit / (2 * hit + false_alarm + miss) if hit + miss else float("nan")
+
+
+def is_error(rated: Any) -> bool:
+    return rated[0] is not None and rated[0] < 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--part", choices=["test", "dev"], default="test")
+    arguments = parser.parse_args()
+    stored = responses(arguments.folder)
+    words = arguments.folder / "words"
+    ours: dict[str, Counter[tuple[bool, bool]]] = {}
+    theirs: dict[str, Counter[tuple[bool, bool]]] = {}
+    for line in Path(__file__).with_name("language_gold.jsonl").read_text(encoding="utf-8").splitlines():
+        gold = json.loads(line)
+        if gold["part"] != arguments.part or gold["grade"] is None:
+            continue
+        code, text = gold["language"], stored[gold["response"]]["completion"]
+        wrong = gold["grade"] < 2
+        for name in (code, "all"):
+            ours.setdefault(name, Counter())[wrong, is_error(rate_text(text, code))] += 1
+            rule = rate_lcb({"text": text, "language": code}, words if words.is_file() else None)
+            theirs.setdefault(name, Counter())[wrong, is_error(rule)] += 1
+    print(f"{signature()}\n{lcb_signature()}\n")
+    print(f"{'':4} {'n':>4} {'errors':>6}   xlift: precision recall  F1      benchmark's rule: precision recall  F1")
+    for name in [*sorted(set(ours) - {"all"}), "all"]:
+        a, b = scores(ours[name]), scores(theirs[name])
+        count, errors = sum(ours[name].values()), ours[name][True, True] + ours[name][True, False]
+        print(f"{name:4} {count:4} {errors:6}" + "".join(f"{x:12.3f}" if i else f"{x:20.3f}" for i, x in enumerate(a))
+              + "".join(f"{x:12.3f}" if i else f"{x:20.3f}" for i, x in enumerate(b)))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

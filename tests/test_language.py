@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from xlift.rating.language import rate_language, rate_text, signature
+from xlift.rating.lcb import rate_lcb
+from xlift.rating.masks import blank_out, mask
+from xlift.rating.words import NEIGHBOURS, evidence, frequencies, in_lexicon, rivals
+
+TEXTS = {
+    "en": "The leaves turn yellow because the days become shorter and colder.",
+    "fr": "La lumière du soleil est diffusée par l'air, surtout la partie bleue.",
+    "pt": "As folhas das árvores mudam de cor porque os dias ficam mais curtos.",
+    "ru": "Листья желтеют, потому что дни становятся короче и холоднее.",
+    "de": "Die Blätter werden gelb, weil die Tage kürzer und kälter werden.",
+    "es": "Las hojas de los árboles cambian de color porque los días son más cortos.",
+    "it": "Le foglie degli alberi cambiano colore perché le giornate si accorciano.",
+    "nl": "De bladeren worden geel omdat de dagen korter en kouder worden.",
+    "tr": "Günler kısalıp soğuduğu için ağaçların yaprakları sararır.",
+    "ar": "تتغير ألوان الأوراق في الخريف لأن النهار يصبح أقصر.",
+    "hi": "पतझड़ में पत्ते पीले हो जाते हैं क्योंकि दिन छोटे होने लगते हैं।",
+    "zh": "秋天的时候，树叶会变成黄色和红色，因为白天变短了。",
+    "ja": "秋になると日が短くなるので、木の葉は黄色や赤に変わります。",
+    "ko": "가을이 되면 낮이 짧아지기 때문에 나뭇잎이 노랗게 변합니다.",
+    "id": "Daun berubah menjadi kuning karena hari-hari menjadi lebih pendek dan dingin.",
+    "vi": "Lá cây chuyển sang màu vàng vì ngày trở nên ngắn hơn và lạnh hơn.",
+    "th": "ใบไม้เปลี่ยนเป็นสีเหลืองเพราะกลางวันสั้นลงและอากาศเย็นลง",
+    "sw": "Majani hubadilika kuwa ya njano kwa sababu siku zinakuwa fupi na baridi zaidi.",
+}
+
+
+def spans(text: str, code: str) -> list[tuple[str, str]]:
+    """What is marked as foreign: the words and their language."""
+    found = rate_text(text, code)[1].get("spans", [])
+    return [(text[span["start"] : span["end"]], span["language"]) for span in found]
+
+
+@pytest.mark.parametrize("code", TEXTS)
+def test_every_language_is_right_as_itself_and_wrong_as_english_or_french(code: str) -> None:
+    value, detail, _ = rate_text(TEXTS[code], code)
+    assert (value, detail["line_pass"], detail["word_pass"]) == (2, True, True)
+    for other in {"en", "fr"} - {code}:
+        assert rate_text(TEXTS[other], code)[0] == 0, other
+        assert rate_text(TEXTS[code], other)[0] == 0, other
+
+
+@pytest.mark.parametrize("code", sorted(set(TEXTS) - {"en"}))
+def test_an_english_introduction_is_found_where_it_stands(code: str) -> None:
+    text = f"Here is the answer to your question:\n\n{TEXTS[code]}\n{TEXTS[code]}"
+    value, detail, _ = rate_text(text, code)
+    assert value == 1
+    assert (detail["switch"], detail["wrong_lines"], detail["line_pass"]) == (0, [1], False)
+    assert 0.5 < detail["share"] < 1
+    (span,) = detail["spans"]
+    assert text[span["start"] : span["end"]].startswith("Here is the answer to your")
+    assert (span["language"], "\n" in text[span["start"] : span["end"]]) == ("en", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words", "language"),
+    [
+        ("Nous devons several questions importantes à régler avant la fin de la semaine.", "fr", "several", "en"),
+        ("Precisamos de various documentos para abrir uma conta no banco da cidade.", "pt", "various", "en"),
+        (
+            "Eu não gosto de televisão e leio à noite, pero mi hermana prefiere ver la televisión, e não há mal nisso.",
+            "pt",
+            None,
+            "es",
+        ),
+        ("Wir haben gestern a very nice evening with our friends verbracht und gelacht.", "de", None, "en"),
+        ("Он увидел этот city впервые и очень удивился тому, как много там людей.", "ru", "city", "en"),
+        ("これは very important な問題なので、よく考えてください。", "ja", "very important", "en"),
+        ("这个问题 really 很难，我们需要更多时间来考虑。", "zh", "really", "en"),
+        ("هذه المدينة beautiful جدا في الصيف وفي الشتاء أيضا.", "ar", "beautiful", "en"),
+        ("यह शहर beautiful है और यहाँ के लोग बहुत अच्छे हैं।", "hi", "beautiful", "en"),
+        ("Trái đất đang nóng lên do 暖 hóa toàn cầu và ô nhiễm không khí.", "vi", "暖", "zh"),
+        (
+            "Погода сегодня хорошая и тёплая, але завтра буде дощ і сильний вітер, поэтому мы остаёмся дома.",
+            "ru",
+            None,
+            "uk",
+        ),
+    ],
+)
+def test_a_foreign_word_or_phrase_inside_a_sentence_is_seen(
+    text: str, code: str, words: str | None, language: str
+) -> None:
+    assert rate_text(text, code)[0] == 1
+    found = spans(text, code)
+    assert [name for _, name in found] == [language]
+    assert words is None or found[0][0] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Pour cela, utilisez `print(value)` puis lancez le programme avec la commande suivante.", "fr"),
+        ("Voici le code demandé :\n```python\nfor item in items:\n    print(item)\n```\nIl affiche tout.", "fr"),
+        ("Tous les détails se trouvent sur https://example.org/the/full/story et dans la brochure.", "fr"),
+        ("Escreva para contact.us@example.org ou ligue para nós durante a semana, por favor.", "pt"),
+        ("William Shakespeare nasceu em Stratford-upon-Avon e escreveu muitas peças de teatro.", "pt"),
+        ("O livro “The Old Man and the Sea” conta a história de um velho pescador cubano.", "pt"),
+        ("Das maschinelle Lernen (machine learning) ist ein Teilgebiet der künstlichen Intelligenz.", "de"),
+        ("Компания Google выпустила новый телефон, и он работает быстрее, чем iPhone.", "ru"),
+        ("Это называется обучением с подкреплением (reinforcement learning) и применяется в играх.", "ru"),
+        ("AIやPythonを使って、データをCSVファイルに保存する方法を説明します。", "ja"),
+        ("ダッシュ（dash）は走る速さを表す言葉として使われています。", "ja"),
+        ("한국에서는 Wi-Fi와 USB를 많이 사용하고 K-POP도 인기가 있습니다.", "ko"),
+        ("पानी का रासायनिक सूत्र H2O है और यह 100 °C पर उबलता है।", "hi"),
+        ("Il nostro team di marketing usa molto il computer e organizza un workshop ogni mese.", "it"),
+        ('{"name": "Marie", "city": "une grande ville au bord de la mer", "age": 30}', "fr"),
+        ("1. Premier point : la santé\n- Deuxième point : le travail\n* Troisième point : la famille", "fr"),
+        ("La formule est $E = mc^2$, où $m$ est la masse et $c$ la vitesse de la lumière.", "fr"),
+        ("Les angles α et β sont égaux, donc le triangle est isocèle et sa base est connue.", "fr"),
+    ],
+)
+def test_what_no_reader_would_blame_is_not_blamed(text: str, code: str) -> None:
+    assert (rate_text(text, code)[0], spans(text, code)) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   \n", "42", "ok", "https://example.org/a/page", "```\nprint(x);\n```", "🙂🙂", "Paris", "No."]
+)
+def test_too_little_to_tell_is_missing_with_a_reason(text: str) -> None:
+    value, _, reason = rate_text(text, "fr")
+    assert value is None
+    assert reason
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("Mário Casa Clara", "pt"), ("Bandung Jakarta Surabaya", "id"), ("東京大学", "ja"), ("Мария Иванова", "ru")],
+)
+def test_names_and_kanji_alone_are_never_wrong(text: str, code: str) -> None:
+    assert rate_text(text, code)[0] in {2, None}
+
+
+@pytest.mark.parametrize(
+    ("code", "other"),
+    [("pt", "es"), ("es", "pt"), ("id", "ms"), ("ru", "uk"), ("nl", "de"), ("de", "nl"), ("it", "es")],
+)
+def test_neighbours_are_told_apart_where_enough_is_said(code: str, other: str) -> None:
+    said = {
+        **TEXTS,
+        "ms": "Saya kerap bercakap dengan kawan-kawan kerana mereka boleh membantu saya di pejabat.",
+        "uk": "Листя жовтіє, тому що дні стають коротшими і холоднішими, а ночі довшими.",
+    }
+    assert rate_text(said[other], code)[0] in {0, None}
+    assert rate_text(said[code], code)[0] == 2
+
+
+def test_reply_language_outranks_the_prompts_language() -> None:
+    record = {"text": TEXTS["fr"], "language": "en", "reply_language": "fr"}
+    assert rate_language(record)[0] == 2
+    assert rate_language({**record, "reply_language": "de"})[0] == 0
+    assert rate_language({**record, "reply_language": "fr-CA"})[0] == 2
+    assert rate_language({**record, "reply_language": "xx"})[0] is None
+
+
+def test_the_value_does_not_depend_on_what_was_rated_before() -> None:
+    cases = [(text, code) for text in TEXTS.values() for code in ("fr", "ja", "ru")]
+    first = [rate_text(*case) for case in cases]
+    assert [rate_text(*case) for case in reversed(cases)] == first[::-1]
+
+
+@pytest.mark.parametrize("code", ["fr", "ru", "ja", "th"])
+def test_hostile_text_is_rated_in_linear_time(code: str) -> None:
+    pieces = [
+        "a",
+        "(",
+        '"',
+        "`",
+        "<a ",
+        "$",
+        "\\",
+        "@",
+        "a.",
+        "the ",
+        "я",
+        "愛",
+        "\u202e",
+        "\x00",
+        "\ud800",
+        "_",
+        "\n",
+        "A1 ",
+    ]
+    for piece in pieces:
+        began = time.process_time()
+        rate_text(TEXTS[code] + piece * (300_000 // len(piece)), code)
+        assert time.process_time() - began < 20, piece
+
+
+def test_masks_keep_offsets() -> None:
+    text = "Voir `code` et https://a.org/b, <b>gras</b>, E_2, $x$ « ici » İ"
+    assert len(mask(text)) == len(text)
+    assert "code" not in mask(text)
+    assert blank_out("abcdef", [(3, 5), (1, 4)]) == "a    f"
+
+
+def test_evidence_is_a_ratio_of_frequencies() -> None:
+    assert evidence("the", "fr", "en") > 2 > 0 > evidence("les", "fr", "en")
+    assert evidence("xqzptk", "fr", "en") == 0
+    assert in_lexicon("maison", "fr")
+    assert in_lexicon("watermelon", "fr") is False
+    assert in_lexicon("家", "ja") is None
+    assert frequencies("xx") == {}
+    assert all("en" in rivals(code) for code in ("fr", "tr", "vi"))
+    assert {"pt", "es"} <= NEIGHBOURS[0]
+
+
+def test_the_benchmarks_rule_is_its_definition() -> None:
+    def rated(text: str, code: str) -> Any:
+        return rate_lcb({"text": text, "language": code})
+
+    assert rated(TEXTS["fr"], "fr")[0] == 2
+    assert rated(f"{TEXTS['fr']}\n{TEXTS['en']}", "fr")[:1] == (0,)
+    assert rated(f"{TEXTS['fr']}\n{TEXTS['en']}", "fr")[1] == {"line_pass": False, "share": 0.5}
+    # Lines of fewer than five tokens are not looked at, and a response without others is skipped.
+    assert rated("Yes, of course.", "fr")[0] is None
+    # An English word counts in non-Latin scripts alone, from four letters on, in lower case.
+    russian = "Он увидел этот {} впервые и очень удивился этому"
+    assert [rated(russian.format(word), "ru")[0] for word in ("city", "CITY", "old")] == [1, 2, 2]
+    assert rated(f"{TEXTS['fr']}\nNous avons several questions à régler.", "fr")[0] == 2
+    assert [rated(TEXTS[code], code)[0] for code in ("zh", "ja")] == [2, 2]
+    assert rated(TEXTS["zh"] + "这个 really 很难", "zh")[0] == 1
+
+
+def test_the_signature_names_the_resources() -> None:
+    assert all(part in signature() for part in ("language v", "wordfreq 3", "simplemma 2", "lid.176"))

@@ -1,0 +1,245 @@
+"""What of a text the language rater looks at: letters by script, with what no reader would blame blanked out.
+
+`mask` blanks code, links, formulas, acronyms and JSON keys; `excuses` finds the stretches where another language is
+apt: glosses in brackets and quotations. Offsets never change.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from xlift.languages import get_language
+
+
+def _class(points: Iterable[int]) -> str:
+    """The body of a character class that holds the given code points."""
+    parts: list[str] = []
+    for _, group in itertools.groupby(enumerate(points), key=lambda pair: pair[1] - pair[0]):
+        run = [point for _, point in group]
+        parts.append(re.escape(chr(run[0])) + (f"-{re.escape(chr(run[-1]))}" if len(run) > 1 else ""))
+    return "".join(parts)
+
+
+def _letters() -> Iterator[int]:
+    """Letters and marks of the basic plane; beyond it whole blocks, since many single ranges make a class slow."""
+    yield from (point for point in range(0x10000) if unicodedata.category(chr(point))[0] in "LM")
+    yield from range(0x10000, 0x1D000)
+    yield from range(0x20000, 0x323B0)
+
+
+LETTERS = _class(_letters())
+WORD = re.compile(f"[{LETTERS}]+")
+
+_SCRIPTS = (
+    ("Latn", 0x0041, 0x024F), ("Latn", 0x0250, 0x02FF), ("Grek", 0x0370, 0x03FF), ("Cyrl", 0x0400, 0x052F),
+    ("Armn", 0x0530, 0x058F), ("Hebr", 0x0590, 0x05FF), ("Arab", 0x0600, 0x077F), ("Arab", 0x08A0, 0x08FF),
+    ("Deva", 0x0900, 0x097F), ("Beng", 0x0980, 0x09FF), ("Guru", 0x0A00, 0x0A7F), ("Gujr", 0x0A80, 0x0AFF),
+    ("Taml", 0x0B80, 0x0BFF), ("Telu", 0x0C00, 0x0C7F), ("Knda", 0x0C80, 0x0CFF), ("Mlym", 0x0D00, 0x0D7F),
+    ("Thai", 0x0E00, 0x0E7F), ("Geor", 0x10A0, 0x10FF), ("Hang", 0x1100, 0x11FF), ("Latn", 0x1E00, 0x1EFF),
+    ("Grek", 0x1F00, 0x1FFF), ("Hani", 0x3005, 0x3007), ("Kana", 0x3041, 0x30FF), ("Hang", 0x3130, 0x318F),
+    ("Kana", 0x31F0, 0x31FF), ("Hani", 0x3400, 0x9FFF), ("Hang", 0xA960, 0xA97F), ("Hang", 0xAC00, 0xD7FF),
+    ("Hani", 0xF900, 0xFAFF), ("Arab", 0xFB50, 0xFDFF), ("Arab", 0xFE70, 0xFEFE), ("Latn", 0xFF21, 0xFF5A),
+    ("Kana", 0xFF66, 0xFF9F), ("Hani", 0x20000, 0x323AF),
+)  # fmt: skip
+_WRITTEN_IN = {"Jpan": {"Hani", "Kana"}, "Kore": {"Hang"}}
+
+
+@lru_cache(maxsize=70_000)
+def script(character: str) -> str:
+    """ISO 15924 code of a letter's script; "" for marks and for scripts that xlift does not tell apart."""
+    if not character.isalpha():
+        return ""
+    point = ord(character)
+    return next((name for name, first, last in _SCRIPTS if first <= point <= last), "Zyyy")
+
+
+def scripts_of(code: str) -> set[str]:
+    """Scripts in which the words of a language are written."""
+    name = get_language(code).script
+    return _WRITTEN_IN.get(name, {name})
+
+
+@dataclass(slots=True)
+class Token:
+    """A run of letters of one script: its place, its lower-case form, and its script."""
+
+    start: int
+    end: int
+    text: str
+    word: str
+    script: str
+
+    @property
+    def capital(self) -> bool:
+        return self.text[0].isupper()
+
+
+# What spans several words, by a sign that must be there for it to be looked for.
+_STRETCHES = {
+    "`": re.compile(r"`[^`\n]{1,400}`"),
+    "<": re.compile(r"</?[A-Za-z!][^<>\n]{0,200}>"),
+    "$": re.compile(r"\$\$[^$]{1,400}\$\$|\$[^$\n]{1,400}\$"),
+    "\\": re.compile(r"\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]|\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*", re.DOTALL),
+    '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)"),  # JSON keys
+}
+_CHUNK = re.compile(r"\S+")
+_IN_CHUNK = re.compile(
+    r"(?:https?://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
+    r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
+    r"|&\w{1,10};|\b\w{0,64}[@#][\w-]+"  # entities, handles
+    r"|\b[A-Za-z0-9]{0,64}[A-Za-z]_[A-Za-z0-9_]+|[A-Za-z]{0,64}\d[A-Za-z0-9]*"  # identifiers, words with digits
+    r"|\b[a-z]+[A-Z]\w*|\b[A-Z][a-z]+[A-Z]\w*"  # camel case: product names and code
+    r"|\b[IVXLCDM]+\b|\b[A-Z]{2,6}s?\b"  # Roman numerals, acronyms
+)
+_ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
+_FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+_CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
+PROSE_FENCES = {"", "json", "text", "txt", "markdown", "md", "plaintext"}
+
+
+def mask(text: str) -> str:
+    """The text with blameless parts as spaces; offsets stay."""
+    if "```" in text:
+        text = _FENCE.sub(lambda found: " " * len(found[0]) if _is_code(found[1], found[2]) else found[0], text)
+    for sign, pattern in _STRETCHES.items():
+        if sign in text:
+            text = pattern.sub(_blank, text)
+    if "assistant" in text:
+        text = _ROLE.sub(_blank, text)  # a role that leaked from the chat format
+    return _CHUNK.sub(_masked_chunk, text)
+
+
+def _blank(found: re.Match[str]) -> str:
+    return " " * len(found[0])
+
+
+def _masked_chunk(found: re.Match[str]) -> str:
+    chunk = found[0]
+    if chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
+        return chunk
+    return _cached_chunk(chunk) if len(chunk) < 32 else _IN_CHUNK.sub(_blank, chunk)
+
+
+@lru_cache(maxsize=100_000)
+def _cached_chunk(chunk: str) -> str:
+    return _IN_CHUNK.sub(_blank, chunk)
+
+
+def blank_out(text: str, stretches: list[tuple[int, int]]) -> str:
+    """The text with stretches as spaces; offsets stay."""
+    pieces, position = [], 0
+    for start, end in sorted(stretches):
+        if end > position:
+            start = max(start, position)
+            pieces += [text[position:start], " " * (end - start)]
+            position = end
+    return "".join([*pieces, text[position:]])
+
+
+def _is_code(tag: str, inside: str) -> bool:
+    """Whether a fenced block is code; prose in a fence, and the values of JSON, are read by people."""
+    if tag.strip().lower() not in PROSE_FENCES:
+        return True
+    if inside.lstrip()[:1] in {"{", "["}:
+        return False
+    return len(_CODE_SIGNS.findall(inside)) > 0.02 * len(inside)
+
+
+def tokens_of(masked: str, lower: str) -> list[Token]:
+    """Runs of letters, cut where the script changes. `lower` is the text in lower case, of the same length."""
+    found = []
+    for match in WORD.finditer(masked):
+        start, end = match.span()
+        text = match[0]
+        name = _script_of_word(text) if len(text) < 32 else ""
+        if name:
+            found.append(Token(start, end, text, lower[start:end], name))
+            continue
+        for first, last, part in _runs(masked, start, end):
+            found.append(Token(first, last, masked[first:last], lower[first:last], part))
+    return found
+
+
+@lru_cache(maxsize=100_000)
+def _script_of_word(word: str) -> str:
+    """The script of a word that is written in one script; "" for others."""
+    runs = _runs(word, 0, len(word))
+    return runs[0][2] if len(runs) == 1 else ""
+
+
+def _runs(text: str, start: int, end: int) -> list[tuple[int, int, str]]:
+    runs: list[tuple[int, int, str]] = []
+    for i in range(start, end):
+        name = script(text[i])
+        if runs and (not name or runs[-1][2] in {name, ""}):
+            runs[-1] = (runs[-1][0], i + 1, runs[-1][2] or name)
+        else:
+            runs.append((i, i + 1, name))
+    return runs
+
+
+@lru_cache(maxsize=64)
+def letters_outside(code: str) -> re.Pattern[str]:
+    """Matches a letter of a script that the language is not written in."""
+    written = scripts_of(code)
+    other = [point for name, a, b in _SCRIPTS if name not in written for point in range(a, b + 1) if b < 0x10000]
+    return re.compile(f"[{_class(sorted(point for point in other if chr(point).isalpha()))}]")
+
+
+def lowered(text: str, code: str) -> str:
+    source = text.replace("İ", "i").replace("I", "ı") if code == "tr" else text
+    lower = source.lower()
+    # A few letters change their length in lower case; then offsets would shift.
+    return lower if len(lower) == len(text) else "".join(c if len(c.lower()) != 1 else c.lower() for c in source)
+
+
+_BRACKETS = re.compile(r"[(（\[【［]([^()（）\[\]【】［］\n]{1,120})[)）\]】］]")
+_QUOTES = re.compile(r"[\"“„«「『《〈‘]([^\"”“»」』》〉’\n]{1,300})[\"”“»」』》〉’]")
+GLOSS_WORDS = 5
+
+
+def excuses(text: str) -> list[tuple[int, int]]:
+    """Stretches in which another language is apt: short glosses in brackets, and quotations.
+
+    Quotations excuse nothing where they make up most of the text: then they are the answer.
+    """
+    glosses = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
+    glosses = [(start, end) for start, end in glosses if not _mixed(text[start:end])]
+    quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
+    quoted = sum(end - start for start, end in quotes)
+    return glosses + (quotes if quoted < 0.5 * len(text.strip()) else [])
+
+
+def _is_gloss(inside: str) -> bool:
+    return len(inside.split()) <= GLOSS_WORDS and ":" not in inside and not inside.rstrip().endswith(("?", "!", "."))
+
+
+def _mixed(inside: str) -> bool:
+    """Whether lower-case Latin words follow words of another script: then the bracket goes on in the language."""
+    first = WORD.search(inside)
+    if first is None or script(first[0][0]) == "Latn":
+        return False
+    return re.search(r"(?<![A-Za-z])[a-z]{3,}", inside) is not None
+
+
+def _is_value(text: str, start: int) -> bool:
+    """A quoted string that is a JSON value is what is said, not a quotation."""
+    return text[:1] in "{[" and text[max(0, start - 3) : start].rstrip()[-1:] in {":", "[", ",", "\n"}
+
+
+_TERM_BEFORE = re.compile(r"[A-Za-z][A-Za-z .&-]{1,40}\Z")
+
+
+def glossed_terms(text: str) -> set[str]:
+    """Foreign terms that are explained right behind them in brackets: "Stable diffusion（ステーブル…）"."""
+    found = set()
+    for bracket in _BRACKETS.finditer(text):
+        before = text[max(0, bracket.start() - 42) : bracket.start()].rstrip(" ")
+        if term := _TERM_BEFORE.search(before):
+            found.add(term[0].strip().lower())
+    return found

@@ -1,0 +1,401 @@
+"""How text is cut for rating: visible characters, words, sentences, lines and lists, in many scripts.
+
+Every function is linear in the length of the text: a response of a megabyte of brackets must not stop a study.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from itertools import groupby
+from typing import NamedTuple
+
+from xlift.languages import LANGUAGES, base_code
+
+# Control, format and surrogate characters: zero-width, bidirectional marks, soft hyphen. Newlines and tabs stay.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ud800-\udfff\ufe0e\ufe0f\ufeff\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U000e0001\U000e0020-\U000e007f]"
+)
+_NEWLINE = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+# Unicode normalisation sorts a run of combining marks in quadratic time; no real text has 30 of them on a letter.
+_LONG_RUN = re.compile(r"([^\w\s\x00-\x7f]{30})[^\w\s\x00-\x7f]+")
+# Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Kana, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
+)
+# Arabic tatweel and vowel signs, Hebrew points, and the dot that casefolding leaves of İ: written or not, same word.
+_UNWRITTEN = re.compile(
+    "[\u0307\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u065f\u0670\u06d6-\u06ed]"
+)
+_FOLDED = str.maketrans({"’": "'", "ʼ": "'", "ё": "е"})
+_TURKISH = str.maketrans({"İ": "i", "I": "ı"})
+_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+
+
+def visible(text: str) -> str:
+    """The text in NFC without invisible characters, every line break a newline."""
+    shown = _LONG_RUN.sub(r"\1", _INVISIBLE.sub("", _NEWLINE.sub("\n", text)))
+    return unicodedata.normalize("NFC", shown)
+
+
+def fold(text: str, language: str = "") -> str:
+    """The text for matching: NFKC, casefolded as the language does, vowel signs and spacing evened out."""
+    wide = unicodedata.normalize("NFKC", visible(text))
+    cased = wide.translate(_TURKISH) if base_code(language) == "tr" else wide
+    folded = unicodedata.normalize("NFKC", cased.casefold())
+    return " ".join(_UNWRITTEN.sub("", folded.translate(_FOLDED)).split())
+
+
+def without_code(text: str) -> str:
+    """The text without fenced code; a reply that is one fence as a whole is taken out of its fence."""
+    outside = _FENCE.sub("\n", text)
+    return outside if outside.strip() else re.sub(r"```\w*", "\n", text)
+
+
+def spaced(language: str) -> bool:
+    """Whether the language separates words by spaces; True for a language that xlift does not know."""
+    known = LANGUAGES.get(base_code(language))
+    return known is None or known.words == "spaces"
+
+
+def count_words(text: str, language: str) -> int:
+    """Words with at least one letter or digit; for zh, ja, th their letters, without punctuation.
+
+    In any language a character of an unspaced script counts as one word, so that 200 Chinese characters in an
+    English reply are not one word.
+    """
+    shown = visible(text)
+    if not spaced(language):
+        return sum(map(str.isalnum, shown))
+    dense = sum(character.isalnum() for character in _UNSPACED.findall(shown))
+    tokens = re.split(r"[\s—…]+|--+", _UNSPACED.sub(" ", shown))
+    return dense + sum(any(map(str.isalnum, token)) for token in tokens)
+
+
+def count_characters(text: str, language: str) -> int:
+    """For zh, ja, th their letters, without punctuation; elsewhere all characters, a run of spaces as one."""
+    return len(" ".join(visible(text).split())) if spaced(language) else count_words(text, language)
+
+
+_NO_WORDS = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]{1,500}`|<[^<>]{1,500}>|https?://\S+|www\.\S+|\S{1,100}@\S+|[—–…]", re.DOTALL
+)
+
+
+def cased_words(text: str) -> list[list[str]] | None:
+    """Words that begin with a letter of a cased script, cut at apostrophes; None if most letters have no case."""
+    tokens = [re.split(r"['’ʼ]", token) for token in _NO_WORDS.sub(" ", visible(text)).split()]
+    words = [[re.sub(r"^[\W_]+", "", part) for part in token] for token in tokens]
+    words = [[part for part in word if part] for word in words]
+    words = [word for word in words if word and word[0][0].isalpha()]
+    cased = [word for word in words if _cased(word[0][0])]
+    return cased if cased and 2 * len(cased) > len(words) else None
+
+
+def _cased(letter: str) -> bool:
+    # Georgian has capitals in Unicode, but no word begins with one: its title case is the small letter.
+    return letter.title() != letter.lower()
+
+
+def is_capital(letter: str) -> bool:
+    return letter.isupper() or letter.istitle()
+
+
+class _Attached(NamedTuple):
+    """What may stand attached before and after a word; `letters` is the shortest word to which that applies."""
+
+    before: str = ""
+    after: str = ""
+    letters: int = 1
+
+
+_SUFFIXES = _Attached(after=".{0,8}", letters=4)
+_JOSA = (
+    "은|는|이|가|을|를|의|에|에서|에게|께|께서|와|과|랑|이랑|도|만|로|으로|부터|까지|처럼|보다|마다|조차|마저|이나|나|"
+    "라고|이라고|이다|다|입니다|이에요|예요|이며|이고|이라는|라는|들|하고|한테|에는|에도|에서는|으로는|로는"
+)
+_ATTACHED = {
+    "ko": _Attached(after=f"(?:{_JOSA}){{0,3}}"),
+    "ar": _Attached(before="[وف]?[بكل]?(?:ال|لل)?", after="(?:ه|ها|هم|هن|ك|كم|ي|نا)?", letters=2),
+    "he": _Attached(before="[ושהכלבמ]{0,3}", letters=3),
+    "tr": _SUFFIXES,
+    "fi": _SUFFIXES,
+    "hu": _SUFFIXES,
+    "ta": _SUFFIXES,
+    "te": _SUFFIXES,
+}
+
+
+def occurrences(text: str, word: str, language: str) -> int:
+    """How often the word or phrase occurs as whole words, with what the language attaches to them."""
+    haystack, needle = fold(text, language), fold(word, language)
+    attached = _ATTACHED.get(base_code(language), _Attached())
+    if len(needle) < attached.letters:
+        attached = _Attached()
+    found, start = 0, haystack.find(needle) if needle else -1
+    while start >= 0:
+        found += _stands_alone(haystack, start, start + len(needle), attached)
+        start = haystack.find(needle, start + 1)
+    return found
+
+
+def _stands_alone(text: str, start: int, end: int, attached: _Attached) -> bool:
+    if not (attached.before or at_boundary(text, start)) or not (attached.after or at_boundary(text, end)):
+        return False
+    before, after = start, end
+    # No particle is longer than a dozen characters: what goes on is another word.
+    while not at_boundary(text, before) and start - before < 12:
+        before -= 1
+    while not at_boundary(text, after) and after - end < 12:
+        after += 1
+    prefix, suffix = text[before:start], text[end:after]
+    return bool(re.fullmatch(attached.before, prefix) and re.fullmatch(attached.after, suffix))
+
+
+def at_boundary(text: str, index: int) -> bool:
+    """Whether a word may begin or end between two characters: always in scripts without spaces."""
+    if not 0 < index < len(text):
+        return True
+    left, right = text[index - 1], text[index]
+    return not (_in_word(left) and _in_word(right)) or bool(_UNSPACED.match(left) or _UNSPACED.match(right))
+
+
+def _in_word(character: str) -> bool:
+    # Python's \w leaves out combining marks, such as the vowel signs of Devanagari.
+    return character.isalnum() or unicodedata.category(character)[0] == "M"
+
+
+class Line(NamedTuple):
+    """A non-empty line: `kind` is the sort of list marker, "" for prose; `number` where the marker is one."""
+
+    kind: str
+    number: int | None
+    indent: int
+    after_blank: bool
+    text: str
+    raw: str
+
+
+_NUMBER = r"(?:#{1,6}\s+)?(?:\*\*|__)?"
+_ARROW = r"(?:-{1,3}|={1,2})>|[→⇒➔➜➡⟶]"
+_EMOJI = "[\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"
+# In this order: a line such as "**1. One**" is numbered before it is bold.
+_MARKERS = {
+    "number": re.compile(
+        rf"{_NUMBER}[(（]?(?P<digits>\d{{1,3}})(?:\\?[.)）．、](?!\d)|\s?[:：](?=\s)|\s?[-–—](?=\s+\D)|\u20e3)"
+        rf"|{_NUMBER}(?P<digit>[①-⑳⑴-⒛❶-❿➀-➓㊀-㊉])[.、)]?"
+        rf"|{_NUMBER}[(（]?(?P<ideographs>[一二三四五六七八九十]{{1,3}})[)）、．.]"
+    ),
+    "letter": re.compile(
+        r"[(（]?[^\W\d_][)）](?=\s)|[a-zа-яё]\.(?=\s)|[가나다라마바사아자차카타파하]\.(?=\s)|(?:[IVX]{1,5}|[ivx]{2,5})[.)](?=\s)"
+    ),
+    "arrow": re.compile(_ARROW),
+    "dash": re.compile(r"[-–—−](?=\s|[^\W\d_]|\*\*)"),
+    "bullet": re.compile(r"[*+](?=\s)|[•‣▪▫●○◦■□◆◇·・∙⁃►▶]"),
+    "emoji": re.compile(rf"{_EMOJI}{{1,5}}\s"),
+    "markup": re.compile(r"[|<{}]"),
+    "heading": re.compile(r"#{1,6}\s+(?=\S)"),
+    "bold": re.compile(r"(?:\*\*|__)(?=\w)"),
+    "label": re.compile(r"[^\W\d_]{2,20}\s\d{1,3}(?:[:：)]|\s[-–—])(?=\s)"),
+}
+LIST_KINDS = {"number", "letter", "arrow", "dash", "bullet"}
+_QUOTED = re.compile(r"(?:>\s?)+(?=\S)")
+# A second number within a line: "1. One 2. Two".
+_INLINE = re.compile(r"[\s,;،、；][(（]?[2２٢२۲][.)）](?!\d)")
+_STOPS = ".!?…。！？．؟۔।॥"
+
+
+def parse_lines(text: str) -> list[Line]:
+    """The non-empty lines with their list markers; horizontal rules and fenced code are left out."""
+    lines, after_blank = [], False
+    for line in without_code(visible(text)).split("\n"):
+        bare = line.strip()
+        if bare and not _is_rule(bare):
+            lines.append(_parse_line(line, after_blank))
+        after_blank = not bare or _is_rule(bare)
+    return lines
+
+
+def _is_rule(bare: str) -> bool:
+    marks = bare.replace(" ", "")
+    return len(marks) >= 3 and marks[0] in "-*_=" and marks == marks[0] * len(marks)
+
+
+def _parse_line(line: str, after_blank: bool) -> Line:
+    raw = line.strip()
+    indent = len(line[: len(line) - len(line.lstrip())].expandtabs(4))
+    bare = _QUOTED.sub("", raw, count=1) if raw[0] == ">" else raw
+    for kind, marker in _MARKERS.items():
+        if found := marker.match(bare):
+            # Bullets of different shapes are different levels of one list, whatever their indent.
+            name = f"bullet {found[0]}" if kind == "bullet" else kind
+            return Line(name, _number(found), indent, after_blank, bare[found.end() :].strip(), raw)
+    return Line("", None, indent, after_blank, bare, raw)
+
+
+def _number(found: re.Match[str]) -> int | None:
+    groups = found.groupdict()
+    if groups.get("digits"):
+        return int(groups["digits"])
+    if groups.get("digit"):
+        return int(unicodedata.numeric(groups["digit"]))
+    return _ideographic(groups["ideographs"]) if groups.get("ideographs") else None
+
+
+def _ideographic(numeral: str) -> int:
+    """一 to 九十九; two digits without 十 (一二) are read as 12."""
+    values = [int(unicodedata.numeric(character)) for character in numeral]
+    if "十" not in numeral:
+        return int("".join(map(str, values)))
+    ten = values.index(10)
+    return 10 * (values[ten - 1] if ten else 1) + sum(values[ten + 1 :])
+
+
+def is_list_line(line: Line) -> bool:
+    return line.kind.split(" ")[0] in LIST_KINDS
+
+
+def top_lines(lines: list[Line]) -> list[Line]:
+    """The list lines that are not indented below the first of them."""
+    listed = [line for line in lines if is_list_line(line)]
+    return [line for line in listed if line.indent < listed[0].indent + 2]
+
+
+def list_readings(text: str, language: str) -> dict[str, int]:
+    """How many items the text has, by what could be its items, the likeliest first; {} where that cannot be told.
+
+    List markers come first. Without them lines led by bold, a heading, an emoji or "Option 1:" are items, then short
+    lines without a full stop. Prose, tables, HTML and lists within a line are left to a judge.
+    """
+    lines = parse_lines(text)
+    top = top_lines(lines)
+    if len(top) == 1 and top[0].number == 1 and _INLINE.search(top[0].text):
+        return {}
+    readings = dict(Counter(line.kind for line in top))
+    sections = Counter(_section(line) for line in lines)
+    readings |= {kind: count for kind, count in sections.items() if kind and count > 1}
+    # Fenced code beside prose may hold the list.
+    return readings or ({} if "```" in text else _plain_readings(lines, language))
+
+
+def is_label(line: Line) -> bool:
+    """A line that introduces what follows: a heading, wholly bold, or with a colon at its end."""
+    return _is_title(line.raw) or line.raw.rstrip("*_ ").endswith((":", "："))
+
+
+def _section(line: Line) -> str:
+    if line.kind == "heading":
+        return "heading " + "#" * (len(line.raw) - len(line.raw.lstrip("#")))
+    return line.kind if line.kind in {"bold", "label", "emoji"} else ""
+
+
+def _plain_readings(lines: list[Line], language: str) -> dict[str, int]:
+    body = lines[1:] if lines and is_label(lines[0]) else lines
+    if any(line.kind == "markup" for line in body):
+        return {}
+    if len(body) < 2:
+        joined = " ".join(line.raw for line in body)
+        # Text without any separator holds no list, whatever it says.
+        return {} if re.search(r"[,،、，;；؛/]|\d[.)）]", joined) else {"line": len(body)}
+    limit = 12 if spaced(language) else 24
+    short = all(count_words(line.raw, language) <= limit and line.raw[-1] not in _STOPS for line in body)
+    return {"line": len(body)} if short else {}
+
+
+_CLOSERS = r"(?:[\"'”’»›)\]}」』）】》*_`]| »)*"
+_STOP = re.compile(rf"([.!?…‽。．！？｡؟۔।॥።။։]+)({_CLOSERS})")
+_GREEK_STOP = re.compile(rf"([.!?…;]+)({_CLOSERS})")
+_OPENERS = "\"'“‘„«‹([{「『（【《*_`¿¡ "
+_ABBREVIATION = re.compile(
+    "dr|mr|mrs|ms|prof|st|sr|sra|srta|dra|mme|mlle|mmes|mm|vs|cf|eg|ie|approx|dept|gen|col|capt|lt|sen|rep|gov|rev|hon|"
+    "ex|env|éd|réf|av|avda|aprox|tel|sig|dott|avv|ing|bzw|ca|ggf|evtl|inkl|vgl|sog|bspw|hrsg|geb|str|bijv|dhr|mevr|örn|"
+    "англ|нем|фр|лат|исп|итал|греч|яп|кит|род|им|ул|обл|проф|акад|тов|гр|ср|напр|см|тыс|डॉ|प्रो|पं|श्री"
+)
+# These stand before a number; elsewhere they are words ("No.") or end the sentence.
+_BEFORE_NUMBER = re.compile("no|n°|nº|núm|num|nr|vol|fig|art|pp|p|bd|kap|chap|cap|abb|págs?|рис|стр|гл|ст|п")
+_CAN_END = re.compile(r"(?:т\. ?[дпк]|и др|и пр|\b(?:etc|usw|ecc|vb|[ap]\. ?m|[ap]m)|\d ?[^\W\d_]{1,4}|\b[IVX]+ вв?)$")
+_DOTTED = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}")
+_GERMAN_ORDINAL = re.compile(
+    r"\s(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrhundert|Jh|Jahrtausend|Klasse|Platz|Weltkrieg)"
+)
+
+
+def split_sentences(text: str, language: str) -> list[str]:
+    """The sentences of the text; a line or list item without a stop is one, fenced code is none.
+
+    A stop ends a sentence unless what follows goes on in lower case, or it belongs to a number, an initial, an
+    abbreviation or an enumerator. In Chinese and Japanese a stop inside quotes ends one only at the end of a line.
+    """
+    found = [sentence for block in _blocks(text) for sentence in _split_block(block, base_code(language))]
+    return [sentence for sentence in found if any(map(str.isalnum, sentence))]
+
+
+def _blocks(text: str) -> list[str]:
+    blocks: list[list[str]] = []
+    for line in parse_lines(text):
+        content = " ".join((line.raw if line.kind == "label" else line.text).replace("**", "").split())
+        # A line that goes on in lower case directly below another is wrapped.
+        if blocks and not line.kind and not line.after_blank and content[:1].islower():
+            blocks[-1].append(content)
+        elif content:
+            blocks.append([content])
+    return [" ".join(block) for block in blocks]
+
+
+def _split_block(block: str, language: str) -> list[str]:
+    sentences, start = [], 0
+    # In text that is all in lower case, a lower-case letter does not say that the sentence goes on.
+    following = block.upper() if block.islower() and len(block.upper()) == len(block) else block
+    for stop in (_GREEK_STOP if language == "el" else _STOP).finditer(block):
+        before, after = block[max(start, stop.start() - 24) : stop.start()], following[stop.end() : stop.end() + 40]
+        if not after.strip() or _ends(before, stop[1], stop[2], after, language):
+            sentences.append(block[start : stop.end()].strip())
+            start = stop.end()
+    return [*sentences, block[start:].strip()]
+
+
+def _ends(before: str, stop: str, closers: str, after: str, language: str) -> bool:
+    """Whether a stop in the middle of a line ends the sentence."""
+    if stop[-1] in "。｡！？．":
+        return not closers or after[0] in _OPENERS
+    if stop[-1] in "।॥۔؟":
+        return True
+    following = after.lstrip(_OPENERS)[:1]
+    if stop[0] == "…" or stop.startswith(".."):
+        # Without case nothing tells a pause from an end.
+        return following.isupper()
+    if after[0] != " " or following.islower():
+        return bool(_UNSPACED.match(after))
+    return stop != "." or _full_stop_ends(before, following, after, language)
+
+
+def _full_stop_ends(before: str, following: str, after: str, language: str) -> bool:
+    words = before.split()
+    token = words[-1].lstrip(_OPENERS) if words else ""
+    if len(words) == 1 and (token.isdecimal() and len(token) <= 3):
+        return False
+    if language == "de" and token.isdecimal() and len(token) <= 2 and _GERMAN_ORDINAL.match(after):
+        return False
+    if _CAN_END.search(before):
+        return True
+    name = re.split("['’]", token.casefold())[-1]
+    if _BEFORE_NUMBER.fullmatch(name):
+        return not following.isdecimal()
+    initial = len(token) == 1 and token.isalpha() and not _UNSPACED.match(token) and (token, language) != ("I", "en")
+    return not (_ABBREVIATION.fullmatch(name) or initial or _DOTTED.fullmatch(token))
+
+
+def paragraphs(text: str) -> list[str]:
+    """Blocks between blank lines; where there is no blank line, every line. Rules and lone headings are none."""
+    lines = [line.strip() for line in visible(text).strip().split("\n")]
+    blank = "" in lines
+    blocks = [list(block) for filled, block in groupby(lines, bool) if filled] if blank else [[line] for line in lines]
+    return ["\n".join(block) for block in blocks if block[0] and not (len(block) == 1 and _is_title(block[0]))]
+
+
+def _is_title(line: str) -> bool:
+    wholly_bold = line[:2] in {"**", "__"} and line.rstrip(":：")[-2:] == line[:2] and len(line) < 120
+    return _is_rule(line) or bool(re.match(r"#{1,6}\s", line)) or (wholly_bold and line.count(line[:2]) == 2)
