@@ -176,14 +176,17 @@ def _json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _hub_records(source: Source, offline: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    from datasets import DownloadConfig, load_dataset
+    from datasets import load_dataset
+
+    from xlift.models import hub_snapshot
 
     name = source.path.removeprefix("hub:")
+    # Read from the files of one commit: by name, datasets takes any cached revision when the hub is out of reach.
+    folder = hub_snapshot(name, source.revision, offline, "dataset")
     try:
-        config = DownloadConfig(local_files_only=offline)
-        rows: Iterable[Any] = load_dataset(name, split=source.split, revision=source.revision, download_config=config)
-    except Exception as error:  # datasets raises many kinds for a missing, gated or unreachable dataset
-        raise DataError(f"hub dataset '{name}' (split {source.split}) cannot be loaded: {error}") from None
+        rows: Iterable[Any] = load_dataset(str(folder), split=source.split)
+    except Exception as error:  # datasets raises many kinds for files or splits that it cannot read
+        raise DataError(f"hub dataset '{name}' (split {source.split}) cannot be read: {error}") from None
     for number, row in enumerate(rows, start=1):
         yield f"{source.path} row {number}", dict(row)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from xlift.data.sources import published_prompts
 from xlift.errors import DataError, nearest
 from xlift.languages import base_code
 from xlift.records import Prompt, Split, check_prompt, read_jsonl
@@ -37,7 +38,10 @@ def _request(prompt: Prompt) -> str:
 
 
 def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> list[Prompt]:
-    records = [prompt for path in _files(prompt_set, languages) for prompt in read_prompt_file(path)]
+    if prompt_set.source.startswith(("paper:", "lcb:")):
+        records = [cast(Prompt, one) for one in published_prompts(prompt_set.source, languages, split)]
+    else:
+        records = [prompt for path in _files(prompt_set, languages) for prompt in read_prompt_file(path)]
     chosen: list[Prompt] = []
     for language in languages:
         own = [p for p in records if p["split"] == split and base_code(p["language"]) == language]

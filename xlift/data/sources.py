@@ -1,0 +1,180 @@
+"""Prompt sets that others have published, read as they come: nothing of them ships with xlift.
+
+paper:FOLDER   the released files of arXiv 2402.14778: alpacaeval_test_subset.LL.jsonl and modifiers.LL.jsonl, a JSON
+               list of messages a line, parallel by line over languages; modifiers.LL.types names each line's modifier
+lcb:PATH       the test sets of the Language Confusion Benchmark, a folder or its zip:
+               monolingual/SOURCE/LL.csv and crosslingual/SOURCE/LL.csv with a column `prompt`
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from xlift.errors import DataError
+from xlift.records import Message, Prompt, Split, check_messages
+
+PAPER = "alpacaeval_test_subset"
+MODIFIERS = "modifiers"
+
+
+_SAME = {"html": "html", "markdown": "markdown", "short": "short", "long": "long", "cap": "capitalized"}
+_FOR_JUDGES = {"scientific_style": "scientific", "simple_style": "simple", "complex_inst": "compound"}
+
+
+def modifier_constraint(kind: str) -> dict[str, Any]:
+    """The constraint that a modifier type of the paper stands for: "num_items_5", "lang_fr", "cap_template".
+
+    Raises DataError for a type that is not known.
+    """
+    if found := re.fullmatch(r"num_items_(\d+)", kind):
+        return {"name": "items", "count": int(found[1])}
+    if found := re.fullmatch(r"lang_([a-z]{2})", kind):
+        return {"name": "reply_language", "language": found[1]}
+    if kind in _FOR_JUDGES:
+        return {"name": "style", "style": _FOR_JUDGES[kind]}
+    name = kind.removesuffix("_template").lower()
+    if name == "arrow":
+        return {"name": "arrow", "marker": "-->"}
+    if name not in _SAME:
+        raise DataError(f"unknown modifier type '{kind}'")
+    return {"name": _SAME[name]}
+
+
+def paper_prompts(folder: Path, language: str, split: Split) -> list[Prompt]:
+    """The unmodified prompts of a language, then the modified ones, each with its checkable constraint.
+
+    Raises DataError with the line number for a file that is missing or malformed.
+    """
+    plain = _paper_lines(folder / f"{PAPER}.{language}.jsonl")
+    modified = _paper_lines(folder / f"{MODIFIERS}.{language}.jsonl")
+    kinds = _types(folder / f"{MODIFIERS}.{language}.types", len(modified))
+    prompts = [_prompt(f"paper-{i:03d}", language, split, m, "open") for i, m in enumerate(plain, start=1)]
+    originals = _modified_originals(folder, plain, modified, language)
+    for i, (messages, kind) in enumerate(zip(modified, kinds, strict=True), start=1):
+        prompt = _prompt(f"modified-{i:03d}", language, split, messages, kind)
+        constraint = modifier_constraint(kind)
+        prompt["constraint"] = constraint
+        if constraint["name"] == "reply_language":
+            prompt["reply_language"] = constraint["language"]
+        if i - 1 in originals:
+            prompt["modifies"] = f"paper-{originals[i - 1] + 1:03d}.{language}"
+        prompts.append(prompt)
+    return prompts
+
+
+def _prompt(parallel_id: str, language: str, split: Split, messages: list[Message], category: str) -> Prompt:
+    return {
+        "id": f"{parallel_id}.{language}",
+        "parallel_id": parallel_id,
+        "language": language,
+        "split": split,
+        "category": category,
+        "messages": messages,
+    }
+
+
+def _paper_lines(path: Path) -> list[list[Message]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", "paper:FOLDER wants the folder with the released prompt files")
+    found, problems = [], []
+    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            messages = json.loads(raw)
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            problems.append(f"{path}:{number}: not JSON")
+            continue
+        problems += check_messages(messages, f"{path}:{number}", ends_with="user")
+        found.append(cast(list[Message], messages))
+    if problems:
+        raise DataError(problems[:20])
+    return found
+
+
+def _types(path: Path, count: int) -> list[str]:
+    kinds = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    if len(kinds) != count:
+        raise DataError(f"{path}: {len(kinds)} modifier types for {count} modified prompts")
+    return kinds
+
+
+def _modified_originals(
+    folder: Path, plain: list[list[Message]], modified: list[list[Message]], language: str
+) -> dict[int, int]:
+    """Which plain prompt each modified one extends, by line; read off the English files, which repeat it."""
+    english = [(folder / f"{name}.en.jsonl") for name in (PAPER, MODIFIERS)]
+    if language != "en" and all(path.is_file() for path in english):
+        plain, modified = _paper_lines(english[0]), _paper_lines(english[1])
+    texts = {messages[-1]["content"].strip(): i for i, messages in enumerate(plain)}
+    found = {}
+    for i, messages in enumerate(modified):
+        words = messages[-1]["content"]
+        best = max((text for text in texts if words.startswith(text)), key=len, default=None)
+        if best is not None:
+            found[i] = texts[best]
+    return found
+
+
+def lcb_prompts(path: Path, language: str, split: Split) -> list[Prompt]:
+    """Prompts of the Language Confusion Benchmark that want an answer in `language`.
+
+    Monolingual prompts are in that language. Crosslingual ones are English requests for an answer in it, which
+    `asked_in` says. Raises DataError where there are none.
+    """
+    prompts: list[Prompt] = []
+    for name, text in _lcb_files(path, language):
+        task, source = PurePosixPath(name).parts[-3:-1]
+        for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=1):
+            words = (row.get("prompt") or "").strip()
+            if not words:
+                raise DataError(f"{path}/{name}: record {number} has no text in the column 'prompt'")
+            prompts.append(_lcb_prompt(task, source, number, language, split, words))
+    if not prompts:
+        raise DataError(f"{path}: no test set of the Language Confusion Benchmark for '{language}'")
+    return prompts
+
+
+def _lcb_prompt(task: str, source: str, number: int, language: str, split: Split, words: str) -> Prompt:
+    messages = cast(list[Message], [{"role": "user", "content": words}])
+    key = f"lcb-{task}-{source}-{number:03d}"
+    if task == "monolingual":
+        # Only crosslingual requests are the same in all languages.
+        return _prompt(f"{key}-{language}", language, split, messages, task)
+    return cast(Prompt, {**_prompt(key, language, split, messages, task), "asked_in": "en"})
+
+
+def _lcb_files(path: Path, language: str) -> Iterator[tuple[str, str]]:
+    def wanted(name: str) -> bool:
+        parts = PurePosixPath(name).parts
+        return len(parts) >= 3 and parts[-3] in {"monolingual", "crosslingual"} and parts[-1] == f"{language}.csv"
+
+    if path.is_dir():
+        for file in sorted(path.rglob(f"{language}.csv")):
+            if wanted(file.as_posix()):
+                yield file.as_posix(), _decoded(file.read_bytes(), str(file))
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(filter(wanted, archive.namelist())):
+                yield name, _decoded(archive.read(name), f"{path}/{name}")
+    else:
+        raise DataError(f"{path}: neither a folder nor a zip file")
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: not UTF-8 text") from None
+
+
+def published_prompts(source: str, languages: list[str], split: Split) -> list[dict[str, Any]]:
+    """Prompts of a `paper:` or `lcb:` source in the given languages."""
+    kind, _, where = source.partition(":")
+    read = {"paper": paper_prompts, "lcb": lcb_prompts}[kind]
+    return [cast(dict[str, Any], prompt) for language in languages for prompt in read(Path(where), language, split)]
