@@ -48,8 +48,8 @@ class Conversation(TypedDict):
 class Prompt(TypedDict):
     """A user request in one language; translations of a request share `parallel_id`.
 
-    `answers` are accepted short answers to a factual question and `reference` is a full one; `modifies` is the id of
-    the request that this one adds a constraint to.
+    `answers` are accepted short answers to a factual question, `answers_any` those in other languages, `wrong` known
+    wrong ones, and `reference` is a full answer; `modifies` is the id of the request that this one constrains.
     """
 
     id: str
@@ -61,6 +61,8 @@ class Prompt(TypedDict):
     category: NotRequired[str]
     constraint: NotRequired[dict[str, Any]]
     answers: NotRequired[list[str]]
+    answers_any: NotRequired[dict[str, list[str]]]
+    wrong: NotRequired[list[str]]
     reference: NotRequired[str]
     modifies: NotRequired[str]
 

@@ -32,7 +32,10 @@ RATERS: dict[str, Rater] = {
 DEFAULT_RATERS = ("language", "fluency", "constraint", "answers")
 
 # What a rating is bound to: change one of these and the response is rated again.
-_BOUND_TO = ("text", "language", "reply_language", "finish_reason", "constraint", "unmodified", "answers")
+_BOUND_TO = (
+    *("text", "language", "reply_language", "finish_reason", "messages", "prompt"),
+    *("constraint", "unmodified", "answers", "answers_any", "wrong"),
+)
 
 
 @lru_cache(maxsize=16)
