@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,28 @@ def test_the_tree_in_the_readme_is_true() -> None:
             assert path.name in tree, path
     for name in re.findall(r"\w+\.py", tree):
         assert list((ROOT / "xlift").rglob(name)), name
+
+
+COMMAND = re.compile(r"^    xlift (.+)$", re.MULTILINE)
+SENTENCE = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_run(page: Path, study_file: Path, tmp_path: Path) -> None:
+    """Every command of a page, in its order, in one folder; the tiny model stands in for the study's."""
+    commands = [shlex.split(line) for line in COMMAND.findall(page.read_text(encoding="utf-8"))]
+    place = tmp_path / "place"
+    (place / "studies").mkdir(parents=True)
+    small = study_file.read_text(encoding="utf-8")
+    changes = {"name: tiny": "name: quickstart", "steps: 4": "epochs: 1", "data.jsonl": f"{tmp_path}/data.jsonl"}
+    for old, new in changes.items():
+        small = small.replace(old, new)
+    (place / "studies" / "quickstart.yaml").write_text(small)
+    (place / "responses.jsonl").write_text(json.dumps({"text": SENTENCE, "language": "fr"}) + "\n")
+    for command in commands:
+        runs = sorted((place / "results" / "quickstart" / "runs").glob("lora-*"))
+        words = [word.replace("RUN", runs[0].name) if runs else word for word in command]
+        line = [sys.executable, "-m", "xlift", *words]
+        done = subprocess.run(line, cwd=place, capture_output=True, text=True, input="Why?\n", timeout=300)
+        assert done.returncode == 0, (words, done.stderr)
+        assert done.stdout, words
