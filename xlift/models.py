@@ -11,14 +11,15 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from xlift.errors import ModelError, nearest
+from xlift.errors import DataError, ModelError, nearest
 from xlift.records import write_atomic
 
 if TYPE_CHECKING:
@@ -106,35 +107,66 @@ def _locate_folder(folder: Path) -> Located:
 
 
 def _locate_hub(name: str, revision: str | None, offline: bool) -> Located:
+    folder = hub_snapshot(name, revision, offline, "model", ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+    for needed in ("config.json", "*.safetensors"):
+        if not list(folder.glob(needed)):
+            hint = "xlift loads safetensors only; give a model, or a revision of it, that has them"
+            raise ModelError(f"model '{name}' has no {needed} file on the hub", hint)
+    return Located(str(folder), None, {"model_revision": folder.name})
+
+
+def hub_snapshot(
+    name: str, revision: str | None, offline: bool, kind: Literal["model", "dataset"], wanted: list[str] | None = None
+) -> Path:
+    """The folder, named by its commit, with the files of a hub repository; downloads what is not in the cache.
+
+    Raises ModelError or DataError, with what to do, for one that is missing, gated, or not to be had offline.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    failure, hint = (ModelError, _model_hint()) if kind == "model" else (DataError, "hub:OWNER/NAME names a dataset")
+    page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{name}"
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=offline)
+        folder = snapshot_download(
+            name, repo_type=kind, revision=revision, allow_patterns=wanted, local_files_only=offline
+        )
     except GatedRepoError:
-        hint = f"accept its terms at https://huggingface.co/{name}, then: hf auth login"
-        raise ModelError(f"model '{name}' is gated", hint) from None
+        raise failure(f"{kind} '{name}' is gated", f"accept its terms at {page}, then: hf auth login") from None
     except RevisionNotFoundError:
-        raise ModelError(f"model '{name}' has no revision '{revision}'") from None
+        raise failure(f"{kind} '{name}' has no revision '{revision}'", f"its revisions: {page}/commits") from None
     except RepositoryNotFoundError:
-        raise ModelError(f"model '{name}' is not on the hub (or private)", _model_hint()) from None
+        raise failure(f"{kind} '{name}' is not on the hub (or private)", hint) from None
     except HFValidationError:
-        raise ModelError(f"model '{name}' is neither a folder nor a hub id", _model_hint()) from None
-    except LocalEntryNotFoundError:
-        why = "offline is set" if offline else "the hub cannot be reached"
-        raise ModelError(f"model '{name}' is not in the local cache and {why}", _model_hint()) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"model '{name}' could not be downloaded: {error}", _model_hint()) from None
-    return Located(folder, None, {"model_revision": Path(folder).name})
+        raise failure(f"{kind} '{name}' is neither a folder nor a hub id", hint) from None
+    except LocalEntryNotFoundError as error:
+        why = "offline is set" if offline else _hub_answer(error.__cause__)
+        raise failure(f"{kind} '{name}' is not in the local cache and {why}", hint) from None
+    except HTTPError as error:
+        raise failure(f"{kind} '{name}' could not be downloaded: {_hub_answer(error)}", _login_hint(error)) from None
+    except OSError as error:
+        raise failure(f"{kind} '{name}' could not be downloaded: {error}", hint) from None
+    return Path(folder)
+
+
+def _hub_answer(error: BaseException | None) -> str:
+    response = getattr(error, "response", None)
+    if response is None:
+        return f"the hub cannot be reached ({type(error).__name__})"
+    return f"the hub answers {response.status_code} {response.reason_phrase}"
+
+
+def _login_hint(error: BaseException) -> str:
+    refused = getattr(getattr(error, "response", None), "status_code", None) in {401, 403}
+    return "hf auth login (the hub refuses the token that is set)" if refused else "run the same command again"
 
 
 def _model_hint() -> str:
@@ -156,17 +188,18 @@ def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
     parts = _part_files(name, model)
     print(f"preparing {name} once (about a minute); licence: {model.licence}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    gguf = folder / f"model.{os.getpid()}.gguf"
-    try:
+    # Several processes may do this at once: each works on its own and moves whole files of the same content into place.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        gguf, made = Path(scratch) / "model.gguf", Path(scratch) / "made"
         with gguf.open("wb") as whole:
             for part in parts:
                 whole.write(part.read_bytes())
         found = file_sha256(gguf)
         if found != model.sha256:
             raise ModelError(f"embedded model '{name}' is damaged: sha256 {found}", f"reinstall: {INSTALL_EMBEDDED}")
-        _dequantise(gguf, folder)
-    finally:
-        gguf.unlink(missing_ok=True)
+        _dequantise(gguf, made)
+        for path in sorted(made.iterdir()):
+            os.replace(path, folder / path.name)
     facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence}
     write_atomic(folder / "xlift.json", json.dumps(facts, indent=2))
 
@@ -198,9 +231,8 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     settings["architectures"] = [type(loaded).__name__]
     tied = settings.get("tie_word_embeddings", False)
     state = {k: v.contiguous() for k, v in loaded.state_dict().items() if not (tied and k == "lm_head.weight")}
-    temporary = folder / f"model.{os.getpid()}.tmp"
-    save_file(state, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "model.safetensors")
+    folder.mkdir()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     type(loaded.config)(**settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

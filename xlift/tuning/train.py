@@ -13,7 +13,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,13 @@ def _with_adapters(model: Any, config: RunConfig) -> Any:
     )
     try:
         with quiet():
-            return get_peft_model(model, lora)
+            adapted: Any = get_peft_model(model, lora)
     except ValueError as error:
         raise ModelError(f"adaptation.targets {settings.targets!r} does not fit this model: {error}") from None
+    # PEFT keeps the found targets in a set, whose order differs from process to process.
+    found = adapted.peft_config["default"]
+    found.target_modules = sorted(found.target_modules)
+    return adapted
 
 
 def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
@@ -146,6 +150,8 @@ def train(
     heldout: Sequence[Conversation],
 ) -> None:
     """Train one run to its end, continuing from its last checkpoint; writes checkpoints and train.jsonl."""
+    # First of all, since it gives every worker its own GPU.
+    PartialState(cpu=placement.device == "cpu")
     config = run.config
     started = time.monotonic()
     with _own_randomness(placement.device):
@@ -178,10 +184,11 @@ def _train_steps(
 ) -> None:
     config = run.config
     workers = PartialState()
-    _forget_after(run.train_log, first)
+    if workers.is_main_process:
+        _forget_after(run.train_log, first)
     with (
         JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
-        progress(f"train {run.label}", len(steps), first) as bar,
+        progress(f"train {run.label}", len(steps), first) if workers.is_main_process else nullcontext() as bar,
     ):
         if first == 0 and data.heldout:
             log.write({"step": 0, "heldout_loss": heldout_loss(model, data.heldout, config, chat, placement)})
@@ -199,7 +206,8 @@ def _train_steps(
                     save_checkpoint(run, done, model, optimizer, chat, placement)
             else:
                 log.write(record)
-            bar.advance(1, f"loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s")
+            if bar:
+                bar.advance(1, f"loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s")
 
 
 def train_step(

@@ -1,0 +1,217 @@
+"""A study that is killed again and again ends with the same files as one that is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xlift.stages import generate_stage, rate_stage
+from xlift.study import load_study
+from xlift.workspace import open_study
+
+ROOT = Path(__file__).parent.parent
+STEPS = 20
+
+# The files of a study, as docs/files.md promises them; checkpoints are in Hugging Face format.
+STUDY_FILES = {"study.yaml", "prompts.jsonl", "report/index.html"}
+RUN_FILES = {"run.yaml", "manifest.json", "responses/step-N.jsonl", "ratings/step-N.RATER.jsonl"}
+TRAINED_FILES = {"train.jsonl"}
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "xlift.json"}
+CHECKPOINT_FILES = {
+    "lora": TOKENIZER_FILES | {"adapter_config.json", "adapter_model.safetensors", "README.md"},
+    "full": TOKENIZER_FILES | {"config.json", "generation_config.json", "model.safetensors"},
+}
+TO_CONTINUE = "training_state.safetensors"
+
+
+def write_study(folder: Path, model: Path) -> Path:
+    pairs = [
+        {"instruction": f"Tell me {i} things." + " Please." * (i % 3), "output": f"Thing {i}." + " Yes." * (i % 5)}
+        for i in range(16)
+    ]
+    (folder / "data.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    training = {
+        "model": str(model),
+        "instructions": {"sources": [{"path": "data.jsonl"}], "heldout": 2},
+        "adaptation": [{"method": "full"}, {"method": "lora", "rank": 4, "dropout": 0.1}],
+        "learning_rate": 1e-3,
+        "steps": STEPS,
+        "batch_tokens": 120,
+        "micro_batch_tokens": 120,
+        "checkpoint_every": 4,
+    }
+    prompts = {"languages": ["en", "ru"], "validation": {"size": 2}, "test": {"size": 4}}
+    decoding = {"strategy": "sample", "max_new_tokens": 24, "batch_size": 2}
+    study = {"name": "cut", "training": training, "prompts": prompts, "decoding": decoding, "raters": ["language"]}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study | {"device": "cpu", "dtype": "float32"}))
+    return path
+
+
+def start(study: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xlift", "run", str(study)]
+    with (folder / "stderr").open("w") as err:
+        return subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=err
+        )
+
+
+def finish(study: Path, folder: Path) -> None:
+    assert start(study, folder).wait(timeout=300) == 0, (folder / "stderr").read_text()
+
+
+def has_lines(pattern: str) -> Callable[[Path], bool]:
+    return lambda folder: any(path.stat().st_size for path in folder.glob(pattern))
+
+
+# Signs of the moments at which the study is killed, in the order in which they come.
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "the first steps": has_lines("runs/full-*/train.jsonl"),
+    "writing a checkpoint": lambda folder: any(folder.glob("runs/full-*/checkpoints/.step-*.tmp")),
+    "training after a checkpoint": lambda folder: any(folder.glob("runs/lora-*/checkpoints/step-*")),
+    "responses of a tuned model": has_lines("runs/full-*/responses/*.jsonl"),
+    "rating": has_lines("runs/*/ratings/*.jsonl"),
+}
+
+
+def kill_at(sign: Callable[[Path], bool], study: Path, folder: Path, delay: float) -> None:
+    process = start(study, folder)
+    while process.poll() is None and not sign(folder / "results" / "cut"):
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL, (folder / "stderr").read_text()
+
+
+@pytest.fixture(scope="module")
+def study(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"), tiny)
+
+
+@pytest.fixture(scope="module")
+def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study, made without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(study, folder)
+    return folder / "results" / "cut"
+
+
+@pytest.fixture(scope="module")
+def killed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study, killed at every one of MOMENTS, a little later each by chance, and then finished."""
+    folder = tmp_path_factory.mktemp("killed")
+    chance = random.Random(0)
+    for sign in MOMENTS.values():
+        kill_at(sign, study, folder, chance.uniform(0, 0.02))
+    made = folder / "results" / "cut"
+    # A process killed in the middle of an atomic write leaves the temporary file; the moment is too short to be met.
+    (next(made.glob("runs/full-*")) / ".manifest.json.abc.tmp").write_text("{")
+    finish(study, folder)
+    return made
+
+
+def files(study: Path) -> dict[str, Path]:
+    return {str(path.relative_to(study)): path for path in sorted(study.rglob("*")) if path.is_file()}
+
+
+def records(path: Path, *drop: str) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in drop} for line in lines]
+
+
+def test_a_killed_study_ends_with_the_same_checkpoints(whole: Path, killed: Path) -> None:
+    expected = {name: path.read_bytes() for name, path in files(whole).items() if "/checkpoints/" in name}
+    found = {name: path.read_bytes() for name, path in files(killed).items() if "/checkpoints/" in name}
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_a_killed_study_ends_with_the_same_training_log(whole: Path, killed: Path) -> None:
+    logs = list(whole.glob("runs/*/train.jsonl"))
+    assert len(logs) == 2
+    for path in logs:
+        found = records(killed / path.relative_to(whole), "tokens_per_second")
+        assert found == records(path, "tokens_per_second")
+        assert [record["step"] for record in found] == list(range(STEPS + 1))
+
+
+@pytest.mark.parametrize("kind", ["responses", "ratings"])
+def test_a_killed_study_ends_with_the_same_records_and_none_twice(whole: Path, killed: Path, kind: str) -> None:
+    paths = list(whole.glob(f"runs/*/{kind}/*.jsonl"))
+    assert len(paths) == 3
+    for path in paths:
+        found = records(killed / path.relative_to(whole))
+        assert set(Counter(record["id"] for record in found).values()) == {1}
+
+        def by_id(record: dict[str, Any]) -> str:
+            return record["id"]
+
+        assert sorted(found, key=by_id) == sorted(records(path), key=by_id)
+
+
+def test_a_killed_study_says_that_every_stage_is_done(killed: Path) -> None:
+    for path in killed.glob("runs/*/manifest.json"):
+        stages = json.loads(path.read_text())["stages"]
+        trained = set() if path.parent.name.startswith("base-") else {"train"}
+        assert {name: stage["state"] for name, stage in stages.items()} == dict.fromkeys(
+            trained | {"generate", "rate"}, "done"
+        )
+
+
+def test_a_study_killed_just_before_it_says_done_says_so_at_last(study: Path, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(whole, folder)
+    workspace = open_study(load_study(study), folder)
+    for run in workspace.runs:
+        stages = run.manifest()["stages"] | {"generate": {"state": "running"}}
+        run.update_manifest(stages={name: stage for name, stage in stages.items() if name != "rate"})
+    generate_stage(workspace)
+    rate_stage(workspace)
+    assert {run.stage(name)["state"] for run in workspace.runs for name in ("generate", "rate")} == {"done"}
+    for name, path in files(whole).items():
+        if path.suffix == ".jsonl":
+            assert (folder / name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("made", ["whole", "killed"])
+def test_a_study_leaves_exactly_the_promised_files(made: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(made)
+    found = set(files(folder)) - {".lock"}
+    assert {name for name in found if not name.startswith(("runs/", "report/"))} == STUDY_FILES - {"report/index.html"}
+    assert "report/index.html" in found
+    report = {name for name in found if name.startswith("report/")}
+    assert {Path(name).suffix for name in report - STUDY_FILES} <= {".svg", ".png", ".csv"}
+    for run in folder.glob("runs/*"):
+        method = run.name.split("-")[0]
+        steps = range(4, STEPS + 1, 4) if method in CHECKPOINT_FILES else []
+        expected = RUN_FILES | (TRAINED_FILES if steps else set())
+        expected = {re.sub("step-N", f"step-{STEPS if steps else 0}", name) for name in expected}
+        expected = {re.sub("RATER", "language", name) for name in expected}
+        expected |= {f"checkpoints/step-{step}/{name}" for step in steps for name in CHECKPOINT_FILES[method]}
+        expected |= {f"checkpoints/step-{STEPS}/{TO_CONTINUE}"} if steps else set()
+        assert set(files(run)) == expected
+
+
+def test_the_promised_files_are_those_of_the_documentation() -> None:
+    documented, stack = set(), [""]
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    for line in re.findall(r"^    ( *)(\S+)", page, re.MULTILINE):
+        depth = len(line[0]) // 2
+        stack[depth:] = [line[1]]
+        documented.add("".join(stack[1 : depth + 1]))
+    runs = {f"runs/LABEL-HASH/{name}" for name in RUN_FILES | TRAINED_FILES | {"checkpoints/step-N/"}}
+    assert STUDY_FILES | runs <= documented
