@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = 20
 
 # The files of a study, as docs/files.md promises them; checkpoints are in Hugging Face format.
-STUDY_FILES = {"study.yaml", "prompts.jsonl", "report/index.html"}
+STUDY_FILES = {".lock", "study.yaml", "prompts.jsonl", "report/index.html"}
 RUN_FILES = {"run.yaml", "manifest.json", "responses/step-N.jsonl", "ratings/step-N.RATER.jsonl"}
 TRAINED_FILES = {"train.jsonl"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "xlift.json"}
@@ -190,7 +190,7 @@ def test_a_study_killed_just_before_it_says_done_says_so_at_last(study: Path, wh
 @pytest.mark.parametrize("made", ["whole", "killed"])
 def test_a_study_leaves_exactly_the_promised_files(made: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(made)
-    found = set(files(folder)) - {".lock"}
+    found = set(files(folder))
     assert {name for name in found if not name.startswith(("runs/", "report/"))} == STUDY_FILES - {"report/index.html"}
     assert "report/index.html" in found
     report = {name for name in found if name.startswith("report/")}

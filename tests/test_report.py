@@ -110,6 +110,12 @@ def test_the_report_works_in_a_browser_and_hostile_text_is_inert(workspace: Any,
     assert page.locator("article.prompt").count() == 4
     page.select_option("#value", "0")
     assert page.locator("#count").inner_text() == "4 of 10 prompts"
+    # What is marked as foreign is exactly what the rating says, and no letter of the response is lost.
+    card = page.locator("article.prompt").first
+    marked = card.locator(".answer").last
+    assert marked.inner_text().strip() == HOSTILE
+    assert "answer is in English" in " ".join(card.locator("mark").all_inner_texts())
+    assert card.locator("mark").count() >= 1
     page.fill("#search", "no such words")
     assert page.locator("article.prompt").count() == 0
     assert noise == []

@@ -45,7 +45,7 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[Any, ChatFormat
     placement = place()
     if (Path(name) / "run.yaml").is_file():
         run = find_run(name)
-        base = locate(run.config.model, run.config.revision, offline)
+        base = locate(run.config.model, run.pinned_revision or run.config.revision, offline)
         steps = run.checkpoint_steps()
         if not steps and not run.config.untuned:
             raise ConfigError(f"{name}: no checkpoint yet", "xlift train STUDY.yaml makes it")

@@ -14,6 +14,7 @@ from xlift.tuning.train import encode_data, plan
 def check_study(study: Study, offline: bool = False) -> None:
     """Print the grid, the data of each run and one example with its loss mask; raises UserError with all problems."""
     problems: list[str] = []
+    hints: list[str] = []
     runs = study.runs()
     placement = place(study.device, study.dtype)
     print(f"{study.name}: {len(runs)} runs on {placement.device} in {placement.dtype} ({placement.why})")
@@ -27,8 +28,9 @@ def check_study(study: Study, offline: bool = False) -> None:
             shown = _check_run(label, config, offline, shown)
         except UserError as error:
             problems += [f"{label}: {problem}" for problem in error.problems]
+            hints += [error.hint] if error.hint else []
     if problems:
-        raise UserError(list(dict.fromkeys(problems)))
+        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
     print("all good; next: xlift run")
 
 

@@ -171,7 +171,9 @@ def _browser_data(workspace: StudyFolder) -> dict[str, Any]:
 
 def _shown(rating: Rating) -> dict[str, Any]:
     keys = ("facet", "rater", "value", "reason", "signature")
-    return {key: value for key, value in rating.items() if key in keys}
+    shown = {key: value for key, value in rating.items() if key in keys}
+    spans = rating.get("detail", {}).get("spans")
+    return shown | ({"spans": spans} if spans else {})
 
 
 def _script_json(data: Any) -> str:
