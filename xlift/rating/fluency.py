@@ -5,7 +5,7 @@ A signal, not a verdict: 2 says that nothing was found, not that the text is nat
 | signal, as in `detail` | what | 1 from | 0 from |
 |---|---|---|---|
 | unknown | share of words in neither the frequency list nor the lexicon of the language | usual + 4 % | usual + 29 % |
-| loop | share of the text that is one sequence of words, immediately repeated | 10 words, 3 times | 50 % |
+| loop | share of the text that is a sequence of words in immediate repetition | 10 words, 3 times; 20, twice | 50 % |
 | repeated_lines | share of the lines that occurred before | 50 % | 75 % |
 | repeated_ngrams | share of word 4-grams (unspaced scripts: of 8 characters) that occurred before | 50 % | 75 % |
 | broken | share of characters that are no text: U+FFFD, controls, mojibake, two scripts in a word | any | 5 % |
@@ -37,8 +37,7 @@ from xlift.rating.words import signature as words_signature
 from xlift.records import Rated, reply_language
 
 VERSION = 1
-READ, READ_FOR_WORDS = 100_000, 10_000
-MIN_WORDS, MIN_JUDGED = 3, 8
+MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 MIN_UNKNOWN, NAMES = 3, 5
 """Different unknown words: two may be terms; up to four may be names where no capitals tell them apart, or for a 0."""
 SOME_UNKNOWN, MANY_UNKNOWN = 0.04, 0.29
@@ -48,16 +47,15 @@ USUAL |= {"hi": 0.08, "hr": 0.03, "hu": 0.07, "ms": 0.03, "sk": 0.1, "sr": 0.03}
 USUALLY = 0.01
 """Share of unknown words in clean text."""
 NO_LIST = frozenset("zh ja ko th mr te ta sw".split())
-"""No spaces (zh, ja, th), no lists (mr, te), or lists that lack a quarter of the words of clean text (ko, ta, sw)."""
+"""No spaces (zh, ja, th), no lists (mr, te), or lists that lack 30 to 70 % of the words of clean text (ko, ta, sw)."""
 LARGE_LIST = {"ar": 2.0, "he": 2.0}
 """Articles and pronouns are attached in these languages: rare forms are needed, from this Zipf frequency on."""
 LOOP = 10
 """Words in a loop before it is one: "ha ha ha" is laughter."""
-MOSTLY_LOOPED = 0.5
-SOME_REPEATED, MANY_REPEATED = 0.5, 0.75
+MOSTLY_LOOPED, SOME_REPEATED, MANY_REPEATED = 0.5, 0.5, 0.75
 """Refrains, and lists whose items open alike, repeat up to 40 % of their lines and 4-grams."""
 MANY_BROKEN = 0.05
-"""One character in twenty is every fourth word."""
+"""One character in twenty: every fourth word."""
 
 
 def signature() -> str:
@@ -70,20 +68,20 @@ def rate_fluency(record: dict[str, Any]) -> Rated:
     code, whole = base_code(reply_language(record)), str(record["text"])
     if code not in LANGUAGES:
         return None, {}, f"unknown language code '{reply_language(record)}'"
-    raw = whole[:READ]
-    prose = prose_of(visible(raw))
+    text = visible(whole[:READ])
+    prose = prose_of(text)
     tokens = tokens_of(prose)
     detail: dict[str, Any] = {
         **out_of_lexicon(prose, code),
         **repetition(prose, tokens),
-        **broken(raw),
+        **broken(whole[:READ]),
         "leaked": leaked(prose),
         "placeholders": placeholders(prose, code),
         "cut": record.get("finish_reason") == "length" and cut(whole, code),
     }
     fired, severe = _fired(detail, code)
     if not fired and len(tokens) < MIN_WORDS * (1 if spaced(code) else 2):
-        return None, detail, "too few words to tell" if whole.strip() else "empty response"
+        return None, detail, "too few words to tell" if text.strip() else "empty response"
     return (0 if severe else 1 if fired else 2), detail | {"signals": fired}, None
 
 
@@ -110,9 +108,9 @@ _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u340
 _UNSPACED = re.compile(f"[{_DENSE}]")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _BLOB = re.compile(rf"[^\s{_DENSE}]{{100,}}")
-_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_INLINE_CODE = re.compile(r"`[^`\n]{1,200}`")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`", re.DOTALL)
 _ENDINGS = {"id": ("nya", "lah", "kah"), "ms": ("nya", "lah", "kah"), "es": ("me", "se", "lo", "la", "los", "las")}
+_ENDINGS["fi"] = ("ni", "si", "mme", "nne", "nsa", "nsä", "kin", "kaan", "kään", "ko", "kö")
 _LONGEST = 40  # letters of a word; a longer one is taken letter by letter
 
 
@@ -120,8 +118,8 @@ def prose_of(text: str) -> str:
     """The text without code; fences that hold most of it count where they do not look like code."""
     if "`" not in text:
         return text
-    outside = _FENCE.sub("\n", text)
-    return _INLINE_CODE.sub(" ", outside) if 2 * len(outside) > len(text) else _sample(text)
+    outside = _CODE.sub(" ", text)
+    return outside if 2 * len(outside) > len(text) else _sample(text)
 
 
 def _sample(text: str) -> str:
@@ -203,8 +201,8 @@ def _spelled(word: str, code: str) -> str:
     return preprocess_text(word, WORDFREQ_CODES.get(code, code))  # type: ignore[arg-type]
 
 
-_TAG = re.compile(r"<[^<>\n]{1,200}>")
 _SYMBOLS = re.compile(r"(?:[^\w\s]\s*+){30,}+")
+_RULES = frozenset("._-=*#|:+…~ \n")
 
 
 def repetition(text: str, tokens: Sequence[str]) -> dict[str, Any]:
@@ -212,7 +210,8 @@ def repetition(text: str, tokens: Sequence[str]) -> dict[str, Any]:
     # Single characters carry less than words: twice as many make a phrase.
     scale = 2 if sum(map(len, tokens)) < 2 * len(tokens) else 1
     loop, ngrams = repeated_ngrams([token.lower() for token in tokens], 4 * scale, LOOP * scale)
-    symbols = sum(len(run[0]) for run in _SYMBOLS.finditer(text) if len(set(run[0])) < 6) / max(1, len(text))
+    runs = [run for run in _SYMBOLS.findall(text) if len(set(run)) < 6 and (len(run) > 200 or set(run) - _RULES)]
+    symbols = sum(map(len, runs)) / max(1, len(text))
     loop = symbols if symbols > max(loop, MOSTLY_LOOPED) else loop
     shares = {"loop": loop, "repeated_lines": repeated_lines(text), "repeated_ngrams": ngrams}
     return {name: round(share, 4) for name, share in shares.items()}
@@ -243,7 +242,7 @@ def repeated_ngrams(tokens: Sequence[str], size: int, shortest: int) -> tuple[fl
 
 def repeated_lines(text: str) -> float:
     """The share of lines that occurred before; short ones, rules and markup do not count."""
-    lines = [line.strip(" \t-=_*|.:#") for line in _TAG.sub("", text).lower().split("\n")]
+    lines = [line.strip(" \t-=_*|.:#") for line in re.sub(r"<[^<>\n]{1,200}>", "", text).lower().split("\n")]
     lines = [line for line in lines if len(line) >= 10]
     return 1.0 - len(set(lines)) / len(lines) if len(lines) >= 4 else 0.0
 
@@ -338,7 +337,7 @@ def placeholders(text: str, code: str) -> list[str]:
     found: list[str] = _DUMMY.findall(text)
     found = [] if found == ["XXX"] else found  # may be thirty in Roman numerals
     if code != "en" and ("[" in text or "{" in text or "<" in text):
-        cues = {part: _CUE.findall(part.lower()) for part in _PLACEHOLDER.findall(text)}
+        cues = {part: _CUE.findall(part.lower().replace("_", " ")) for part in _PLACEHOLDER.findall(text)}
         english = [part for part in cues if any(evidence(word, code, "en") >= 1.0 for word in cues[part])]
         found += english if english and not _in_english(text, code) else []
     return found[:5]

@@ -49,7 +49,8 @@ def frequencies(code: str, size: str = "small") -> dict[str, float]:
 
 def zipf(word: str, code: str, size: str = "small") -> float | None:
     """Zipf frequency of a lower-case word, None where the list of `code` lacks it."""
-    found = frequencies(code, size).get(word)
+    # The lists are casefolded: "straße" stands there as "strasse".
+    found = frequencies(code, size).get(word.replace("ß", "ss"))
     return None if found is None else math.log10(found) + 9.0
 
 
