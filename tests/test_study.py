@@ -101,7 +101,7 @@ def test_a_whole_study_from_the_command_line(study_file: Path, tmp_path: Path) -
     (run,) = study.glob("runs/lora-r4-lr1e-3-*")
     weights = {"README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
     weights |= {"tokenizer.json", "tokenizer_config.json", "xlift.json"}
-    expected = {"run.yaml", "manifest.json", "train.jsonl", "responses/step-4.jsonl"}
+    expected = {"run.yaml", "manifest.json", "train.jsonl", "responses/step-4.jsonl", "margins/step-4.json"}
     expected |= {f"ratings/step-4.{rater}.jsonl" for rater in ("language", "fluency")}
     expected |= {f"checkpoints/step-{step}/{name}" for step in (2, 4) for name in weights}
     expected.add("checkpoints/step-4/training_state.safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from xlift.data.instructions import load_instructions
-from xlift.data.prompts import load_prompts
+from xlift.data.prompts import load_prompts, margin_languages
 from xlift.errors import UserError
 from xlift.progress import say
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
@@ -118,11 +118,13 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
         return
     if not steps:
         raise UserError("no checkpoint to generate from", "xlift train makes it")
-    if all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):
+    languages = margin_languages(workspace.study.prompts.languages)
+    unmeasured = [step for step in steps if languages and run.margins_of(step, languages) is None]
+    if not unmeasured and all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
         return
-    from xlift.generation.responses import answer_prompts
+    from xlift.generation.responses import answer_prompts, measure_margins
     from xlift.models import locate, place
 
     base = locate(run.config.model, _revision(workspace, run), offline)
@@ -131,6 +133,8 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("generate", "running")
     started = time.monotonic()
+    for step in unmeasured:
+        measure_margins(run, step, base, placement, languages)
     made = sum(answer_prompts(run, step, base, placement, prompts, decoding) for step in steps)
     run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
 

@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -52,6 +52,16 @@ class RunFolder:
 
     def responses(self, step: int) -> Path:
         return self.path / "responses" / f"step-{step}.jsonl"
+
+    def margins(self, step: int) -> Path:
+        return self.path / "margins" / f"step-{step}.json"
+
+    def margins_of(self, step: int, languages: Sequence[str]) -> list[dict[str, Any]] | None:
+        """The language margins of a checkpoint, None where they have not been measured in all these languages."""
+        path = self.margins(step)
+        found = json.loads(path.read_text(encoding="utf-8"))["languages"] if path.is_file() else []
+        own = [row for row in found if row["language"] in languages]
+        return own if {row["language"] for row in own} == set(languages) else None
 
     def ratings(self, step: int, rater: str) -> Path:
         return self.path / "ratings" / f"step-{step}.{rater}.jsonl"

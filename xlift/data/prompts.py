@@ -33,6 +33,18 @@ def load_prompts(settings: Prompts) -> list[Prompt]:
     return validation + test
 
 
+def fact_prompts(languages: list[str]) -> dict[str, list[Prompt]]:
+    """The built-in factual questions in English and in those of `languages` that have them."""
+    codes = dict.fromkeys(["en", *languages])
+    files = {code: builtin_path(f"prompts.facts.{code}.jsonl") for code in codes}
+    return {code: read_prompt_file(path) for code, path in files.items() if path.is_file()}
+
+
+def margin_languages(languages: list[str]) -> list[str]:
+    """Languages whose margin against English can be measured with the built-in factual questions."""
+    return [code for code in languages if code != "en" and builtin_path(f"prompts.facts.{code}.jsonl").is_file()]
+
+
 def _request(prompt: Prompt) -> str:
     return prompt.get("parallel_id") or prompt["id"]
 

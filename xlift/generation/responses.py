@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
+from xlift.generation.margin import SIGNATURE, fact_pairs, language_margins, summarise
 from xlift.models import Located, Placement, load_checkpoint, load_tokenizer
 from xlift.progress import progress
-from xlift.records import JsonlWriter, Prompt, response_signatures
+from xlift.records import JsonlWriter, Prompt, response_signatures, write_atomic
 from xlift.study import Decoding, RunConfig
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
 from xlift.workspace import RunFolder, current_responses
@@ -35,6 +39,18 @@ def answer_prompts(
 
         decode(model, chat, encoded, [prompt["id"] for prompt in open_prompts], decoding, keep)
     return len(open_prompts)
+
+
+def measure_margins(run: RunFolder, step: int, base: Located, placement: Placement, languages: list[str]) -> None:
+    """Write one checkpoint's language margins on the built-in validation facts (see margin.py)."""
+    pairs = fact_pairs({code: fact_prompts(languages)[code] for code in ["en", *languages]})
+    model = load_checkpoint(base, run.checkpoint(step) if step else None, placement)
+    found = summarise(language_margins(model, checkpoint_chat(run, step, base), pairs))
+    rows = [
+        {"language": one.language, "probability": asdict(one.probability), "wins": asdict(one.wins)} for one in found
+    ]
+    facts = {"signature": SIGNATURE, "languages": rows}
+    write_atomic(run.margins(step), json.dumps(facts, indent=2, ensure_ascii=False))
 
 
 def checkpoint_chat(run: RunFolder, step: int, base: Located) -> ChatFormat:

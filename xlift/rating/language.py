@@ -16,7 +16,7 @@ from typing import Any
 from xlift.languages import LANGUAGES, base_code, get_language
 from xlift.rating.masks import LETTERS, WORD, glossed_terms, letters_outside, lowered, mask, script, scripts_of
 from xlift.rating.spans import SINGLE, Span, excused, foreign_spans
-from xlift.rating.words import evidence, frequencies, neighbours, rivals, vocabulary
+from xlift.rating.words import COMMON, evidence, frequencies, neighbours, rivals, vocabulary, zipf
 from xlift.rating.words import signature as words_signature
 from xlift.records import Rated
 
@@ -75,8 +75,9 @@ def rate_text(text: str, expected: str) -> Rated:
         return None, {}, "empty response"
     if _plainly_right(text, code):
         return 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
-    masked = mask(text)
-    spans = _spans(text, masked, code)
+    whole = _plainly_wrong(text, code)
+    masked = text if whole else mask(text)
+    spans = [whole] if whole else _spans(text, masked, code)
     letters = len(_NON_LETTERS.sub("", masked))
     foreign = sum(len(_NON_LETTERS.sub("", masked[span.start : span.end])) for span in spans)
     if not spans and not _supported(masked, code):
@@ -107,6 +108,46 @@ def _plainly_right(text: str, code: str) -> bool:
     near = [i for i, rival in enumerate(known.rivals) if neighbours(code, rival)]
     support = sum(weight.support for weight in weights)
     return support >= CLEAR and all(sum(weight.against[i] for weight in weights) < 0 for i in near)
+
+
+# Signs of code and addresses, which have to be masked before anything is said about the words.
+_NOT_PROSE = re.compile(r"[`{<|\\$@#]|http|www\.")
+MANY_WORDS = 12
+MOSTLY = 0.8
+
+
+def _plainly_wrong(text: str, code: str) -> Span | None:
+    """The other common case, fast: prose that is in another language throughout."""
+    if _NOT_PROSE.search(text):
+        return None
+    words = [word for word in WORD.findall(lowered(text, code)) if len(word) > 1]
+    if len(words) < MANY_WORDS:
+        return None
+    written = scripts_of(code)
+    if "Latn" not in written:
+        if len(letters_outside(code).findall(text)) < len(_NON_LETTERS.sub("", text)):
+            return None
+        language = "en" if sum((zipf(word, "en") or 0.0) >= COMMON for word in words) >= MOSTLY * len(words) else None
+    else:
+        language = _rival_throughout(words, code)
+    if language is None:
+        return None
+    first, end = WORD.search(text), len(text)
+    while not text[end - 1].isalpha():
+        end -= 1
+    return Span(first.start() if first else 0, end, language)
+
+
+def _rival_throughout(words: list[str], code: str) -> str | None:
+    known = vocabulary(code)
+    weights = [known.weigh(word) for word in words]
+    if not known.rivals or sum(weight.support for weight in weights) > MIN_SUPPORT:
+        return None
+    totals = [sum(column) for column in zip(*(weight.against for weight in weights), strict=True)]
+    best = max(range(len(totals)), key=totals.__getitem__)
+    speaking = sum(weight.against[best] > 0 for weight in weights)
+    enough = speaking >= MOSTLY * len(words) and totals[best] >= len(words)
+    return known.rivals[best] if enough and not neighbours(code, known.rivals[best]) else None
 
 
 def _spans(text: str, masked: str, code: str) -> list[Span]:

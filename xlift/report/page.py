@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from xlift.analysis.estimates import Estimate, estimate
+from xlift.data.prompts import margin_languages
 from xlift.languages import get_language
 from xlift.records import Rating, read_records, reply_language, write_atomic
 from xlift.report.figures import learning_rate_figure, loss_figure, save_figure
@@ -51,6 +52,19 @@ def share_table(workspace: StudyFolder, rater: str, split: str = "test") -> list
     return rows
 
 
+def margin_table(workspace: StudyFolder) -> list[dict[str, Any]]:
+    """One row a run, step and language: how likely the model opens in the user's language rather than in English."""
+    languages = margin_languages(workspace.study.prompts.languages)
+    rows = []
+    for run in workspace.runs:
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+            measured = {one["language"]: one["probability"] for one in run.margins_of(step, languages) or []}
+            for language in workspace.study.prompts.languages:
+                found = Estimate(**measured[language]) if language in measured else Estimate(None, None, None, 0, 0)
+                rows.append(_row(run, step, language, "validation", found) | {"rater": "margin"})
+    return rows
+
+
 def workspace_seed(workspace: StudyFolder) -> int:
     """Seed of all resampling in the report."""
     return workspace.study.decoding.seed
@@ -72,7 +86,8 @@ def write_report(workspace: StudyFolder) -> Path:
     tables = {
         (rater, split): share_table(workspace, rater, split) for rater in raters for split in ("test", "validation")
     }
-    write_atomic(workspace.report / "shares.csv", _csv([row for rows in tables.values() for row in rows]))
+    margins = margin_table(workspace)
+    write_atomic(workspace.report / "shares.csv", _csv([row for rows in [*tables.values(), margins] for row in rows]))
     figures = _figures(workspace, tables[raters[0], "test"], raters[0])
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
     page = templates.get_template("report.html").render(
@@ -86,6 +101,7 @@ def write_report(workspace: StudyFolder) -> Path:
             for (rater, split), rows in sorted(tables.items(), key=lambda item: (item[0][1], raters.index(item[0][0])))
             if any(row["rated"] or row["missing"] for row in rows)
         ],
+        margins=pivot(margins) if any(row["rated"] for row in margins) else [],
         confidence=f"{workspace.study.report.confidence:.0%}",
         figures=figures,
         runs=[_run_facts(run) for run in workspace.runs],
