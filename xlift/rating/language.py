@@ -15,8 +15,8 @@ from typing import Any
 
 from xlift.languages import LANGUAGES, base_code, get_language
 from xlift.rating.masks import LETTERS, WORD, glossed_terms, letters_outside, lowered, mask, script, scripts_of
-from xlift.rating.spans import SINGLE, Span, excused, foreign_spans
-from xlift.rating.words import COMMON, evidence, frequencies, neighbours, rivals, vocabulary, zipf
+from xlift.rating.spans import CHINESE_ONLY, SINGLE, Span, excused, foreign_spans
+from xlift.rating.words import common_words, evidence, frequencies, neighbours, rivals, vocabulary
 from xlift.rating.words import signature as words_signature
 from xlift.records import Rated
 
@@ -100,14 +100,22 @@ def _plainly_right(text: str, code: str) -> bool:
     if "```" in text or letters_outside(code).search(text):
         return False
     known = vocabulary(code)
-    if not known.rivals or code in {"ja", "zh", "ko"}:
-        return code in {"zh", "ko"} and _supported(text, code)
+    if not known.rivals:
+        return _plainly_native(text, code)
     weights = [known.weigh(word) for word in set(WORD.findall(lowered(text, code)))]
     if any(weight.strongest >= SINGLE for weight in weights):
         return False
     near = [i for i, rival in enumerate(known.rivals) if neighbours(code, rival)]
     support = sum(weight.support for weight in weights)
     return support >= CLEAR and all(sum(weight.against[i] for weight in weights) < 0 for i in near)
+
+
+def _plainly_native(text: str, code: str) -> bool:
+    """The same for languages that are alone in their script, or that no word list is weighed against."""
+    if not frequencies(code) or (code == "ja" and CHINESE_ONLY.search(text)):
+        return False
+    strange = any(_strange(line, code) for line in text.split("\n") if len(line) >= MIN_LINE)
+    return not strange and _supported(text, code)
 
 
 # Signs of code and addresses, which have to be masked before anything is said about the words.
@@ -127,7 +135,8 @@ def _plainly_wrong(text: str, code: str) -> Span | None:
     if "Latn" not in written:
         if len(letters_outside(code).findall(text)) < len(_NON_LETTERS.sub("", text)):
             return None
-        language = "en" if sum((zipf(word, "en") or 0.0) >= COMMON for word in words) >= MOSTLY * len(words) else None
+        english = common_words("en")
+        language = "en" if sum(word in english for word in words) >= MOSTLY * len(words) else None
     else:
         language = _rival_throughout(words, code)
     if language is None:

@@ -178,7 +178,7 @@ def _line_of(text: str, position: int) -> tuple[int, int]:
 
 # --- Chinese and Japanese ---------------------------------------------------------------------------------------
 
-_CHINESE_ONLY = re.compile(
+CHINESE_ONLY = re.compile(
     "[们这还没吗呢吧给让说请谢现电为关开问题实际对应该们时间进国发现样种类别点击较选择过边经济单机]"
 )
 _HAN_LINE = 6
@@ -190,7 +190,7 @@ def _kanji_or_hanzi(text: str, tokens: list[Token], code: str) -> list[Span]:
         return []
     found = []
     for token in tokens:
-        if token.script == "Hani" and len(token.text) >= 2 and _CHINESE_ONLY.search(token.text):
+        if token.script == "Hani" and len(token.text) >= 2 and CHINESE_ONLY.search(token.text):
             start, end = _line_of(text, token.start)
             line = text[start:end]
             kana = sum(script(c) == "Kana" for c in line)

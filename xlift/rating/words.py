@@ -54,6 +54,12 @@ def zipf(word: str, code: str, size: str = "small") -> float | None:
     return None if found is None else math.log10(found) + 9.0
 
 
+@lru_cache(maxsize=8)
+def common_words(code: str) -> frozenset[str]:
+    """Words that occur at least once in a million."""
+    return frozenset(word for word, found in frequencies(code).items() if found >= 10 ** (COMMON - 9))
+
+
 @lru_cache(maxsize=64)
 def floor(code: str) -> float:
     """Zipf frequency assumed for a word that the list of `code` lacks: a little under its rarest."""
