@@ -16,7 +16,7 @@ from typing import Any
 from xlift.languages import LANGUAGES, base_code, get_language
 from xlift.rating.masks import LETTERS, WORD, glossed_terms, letters_outside, lowered, mask, script, scripts_of
 from xlift.rating.spans import CHINESE_ONLY, SINGLE, Span, excused, foreign_spans
-from xlift.rating.words import common_words, evidence, frequencies, neighbours, rivals, vocabulary
+from xlift.rating.words import common_words, frequencies, neighbours, vocabulary
 from xlift.rating.words import signature as words_signature
 from xlift.records import Rated
 
@@ -83,15 +83,12 @@ def rate_text(text: str, expected: str) -> Rated:
     if not spans and not _supported(masked, code):
         return None, {}, "too little text that tells the language"
     share = 1.0 - foreign / max(1, letters)
-    detail: dict[str, Any] = {
-        "share": round(share, 4),
-        "line_pass": not _wrong_lines(text, spans),
-        "word_pass": not spans,
-    }
+    wrong = _wrong_lines(text, spans)
+    detail: dict[str, Any] = {"share": round(share, 4), "line_pass": not wrong, "word_pass": not spans}
     if spans:
         detail["spans"] = [{"start": s.start, "end": s.end, "language": s.language} for s in spans]
         detail["switch"] = spans[0].start
-        detail["wrong_lines"] = _wrong_lines(text, spans)
+        detail["wrong_lines"] = wrong
     return (2 if not spans else 1 if share >= 0.5 else 0), detail, None
 
 
@@ -205,12 +202,16 @@ def _strange(line: str, code: str) -> bool:
 
 def _nearer_to_a_neighbour(words: list[str], code: str) -> bool:
     """Whether the words as a whole speak more for a language that is easily mistaken for the expected one."""
-    near = [rival for rival in rivals(code) if neighbours(code, rival)]
-    return any(sum(evidence(word, code, rival) for word in words) > NEARER for rival in near)
+    known = vocabulary(code)
+    weights = [known.weigh(word) for word in words]
+    near = [i for i, rival in enumerate(known.rivals) if neighbours(code, rival)]
+    return any(sum(weight.against[i] for weight in weights) > NEARER for i in near)
 
 
 def _wrong_lines(text: str, spans: list[Span]) -> list[int]:
     """Numbers (from 1) of the lines most of whose letters lie in foreign spans."""
+    if not spans:
+        return []
     wrong, start = [], 0
     for number, line in enumerate(text.split("\n"), start=1):
         end = start + len(line)
