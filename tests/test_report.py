@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xlift.records import response_signatures, write_jsonl
-from xlift.report.page import share_table
+from xlift.report.page import consistency_table, share_table
 from xlift.stages import prepare, rate_stage, report_stage, study_prompts
 from xlift.study import parse_study
 
@@ -119,3 +119,28 @@ def test_the_report_works_in_a_browser_and_hostile_text_is_inert(workspace: Any,
     page.fill("#search", "no such words")
     assert page.locator("article.prompt").count() == 0
     assert noise == []
+
+
+def test_facts_are_compared_over_languages(tmp_path: Path) -> None:
+    source = {"source": "builtin:facts", "size": 3}
+    settings = {"languages": ["en", "fr"], "validation": source, "test": source}
+    study = parse_study({"name": "facts", "prompts": settings, "training": {}, "raters": ["answers"]})
+    folder = prepare(study, tmp_path / "study")
+    base, prompts = folder.runs[0], study_prompts(folder)
+    signatures = response_signatures(prompts, study.decoding.signature)
+    facts = {"run": base.id, "step": 0, "finish_reason": "stop", "prompt_tokens": 5, "new_tokens": 9}
+    first = next(prompt["parallel_id"] for prompt in prompts if prompt["split"] == "test")
+    made = []
+    for prompt in prompts:
+        right = prompt["language"] == "en" or prompt["parallel_id"] == first
+        text = prompt["reference"] if right else "Je ne sais pas."
+        made.append({**prompt, **facts, "text": text, "signature": signatures[prompt["id"]]})
+    write_jsonl(base.responses(0), made)
+    rate_stage(folder)
+    report_stage(folder)
+    (row,) = [row for row in consistency_table(folder) if row["rated"]]
+    assert (row["first"], row["second"], row["rated"]) == ("en", "fr", 3)
+    assert [row[key] for key in ("alike", "first_only", "lost")] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    page = (folder.report / "index.html").read_text(encoding="utf-8")
+    assert "right in English, wrong here" in page
+    assert (folder.report / "facts.csv").is_file()

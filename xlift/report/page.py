@@ -13,6 +13,7 @@ from typing import Any, cast
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from xlift.analysis.consistency import consistency, with_requests
 from xlift.analysis.estimates import Estimate, estimate
 from xlift.data.prompts import margin_languages
 from xlift.languages import get_language
@@ -65,6 +66,19 @@ def margin_table(workspace: StudyFolder) -> list[dict[str, Any]]:
     return rows
 
 
+def consistency_table(workspace: StudyFolder, split: str = "test") -> list[dict[str, Any]]:
+    """One row a run, step and pair of languages: how alike the same facts are answered; empty without facts."""
+    from xlift.stages import ratings_of, responses_of
+
+    rows = []
+    for run in workspace.runs:
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+            asked = [response for response in responses_of(workspace, run, step) if response["split"] == split]
+            found = consistency(with_requests(ratings_of(workspace, run, step), asked))
+            rows += [{"run": run.label, "id": run.id, "step": step} | pair for pair in found]
+    return rows
+
+
 def workspace_seed(workspace: StudyFolder) -> int:
     """Seed of all resampling in the report."""
     return workspace.study.decoding.seed
@@ -87,6 +101,9 @@ def write_report(workspace: StudyFolder) -> Path:
         (rater, split): share_table(workspace, rater, split) for rater in raters for split in ("test", "validation")
     }
     margins = margin_table(workspace)
+    facts = consistency_table(workspace)
+    if facts:
+        write_atomic(workspace.report / "facts.csv", _csv(facts))
     write_atomic(workspace.report / "shares.csv", _csv([row for rows in [*tables.values(), margins] for row in rows]))
     figures = _figures(workspace, tables[raters[0], "test"], raters[0])
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
@@ -101,6 +118,8 @@ def write_report(workspace: StudyFolder) -> Path:
             for (rater, split), rows in sorted(tables.items(), key=lambda item: (item[0][1], raters.index(item[0][0])))
             if any(row["rated"] or row["missing"] for row in rows)
         ],
+        facts=[row for row in facts if row["first"] == "en" and row["rated"]],
+        names={code: get_language(code).name for code in workspace.study.prompts.languages},
         margins=pivot(margins) if any(row["rated"] for row in margins) else [],
         confidence=f"{workspace.study.report.confidence:.0%}",
         figures=figures,
