@@ -51,7 +51,7 @@ def _request(prompt: Prompt) -> str:
 
 def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> list[Prompt]:
     if prompt_set.source.startswith(("paper:", "lcb:")):
-        records = [cast(Prompt, one) for one in published_prompts(prompt_set.source, languages, split)]
+        records = published_prompts(prompt_set.source, languages, split)
     else:
         records = [prompt for path in _files(prompt_set, languages) for prompt in read_prompt_file(path)]
     chosen: list[Prompt] = []

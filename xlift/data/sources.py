@@ -173,8 +173,8 @@ def _decoded(data: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 text") from None
 
 
-def published_prompts(source: str, languages: list[str], split: Split) -> list[dict[str, Any]]:
+def published_prompts(source: str, languages: list[str], split: Split) -> list[Prompt]:
     """Prompts of a `paper:` or `lcb:` source in the given languages."""
     kind, _, where = source.partition(":")
     read = {"paper": paper_prompts, "lcb": lcb_prompts}[kind]
-    return [cast(dict[str, Any], prompt) for language in languages for prompt in read(Path(where), language, split)]
+    return [prompt for language in languages for prompt in read(Path(where), language, split)]

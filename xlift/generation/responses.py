@@ -43,7 +43,7 @@ def answer_prompts(
 
 def measure_margins(run: RunFolder, step: int, base: Located, placement: Placement, languages: list[str]) -> None:
     """Write one checkpoint's language margins on the built-in validation facts (see margin.py)."""
-    pairs = fact_pairs({code: fact_prompts(languages)[code] for code in ["en", *languages]})
+    pairs = fact_pairs(fact_prompts(languages))
     model = load_checkpoint(base, run.checkpoint(step) if step else None, placement)
     found = summarise(language_margins(model, checkpoint_chat(run, step, base), pairs))
     rows = [

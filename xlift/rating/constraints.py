@@ -36,6 +36,7 @@ from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from xlift.languages import LANGUAGES, base_code
+from xlift.rating.language import rate_text
 from xlift.rating.text import (
     Line,
     at_boundary,
@@ -222,14 +223,7 @@ def _numbered(reply: Reply, constraint: dict[str, Any]) -> Rated:
 
 
 def _reply_language(reply: Reply, constraint: dict[str, Any]) -> Rated:
-    return _language_value(reply.text, constraint["language"])
-
-
-def _language_value(text: str, code: str) -> Rated:
-    # Imported late: the detector is loaded only where a language is asked for.
-    from xlift.rating.language import rate_language
-
-    return rate_language({"text": text, "language": code})
+    return rate_text(reply.text, constraint["language"])
 
 
 # Every pattern is bounded, so that no text makes it slow.

@@ -34,7 +34,6 @@ SURE = 0.6
 """Length of a line in characters, and confidence of fastText's lid.176, where it decides: lines of unlisted words."""
 
 _NON_LETTERS = re.compile(f"[^{LETTERS}]+")
-_SUSPECT = re.compile(r"[`<\\$@#]|https?:|www\.")
 
 
 @lru_cache(maxsize=1)
@@ -102,9 +101,8 @@ def _plainly_right(text: str, code: str) -> bool:
     weights = [known.weigh(word) for word in set(WORD.findall(lowered(text, code)))]
     if any(weight.strongest >= SINGLE for weight in weights):
         return False
-    near = [i for i, rival in enumerate(known.rivals) if neighbours(code, rival)]
     support = sum(weight.support for weight in weights)
-    return support >= CLEAR and all(sum(weight.against[i] for weight in weights) < 0 for i in near)
+    return support >= CLEAR and all(sum(weight.against[i] for weight in weights) < 0 for i in known.near)
 
 
 def _plainly_native(text: str, code: str) -> bool:
@@ -204,8 +202,7 @@ def _nearer_to_a_neighbour(words: list[str], code: str) -> bool:
     """Whether the words as a whole speak more for a language that is easily mistaken for the expected one."""
     known = vocabulary(code)
     weights = [known.weigh(word) for word in words]
-    near = [i for i, rival in enumerate(known.rivals) if neighbours(code, rival)]
-    return any(sum(weight.against[i] for weight in weights) > NEARER for i in near)
+    return any(sum(weight.against[i] for weight in weights) > NEARER for i in known.near)
 
 
 def _wrong_lines(text: str, spans: list[Span]) -> list[int]:

@@ -128,7 +128,8 @@ class Vocabulary:
     def __init__(self, code: str) -> None:
         self.code = code
         self.rivals = rivals(code)
-        self._far = [i for i, rival in enumerate(self.rivals) if not neighbours(code, rival)]
+        self.near = [i for i, rival in enumerate(self.rivals) if neighbours(code, rival)]
+        self._far = [i for i in range(len(self.rivals)) if i not in self.near]
         self._seen: dict[str, Weight] = {}
 
     def weigh(self, word: str) -> Weight:
