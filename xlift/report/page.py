@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from xlift.analysis.consistency import consistency, with_requests
 from xlift.analysis.estimates import Estimate, estimate
 from xlift.data.prompts import margin_languages
 from xlift.languages import get_language
-from xlift.records import Rating, read_records, reply_language, write_atomic
+from xlift.records import Rating, Response, read_records, reply_language, write_atomic
 from xlift.report.figures import learning_rate_figure, loss_figure, save_figure
 from xlift.workspace import RunFolder, StudyFolder, now
 
@@ -31,25 +31,45 @@ TITLES = {
 }
 
 
-def share_table(workspace: StudyFolder, rater: str, split: str = "test") -> list[dict[str, Any]]:
+class Answered(NamedTuple):
+    """One checkpoint's up-to-date responses and ratings."""
+
+    run: RunFolder
+    step: int
+    responses: list[Response]
+    ratings: list[Rating]
+
+
+def read_answers(workspace: StudyFolder) -> list[Answered]:
+    """Every checkpoint that answers prompts, its files read once for all tables."""
+    from xlift.stages import ratings_of, responses_of
+
+    every = workspace.study.decoding.checkpoints == "all"
+    return [
+        Answered(run, step, responses_of(workspace, run, step), ratings_of(workspace, run, step))
+        for run in workspace.runs
+        for step in run.evaluated_steps(every)
+    ]
+
+
+def share_table(
+    workspace: StudyFolder, rater: str, split: str = "test", answered: list[Answered] | None = None
+) -> list[dict[str, Any]]:
     """One row a run, step and language: the share of responses that a rater gives a 2, with its interval.
 
     Responses that a rater has nothing to say about (prompts without a constraint, say) are not counted.
     """
-    from xlift.stages import ratings_of, responses_of
-
     settings = workspace.study.report
     rows = []
-    for run in workspace.runs:
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
-            values = {r["id"]: r["value"] for r in ratings_of(workspace, run, step) if r["rater"] == rater}
-            responses = [r for r in responses_of(workspace, run, step) if r["split"] == split and r["id"] in values]
-            for language in workspace.study.prompts.languages:
-                own = [r for r in responses if r["language"] == language]
-                shares = [_share(values[r["id"]]) for r in own]
-                clusters = [r.get("parallel_id") or r["id"] for r in own]
-                found = estimate(shares, clusters, settings.bootstrap, settings.confidence, workspace_seed(workspace))
-                rows.append(_row(run, step, language, split, found) | {"rater": rater})
+    for run, step, responses, ratings in read_answers(workspace) if answered is None else answered:
+        values = {r["id"]: r["value"] for r in ratings if r["rater"] == rater}
+        rated = [r for r in responses if r["split"] == split and r["id"] in values]
+        for language in workspace.study.prompts.languages:
+            own = [r for r in rated if r["language"] == language]
+            shares = [_share(values[r["id"]]) for r in own]
+            clusters = [r.get("parallel_id") or r["id"] for r in own]
+            found = estimate(shares, clusters, settings.bootstrap, settings.confidence, workspace_seed(workspace))
+            rows.append(_row(run, step, language, split, found) | {"rater": rater})
     return rows
 
 
@@ -66,16 +86,14 @@ def margin_table(workspace: StudyFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def consistency_table(workspace: StudyFolder, split: str = "test") -> list[dict[str, Any]]:
+def consistency_table(
+    workspace: StudyFolder, split: str = "test", answered: list[Answered] | None = None
+) -> list[dict[str, Any]]:
     """One row a run, step and pair of languages: how alike the same facts are answered; empty without facts."""
-    from xlift.stages import ratings_of, responses_of
-
     rows = []
-    for run in workspace.runs:
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
-            asked = [response for response in responses_of(workspace, run, step) if response["split"] == split]
-            found = consistency(with_requests(ratings_of(workspace, run, step), asked))
-            rows += [{"run": run.label, "id": run.id, "step": step} | pair for pair in found]
+    for run, step, responses, ratings in read_answers(workspace) if answered is None else answered:
+        found = consistency(with_requests(ratings, [r for r in responses if r["split"] == split]))
+        rows += [{"run": run.label, "id": run.id, "step": step} | pair for pair in found]
     return rows
 
 
@@ -96,12 +114,14 @@ def _row(run: RunFolder, step: int, language: str, split: str, found: Estimate) 
 
 def write_report(workspace: StudyFolder) -> Path:
     """Write report/index.html with its figures and table; returns the page's path."""
-    raters = workspace.study.raters
+    raters, answered = workspace.study.raters, read_answers(workspace)
     tables = {
-        (rater, split): share_table(workspace, rater, split) for rater in raters for split in ("test", "validation")
+        (rater, split): share_table(workspace, rater, split, answered)
+        for rater in raters
+        for split in ("test", "validation")
     }
     margins = margin_table(workspace)
-    facts = consistency_table(workspace)
+    facts = consistency_table(workspace, answered=answered)
     if facts:
         write_atomic(workspace.report / "facts.csv", _csv(facts))
     write_atomic(workspace.report / "shares.csv", _csv([row for rows in [*tables.values(), margins] for row in rows]))
@@ -124,7 +144,7 @@ def write_report(workspace: StudyFolder) -> Path:
         confidence=f"{workspace.study.report.confidence:.0%}",
         figures=figures,
         runs=[_run_facts(run) for run in workspace.runs],
-        payload=Markup(_script_json(_browser_data(workspace))),
+        payload=Markup(_script_json(_browser_data(workspace, answered))),
     )
     path = workspace.report / "index.html"
     write_atomic(path, page)
@@ -171,9 +191,9 @@ def _run_facts(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _browser_data(workspace: StudyFolder) -> dict[str, Any]:
+def _browser_data(workspace: StudyFolder, answered: list[Answered]) -> dict[str, Any]:
     """What the response browser needs: prompts, and per run and step each response with its ratings."""
-    from xlift.stages import ratings_of, responses_of, study_prompts
+    from xlift.stages import study_prompts
 
     prompts = {
         prompt["id"]: {
@@ -187,20 +207,19 @@ def _browser_data(workspace: StudyFolder) -> dict[str, Any]:
         for prompt in study_prompts(workspace)
     }
     runs = []
-    for run in workspace.runs:
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
-            ratings: dict[str, list[Rating]] = {}
-            for rating in ratings_of(workspace, run, step):
-                ratings.setdefault(rating["id"], []).append(rating)
-            answers = {
-                r["id"]: {
-                    "text": r["text"],
-                    "end": r["finish_reason"],
-                    "ratings": [_shown(x) for x in ratings.get(r["id"], [])],
-                }
-                for r in responses_of(workspace, run, step)
+    for run, step, responses, rated in answered:
+        ratings: dict[str, list[Rating]] = {}
+        for rating in rated:
+            ratings.setdefault(rating["id"], []).append(rating)
+        answers = {
+            r["id"]: {
+                "text": r["text"],
+                "end": r["finish_reason"],
+                "ratings": [_shown(x) for x in ratings.get(r["id"], [])],
             }
-            runs.append({"label": run.label, "step": step, "answers": answers})
+            for r in responses
+        }
+        runs.append({"label": run.label, "step": step, "answers": answers})
     return {"prompts": prompts, "runs": runs}
 
 
