@@ -27,8 +27,9 @@ from scipy.stats import pearsonr, spearmanr
 from xlift.data.prompts import read_prompt_file
 from xlift.rating.language import rate_text
 from xlift.records import Message, Prompt, write_atomic
+from xlift.settings import Decoding
 from xlift.stages import train_stage
-from xlift.study import Decoding, Study, builtin_path, parse_study
+from xlift.study import Study, builtin_path, parse_study
 from xlift.workspace import RunFolder, StudyFolder, create_study, open_study
 
 KEPT_TOKENS = 300
@@ -62,7 +63,7 @@ def prompts(folder: Path, name: str, language: str, size: int) -> list[Prompt]:
 
 def checkpoints(workspace: StudyFolder) -> Iterator[tuple[RunFolder, int]]:
     for run in workspace.runs:
-        for step in run.evaluated_steps(every=True):
+        for step in run.evaluated_steps("all"):
             yield run, step
 
 
@@ -85,7 +86,7 @@ def measure(arguments: argparse.Namespace, run: RunFolder, step: int) -> dict[st
 
     base = locate(run.config.model)
     chat = checkpoint_chat(run, step, base)
-    model = load_checkpoint(base, run.checkpoint(step) if step else None, place())
+    model = load_checkpoint(base, run.checkpoint(step) if step else None, place(), run.config.weight)
     facts = {code: prompts(arguments.data, "facts", code, arguments.facts) for code in ["en", *arguments.languages]}
     times = [time.monotonic()]
     language_margins(model, chat, fact_pairs(facts))  # for its time: the table computes it from the whole replies

@@ -13,7 +13,8 @@ from xlift.languages import LANGUAGES
 from xlift.rating import rate
 from xlift.rating.constraints import KINDS, rate_constraint
 from xlift.rating.language import rate_text
-from xlift.study import Prompts, PromptSet, builtin_path
+from xlift.settings import Prompts, PromptSet
+from xlift.study import builtin_path
 
 CODES = ["en", "fr", "pt", "ru", "de", "es", "it", "nl", "tr", "ar", "hi", "zh", "ja", "ko", "id"]
 UNCASED = {"ar", "hi", "zh", "ja", "ko"}

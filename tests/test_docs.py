@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xlift.study import RunConfig, Study
+from xlift.settings import RunConfig
+from xlift.study import Study
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

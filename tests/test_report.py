@@ -11,7 +11,8 @@ import pytest
 
 from xlift.records import response_signatures, write_jsonl
 from xlift.report.page import consistency_table, share_table
-from xlift.stages import prepare, rate_stage, report_stage, study_prompts
+from xlift.results import study_prompts
+from xlift.stages import prepare, rate_stage, report_stage
 from xlift.study import parse_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -42,6 +42,43 @@ def test_the_resolved_study_loads_back_to_the_same_runs() -> None:
     assert [run.content_hash for run in again.runs()] == [run.content_hash for run in study.runs()]
 
 
+def test_include_adds_runs_exclude_leaves_some_out_and_the_resolved_file_gives_the_same_grid() -> None:
+    raw = {
+        "name": "rules",
+        "training": {"learning_rate": {"log_range": ["1e-5", "1e-3", 3]}, "adaptation": [{"rank": 4}, {"rank": 8}]},
+        "include": [{"adaptation": {"method": "full"}, "learning_rate": ["1e-6"]}],
+        "exclude": [
+            {"learning_rate": ["1e-3"], "adaptation": {"rank": 8}},
+            {"adaptation.rank": 4, "learning_rate": 1e-5},
+        ],
+    }
+    study = parse_study(raw)
+    tuned = [(run.adaptation.label, run.learning_rate) for run in study.runs() if not run.untuned]
+    expected = [("lora-r4", 1e-4), ("lora-r8", 1e-5), ("lora-r4", 1e-3), ("lora-r8", 1e-4), ("full", 1e-6)]
+    assert sorted(tuned) == sorted(expected)
+    again = parse_study(yaml.safe_load(dump_yaml(study)))
+    assert [run.content_hash for run in again.runs()] == [run.content_hash for run in study.runs()]
+
+
+def test_a_wrong_range_and_a_wrong_rule_are_refused_together() -> None:
+    raw = {
+        "name": "bad",
+        "training": {"learning_rate": {"log_range": ["1e-3", "1e-5", 3]}},
+        "exclude": [{"learning_rat": 1}],
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_study(raw)
+    assert "lowest value, the highest and how many" in str(caught.value)
+    assert "did you mean 'learning_rate'" in str(caught.value)
+    with pytest.raises(ConfigError, match="no run is left"):
+        parse_study({"name": "none", "exclude": [{"seed": 0}]})
+
+
+def test_a_run_drawn_back_to_the_base_brings_the_run_that_is_trained() -> None:
+    runs = parse_study({"name": "back", "training": {"weight": [0.5, 0.25]}}).runs()
+    assert [run.weight for run in runs if not run.untuned] == [1.0, 0.5, 0.25]
+
+
 def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
     raw = {"name": "x", "training": {"steps": 5, "learning_rate": 1e-4, "adaptation": {"rank": 8, "alpha": 4}}}
     turned = {"training": {"adaptation": {"alpha": 4, "rank": 8}, "learning_rate": 1e-4, "steps": 5}, "name": "x"}

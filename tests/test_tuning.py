@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from xlift.models import Placement, load_checkpoint, load_model, load_tokenizer, locate
-from xlift.study import Adaptation, RunConfig
+from xlift.settings import Adaptation, RunConfig
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import chat_format

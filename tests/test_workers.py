@@ -121,7 +121,8 @@ def test_two_workers_log_the_losses_of_one_and_every_step_once(one: Path, two: P
         for mine, other in zip(ours_log, theirs_log, strict=True):
             for record in (mine, other):
                 record.pop("tokens_per_second", None)
-            assert mine == pytest.approx(other, rel=1e-4)
+                record |= record.pop("validation", {"margins": {}})["margins"]
+            assert mine == pytest.approx(other, rel=1e-3)
 
 
 def test_two_workers_leave_the_files_of_one_and_answer_every_prompt_once(one: Path, two: Path) -> None:

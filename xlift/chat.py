@@ -11,7 +11,7 @@ from xlift.errors import ConfigError
 from xlift.generation.engine import Reply, decode
 from xlift.models import load_checkpoint, load_tokenizer, locate, place
 from xlift.records import Message
-from xlift.study import Decoding
+from xlift.settings import Decoding
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
 from xlift.workspace import find_run
 
@@ -53,6 +53,6 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[Any, ChatFormat
         tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
         spoken = system or run.config.system
         chat = (load_chat_format if checkpoint else chat_format)(tokenizer, run.config.template, spoken)
-        return load_checkpoint(base, checkpoint, placement), chat
+        return load_checkpoint(base, checkpoint, placement, run.config.weight), chat
     base = locate(name, None, offline)
     return load_checkpoint(base, None, placement), chat_format(load_tokenizer(base.path), "auto", system)

@@ -6,7 +6,8 @@ from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import UserError
 from xlift.models import load_tokenizer, locate, place
-from xlift.study import RunConfig, Study, run_labels
+from xlift.settings import RunConfig
+from xlift.study import Study, run_labels
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import encode_data, plan
 

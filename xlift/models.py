@@ -297,25 +297,50 @@ def load_model(path: str, placement: Placement, revision: str | None = None, fp3
     return model.to(placement.device).eval()  # type: ignore[arg-type]
 
 
-def load_checkpoint(base: Located, checkpoint: Path | None, placement: Placement) -> PreTrainedModel:
+def load_checkpoint(
+    base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0
+) -> PreTrainedModel:
     """A model ready to answer: the base itself, a full checkpoint, or an adapter merged into the base.
 
-    Merging is done in float32, so that the rounding to the computing dtype happens once.
+    With `weight` below 1 the weights lie on the line from the base to the checkpoint, base + weight · (tuned − base):
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". Sums are made in float32, so that the rounding to
+    the computing dtype happens once.
     """
     if checkpoint is None:
         return load_model(base.path, placement, base.revision)
-    if not (checkpoint / "adapter_config.json").is_file():
+    adapter = (checkpoint / "adapter_config.json").is_file()
+    if not adapter and weight == 1:
         return load_model(str(checkpoint), placement)
-    from peft import PeftModel
-
     whole = load_model(base.path, placement, base.revision, fp32=True)
-    merged: PreTrainedModel = PeftModel.from_pretrained(whole, str(checkpoint)).merge_and_unload()
+    merged = _merge_adapter(whole, checkpoint, weight) if adapter else _draw_back(whole, checkpoint, placement, weight)
     if placement.dtype == "float32":
         return merged.eval()
     # Casting the model as a whole would also round its buffers (rotary frequencies), which loading in a dtype keeps.
     model = load_model(base.path, placement, base.revision)
     model.load_state_dict({name: value.to(placement.torch_dtype) for name, value in merged.state_dict().items()})
     return model
+
+
+def _merge_adapter(base: PreTrainedModel, checkpoint: Path, weight: float) -> PreTrainedModel:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    model = PeftModel.from_pretrained(base, str(checkpoint))
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.scale_layer(weight)
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged
+
+
+def _draw_back(base: PreTrainedModel, checkpoint: Path, placement: Placement, weight: float) -> PreTrainedModel:
+    import torch
+
+    tuned = dict(load_model(str(checkpoint), placement, fp32=True).named_parameters())
+    with torch.no_grad():
+        for name, value in base.named_parameters():
+            value.lerp_(tuned[name], weight)
+    return base
 
 
 def file_sha256(path: Path) -> str:

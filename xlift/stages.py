@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts, margin_languages
 from xlift.errors import UserError
 from xlift.progress import say
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
-from xlift.records import (
-    JsonlWriter,
-    Prompt,
-    Rating,
-    Response,
-    read_records,
-    response_signatures,
-    write_jsonl,
-)
+from xlift.records import JsonlWriter, write_jsonl
+from xlift.results import rateable, responses_of, study_prompts
+from xlift.scheduling import each_run, surviving
 from xlift.study import Study
+from xlift.watch import validation_prompts, watcher
 from xlift.workspace import (
     RunFolder,
     StudyFolder,
     create_study,
     current_ratings,
-    current_responses,
     environment,
     first_worker,
     is_created,
@@ -43,22 +38,28 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     """
     workspace = prepare(study, folder)
     with locked(workspace.path):
-        failures = [
-            error for stage in (train_stage, generate_stage, rate_stage) if (error := _try(stage, workspace, offline))
-        ]
+        stages = (train_stage, generate_stage, rate_stage)
+        failures = [error for stage in stages for error in _failures(stage, workspace, offline)]
         report_stage(workspace, offline)
-        if failures:
-            hints = [error.hint for error in failures if error.hint]
-            raise UserError([problem for error in failures for problem in error.problems], hints[0] if hints else None)
+        _raise(failures)
     return workspace
 
 
-def _try(stage: Callable[[StudyFolder, bool], None], workspace: StudyFolder, offline: bool) -> UserError | None:
+def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
+    """What went wrong, with the rest done."""
     try:
-        stage(workspace, offline)
+        work(*arguments)
     except UserError as error:
-        return error
-    return None
+        return [error]
+    return []
+
+
+def _raise(failures: list[UserError]) -> None:
+    """One error that reports all, if there are any."""
+    if failures:
+        hints = [error.hint for error in failures if error.hint]
+        problems = [problem for error in failures for problem in error.problems]
+        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
 
 
 def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
@@ -77,23 +78,37 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
 
 def train_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Train every run of the grid that is not trained yet."""
-    _each_run(workspace, [run for run in workspace.runs if not run.config.untuned], "train", offline, _train)
+    runs = [run for run in workspace.runs if run.trains]
+    halving = workspace.study.halving
+    failures: list[UserError] = []
+    until = halving.first if halving else None
+    while halving and until and len(going := _unfinished(surviving(workspace, runs))) > 1:
+        failures += _failures(each_run, workspace, going, "train", offline, partial(_train, until=until))
+        until *= halving.factor
+    failures += _failures(each_run, workspace, _unfinished(surviving(workspace, runs)), "train", offline, _train)
+    _raise(failures)
 
 
-def _train(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
-    if run.stage("train")["state"] == "done" and run.checkpoint_steps():
-        return
-    train_set, heldout = load_instructions(run.config.instructions, offline)
+def _unfinished(runs: list[RunFolder]) -> list[RunFolder]:
+    return [run for run in runs if run.stage("train")["state"] != "done" or not run.checkpoint_steps()]
+
+
+def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | None = None) -> None:
     from xlift.models import locate, place
-    from xlift.tuning.train import train
+    from xlift.tuning.train import Watching, train
 
+    train_set, heldout = load_instructions(run.config.instructions, offline)
     base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
     if first_worker():
         say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
     run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("train", "running")
-    train(run, base, placement, train_set, heldout)
+    study = workspace.study
+    languages = margin_languages(study.prompts.languages)
+    watch = watcher(study.validation, study.decoding, validation_prompts(study_prompts(workspace)), languages)
+    watching = Watching(watch, study.validation.every, study.tracking, study.name)
+    train(run, base, placement, train_set, heldout, watching, until)
 
 
 def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
@@ -107,47 +122,51 @@ def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
 def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
     if first_worker():
-        _each_run(workspace, workspace.runs, "generate", offline, _generate)
+        each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, _generate)
 
 
 def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
     decoding = workspace.study.decoding
     prompts = study_prompts(workspace)
-    steps = run.evaluated_steps(decoding.checkpoints == "all")
-    if run.stage("train")["state"] == "failed":
+    steps = run.evaluated_steps(decoding.checkpoints)
+    if _trained_by(workspace, run).stage("train")["state"] == "failed":
         return
     if not steps:
-        raise UserError("no checkpoint to generate from", "xlift train makes it")
+        there = ", ".join(map(str, run.checkpoint_steps()))
+        problem = f"none of the steps of decoding.checkpoints has a checkpoint; there are: {there}"
+        raise UserError(problem if there else "no checkpoint to generate from", "xlift train makes it")
     languages = margin_languages(workspace.study.prompts.languages)
     unmeasured = [step for step in steps if languages and run.margins_of(step, languages) is None]
     if not unmeasured and all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
         return
-    from xlift.generation.responses import answer_prompts, measure_margins
+    from xlift.generation.responses import answer_checkpoint
     from xlift.models import locate, place
 
     base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
-    if run.config.untuned:
+    if not run.trains:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("generate", "running")
     started = time.monotonic()
-    for step in unmeasured:
-        measure_margins(run, step, base, placement, languages)
-    made = sum(answer_prompts(run, step, base, placement, prompts, decoding) for step in steps)
+    made = sum(answer_checkpoint(run, step, base, placement, prompts, decoding, languages) for step in steps)
     run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
+
+
+def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:
+    return next(other for other in workspace.runs if other.path == run.trained)
 
 
 def rate_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Rate every response that has no rating with the rater's current signature. The first worker does it."""
     if first_worker():
-        _each_run(workspace, workspace.runs, "rate", offline, _rate)
+        each_run(workspace, surviving(workspace, workspace.runs), "rate", offline, _rate)
 
 
 def _rate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
     made = seen = 0
-    for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+    for step in run.evaluated_steps(workspace.study.decoding.checkpoints):
         responses = rateable(workspace, run, step)
         seen += len(responses)
         for name in workspace.study.raters:
@@ -170,58 +189,3 @@ def report_stage(workspace: StudyFolder, offline: bool = False) -> None:
         from xlift.report.page import write_report
 
         write_report(workspace)
-
-
-def _each_run(
-    workspace: StudyFolder,
-    runs: Iterable[RunFolder],
-    stage: str,
-    offline: bool,
-    work: Callable[[StudyFolder, RunFolder, bool], None],
-) -> None:
-    problems: list[str] = []
-    hints: list[str] = []
-    for run in runs:
-        try:
-            work(workspace, run, offline)
-        except UserError as error:
-            run.set_stage(stage, "failed", problems=error.problems)
-            problems += [f"{stage} {run.label}: {problem}" for problem in error.problems]
-            hints += [error.hint] if error.hint else []
-    if problems:
-        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
-
-
-def study_prompts(workspace: StudyFolder) -> list[Prompt]:
-    """The study's prompts as written down."""
-    return [cast(Prompt, record) for record in read_records(workspace.prompts)]
-
-
-def responses_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Response]:
-    """Up-to-date responses of one checkpoint."""
-    prompts = study_prompts(workspace)
-    return current_responses(run, step, prompts, response_signatures(prompts, workspace.study.decoding.signature))
-
-
-def rateable(workspace: StudyFolder, run: RunFolder, step: int) -> list[dict[str, Any]]:
-    """The responses of one checkpoint as raters see them.
-
-    A modified request ("…, in a few words") carries the same run's answer to the request that it modifies
-    (`modifies`), which short and long are relative to.
-    """
-    responses = [cast(dict[str, Any], response) for response in responses_of(workspace, run, step)]
-    texts = {response["id"]: response["text"] for response in responses}
-    return [
-        {**response, "unmodified": texts[response["modifies"]]} if response.get("modifies") in texts else response
-        for response in responses
-    ]
-
-
-def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
-    """Up-to-date ratings of one checkpoint's responses, over all raters of the study."""
-    keys = [(response["id"], text_fingerprint(response)) for response in rateable(workspace, run, step)]
-    found = []
-    for name in workspace.study.raters:
-        ratings = current_ratings(run, step, name, signature_of(name))
-        found += [ratings[key] for key in keys if key in ratings]
-    return found

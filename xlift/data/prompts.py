@@ -9,7 +9,8 @@ from xlift.data.sources import published_prompts
 from xlift.errors import DataError, nearest
 from xlift.languages import base_code
 from xlift.records import Prompt, Split, check_prompt, read_jsonl
-from xlift.study import Prompts, PromptSet, builtin_path
+from xlift.settings import Prompts, PromptSet
+from xlift.study import builtin_path
 
 MAX_PROBLEMS = 20
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xlift.study import Decoding
+from xlift.settings import Decoding
 from xlift.tuning.templates import ChatFormat
 
 

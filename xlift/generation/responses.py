@@ -9,26 +9,38 @@ from typing import Any
 
 from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
-from xlift.generation.margin import SIGNATURE, fact_pairs, language_margins, summarise
+from xlift.generation.margin import SIGNATURE, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.models import Located, Placement, load_checkpoint, load_tokenizer
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Prompt, response_signatures, write_atomic
-from xlift.study import Decoding, RunConfig
+from xlift.settings import Decoding, RunConfig
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
 from xlift.workspace import RunFolder, current_responses
 
 
-def answer_prompts(
-    run: RunFolder, step: int, base: Located, placement: Placement, prompts: Sequence[Prompt], decoding: Decoding
+def answer_checkpoint(
+    run: RunFolder,
+    step: int,
+    base: Located,
+    placement: Placement,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    languages: Sequence[str],
 ) -> int:
-    """Let one checkpoint answer what it has not answered yet; returns how many responses were made."""
+    """Measure one checkpoint's margins in `languages` and let it answer `prompts`, as far as that is not done yet.
+
+    Returns how many responses were made.
+    """
     signatures = response_signatures(prompts, decoding.signature)
     done = {response["id"] for response in current_responses(run, step, list(prompts), signatures)}
     open_prompts = [prompt for prompt in prompts if prompt["id"] not in done]
-    if not open_prompts:
+    unmeasured = bool(languages) and run.margins_of(step, languages) is None
+    if not open_prompts and not unmeasured:
         return 0
     chat = checkpoint_chat(run, step, base)
-    model = load_checkpoint(base, run.checkpoint(step) if step else None, placement)
+    model = load_checkpoint(base, run.checkpoint(step) if step else None, placement, run.config.weight)
+    if unmeasured:
+        write_margins(run, step, margins_of_model(model, chat, languages))
     encoded = [chat.encode_prompt(prompt["messages"]) for prompt in open_prompts]
     title = f"generate {run.label} step {step}"
     with JsonlWriter(run.responses(step)) as log, progress(title, len(prompts), len(done)) as bar:
@@ -41,11 +53,13 @@ def answer_prompts(
     return len(open_prompts)
 
 
-def measure_margins(run: RunFolder, step: int, base: Located, placement: Placement, languages: list[str]) -> None:
-    """Write one checkpoint's language margins on the built-in validation facts (see margin.py)."""
-    pairs = fact_pairs(fact_prompts(languages))
-    model = load_checkpoint(base, run.checkpoint(step) if step else None, placement)
-    found = summarise(language_margins(model, checkpoint_chat(run, step, base), pairs))
+def margins_of_model(model: Any, chat: ChatFormat, languages: Sequence[str]) -> list[MarginSummary]:
+    """A model's language margins on the built-in validation facts (see margin.py)."""
+    return summarise(language_margins(model, chat, fact_pairs(fact_prompts(list(languages)))))
+
+
+def write_margins(run: RunFolder, step: int, found: Sequence[MarginSummary]) -> None:
+    """Write down the language margins of a run's checkpoint."""
     rows = [
         {"language": one.language, "probability": asdict(one.probability), "wins": asdict(one.wins)} for one in found
     ]

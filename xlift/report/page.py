@@ -42,13 +42,12 @@ class Answered(NamedTuple):
 
 def read_answers(workspace: StudyFolder) -> list[Answered]:
     """Every checkpoint that answers prompts, its files read once for all tables."""
-    from xlift.stages import ratings_of, responses_of
+    from xlift.results import ratings_of, responses_of
 
-    every = workspace.study.decoding.checkpoints == "all"
     return [
         Answered(run, step, responses_of(workspace, run, step), ratings_of(workspace, run, step))
         for run in workspace.runs
-        for step in run.evaluated_steps(every)
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
     ]
 
 
@@ -78,7 +77,7 @@ def margin_table(workspace: StudyFolder) -> list[dict[str, Any]]:
     languages = margin_languages(workspace.study.prompts.languages)
     rows = []
     for run in workspace.runs:
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints == "all"):
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints):
             measured = {one["language"]: one["probability"] for one in run.margins_of(step, languages) or []}
             for language in workspace.study.prompts.languages:
                 found = Estimate(**measured[language]) if language in measured else Estimate(None, None, None, 0, 0)
@@ -193,7 +192,7 @@ def _run_facts(run: RunFolder) -> dict[str, Any]:
 
 def _browser_data(workspace: StudyFolder, answered: list[Answered]) -> dict[str, Any]:
     """What the response browser needs: prompts, and per run and step each response with its ratings."""
-    from xlift.stages import study_prompts
+    from xlift.results import study_prompts
 
     prompts = {
         prompt["id"]: {

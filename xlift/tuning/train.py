@@ -6,13 +6,11 @@ killed at any moment continues from its last checkpoint to the same weights as a
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +19,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xlift.errors import DataError, ModelError
 from xlift.models import Located, Placement, load_model, load_tokenizer, quiet
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
-from xlift.study import RunConfig
+from xlift.settings import RunConfig
+from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.tracking import tracked
 from xlift.workspace import RunFolder
 
-TRAINING_STATE = "training_state.safetensors"
 DEFAULT_STEPS = 1000
 
 
@@ -142,14 +139,37 @@ def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, devi
     return {key: value.to(device) for key, value in batch.items()}
 
 
+Watch = Callable[[Any, ChatFormat], dict[str, Any]]
+"""What is measured of the model as it is during training, for train.jsonl."""
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What to measure while a run trains: `watch` at every checkpoint, and every so many steps; where curves go."""
+
+    watch: Watch | None = None
+    every: int | None = None
+    trackers: Sequence[str] = ()
+    project: str = "xlift"
+
+    def due(self, step: int) -> bool:
+        """Whether this step, counted from 1, is one to measure at, whether or not it makes a checkpoint."""
+        return self.every is not None and step % self.every == 0
+
+
 def train(
     run: RunFolder,
     base: Located,
     placement: Placement,
     conversations: Sequence[Conversation],
     heldout: Sequence[Conversation],
+    watching: Watching = Watching(),
+    until: int | None = None,
 ) -> None:
-    """Train one run to its end, continuing from its last checkpoint; writes checkpoints and train.jsonl."""
+    """Train one run to its end, or to step `until`, continuing from its last checkpoint.
+
+    Writes checkpoints and train.jsonl.
+    """
     # First of all, since it gives every worker its own GPU.
     PartialState(cpu=placement.device == "cpu")
     config = run.config
@@ -159,55 +179,81 @@ def train(
         chat = chat_format(tokenizer, config.template, config.system)
         data = encode_data(config, chat, conversations, heldout)
         steps = plan(config, data.lengths)
+        last = min(until or len(steps), len(steps))
         first = resume_step(run)
-        if first >= len(steps):
+        if first < last:
+            model = prepare_model(config, base, placement)
+            optimizer = make_optimizer(config, model)
+            _check_packing(config, model, data.train, chat)
+            if first:
+                restore(run.checkpoint(first), model, optimizer)
+            loop = Loop(run, chat, placement, data, steps, model, optimizer, watching)
+            _train_steps(loop, first, last)
+        if last == len(steps):
             _finish(run, data, started)
-            return
-        model = prepare_model(config, base, placement)
-        optimizer = make_optimizer(config, model)
-        _check_packing(config, model, data.train, chat)
-        if first:
-            restore(run.checkpoint(first), model, optimizer)
-        _train_steps(run, chat, placement, data, steps, first, model, optimizer)
-    _finish(run, data, started)
 
 
-def _train_steps(
-    run: RunFolder,
-    chat: ChatFormat,
-    placement: Placement,
-    data: Data,
-    steps: list[list[int]],
-    first: int,
-    model: Any,
-    optimizer: torch.optim.AdamW,
-) -> None:
-    config = run.config
+@dataclass(frozen=True)
+class Loop:
+    """All that the steps of one run share."""
+
+    run: RunFolder
+    chat: ChatFormat
+    placement: Placement
+    data: Data
+    steps: list[list[int]]
+    model: Any
+    optimizer: torch.optim.AdamW
+    watching: Watching
+
+
+def _train_steps(loop: Loop, first: int, last: int) -> None:
+    """Optimiser steps `first` to `last` (from 0, `last` not included)."""
+    run, config = loop.run, loop.run.config
     workers = PartialState()
     if workers.is_main_process:
         _forget_after(run.train_log, first)
     with (
         JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
-        progress(f"train {run.label}", len(steps), first) if workers.is_main_process else nullcontext() as bar,
+        progress(f"train {run.label}", len(loop.steps), first) if workers.is_main_process else nullcontext() as bar,
+        tracked(run, loop.watching.trackers, loop.watching.project) as track,
     ):
-        if first == 0 and data.heldout:
-            log.write({"step": 0, "heldout_loss": heldout_loss(model, data.heldout, config, chat, placement)})
-        for step in range(first, len(steps)):
+        if first == 0:
+            log.write({"step": 0} | _measured(loop))
+        for step in range(first, last):
             torch.manual_seed(config.seed * 1_000_003 + step * workers.num_processes + workers.process_index)
+            examples = [loop.data.train[i] for i in loop.steps[step]]
             record = train_step(
-                model, optimizer, [data.train[i] for i in steps[step]], config, chat, placement, step, len(steps)
+                loop.model, loop.optimizer, examples, config, loop.chat, loop.placement, step, len(loop.steps)
             )
-            done = step + 1
-            if done % config.checkpoint_every == 0 or done == len(steps):
-                if data.heldout:
-                    record["heldout_loss"] = heldout_loss(model, data.heldout, config, chat, placement)
-                log.write(record)
-                if workers.is_main_process:
-                    save_checkpoint(run, done, model, optimizer, chat, placement)
-            else:
-                log.write(record)
+            saves = (step + 1) % config.checkpoint_every == 0 or step + 1 == last
+            if saves or loop.watching.due(step + 1):
+                record |= _measured(loop)
+            log.write(record)
+            if saves and workers.is_main_process:
+                save_checkpoint(run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
+            track(record)
             if bar:
-                bar.advance(1, f"loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s")
+                bar.advance(1, _note(record))
+
+
+def _measured(loop: Loop) -> dict[str, Any]:
+    """The loss on held-out English replies, and what is watched on validation prompts."""
+    config, found = loop.run.config, dict[str, Any]()
+    if loop.data.heldout:
+        found["heldout_loss"] = heldout_loss(loop.model, loop.data.heldout, config, loop.chat, loop.placement)
+    if loop.watching.watch:
+        loop.model.eval()
+        with torch.no_grad(), _autocast(config, loop.placement):
+            found["validation"] = loop.watching.watch(loop.model, loop.chat)
+        loop.model.train()
+    return found
+
+
+def _note(record: dict[str, Any]) -> str:
+    margins = record.get("validation", {}).get("margins", {})
+    leaning = "".join(f"  {code} {value:.0%}" for code, value in margins.items())
+    return f"loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s{leaning}"
 
 
 def train_step(
@@ -291,66 +337,6 @@ def _autocast(config: RunConfig, placement: Placement) -> torch.autocast:
     """Full fine-tuning keeps float32 weights and computes in the chosen dtype."""
     mixed = config.adaptation.method == "full" and placement.dtype != "float32"
     return torch.autocast(placement.device, dtype=torch.bfloat16, enabled=mixed)
-
-
-def resume_step(run: RunFolder) -> int:
-    """The last step that training can be continued from; 0 if there is none."""
-    whole = [step for step in run.checkpoint_steps() if (run.checkpoint(step) / TRAINING_STATE).is_file()]
-    return max(whole, default=0)
-
-
-def save_checkpoint(
-    run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW, chat: ChatFormat, placement: Placement
-) -> None:
-    """Write a checkpoint in Hugging Face format with the state to continue from, then move it into place.
-
-    Only the newest checkpoint keeps that state; older ones keep their weights.
-    """
-    folder = run.checkpoint(step)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if run.config.adaptation.method == "full":
-        weights = {name: value.to(placement.torch_dtype) for name, value in model.state_dict().items()}
-        model.save_pretrained(temporary, state_dict=weights)
-    else:
-        model.save_pretrained(temporary)
-    chat.tokenizer.save_pretrained(temporary)
-    save_file(_training_state(model, optimizer, placement), temporary / TRAINING_STATE, {"step": str(step)})
-    facts = {"step": step, "template": chat.name, "system": chat.system}
-    write_atomic(temporary / "xlift.json", json.dumps(facts, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(temporary, folder)
-    for older in run.checkpoint_steps():
-        if older < step:
-            (run.checkpoint(older) / TRAINING_STATE).unlink(missing_ok=True)
-
-
-def _trainable(model: Any) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _training_state(model: Any, optimizer: torch.optim.AdamW, placement: Placement) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for name, parameter in _trainable(model).items():
-        state[f"weight/{name}"] = parameter.detach().contiguous()
-        for key, value in optimizer.state[parameter].items():
-            state[f"{key}/{name}"] = value.detach().contiguous()
-    return state
-
-
-def restore(checkpoint: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Put the trained weights and the optimiser's state of a checkpoint back, exactly as they were."""
-    with safe_open(checkpoint / TRAINING_STATE, framework="pt") as saved:
-        keys = set(saved.keys())
-        for name, parameter in _trainable(model).items():
-            with torch.no_grad():
-                parameter.copy_(saved.get_tensor(f"weight/{name}"))
-            optimizer.state[parameter] = {
-                key: saved.get_tensor(f"{key}/{name}").to(parameter.device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}/{name}" in keys
-            }
 
 
 def _forget_after(log: Path, step: int) -> None:

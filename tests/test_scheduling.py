@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+import xlift
+from xlift.errors import UserError
+from xlift.models import Placement, load_checkpoint, load_model, locate
+from xlift.records import read_records
+from xlift.scheduling import surviving
+from xlift.stages import generate_stage, prepare, run_study, train_stage
+from xlift.study import load_study
+from xlift.workspace import RunFolder, StudyFolder, open_study
+
+CPU = Placement("cpu", "float32", "test")
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Hash of every file that does not say when it was made, by its path without the run's hash."""
+    timed = {"manifest.json", "train.jsonl", "index.html"}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in timed and "tracking" not in path.parts
+    }
+
+
+def trained(workspace: StudyFolder) -> list[RunFolder]:
+    return [run for run in workspace.runs if run.trains]
+
+
+def test_ray_on_two_nodes_gives_the_files_of_one_process(study_file: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    run_study(load_study(study_file), tmp_path / "here")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    try:
+        ray.init(address=cluster.address, include_dashboard=False)
+        spread = run_study(load_study(study_file, ["executor=ray"]), tmp_path / "ray")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    ours, theirs = content(tmp_path / "ray"), content(tmp_path / "here")
+    for found in (ours, theirs):
+        found.pop("study.yaml")
+    assert ours == theirs
+    assert all(run.stage("generate")["state"] == "done" for run in spread.runs)
+
+
+def test_a_run_that_breaks_does_not_stop_the_others_and_is_made_again(study_file: Path, tmp_path: Path) -> None:
+    study = load_study(study_file)
+    workspace = prepare(study, tmp_path / "out")
+    broken, whole = trained(workspace)
+    # A file where the folder of checkpoints belongs: writing one raises an error that is nobody's setting.
+    (broken.path / "checkpoints").write_text("in the way")
+    with pytest.raises(UserError) as caught:
+        run_study(study, tmp_path / "out")
+    assert broken.label in str(caught.value)
+    assert whole.stage("generate")["state"] == "done"
+    assert "Traceback" in (broken.path / "error-train.txt").read_text()
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+    (broken.path / "checkpoints").unlink()
+    run_study(study, tmp_path / "out")
+    assert broken.stage("generate")["state"] == "done"
+    assert not (broken.path / "error-train.txt").exists()
+
+
+def test_weights_drawn_back_lie_between_the_base_and_the_tuned_ones(study_file: Path, tmp_path: Path) -> None:
+    for method in ("lora", "full"):
+        settings = [f"training.adaptation.method={method}", "training.learning_rate=0.01", "training.weight=0.25"]
+        workspace = prepare(load_study(study_file, settings), tmp_path / method)
+        train_stage(workspace)
+        run = next(run for run in workspace.runs if run.config.weight == 0.25)
+        assert not (run.path / "checkpoints").exists()
+        base, checkpoint = locate(run.config.model), run.checkpoint(4)
+        start, end = load_model(base.path, CPU), load_checkpoint(base, checkpoint, CPU)
+        between = load_checkpoint(base, checkpoint, CPU, weight=0.25)
+        moved = 0
+        for name, value in between.named_parameters():
+            a, b = start.get_parameter(name), end.get_parameter(name)
+            torch.testing.assert_close(value, a + 0.25 * (b - a), rtol=1e-5, atol=1e-6)
+            moved += int(not torch.equal(a, b))
+        assert moved
+        generate_stage(workspace)
+        assert run.stage("generate")["state"] == "done"
+
+
+def test_halving_stops_the_worse_runs_and_goes_on_alike_after_a_break(study_file: Path, tmp_path: Path) -> None:
+    rates = "training.learning_rate=[1e-3, 1e-2, 1e-1, 1.0]"
+    study = load_study(study_file, [rates, "training.steps=8", "halving={first: 2, factor: 2}"])
+    workspace = prepare(study, tmp_path / "out")
+    train_stage(workspace)
+    reached = {run.id: max(run.checkpoint_steps()) for run in trained(workspace)}
+    assert sorted(reached.values()) == [2, 2, 4, 8]
+    left = surviving(workspace, workspace.runs)
+    assert [run.config.untuned for run in left] == [True, False]
+    assert max(left[1].checkpoint_steps()) == 8
+
+    def score(run: RunFolder) -> float:
+        record = next(record for record in read_records(run.train_log) if record["step"] == 2)
+        return float(record["validation"]["margins"]["ru"])
+
+    stopped = [run for run in trained(workspace) if reached[run.id] == 2]
+    assert max(map(score, stopped)) <= min(score(run) for run in trained(workspace) if run not in stopped)
+    again = open_study(study, tmp_path / "out")
+    assert [run.id for run in surviving(again, again.runs)] == [run.id for run in left]
+
+
+def test_validation_is_logged_where_asked_and_changes_no_weight(study_file: Path, tmp_path: Path) -> None:
+    one = "training.learning_rate=[1e-3]"
+    watched = ["validation={every: 1, responses: 1, max_new_tokens: 4}", one]
+    plain = ["validation={margins: false}", one]
+    found = {}
+    for name, overrides in (("watched", watched), ("plain", plain)):
+        workspace = prepare(load_study(study_file, overrides), tmp_path / name)
+        train_stage(workspace)
+        found[name] = trained(workspace)[0]
+    logs = {name: read_records(run.train_log) for name, run in found.items()}
+    assert [record["step"] for record in logs["watched"] if "validation" in record] == [0, 1, 2, 3, 4]
+    assert set(logs["watched"][1]["validation"]) == {"margins", "language"}
+    assert not [record for record in logs["plain"] if "validation" in record]
+    assert [r.get("loss") for r in logs["watched"]] == [r.get("loss") for r in logs["plain"]]
+    weights = [(run.checkpoint(4) / "adapter_model.safetensors").read_bytes() for run in found.values()]
+    assert weights[0] == weights[1]
+
+
+def test_named_steps_answer_and_curves_reach_the_tracker(study_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    overrides = ["decoding.checkpoints=[2]", "tracking=[tensorboard]", "training.learning_rate=[1e-3]"]
+    workspace = run_study(load_study(study_file, overrides), tmp_path / "out")
+    run = trained(workspace)[0]
+    assert run.evaluated_steps([2]) == [2]
+    assert run.responses(2).is_file()
+    assert not run.responses(4).exists()
+    events = EventAccumulator(str(run.path / "tracking" / run.id))
+    events.Reload()
+    logged = [round(event.value, 4) for event in events.Scalars("loss")]
+    assert logged == [round(record["loss"], 4) for record in read_records(run.train_log) if "loss" in record]
+
+
+def test_the_tidy_table_holds_every_rating_once_with_how_its_run_was_trained(study_file: Path, tmp_path: Path) -> None:
+    workspace = run_study(load_study(study_file), tmp_path / "out")
+    ratings = xlift.load(tmp_path / "out").ratings
+    prompts = [json.loads(line) for line in workspace.prompts.read_text().splitlines()]
+    assert ratings.height == len(prompts) * len(workspace.runs) * 2
+    assert not ratings.select(["run", "step", "id", "rater"]).is_duplicated().any()
+    assert set(ratings["kind"]) == {"check"}
+    rates = ratings.filter(~ratings["untuned"])["learning_rate"].unique().sort().to_list()
+    assert rates == [1e-3, 1e-2]
+    assert ratings.filter(ratings["untuned"])["learning_rate"].null_count() == ratings["untuned"].sum()
+    curve = xlift.load(tmp_path / "out").training.filter(pl.col("margins/ru").is_not_null())
+    assert curve["step"].to_list() == [0, 2, 4] * 2
