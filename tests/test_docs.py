@@ -58,7 +58,12 @@ def test_commands_in_the_docs_run(page: Path, study_file: Path, tmp_path: Path) 
     place = tmp_path / "place"
     (place / "studies").mkdir(parents=True)
     small = study_file.read_text(encoding="utf-8")
-    changes = {"name: tiny": "name: quickstart", "steps: 4": "epochs: 1", "data.jsonl": f"{tmp_path}/data.jsonl"}
+    changes = {
+        "name: tiny": "name: quickstart",
+        "steps: 4": "epochs: 1",
+        "data.jsonl": f"{tmp_path}/data.jsonl",
+        "[en, ru]": "[en, fr, pt, ru]",
+    }
     for old, new in changes.items():
         small = small.replace(old, new)
     (place / "studies" / "quickstart.yaml").write_text(small)

@@ -126,7 +126,7 @@ def test_lora_moves_only_adapters(tiny: Path, conversations: list[Any]) -> None:
 
 
 def run_folder(path: Path, settings: RunConfig) -> RunFolder:
-    return RunFolder(path, "test", settings)
+    return RunFolder(path, "test", settings, path)
 
 
 def trained_weights(run: RunFolder, settings: RunConfig) -> dict[str, torch.Tensor]:

@@ -99,6 +99,104 @@ def report(study: StudyFile, overrides: Overrides = None, out: Out = None) -> No
 
 
 @app.command()
+def annotate(
+    source: Annotated[Path, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or a file of responses.")],
+    add: Annotated[str | None, typer.Option(metavar="NAME", help="Add a person; prints their personal link.")] = None,
+    languages: Annotated[str, typer.Option(help="Languages that the person reads, separated by commas.")] = "",
+    per_response: Annotated[int | None, typer.Option(help="People for each response; 2 at first.")] = None,
+    per_cell: Annotated[int | None, typer.Option(help="Prompts for each run and language; 10 at first.")] = None,
+    total: Annotated[int | None, typer.Option(help="Responses in all, instead of --per-cell.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sample and order; 0 at first.")] = None,
+    split: Annotated[str | None, typer.Option(help="test, validation or all; test at first.")] = None,
+    controls: Annotated[Path | None, typer.Option(help="JSONL of responses with expected values, mixed in.")] = None,
+    revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Make a person's link invalid.")] = None,
+    renew: Annotated[str | None, typer.Option(metavar="NAME", help="Give a person a new link.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="How far everybody is.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write ratings to this .jsonl or .csv, and into the study.")
+    ] = None,
+    with_controls: Annotated[
+        bool, typer.Option("--with-controls", help="Export ratings of control items, too.")
+    ] = False,
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Read ratings from CSV, Label Studio JSON or potato JSONL.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="Database URL; a SQLite file beside the responses without it.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
+    address: Annotated[str | None, typer.Option(help="Address under which people reach the page, for links.")] = None,
+) -> None:
+    """People rate responses in a web page: serves it, or does what one of the options asks for."""
+    from xlift.annotation import campaign
+
+    opened = campaign.open_campaign(source, database)
+    link = address or campaign.ADDRESS
+    if add is not None:
+        plan = campaign.Plan(per_response, per_cell, total, seed, split)
+        print(campaign.add(opened, add, languages.split(","), plan, controls, link))
+    elif revoke is not None:
+        print(campaign.revoke(opened, revoke))
+    elif renew is not None:
+        print(campaign.renew(opened, renew, link))
+    elif status:
+        print(campaign.status(opened))
+    elif export is not None:
+        print(campaign.export(opened, export, with_controls))
+    elif import_ is not None:
+        print(campaign.import_file(opened, import_))
+    else:
+        campaign.serve(opened, host, port, address)
+
+
+@app.command()
+def agreement(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="RATINGS.jsonl|STUDY…", help="Files of ratings, or studies with all of theirs."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How far people, judge models and surface checks agree, by facet and language."""
+    from xlift.analysis.agreement import agreement_tables, text_tables
+    from xlift.records import read_jsonl
+    from xlift.results import load
+
+    studies = [source for source in sources if source.suffix != ".jsonl"]
+    records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
+    records += [row for study in studies for row in load(study).ratings.to_dicts()]
+    tables = agreement_tables(records)
+    print(json.dumps(tables, indent=2, ensure_ascii=False) if as_json else text_tables(tables))
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="RUN_A", help="A run's folder, or with --study its label or settings.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to compare it with.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study of both runs: then learning_rate=1e-4,size=64 will do, too.")
+    ] = None,
+    rater: Annotated[str | None, typer.Option(help="Only this rater's ratings.")] = None,
+    split: Annotated[str, typer.Option(help="Prompts to compare on: test or validation.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Two runs, prompt by prompt: differences with intervals, and p-values corrected over facets and languages."""
+    import polars as pl
+
+    from xlift.analysis.comparison import compare as compared
+    from xlift.analysis.comparison import text_table
+    from xlift.results import load, ratings_of_runs
+
+    names = (first, second) if study else (Path(first).name, Path(second).name)
+    ratings = load(study).ratings if study else ratings_of_runs([Path(first), Path(second)])
+    found = compared(ratings.filter(pl.col("split") == split), *names, rater=rater)
+    print(json.dumps(found.to_dicts(), indent=2) if as_json else text_table(found, *names))
+
+
+@app.command()
 def chat(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, a model folder, or a model name.")],
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,

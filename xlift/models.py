@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -295,6 +296,13 @@ def load_model(path: str, placement: Placement, revision: str | None = None, fp3
     except (ValueError, OSError) as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
     return model.to(placement.device).eval()  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def kept_base(path: str, placement: Placement, revision: str | None = None) -> PreTrainedModel:
+    """A base model that stays in memory, so that the LoRA runs of a study load it once; `kept_base.cache_clear()`
+    lets it go. Whoever changes it puts it back as it was."""
+    return load_model(path, placement, revision)
 
 
 def load_checkpoint(

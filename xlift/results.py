@@ -6,6 +6,7 @@ ratings = xlift.load("results/quickstart").ratings      # a polars frame, one ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, cast
 
 import polars as pl
 
+from xlift.analysis.agreement import kind_of
 from xlift.rating import signature_of, text_fingerprint
 from xlift.records import Prompt, Rating, Response, read_records, response_signatures
 from xlift.settings import RunConfig
-from xlift.workspace import RunFolder, StudyFolder, current_ratings, current_responses, find_study
+from xlift.workspace import RunFolder, StudyFolder, current_ratings, current_responses, find_run, find_study
 
 
 def study_prompts(workspace: StudyFolder) -> list[Prompt]:
@@ -45,13 +47,13 @@ def rateable(workspace: StudyFolder, run: RunFolder, step: int) -> list[dict[str
 
 
 def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
-    """Up-to-date ratings of one checkpoint's responses, over all raters of the study."""
+    """Up-to-date ratings of one checkpoint's responses: surface raters, and people."""
     keys = [(response["id"], text_fingerprint(response)) for response in rateable(workspace, run, step)]
     found = []
     for name in workspace.study.raters:
         ratings = current_ratings(run, step, name, signature_of(name))
         found += [ratings[key] for key in keys if key in ratings]
-    return found
+    return found + people_ratings(run, step, keys)
 
 
 def people_ratings(run: RunFolder, step: int, keys: list[tuple[str, str]]) -> list[Rating]:
@@ -138,10 +140,11 @@ def load(study: str | Path) -> Results:
     return Results(find_study(study))
 
 
-def kind_of(rater: str) -> str:
-    """Who rates: "human", "judge", or "check" (a surface check), by the rater's name."""
-    kind = rater.split(":")[0]
-    return kind if kind in {"human", "judge"} and ":" in rater else "check"
+def ratings_of_runs(folders: Sequence[Path]) -> pl.DataFrame:
+    """The tidy ratings of the studies that run folders belong to. Raises ConfigError for what is not a run folder."""
+    runs = [find_run(folder) for folder in folders]
+    studies = dict.fromkeys(run.path.resolve().parent.parent for run in runs)
+    return pl.concat([load(study).ratings for study in studies])
 
 
 def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:

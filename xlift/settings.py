@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from xlift.errors import nearest
 from xlift.languages import LANGUAGES, base_code
-from xlift.records import fingerprint
+from xlift.records import FACETS, fingerprint
 
 EMBEDDED_MODEL = "embedded:gemma-3-270m"
 BUILTIN = "builtin"
@@ -293,6 +293,22 @@ class Report(Settings):
     bootstrap: int = Field(2000, ge=100)
     """Resamples behind each bootstrap interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    measure: dict[str, float] = Field({"language": 1.0}, min_length=1)
+    """What makes a response good when runs are selected: facets with weights; `facet:judge` or `facet:human` says who
+    is believed, else people before judges before surface checks."""
+
+    @field_validator("measure")
+    @classmethod
+    def _known_facets(cls, measure: dict[str, float]) -> dict[str, float]:
+        for name, weight in measure.items():
+            facet, _, kind = name.partition(":")
+            if facet not in FACETS or kind not in {"", "human", "judge", "check"}:
+                raise ValueError(
+                    f"unknown facet '{name}'; {nearest(facet, FACETS)}, each also as FACET:human and the like"
+                )
+            if weight <= 0:
+                raise ValueError(f"the weight of '{name}' must be above 0")
+        return measure
 
 
 def checked_language(code: str) -> str:

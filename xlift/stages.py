@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from xlift.data.prompts import load_prompts, margin_languages
 from xlift.errors import UserError
 from xlift.progress import say
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
-from xlift.records import JsonlWriter, write_jsonl
+from xlift.records import Conversation, JsonlWriter, write_jsonl
 from xlift.results import rateable, responses_of, study_prompts
 from xlift.scheduling import each_run, surviving
+from xlift.settings import Instructions
 from xlift.study import Study
 from xlift.watch import validation_prompts, watcher
 from xlift.workspace import (
@@ -97,7 +98,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | N
     from xlift.models import locate, place
     from xlift.tuning.train import Watching, train
 
-    train_set, heldout = load_instructions(run.config.instructions, offline)
+    train_set, heldout = _instructions(run.config.instructions.model_dump_json(), offline)
     base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
     if first_worker():
@@ -109,6 +110,12 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | N
     watch = watcher(study.validation, study.decoding, validation_prompts(study_prompts(workspace)), languages)
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
     train(run, base, placement, train_set, heldout, watching, until)
+
+
+@lru_cache(maxsize=2)
+def _instructions(settings: str, offline: bool) -> tuple[list[Conversation], list[Conversation]]:
+    """Runs on the same data read it once."""
+    return load_instructions(Instructions.model_validate_json(settings), offline)
 
 
 def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
@@ -142,8 +149,10 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
             run.set_stage("generate", "done")
         return
     from xlift.generation.responses import answer_checkpoint
-    from xlift.models import locate, place
+    from xlift.models import kept_base, locate, place
 
+    # Merging needs the room that the base model of training takes.
+    kept_base.cache_clear()
     base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
     if not run.trains:

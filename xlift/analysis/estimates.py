@@ -1,13 +1,39 @@
-"""Means and shares with intervals; prompts that are translations of one another are resampled together."""
+"""Means and shares with intervals; prompts that are translations of one another are resampled together.
+
+Two things vary by chance: which prompts were asked, and with which seeds the model was trained. Prompts and seeds are
+crossed (every seed answers every prompt), so both are resampled at once and independently (pigeonhole bootstrap, Owen
+2007). Of n units n - 1 are drawn, which makes the variance unbiased (Rao & Wu 1988), and intervals are widened by the
+t distribution with Satterthwaite's degrees of freedom, without which few seeds would look sure.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from xlift.errors import DataError
+
+Numbers = NDArray[np.float64]
+NOTHING = 1e-24
+"""Variance that is rounding."""
+PROMPTS, SEEDS = "prompts", "prompts and seeds"
+SETTINGS = ("model", "method", "rank", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
+"""Columns that make a condition: runs alike in all of them differ only in `seed`."""
+SUMMARY: dict[str, Any] = {
+    **{"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64},
+    **{"share_2": pl.Float64, "share_2_low": pl.Float64, "share_2_high": pl.Float64},
+    **{"rated": pl.Int64, "missing": pl.Int64, "n_prompts": pl.Int64, "n_seeds": pl.Int64},
+    **{"covers": pl.String, "reason": pl.String},
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +47,22 @@ class Estimate:
     missing: int
 
 
+class Table(NamedTuple):
+    """Sums and counts of values, clusters × runs; `condition` numbers each run's condition from 0."""
+
+    sums: Numbers
+    counts: Numbers
+    condition: NDArray[np.int64]
+
+
+class Interval(NamedTuple):
+    """Bounds of an interval, and whether it covers prompts only or prompts and seeds."""
+
+    low: float | None
+    high: float | None
+    covers: str | None
+
+
 def estimate(
     values: Sequence[float | None],
     clusters: Sequence[str],
@@ -30,26 +72,26 @@ def estimate(
 ) -> Estimate:
     """Mean of `values` with an interval; None is missing and never counts as zero.
 
-    Shares (values 0 and 1) with one value a cluster get Wilson's score interval, which stays honest at 0 and 1;
-    everything else the percentile bootstrap over clusters (Efron & Tibshirani 1993, chapter 13).
+    Values from 0 to 1 get Wilson's score interval, which stays honest at 0 and 1, with as many independent prompts as
+    the clusters are worth; others the percentile bootstrap over clusters (Efron & Tibshirani 1993, chapter 13), and
+    none if they are all equal or of one cluster.
     """
     rated = [(float(v), c) for v, c in zip(values, clusters, strict=True) if v is not None]
     missing = len(values) - len(rated)
     if not rated:
         return Estimate(None, None, None, 0, missing)
-    numbers = [value for value, _ in rated]
-    mean = sum(numbers) / len(numbers)
-    single = len({cluster for _, cluster in rated}) == len(rated)
-    if set(numbers) <= {0.0, 1.0} and (single or mean in (0.0, 1.0)):
-        low, high = wilson(mean, len({cluster for _, cluster in rated}), confidence)
-    else:
-        low, high = cluster_bootstrap(rated, resamples, confidence, np.random.default_rng(seed))
-    return Estimate(mean, low, high, len(rated), missing)
+    table = _single_run(rated)
+    top = 1.0 if all(0 <= value <= 1 for value, _ in rated) else None
+    low, high, _ = interval_of_mean(table, top, resamples, confidence, seed)
+    return Estimate(math.fsum(value for value, _ in rated) / len(rated), low, high, len(rated), missing)
 
 
-def wilson(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a share out of `count` (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return _score(share, count, NormalDist().inv_cdf((1 + confidence) / 2))
+
+
+def _score(share: float, count: float, z: float) -> tuple[float, float]:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -58,14 +100,263 @@ def wilson(share: float, count: int, confidence: float = 0.95) -> tuple[float, f
 def cluster_bootstrap(
     rated: Sequence[tuple[float, str]], resamples: int, confidence: float, generator: np.random.Generator
 ) -> tuple[float, float]:
-    """Percentile interval of the mean when whole clusters are drawn with replacement."""
-    names = sorted({cluster for _, cluster in rated})
-    place = {name: i for i, name in enumerate(names)}
-    sums, counts = np.zeros(len(names)), np.zeros(len(names))
-    for value, cluster in rated:
-        sums[place[cluster]] += value
-        counts[place[cluster]] += 1
-    drawn = generator.integers(0, len(names), size=(resamples, len(names)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    """Percentile interval of the mean when whole clusters are drawn with replacement. Needs two clusters."""
+    table = _single_run(rated)
+    drawn = draw(len(table.sums), resamples, generator)
+    means = (drawn @ table.sums[:, 0]) / (drawn @ table.counts[:, 0])
+    low, high = widened(means, table.sums.sum() / table.counts.sum(), freedom_of_mean(table), confidence)
     return float(low), float(high)
+
+
+def _single_run(rated: Sequence[tuple[float, str]]) -> Table:
+    _, place = np.unique([cluster for _, cluster in rated], return_inverse=True)
+    values = np.array([value for value, _ in rated])
+    # Sorted, so that rounding does not depend on the order of the values.
+    order = np.lexsort((values, place))
+    sums = totals(place[order], values[order])
+    counts = totals(place, np.ones(len(place)))
+    return Table(sums[:, None], counts[:, None], np.zeros(1, dtype=np.int64))
+
+
+def totals(place: NDArray[np.int64], values: Numbers) -> Numbers:
+    """Sums of the values at each place, numbered from 0."""
+    return np.asarray(np.bincount(place, weights=values), dtype=np.float64)
+
+
+def draw(count: int, resamples: int, generator: np.random.Generator) -> Numbers:
+    """How often each of `count` units is drawn when `count` - 1 are drawn with replacement: resamples × count."""
+    if count <= 1:
+        return np.ones((resamples, count))
+    drawn = generator.integers(0, count, size=(resamples, count - 1)) + count * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
+
+
+@lru_cache(maxsize=16)
+def prompt_draws(count: int, resamples: int, seed: int) -> Numbers:
+    """`draw` for prompts, the same for every table with as many clusters."""
+    return draw(count, resamples, np.random.default_rng([seed, 0, count]))
+
+
+def seed_draws(condition: NDArray[np.int64], resamples: int, seed: int) -> Numbers:
+    """How often each run is drawn, within its condition: resamples × runs; all ones if `covered` says prompts only."""
+    drawn = np.ones((resamples, len(condition)))
+    if covered(condition) == SEEDS:
+        for number in range(condition.max() + 1):
+            own = condition == number
+            drawn[:, own] = draw(int(own.sum()), resamples, np.random.default_rng([seed, 1, number]))
+    return drawn
+
+
+def covered(condition: NDArray[np.int64]) -> str:
+    """Whether an interval can cover seeds as well: each condition needs two runs or more."""
+    return SEEDS if len(condition) and np.bincount(condition).min() > 1 else PROMPTS
+
+
+def interval_of_mean(table: Table, top: float | None, resamples: int, confidence: float, seed: int) -> Interval:
+    """Interval of the mean over all ratings of a table (each run weighs as many ratings as it has).
+
+    `top` is the upper end of a scale from 0, None where there is none. On a scale, the variance that resampling finds
+    is put as a number of independent prompts, whose score interval (Wilson 1927) keeps within the scale and is right
+    near its ends; without a scale it is the percentile interval.
+    """
+    mean = float(table.sums.sum() / table.counts.sum())
+    if np.allclose(table.sums, mean * table.counts, rtol=1e-12, atol=1e-12):
+        return _interval_of_equals(mean, top, len(table.sums), confidence)
+    if len(table.sums) == 1:
+        return _interval_of_one(mean, top, confidence)
+    freedom = freedom_of_mean(table)
+    draws = _drawn_means(table, resamples, seed)
+    if top is None:
+        low, high = widened(draws, mean, freedom, confidence)
+        return Interval(float(low), float(high), covered(table.condition))
+    share = mean / top
+    if table.counts.max() == 1 and table.counts.shape[1] == 1 and np.isin(table.sums, [0.0, top]).all():
+        low, high = wilson(share, len(table.sums), confidence)
+    else:
+        worth = share * (1 - share) / (float(draws.var()) / top**2)
+        low, high = _score(share, worth, float(stdtrit(freedom, (1 + confidence) / 2)))
+    return Interval(low * top, high * top, covered(table.condition))
+
+
+def _interval_of_one(mean: float, top: float | None, confidence: float) -> Interval:
+    if top is None:
+        return Interval(None, None, None)
+    low, high = wilson(mean / top, 1, confidence)
+    return Interval(low * top, high * top, PROMPTS)
+
+
+def _interval_of_equals(value: float, top: float | None, clusters: int, confidence: float) -> Interval:
+    # Nothing varies, so the bound is on the share of prompts that would have had another value, at worst at an end.
+    if top is None:
+        return Interval(None, None, None)
+    kept, _ = wilson(1.0, clusters, confidence)
+    return Interval(kept * value, value + (1 - kept) * (top - value), PROMPTS)
+
+
+def _drawn_means(table: Table, resamples: int, seed: int) -> Numbers:
+    prompts = prompt_draws(len(table.sums), resamples, seed)
+    runs = seed_draws(table.condition, resamples, seed)
+    sums, counts = ((prompts @ part * runs).sum(axis=1) for part in (table.sums, table.counts))
+    # With gaps in the table, a draw can be empty.
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def widened(draws: Numbers, centre: Any, freedom: Any, confidence: float) -> tuple[Any, Any]:
+    """Percentile interval of `draws` (first axis), its arms longer as t quantiles are longer than normal ones."""
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    longer = stdtrit(freedom, 1 - tail) / NormalDist().inv_cdf(1 - tail)
+    return centre - np.maximum(0, centre - low) * longer, centre + np.maximum(0, high - centre) * longer
+
+
+def freedom_of_mean(table: Table) -> float:
+    """Satterthwaite's degrees of freedom of the mean over all ratings; at least 1."""
+    influence = (table.sums - table.counts * (table.sums.sum() / table.counts.sum())) / table.counts.sum()
+    parts = [variance_part(influence.sum(axis=1))]
+    if covered(table.condition) == SEEDS:
+        totals = influence.sum(axis=0)
+        parts += [variance_part(totals[table.condition == number]) for number in range(table.condition.max() + 1)]
+    return float(satterthwaite([variance for variance, _ in parts], [freedom for _, freedom in parts]))
+
+
+def variance_part(influence: Numbers) -> tuple[Any, int]:
+    """Variance of a sum of independent parts (first axis) and its degrees of freedom."""
+    count = len(influence)
+    return ((influence - influence.mean(axis=0)) ** 2).sum(axis=0) * count / max(1, count - 1), max(1, count - 1)
+
+
+def satterthwaite(variances: Sequence[Any], freedoms: Sequence[int]) -> Any:
+    """Degrees of freedom of a sum of variances (Satterthwaite 1946), elementwise; the first's where all are 0."""
+    total = np.sum(variances, axis=0)
+    below = np.sum([v * v / f for v, f in zip(variances, freedoms, strict=True)], axis=0)
+    found = np.where(below > 0, total * total / np.where(below > 0, below, 1.0), freedoms[0])
+    return np.maximum(1.0, found)
+
+
+def require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+    """Raises DataError that names all columns which a frame of ratings lacks."""
+    lacking = [f"'{name}'" for name in dict.fromkeys(columns) if name not in frame.columns]
+    if lacking:
+        raise DataError(
+            f"the ratings have no column {', '.join(lacking)}; columns: {', '.join(frame.columns)}",
+            "xlift.load(STUDY).ratings has all columns",
+        )
+
+
+def last_steps(frame: pl.DataFrame) -> pl.DataFrame:
+    """Only the last checkpoint of each run (and of each value of the axis `steps`)."""
+    run = [name for name in ("run", "steps") if name in frame.columns]
+    return frame.filter(pl.col("step") == pl.col("step").max().over(run)) if "step" in frame.columns else frame
+
+
+def with_conditions(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with a column `condition`: the name of the first of the runs that differ only in `seed`.
+
+    Runs that are alike in seed too differ in a setting which the frame does not show; each is a condition of its own.
+    Raises DataError where columns are lacking.
+    """
+    require(frame, ["run", "seed", *SETTINGS])
+    alike = frame.with_columns(twins=pl.col("run").n_unique().over([*SETTINGS, "seed"]))
+    first, twins = pl.col("run").min().over(SETTINGS), pl.col("twins").max().over(SETTINGS)
+    return alike.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first)).drop("twins")
+
+
+def summary(
+    frame: pl.DataFrame,
+    by: Sequence[str] = ("run", "step", "split", "facet", "rater", "language"),
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """One row a group of ratings: mean and share of 2 with intervals, how many were rated, how many are missing.
+
+    `by` names columns of the frame, or `condition` (runs that differ only in `seed`, together). `low` and `high` belong
+    to the mean; n_prompts counts rated requests, translations once; `covers` says whether the intervals cover the
+    choice of prompts only, or of prompts and seeds too (each condition of the group has two seeds or more). Where there
+    is no number, `reason` says why. The share of 2 is left out where values are not on the scale 0, 1, 2. Raises
+    DataError where columns are lacking.
+    """
+    by = list(dict.fromkeys(by))
+    frame = with_conditions(frame)
+    require(frame, [*by, "parallel_id", "value"])
+    schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
+    if frame.is_empty():
+        return pl.DataFrame(schema=schema)
+    value = pl.col("value")
+    facts = frame.group_by(by).agg(
+        rated=value.count().cast(pl.Int64),
+        missing=value.null_count().cast(pl.Int64),
+        n_prompts=pl.col("parallel_id").filter(value.is_not_null()).n_unique().cast(pl.Int64),
+        n_seeds=pl.col("seed").filter(value.is_not_null()).n_unique().cast(pl.Int64),
+        on_scale=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all(),
+        why=_commonest_reason(frame),
+    )
+    facts = facts.sort(by, nulls_last=True)
+    cells = _cells(frame, by)
+    rows = [
+        fact | _summary_row(fact, cells.get(tuple(fact[name] for name in by)), resamples, confidence, seed)
+        for fact in facts.iter_rows(named=True)
+    ]
+    return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+
+
+def _commonest_reason(frame: pl.DataFrame) -> pl.Expr:
+    if "reason" not in frame.columns:
+        return pl.lit(None, dtype=pl.String)
+    # Sorted first, so that of equally common ones it is always the same.
+    return pl.col("reason").filter(pl.col("value").is_null()).drop_nulls().sort().mode(maintain_order=True).first()
+
+
+def _cells(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], dict[str, NDArray[Any]]]:
+    """Per group, parallel arrays with one entry a request and run: cluster, run, condition, count, sum, twos."""
+    keys = list(dict.fromkeys([*by, "condition", "step", "run", "parallel_id"]))
+    rated = frame.filter(pl.col("value").is_not_null()).sort([*keys, "value"])
+    cells = rated.group_by(keys, maintain_order=True).agg(
+        count=pl.len(), sum=pl.col("value").sum(), twos=(pl.col("value") == 2).sum()
+    )
+    # Whole numbers are many times faster to tell apart than names.
+    cells = cells.with_columns(
+        cluster_place=pl.col("parallel_id").rank("dense"),
+        run_place=pl.struct("condition", "step", "run").rank("dense"),
+        condition_place=pl.struct("condition", "step").rank("dense"),
+    )
+    wanted = ["cluster_place", "run_place", "condition_place", "count", "sum", "twos"]
+    return {
+        key: {name: group[name].to_numpy() for name in wanted}
+        for key, group in cells.partition_by(list(by), as_dict=True).items()
+    }
+
+
+def _table(cells: dict[str, NDArray[Any]], what: str) -> Table:
+    clusters, cluster = np.unique(cells["cluster_place"], return_inverse=True)
+    runs, first, run = np.unique(cells["run_place"], return_index=True, return_inverse=True)
+    sums, counts = np.zeros((2, len(clusters), len(runs)))
+    sums[cluster, run], counts[cluster, run] = cells[what], cells["count"]
+    _, condition = np.unique(cells["condition_place"][first], return_inverse=True)
+    return Table(sums, counts, condition)
+
+
+def _summary_row(
+    fact: dict[str, Any],
+    cells: dict[str, NDArray[Any]] | None,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(SUMMARY) | {name: fact[name] for name in SUMMARY if name in fact}
+    if cells is None:
+        commonest = f": {fact['why']}" if fact["why"] else ""
+        return row | {"reason": f"none of {fact['missing']} could be rated{commonest}"}
+    table = _table(cells, "sum")
+    found = interval_of_mean(table, 2.0 if fact["on_scale"] else None, resamples, confidence, seed)
+    row |= {"mean": float(table.sums.sum() / table.counts.sum()), "low": found.low, "high": found.high}
+    if fact["on_scale"]:
+        twos = _table(cells, "twos")
+        share = interval_of_mean(twos, 1.0, resamples, confidence, seed)
+        row |= {"share_2": float(twos.sums.sum() / twos.counts.sum())}
+        row |= {"share_2_low": share.low, "share_2_high": share.high}
+    return row | {"covers": found.covers, "reason": None if found.covers else _no_interval(len(table.sums))}
+
+
+def _no_interval(clusters: int) -> str:
+    return "a single prompt: no interval" if clusters == 1 else "all values are equal: no interval"

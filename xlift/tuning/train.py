@@ -22,7 +22,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from xlift.errors import DataError, ModelError
-from xlift.models import Located, Placement, load_model, load_tokenizer, quiet
+from xlift.models import Located, Placement, kept_base, load_model, load_tokenizer, quiet
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
 from xlift.settings import RunConfig
@@ -91,13 +91,29 @@ def prepare_model(config: RunConfig, base: Located, placement: Placement) -> Any
     if placement.dtype == "float16":
         raise ModelError("training in float16 overflows", "set dtype to bfloat16 or float32")
     full = config.adaptation.method == "full"
-    model: Any = load_model(base.path, placement, base.revision, fp32=full)
-    if not full:
-        model = _with_adapters(model, config)
+    if full:
+        model: Any = load_model(base.path, placement, base.revision, fp32=True)
+    else:
+        model = _with_adapters(kept_base(base.path, placement, base.revision), config)
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
+
+
+@contextmanager
+def prepared_model(config: RunConfig, base: Located, placement: Placement) -> Iterator[Any]:
+    """The same, with the kept base model as it was before once the run is over."""
+    model = prepare_model(config, base, placement)
+    try:
+        yield model
+    finally:
+        if config.adaptation.method != "full":
+            bare = model.unload()
+            if config.gradient_checkpointing:
+                bare.gradient_checkpointing_disable()
+                bare.disable_input_require_grads()
+            bare.eval()
 
 
 def _with_adapters(model: Any, config: RunConfig) -> Any:
@@ -182,13 +198,12 @@ def train(
         last = min(until or len(steps), len(steps))
         first = resume_step(run)
         if first < last:
-            model = prepare_model(config, base, placement)
-            optimizer = make_optimizer(config, model)
-            _check_packing(config, model, data.train, chat)
-            if first:
-                restore(run.checkpoint(first), model, optimizer)
-            loop = Loop(run, chat, placement, data, steps, model, optimizer, watching)
-            _train_steps(loop, first, last)
+            with prepared_model(config, base, placement) as model:
+                optimizer = make_optimizer(config, model)
+                _check_packing(config, model, data.train, chat)
+                if first:
+                    restore(run.checkpoint(first), model, optimizer)
+                _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
         if last == len(steps):
             _finish(run, data, started)
 

@@ -1,0 +1,331 @@
+"""What an annotation campaign stores, in SQLite or PostgreSQL.
+
+    annotators    who rates; of a personal link only the hash of its secret
+    tasks         one response to rate, with everything that identifies it; `expected` where it is a control
+    assignments   who rates what, in which order, and how far that is
+    judgements    append-only: every click with its time; the last one of a field counts
+    imported      rating records that came from a file
+    settings      how the campaign was sampled
+
+Texts and values are stored as ASCII JSON, since responses may hold what a database refuses (NUL, lone surrogates).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Connection, Engine, ForeignKey, Integer, MetaData, String, Table, Text
+
+from xlift.errors import ConfigError
+from xlift.workspace import now
+
+FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness")
+BOUND_TO_FLUENCY = ("helpfulness", "accuracy", "coherence")
+"""Facets that are 0 where fluency is 0 because the text makes no sense."""
+WHOLE = "response"
+FIELDS = (*FACETS, WHOLE, "senseless", "comment")
+NO_REASON = "no reason given"
+
+metadata = MetaData()
+annotators = Table(
+    "annotators",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("token", String(64), unique=True),
+    Column("languages", Text, nullable=False),
+    Column("interface", String(8), nullable=False),
+    Column("created", String(32), nullable=False),
+)
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("prompt", Text, nullable=False),
+    Column("language", String(32), nullable=False),
+    Column("reply_language", String(32), nullable=False),
+    Column("run", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("response", String(32), nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("expected", Text),
+    sa.UniqueConstraint("run", "step", "prompt", "response"),
+)
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("annotator", Integer, ForeignKey("annotators.id"), primary_key=True),
+    Column("task", String(16), ForeignKey("tasks.id"), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("done", sa.Boolean, nullable=False),
+    Column("skips", Integer, nullable=False),
+    Column("opened", String(32)),
+)
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("annotator", Integer, ForeignKey("annotators.id"), nullable=False),
+    Column("task", String(16), ForeignKey("tasks.id"), nullable=False),
+    Column("field", String(16), nullable=False),
+    Column("value", Text, nullable=False),
+    Column("seconds", sa.Float, nullable=False),
+    Column("guidelines", String(8), nullable=False),
+    Column("interface", String(8), nullable=False),
+    Column("time", String(32), nullable=False),
+    sa.Index("judgements_of", "annotator", "task"),
+)
+imported = Table(
+    "imported",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("prompt", Text, primary_key=True),
+    Column("facet", String(32), primary_key=True),
+    Column("rater", String(200), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+settings = Table(
+    "settings", metadata, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)
+)
+
+
+class Database(NamedTuple):
+    """Two views of one database: `write` takes SQLite's lock at the start of a transaction, `read` does not."""
+
+    read: Engine
+    write: Engine
+
+
+class Verdict(NamedTuple):
+    """What counts for one facet: a value, or None with the reason; `raw` is the annotator's own value.
+
+    `by_rule` says that the rule about fluency 0 replaced the raw value; both are None where nothing was said.
+    """
+
+    value: int | None
+    reason: str | None
+    raw: int | None = None
+    by_rule: bool = False
+
+    @property
+    def given(self) -> bool:
+        return self.value is not None or self.reason is not None
+
+
+def connect(url: str) -> Database:
+    """Open a database by SQLAlchemy URL, made or brought up to date where needed.
+
+    Raises ConfigError for a URL that cannot be used and a database of a later xlift.
+    """
+    engine = _engine(url)
+    database = Database(engine, engine.execution_options(xlift_write=True))
+    try:
+        _migrate(database)
+    except sa.exc.OperationalError as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise ConfigError(f"{shown}: cannot be opened: {error.orig}", "check --database URL") from None
+    return database
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file."""
+    return str(sa.URL.create("sqlite", database=str(path)))
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise ConfigError(f"'{url}' is not a database URL", "sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    if parsed.drivername in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername == "postgresql+psycopg":
+        return sa.create_engine(parsed, pool_size=10, max_overflow=10, pool_pre_ping=True)
+    if parsed.drivername not in {"sqlite", "sqlite+pysqlite"} or not parsed.database:
+        raise ConfigError(f"'{parsed.drivername}' cannot hold annotations", "sqlite:///FILE or postgresql://…")
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, pool_size=10, max_overflow=10)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver's own transactions would begin without the write lock; _begin_sqlite begins them instead.
+    connection.isolation_level = None
+    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("xlift_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(database: Database) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    with database.write.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(4_077_014)))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise ConfigError(f"the annotation database is of another xlift: {error}", "update xlift") from None
+
+
+def hash_of(token: str) -> str:
+    """What is stored of a secret token. It has 256 random bits, so a plain hash cannot be searched."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def annotator_of(connection: Connection, token: str) -> Any:
+    """The annotator with this secret token, None where there is none."""
+    return connection.execute(sa.select(annotators).where(annotators.c.token == hash_of(token))).one_or_none()
+
+
+def annotator_named(connection: Connection, name: str) -> Any:
+    """The annotator of this name. Raises ConfigError where there is none."""
+    found = connection.execute(sa.select(annotators).where(annotators.c.name == name)).one_or_none()
+    if found is None:
+        known = connection.execute(sa.select(annotators.c.name).order_by(annotators.c.name)).scalars().all()
+        raise ConfigError(f"no annotator '{name}'; there are: {', '.join(known) or 'none'}")
+    return found
+
+
+def add_annotator(connection: Connection, name: str, languages: Sequence[str], interface: str) -> str:
+    """A new annotator; the secret token of the personal link. Raises ConfigError where the name is taken."""
+    if connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():
+        raise ConfigError(f"annotator '{name}' is there already", f"--renew '{name}' makes a new link")
+    token = secrets.token_urlsafe(32)
+    row = {"name": name, "token": hash_of(token), "languages": ",".join(languages), "interface": interface}
+    connection.execute(annotators.insert().values(**row, created=now()))
+    return token
+
+
+def set_token(connection: Connection, annotator: int, token: str | None) -> None:
+    """Replace an annotator's secret; None locks them out."""
+    hashed = hash_of(token) if token else None
+    connection.execute(annotators.update().where(annotators.c.id == annotator).values(token=hashed))
+
+
+def set_interface(connection: Connection, annotator: int, interface: str) -> None:
+    connection.execute(annotators.update().where(annotators.c.id == annotator).values(interface=interface))
+
+
+def assigned(connection: Connection, annotator: int, task: str) -> Any:
+    """The assignment with its task, None where the task is not this annotator's."""
+    joined = sa.select(assignments, tasks).join(tasks, tasks.c.id == assignments.c.task)
+    return connection.execute(joined.where(_own(annotator, task))).one_or_none()
+
+
+def _own(annotator: int, task: str) -> sa.ColumnElement[bool]:
+    return sa.and_(assignments.c.annotator == annotator, assignments.c.task == task)
+
+
+def mark_opened(connection: Connection, annotator: int, task: str) -> None:
+    """From now on the task stays with this annotator."""
+    fresh = sa.and_(_own(annotator, task), assignments.c.opened.is_(None))
+    connection.execute(assignments.update().where(fresh).values(opened=now()))
+
+
+def next_task(connection: Connection, annotator: int) -> str | None:
+    """The first task in the annotator's order that is not done; skipped ones come after the others."""
+    left = sa.and_(assignments.c.annotator == annotator, assignments.c.done.is_(False))
+    order = (assignments.c.skips, assignments.c.position)
+    return connection.execute(sa.select(assignments.c.task).where(left).order_by(*order).limit(1)).scalar()
+
+
+def own_tasks(connection: Connection, annotator: int) -> list[Any]:
+    """The annotator's assignments in order."""
+    own = sa.select(assignments).where(assignments.c.annotator == annotator)
+    return list(connection.execute(own.order_by(assignments.c.position)))
+
+
+def skip(connection: Connection, annotator: int, task: str) -> None:
+    """Put a task behind those skipped less often."""
+    values = {"skips": assignments.c.skips + 1, "opened": sa.func.coalesce(assignments.c.opened, now())}
+    connection.execute(assignments.update().where(_own(annotator, task)).values(values))
+
+
+def save(
+    connection: Connection,
+    annotator: Any,
+    task: str,
+    field: str,
+    value: Any,
+    seconds: float = 0.0,
+    guidelines: str = "",
+) -> bool:
+    """Append one judgement; whether the task is done with it. The task must be the annotator's.
+
+    The assignment is locked first, so that two tabs of one annotator cannot miss each other's judgements.
+    """
+    connection.execute(sa.select(assignments.c.task).where(_own(annotator.id, task)).with_for_update()).one()
+    row = {"annotator": annotator.id, "task": task, "field": field, "value": json.dumps(value), "seconds": seconds}
+    extra = {"guidelines": guidelines, "interface": annotator.interface, "time": now()}
+    connection.execute(judgements.insert().values(**row, **extra))
+    done = is_done(last_values(judged(connection, annotator.id, task)))
+    changes = {"done": done, "opened": sa.func.coalesce(assignments.c.opened, now())}
+    connection.execute(assignments.update().where(_own(annotator.id, task)).values(changes))
+    return done
+
+
+def judged(connection: Connection, annotator: int, task: str) -> list[Any]:
+    """The judgements of one annotator on one task, oldest first."""
+    own = sa.and_(judgements.c.annotator == annotator, judgements.c.task == task)
+    return list(connection.execute(sa.select(judgements).where(own).order_by(judgements.c.id)))
+
+
+def last_values(rows: Iterable[Any]) -> dict[str, Any]:
+    """Per field the value that counts: the last one."""
+    return {row.field: json.loads(row.value) for row in rows}
+
+
+def verdicts(values: dict[str, Any]) -> dict[str, Verdict]:
+    """Per facet what counts, after "cannot judge" for the whole response and the rule about fluency 0."""
+    own = {facet: _own_verdict(values.get(facet)) for facet in FACETS}
+    if values.get(WHOLE) is not None:
+        reason = _cannot(values[WHOLE])
+        return {facet: Verdict(None, reason, one.raw) for facet, one in own.items()}
+    if own["fluency"].value == 0 and values.get("senseless", True):
+        ruled = {facet: Verdict(0, None, own[facet].raw, True) for facet in BOUND_TO_FLUENCY}
+        return own | ruled
+    return own
+
+
+def _own_verdict(value: Any) -> Verdict:
+    return Verdict(None, _cannot(value)) if isinstance(value, dict) else Verdict(value, None, value)
+
+
+def _cannot(value: dict[str, str]) -> str:
+    return f"cannot judge: {value['cannot'].strip() or NO_REASON}"
+
+
+def is_done(values: dict[str, Any]) -> bool:
+    """Whether every facet has a value or a reason for having none."""
+    return all(verdict.given for verdict in verdicts(values).values())
+
+
+def read_setting(connection: Connection, name: str) -> Any:
+    """A stored setting, None where there is none."""
+    found = connection.execute(sa.select(settings.c.value).where(settings.c.name == name)).scalar()
+    return None if found is None else json.loads(found)
+
+
+def write_setting(connection: Connection, name: str, value: Any) -> None:
+    connection.execute(settings.delete().where(settings.c.name == name))
+    connection.execute(settings.insert().values(name=name, value=json.dumps(value)))

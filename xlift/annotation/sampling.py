@@ -1,0 +1,178 @@
+"""Which responses people rate, and who rates which.
+
+The sample is stratified by run, step and language: in every cell the same prompts are taken, those that come first in
+an order drawn by seed. So runs and languages are compared on the same prompts, and a larger sample holds the smaller.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xlift.annotation.database import FACETS
+from xlift.errors import DataError, nearest
+from xlift.languages import LANGUAGES, base_code
+from xlift.rating import text_fingerprint
+from xlift.records import fingerprint, read_jsonl, reply_language
+from xlift.results import rateable
+from xlift.workspace import StudyFolder
+
+
+class Task(NamedTuple):
+    """What assignment needs to know of a task: its id, the languages that one must read, whether it is a control."""
+
+    id: str
+    languages: frozenset[str]
+    control: bool
+
+
+def study_responses(workspace: StudyFolder, split: str | None = None) -> list[dict[str, Any]]:
+    """The up-to-date responses of a study's evaluated checkpoints, of one split or of all."""
+    checkpoints = workspace.study.decoding.checkpoints
+    places = [(run, step) for run in workspace.runs for step in run.evaluated_steps(checkpoints)]
+    found = [response for run, step in places for response in rateable(workspace, run, step)]
+    return [response for response in found if split is None or response.get("split") == split]
+
+
+def file_responses(path: Path) -> list[dict[str, Any]]:
+    """The responses in any JSONL file: `id`, `text` and `language`, and where present `run`, `step`, `messages`.
+
+    Raises DataError with every line that cannot be used.
+    """
+    found, problems, seen = [], [], set()
+    for number, record in read_jsonl(path):
+        where = f"{path}:{number}"
+        wrong = _response_problems(record, where)
+        key = (record.get("run", ""), record.get("step", 0), record.get("id"))
+        if not wrong and key in seen:
+            wrong = [f"{where}: a second response to '{record['id']}' by the same run and step"]
+        seen.add(key) if not wrong else problems.extend(wrong)
+        found.append(record)
+    if problems:
+        raise DataError(problems, f"mend {path} and run again")
+    return found
+
+
+def read_controls(path: Path) -> list[dict[str, Any]]:
+    """Control items: responses with `expected`, per facet the value or the list of values that are right.
+
+    Raises DataError with every line that cannot be used.
+    """
+    controls = [{**record, "run": "", "step": 0} for record in file_responses(path)]
+    problems = [
+        problem
+        for number, record in read_jsonl(path)
+        for problem in _expected_problems(record.get("expected"), f"{path}:{number}")
+    ]
+    if problems:
+        raise DataError(problems, 'for instance "expected": {"language": 0, "fluency": [1, 2]}')
+    return controls
+
+
+def _response_problems(record: dict[str, Any], where: str) -> list[str]:
+    problems = [
+        f"{where}: '{field}' must be non-empty text"
+        for field in ("id", "language")
+        if not (isinstance(record.get(field), str) and record[field])
+    ]
+    if not isinstance(record.get("text"), str):
+        problems.append(f"{where}: 'text' must be the text of the response")
+    for field in ("language", "reply_language"):
+        code = record.get(field)
+        if isinstance(code, str) and code and base_code(code) not in LANGUAGES:
+            problems.append(f"{where}: unknown language '{code}'; {nearest(base_code(code), LANGUAGES)}")
+    if not isinstance(record.get("run", ""), str):
+        problems.append(f"{where}: 'run' must be text")
+    if type(record.get("step", 0)) is not int:
+        problems.append(f"{where}: 'step' must be a whole number")
+    messages = record.get("messages", [])
+    turns = messages if isinstance(messages, list) else [None]
+    if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
+        problems.append(f"{where}: 'messages' must be a list of objects with role and content")
+    return problems
+
+
+def _expected_problems(expected: Any, where: str) -> list[str]:
+    if not isinstance(expected, dict) or not expected:
+        return [f"{where}: 'expected' must give at least one facet its value; facets: {', '.join(FACETS)}"]
+    problems = [
+        f"{where}: unknown facet '{facet}'; {nearest(facet, FACETS)}" for facet in expected.keys() - set(FACETS)
+    ]
+    for facet, value in expected.items():
+        values = value if isinstance(value, list) else [value]
+        if not values or any(type(one) is not int or one not in (0, 1, 2) for one in values):
+            problems.append(f"{where}: expected {facet} must be 0, 1, 2 or a list of these, found {value!r}")
+    return sorted(problems)
+
+
+def sample(
+    responses: Sequence[dict[str, Any]], per_cell: int | None, total: int | None, seed: int
+) -> list[dict[str, Any]]:
+    """`per_cell` responses of each run, step and language, or `total` spread evenly over these; all without both."""
+    cells = defaultdict(list)
+    for response in responses:
+        cells[response.get("run", ""), response.get("step", 0), response["language"]].append(response)
+    ranked = []
+    for cell, members in cells.items():
+        members.sort(key=lambda response: fingerprint(seed, response.get("parallel_id") or response["id"]))
+        ranked += [(rank, fingerprint(seed, cell), response) for rank, response in enumerate(members)]
+    if per_cell is not None:
+        ranked = [one for one in ranked if one[0] < per_cell]
+    ranked.sort(key=lambda one: one[:2])
+    return [response for _, _, response in ranked[:total]]
+
+
+def task_row(response: dict[str, Any], task: str) -> dict[str, Any]:
+    """The values of `tasks` for a response, but for what is stored as JSON (`shown`, `expected`)."""
+    return {
+        "id": task,
+        "prompt": response["id"],
+        "language": response["language"],
+        "reply_language": reply_language(response),
+        "run": response.get("run", ""),
+        "step": response.get("step", 0),
+        "response": text_fingerprint(response),
+    }
+
+
+def shown_of(response: dict[str, Any]) -> dict[str, Any]:
+    """What an annotator sees of a response: the conversation and the text."""
+    prompt = response.get("prompt")
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else []
+    messages = response.get("messages") or asked
+    return {"messages": [{"role": m.get("role"), "content": m["content"]} for m in messages], "text": response["text"]}
+
+
+def assign(
+    tasks: Iterable[Task],
+    readers: dict[int, frozenset[str]],
+    kept: Iterable[tuple[int, str]],
+    per_response: int,
+    seed: int,
+) -> list[tuple[int, str]]:
+    """New pairs (annotator, task), so that each task has `per_response` annotators who read its languages.
+
+    `readers` are the languages of each annotator, `kept` the pairs that stay as they are. Whoever has least to do comes
+    first. Controls go to everybody who reads them.
+    """
+    holders = defaultdict(set)
+    for annotator, task in kept:
+        holders[task].add(annotator)
+    able = {task: [who for who, languages in readers.items() if task.languages <= languages] for task in tasks}
+    load = Counter(annotator for held in holders.values() for annotator in held)
+    made = []
+    # Tasks that few can read come first, while those few still have little to do.
+    for one in sorted(able, key=lambda task: (len(able[task]), fingerprint(seed, task.id))):
+        free = [who for who in able[one] if who not in holders[one.id]]
+        free.sort(key=lambda who: (load[who], fingerprint(seed, one.id, who)))
+        chosen = free if one.control else free[: max(0, per_response - len(holders[one.id]))]
+        load.update(chosen)
+        made += [(who, one.id) for who in chosen]
+    return made
+
+
+def in_order(kept: Sequence[str], new: Iterable[str], annotator: int, seed: int) -> list[str]:
+    """An annotator's tasks: those begun stay in front, the others are shuffled by seed and annotator."""
+    return [*kept, *sorted(new, key=lambda task: fingerprint(seed, annotator, task))]
