@@ -169,7 +169,7 @@ def postgres_server() -> Iterator[str]:
         _wait_for(port, server)
         yield f"postgresql://postgres@127.0.0.1:{port}"
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGQUIT)
         server.wait()
         shutil.rmtree(folder)
 

@@ -42,12 +42,16 @@ def holds(one: Estimate, truth: float) -> bool:
 
 
 def test_the_point_and_weight_are_those_of_the_published_formula() -> None:
-    """lambda = cov(y, f)/n / (var(f_L)/n + var(f_U)/N); the mean is mean(y) + lambda (mean(f_U) - mean(f_L))."""
+    """lambda = cov(y, f)/n / (var(f_L)/n + var(f_U)/N); the mean is mean(y) + lambda (mean(f_U) - mean(f_L)).
+
+    Both variances are about the mean of all f, as in the authors' own code.
+    """
     generator = np.random.default_rng(3)
     f = generator.integers(0, 3, 200).astype(float)
     y = np.clip(f - (generator.random(200) < 0.4), 0, 2)
     found = calibrated_mean(list(f), [*y[:40], *[None] * 160], names(range(200)))
-    weight = np.cov(y[:40], f[:40], ddof=0)[0, 1] / 40 / (f[:40].var() / 40 + f[40:].var() / 160)
+    around = (f - f.mean()) ** 2
+    weight = np.cov(y[:40], f[:40], ddof=0)[0, 1] / 40 / (around[:40].mean() / 40 + around[40:].mean() / 160)
     assert 0 < weight < 1
     assert found.weight == pytest.approx(weight)
     assert found.calibrated.mean == pytest.approx(y[:40].mean() + weight * (f[40:].mean() - f[:40].mean()))
@@ -284,3 +288,16 @@ def test_a_judge_without_people_says_so() -> None:
         assert row["judge_mean"] is not None
         assert (row["people_mean"], row["calibrated_mean"], row["weight"]) == (None, None, None)
         assert row["reason"] == "no person has rated any of the items"
+
+
+@pytest.mark.parametrize("said", [0.0, 2.0])
+def test_a_single_other_item_hardly_moves_the_mean_of_many_rated_ones(said: float) -> None:
+    generator = np.random.default_rng(1)
+    human = [float(value) for value in generator.integers(0, 3, 24)]
+    judge = [min(2.0, value + 1.0) for value in human]
+    items = [str(i) for i in range(25)]
+    found = calibrated_mean([*judge, said], [*human, None], items)
+    people = found.people_only
+    assert people.mean is not None
+    assert found.calibrated.mean == pytest.approx(people.mean, abs=0.1)
+    assert width(found.calibrated) > 0.8 * width(people)

@@ -194,7 +194,7 @@ def test_a_study_leaves_exactly_the_promised_files(made: str, request: pytest.Fi
     assert {name for name in found if not name.startswith(("runs/", "report/"))} == STUDY_FILES - {"report/index.html"}
     assert "report/index.html" in found
     report = {name for name in found if name.startswith("report/")}
-    assert {Path(name).suffix for name in report - STUDY_FILES} <= {".svg", ".png", ".csv"}
+    assert {Path(name).suffix for name in report - STUDY_FILES} <= {".svg", ".png", ".csv", ".tex"}
     for run in folder.glob("runs/*"):
         method = run.name.split("-")[0]
         steps = range(4, STEPS + 1, 4) if method in CHECKPOINT_FILES else []

@@ -121,6 +121,9 @@ def test_rules_that_cannot_be_applied_are_left_out_and_nothing_to_choose_gives_n
     names = rules(validation_of(found, pl.DataFrame({"run": ["a"], "step": [10]})))
     assert set(names) == {"mean over languages", "worst language"}
     assert selection_table(ratings({"base": {"en": 1.0}}), training({})) == []
+    unrated = ratings(SHARES).with_columns(value=pl.lit(None, dtype=pl.Float64))
+    assert selection_table(unrated, training(LOSSES)) == []
+    assert selection_table(ratings(SHARES), training(LOSSES), {"helpfulness:judge": 1.0}) == []
     assert selection_table(ratings({"only": {"en": 1.0}}), training({"only": 1.0})) == []
 
 

@@ -79,6 +79,14 @@ def test_a_run_drawn_back_to_the_base_brings_the_run_that_is_trained() -> None:
     assert [run.weight for run in runs if not run.untuned] == [1.0, 0.5, 0.25]
 
 
+def test_judges_are_named_apart_and_their_rubrics_lie_beside_the_study(tmp_path: Path) -> None:
+    two = [{"model": "a/m"}, {"model": "b/m"}]
+    with pytest.raises(ConfigError, match="several judges are called m"):
+        parse_study({"name": "twice", "judges": two})
+    own = parse_study({"name": "own", "judges": [{"model": "m", "rubrics": "mine"}]}, folder=tmp_path)
+    assert own.judges[0].rubrics == str(tmp_path / "mine")
+
+
 def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
     raw = {"name": "x", "training": {"steps": 5, "learning_rate": 1e-4, "adaptation": {"rank": 8, "alpha": 4}}}
     turned = {"training": {"adaptation": {"alpha": 4, "rank": 8}, "learning_rate": 1e-4, "steps": 5}, "name": "x"}
@@ -143,9 +151,15 @@ def test_a_whole_study_from_the_command_line(study_file: Path, tmp_path: Path) -
     expected |= {f"checkpoints/step-{step}/{name}" for step in (2, 4) for name in weights}
     expected.add("checkpoints/step-4/training_state.safetensors")
     assert relative_files(run) == expected
-    report = {"index.html", "shares.csv"}
-    report |= {f"{figure}.{ending}" for figure in ("heldout-loss", "learning-rate") for ending in ("svg", "png")}
-    assert relative_files(study / "report") == report
+    report = relative_files(study / "report")
+    stems = {name.rsplit(".", 1)[0] for name in report}
+    named = {"figures/heat-map-language", "figures/heldout-loss", "tables/shares-language", "tables/runs"}
+    assert named <= stems
+    # Every figure in both forms, every table in both forms, and nothing else.
+    figures = {stem for stem in stems if stem.startswith("figures/")}
+    tables = {stem for stem in stems if stem.startswith("tables/")}
+    forms = {f"{stem}.{ending}" for stem in figures for ending in ("svg", "png")}
+    assert report == {"index.html"} | forms | {f"{stem}.{ending}" for stem in tables for ending in ("csv", "tex")}
 
     stamps = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     again = xlift("run", str(study_file), folder=clean)

@@ -36,11 +36,18 @@ def run(study: StudyFile, overrides: Overrides = None, out: Out = None, offline:
 
 
 @app.command()
-def check(study: StudyFile, overrides: Overrides = None, offline: Offline = False) -> None:
-    """Check settings, data, prompts and the chat format before anything is spent; shows a real example's loss mask."""
+def check(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    probe: Annotated[bool, typer.Option(help="Measure time and memory by a short probe.")] = True,
+) -> None:
+    """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
     from xlift.check import check_study
 
-    check_study(_study(study, overrides, None)[0], offline)
+    parsed, folder = _study(study, overrides, out)
+    check_study(parsed, offline, probe, folder)
 
 
 @app.command()
@@ -89,13 +96,64 @@ def rate(
 
 
 @app.command()
-def report(study: StudyFile, overrides: Overrides = None, out: Out = None) -> None:
-    """Write the report from what there is."""
-    from xlift.stages import report_stage
+def report(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    format_: Annotated[str, typer.Option("--format", help="html, md, csv or latex.")] = "html",
+) -> None:
+    """Write the report from what there is, as a page, as Markdown, or its tables alone."""
+    from xlift.report.page import write_report
 
     workspace = _workspace(study, overrides, out)
-    report_stage(workspace)
-    _print_result(workspace)
+    path = write_report(workspace, format_)
+    _print_result(workspace, path)
+
+
+@app.command()
+def judge(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or responses; neither with --probe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
+    name: Annotated[str | None, typer.Option("--judge", help="Only this one of the study's judges.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, as the server knows it.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Server, for instance http://localhost:8000/v1.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; OPENAI_API_KEY.")] = None,
+    calls: Annotated[str | None, typer.Option(help="all: one call for all facets; each: one for each facet.")] = None,
+    facets: Annotated[str | None, typer.Option(help="Facets to rate, separated by commas; all six.")] = None,
+    rubrics: Annotated[str | None, typer.Option(help="Folder with rubrics of your own (FACET.md).")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at one time; 16.")] = None,
+    price_input: Annotated[float | None, typer.Option(help="Price of a million tokens read.")] = None,
+    price_output: Annotated[float | None, typer.Option(help="Price of a million tokens written.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before it has cost more.")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Stop before more requests than this.")] = None,
+    batch: Annotated[bool | None, typer.Option("--batch", help="Use the server's Batch API.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many calls, tokens and what price.")] = False,
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="RUN_A RUN_B", help="Ask which of two runs answers better.")
+    ] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Test the judge on responses with known faults.")] = False,
+) -> None:
+    """Let a judge model rate responses, compare two runs, or be tested itself."""
+    from xlift import judges
+
+    given = {
+        "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,
+        "facets": facets.split(",") if facets else None, "concurrency": concurrency, "price_input": price_input,
+        "price_output": price_output, "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    if probe:
+        print(judges.probe_judge(judges.settings_of(given)))
+    elif source is None:
+        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE.jsonl -o OUT.jsonl, or --probe")
+    elif source.suffix == ".jsonl":
+        print(judges.judge_responses_file(source, output, judges.settings_of(given), dry_run))
+    elif pair:
+        print(judges.judge_pair(source, judges.one_of_study(source, name, given), *pair))
+    else:
+        print(judges.judge_study(source, name, given, dry_run))
 
 
 @app.command()
@@ -256,7 +314,7 @@ def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None
     print(f"{name.removesuffix('_stage')} done: {workspace.path}")
 
 
-def _print_result(workspace: Any) -> None:
+def _print_result(workspace: Any, path: Path | None = None) -> None:
     from xlift.report.page import TITLES, text_table
 
     table = [[TITLES[workspace.study.raters[0]], *workspace.study.prompts.languages]]
@@ -264,7 +322,7 @@ def _print_result(workspace: Any) -> None:
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\nreport: {workspace.report / 'index.html'}")
+    print(f"\nreport: {path or workspace.report / 'index.html'}")
 
 
 def main() -> None:

@@ -94,6 +94,8 @@ class Rating(TypedDict):
     value: float | None
     response: str
     signature: str
+    request: NotRequired[str]
+    """Of a judge: hash of the model, the decoding and all that it was shown."""
     reason: NotRequired[str]
     detail: NotRequired[dict[str, Any]]
 

@@ -17,7 +17,7 @@ import polars as pl
 from xlift.analysis.agreement import kind_of
 from xlift.rating import signature_of, text_fingerprint
 from xlift.records import Prompt, Rating, Response, read_records, response_signatures
-from xlift.settings import RunConfig
+from xlift.settings import Judge, RunConfig
 from xlift.workspace import RunFolder, StudyFolder, current_ratings, current_responses, find_run, find_study
 
 
@@ -47,13 +47,32 @@ def rateable(workspace: StudyFolder, run: RunFolder, step: int) -> list[dict[str
 
 
 def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
-    """Up-to-date ratings of one checkpoint's responses: surface raters, and people."""
+    """Up-to-date ratings of one checkpoint's responses: surface raters, judges and people."""
     keys = [(response["id"], text_fingerprint(response)) for response in rateable(workspace, run, step)]
     found = []
     for name in workspace.study.raters:
         ratings = current_ratings(run, step, name, signature_of(name))
         found += [ratings[key] for key in keys if key in ratings]
-    return found + people_ratings(run, step, keys)
+    return found + judge_ratings(workspace, run, step) + people_ratings(run, step, keys)
+
+
+def judge_ratings(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
+    """What the study's judges, as they are now, have said of a checkpoint's responses."""
+    if not workspace.study.judges:
+        return []
+    from xlift.rating.judging import current_judge_ratings
+
+    responses = rateable(workspace, run, step)
+    return [
+        rating
+        for judge in workspace.study.judges
+        for rating in current_judge_ratings(judge_ratings_path(run, step, judge), responses, judge)
+    ]
+
+
+def judge_ratings_path(run: RunFolder, step: int, judge: Judge) -> Path:
+    """Where a judge's ratings of a checkpoint's responses are."""
+    return run.ratings(step, f"judge-{judge.label}")
 
 
 def people_ratings(run: RunFolder, step: int, keys: list[tuple[str, str]]) -> list[Rating]:

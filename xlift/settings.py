@@ -17,6 +17,8 @@ from xlift.records import FACETS, fingerprint
 
 EMBEDDED_MODEL = "embedded:gemma-3-270m"
 BUILTIN = "builtin"
+DEFAULT_STEPS = 1000
+"""Optimiser steps of a run that names neither `steps` nor `epochs`, as in arXiv 2402.14778."""
 
 Method = Literal["lora", "full", "none"]
 JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
@@ -254,7 +256,9 @@ class Judge(Settings):
     """Environment variable that holds the key; a server on this machine may want none."""
     calls: Literal["all", "each"] = "all"
     """One call for all facets (cheap), or one for each facet (careful)."""
-    facets: list[JudgedFacet] = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
+    facets: Annotated[list[JudgedFacet], Field(min_length=1)] = [
+        "language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"
+    ]  # fmt: skip
     rubrics: str | None = None
     """Folder with rubrics of one's own (FACET.md), each replacing the built-in one."""
     rubric_language: Literal["en", "response"] = "en"

@@ -11,12 +11,13 @@ from typing import Any
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts, margin_languages
 from xlift.errors import UserError
+from xlift.pending import say_pending
 from xlift.progress import say
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
 from xlift.records import Conversation, JsonlWriter, write_jsonl
 from xlift.results import rateable, responses_of, study_prompts
 from xlift.scheduling import each_run, surviving
-from xlift.settings import Instructions
+from xlift.settings import Instructions, Judge
 from xlift.study import Study
 from xlift.watch import validation_prompts, watcher
 from xlift.workspace import (
@@ -37,9 +38,11 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
 
     A run that fails is reported at the end (UserError) and does not stop the others.
     """
+    if first_worker():
+        say_pending(open_study(study, folder))
     workspace = prepare(study, folder)
     with locked(workspace.path):
-        stages = (train_stage, generate_stage, rate_stage)
+        stages = (train_stage, generate_stage, rate_stage, judge_stage)
         failures = [error for stage in stages for error in _failures(stage, workspace, offline)]
         report_stage(workspace, offline)
         _raise(failures)
@@ -190,6 +193,23 @@ def _rate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
             made += len(wanted)
     if made or (seen and run.stage("rate")["state"] != "done"):
         run.set_stage("rate", "done", ratings=made)
+
+
+def judge_stage(workspace: StudyFolder, offline: bool = False) -> None:
+    """Let the study's judges rate what they have not rated yet. The first worker does it."""
+    if not workspace.study.judges or not first_worker():
+        return
+    from xlift.judges import judge_with
+    from xlift.rating.judging import outcome_text
+
+    failures: list[UserError] = []
+    for judge in workspace.study.judges:
+
+        def rate_by(judge: Judge = judge) -> None:
+            say(outcome_text(judge_with(workspace, judge), judge))
+
+        failures += _failures(rate_by)
+    _raise(failures)
 
 
 def report_stage(workspace: StudyFolder, offline: bool = False) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from xlift.errors import ConfigError, nearest
 from xlift.records import fingerprint
@@ -71,6 +71,15 @@ class Study(Settings):
     report: Report = Report()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @field_validator("judges")
+    @classmethod
+    def _named_apart(cls, judges: list[Judge]) -> list[Judge]:
+        labels = [judge.label for judge in judges]
+        alike = sorted({label for label in labels if labels.count(label) > 1})
+        if alike:
+            raise ValueError(f"several judges are called {', '.join(alike)}; give each a name of its own")
+        return judges
 
     def runs(self) -> list[RunConfig]:
         """Every run of the grid, the untuned base models first.
@@ -170,7 +179,7 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": exclude})
     if not study.runs():
         raise ConfigError(f"{where}: exclude: no run is left", "xlift check STUDY.yaml")
-    return _locate_prompts(study, folder or Path())
+    return _locate_files(study, folder or Path())
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -338,7 +347,7 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}
 
 
-def _locate_prompts(study: Study, folder: Path) -> Study:
+def _locate_files(study: Study, folder: Path) -> Study:
     def placed(prompt_set: PromptSet) -> PromptSet:
         kind, colon, where = prompt_set.source.partition(":")
         if kind == "builtin":
@@ -348,7 +357,11 @@ def _locate_prompts(study: Study, folder: Path) -> Study:
 
     prompts = study.prompts
     update = {"validation": placed(prompts.validation), "test": placed(prompts.test)}
-    return study.model_copy(update={"prompts": prompts.model_copy(update=update)})
+    judges = [
+        judge.model_copy(update={"rubrics": str((folder / judge.rubrics).resolve())}) if judge.rubrics else judge
+        for judge in study.judges
+    ]
+    return study.model_copy(update={"prompts": prompts.model_copy(update=update), "judges": judges})
 
 
 def builtin_path(name: str) -> Path:

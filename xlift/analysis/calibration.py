@@ -137,12 +137,16 @@ def _prediction_powered(
     human_mean = float(in_labelled @ people)
     judge_gap = float(in_judge @ sample.judge - in_others @ sample.judge)
 
-    def deviations(weights: Floats, values: Floats) -> Floats:
+    def centred(weights: Floats, values: Floats) -> Floats:
         means = np.bincount(sample.stratum, weights * values) / np.maximum(np.bincount(sample.stratum, weights), 1e-300)
-        return np.asarray(np.bincount(sample.cluster, weights * (values - means[sample.stratum])), dtype=np.float64)
+        return np.asarray(values - means[sample.stratum])
 
-    a = deviations(in_labelled, people)
-    b = deviations(in_judge, sample.judge) - deviations(in_others, sample.judge)
+    def by_cluster(values: Floats) -> Floats:
+        return np.asarray(np.bincount(sample.cluster, values), dtype=np.float64)
+
+    a = by_cluster(in_labelled * centred(in_labelled, people))
+    # The judge has seen all items: a few other items would hardly deviate from a mean of their own.
+    b = by_cluster((in_judge - in_others) * centred(np.ones(len(people)), sample.judge))
     count = len(np.unique(sample.cluster[labelled]))
     freedom = count - _components(sample.cluster[labelled], sample.stratum[labelled])
     spread = float(b @ b)

@@ -174,9 +174,13 @@ def chosen(frame: pl.DataFrame, name: str | Mapping[str, Any]) -> pl.DataFrame:
     condition = _condition(frame, name)
     for key, value in condition.items():
         column = pl.col(key)
-        # 3e-4 and 3 * 1e-4 are not the same number.
-        same = column.is_close(value, rel_tol=1e-6) if isinstance(value, float) else column == value
-        frame = frame.filter(column.is_null() if value is None else same)
+        if value is None:
+            frame = frame.filter(column.is_null())
+        elif isinstance(value, float):
+            # 3e-4 and 3 * 1e-4 are not the same number.
+            frame = frame.filter(column.is_close(value, rel_tol=1e-6))
+        else:
+            frame = frame.filter(column == value)
     return frame
 
 

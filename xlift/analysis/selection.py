@@ -109,6 +109,12 @@ def rules(validation: Validation, measure: Mapping[str, float] | None = None) ->
     return {rule: given for rule, given in found.items() if given and len(given) == len(candidates)}
 
 
+def _rated(ratings: pl.DataFrame, name: str, split: str) -> bool:
+    facet, _, kind = name.partition(":")
+    own = ratings.filter((pl.col("facet") == facet) & (pl.col("split") == split) & ~pl.col("untuned"))
+    return not own.filter(pl.col("value").is_not_null() & (pl.col("kind").is_in([kind]) if kind else True)).is_empty()
+
+
 def _by_language(ratings: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, dict[str, float]]:
     """Mean score by candidate and language; a candidate that lacks a language that others have is left out."""
     found: dict[Candidate, dict[str, float]] = {}
@@ -151,8 +157,11 @@ def selection_table(
     """One row a rule and language: what the rule picks, and what the pick scores on test prompts.
 
     `score`, `cost` and `regret` as in the module's text, the first two with intervals that resample requests; `tied`
-    counts the candidates among which the rule could not decide. Empty where fewer than two checkpoints compete.
+    counts the candidates among which the rule could not decide. Empty where fewer than two checkpoints compete, or
+    while nobody has rated what `measure` asks for.
     """
+    if not all(_rated(ratings, name, split) for name in measure or MEASURE for split in ("validation", "test")):
+        return []
     found = rules(validation_of(ratings, training), measure)
     candidates = sorted({one for given in found.values() for one in given})
     test = ratings.filter((pl.col("split") == "test") & ~pl.col("untuned"))

@@ -1,61 +1,307 @@
-"""Figures of the report: one function a figure, each from plain rows to an Altair chart."""
+"""Figures of the report: one function a figure, each from plain rows to a Vega-Lite specification.
+
+None stands for a figure with too little to show. Shares are 0 to 1. `languages` are the study's by name: a language has
+the same colour and shape in every figure. What is neither data nor background has the colour of the text around it, so
+that a figure fits a light and a dark page.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import altair as alt
 
 from xlift.records import write_atomic
 
-# Okabe and Ito's palette, told apart with all common kinds of colour blindness.
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+# Okabe and Ito's palette, told apart with all common kinds of colour blindness; the text's colour stands for black.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#F0E442"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]]
+MOST_PANELS = 24
+"""More panels than this cannot be read."""
 
 
-def learning_rate_figure(rows: list[dict[str, Any]]) -> alt.LayerChart | None:
-    """Share of responses in the user's language over learning rate, a line a language; None with one rate only.
+Specification = dict[str, Any]
 
-    Rows: learning_rate (> 0), language (name), mean, low, high (shares, 0 to 1). Untuned runs are not shown.
-    """
-    if len({row["learning_rate"] for row in rows}) < 2:
+
+class Figure(NamedTuple):
+    """A figure: file name, caption, and what Vega-Lite draws."""
+
+    name: str
+    caption: str
+    specification: Specification
+
+
+def heat_map(rows: Sequence[dict[str, Any]]) -> Specification | None:
+    """Shares by run (down) and language (across), numbers in the cells. Rows: run, language, mean, low, high, rated,
+    missing."""
+    shown = [
+        row | {"share": f"{row['mean'] * 100:.0f} %", "interval": f"{row['low'] * 100:.0f}–{row['high'] * 100:.0f}"}
+        if row["mean"] is not None
+        else row | {"share": "–", "interval": "not rated"}
+        for row in rows
+    ]
+    if not shown:
         return None
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("learning_rate:Q", scale=alt.Scale(type="log"), title="learning rate", axis=alt.Axis(format="~e")),
-        color=alt.Color("language:N", scale=alt.Scale(range=PALETTE), sort=None, title=None),
+    base = alt.Chart(alt.Data(values=shown)).encode(
+        x=alt.X("language:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, domain=False)),
+        y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(domain=False)),
+        tooltip=_tooltip("run", "language", "share", "interval", "rated", "missing"),
     )
-    share = alt.Y("mean:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]))
-    share = share.axis(format="%")
-    shape = alt.Shape("language:N", sort=None, legend=None)
-    line = base.mark_line(strokeWidth=2).encode(y=share)
-    point = base.mark_point(filled=True, size=80, opacity=1).encode(y=share, shape=shape)
-    band = base.mark_rule(opacity=0.4, strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
-    return alt.layer(band, line, point).properties(width=560, height=280).configure(background="transparent")
+    colour = alt.Color("mean:Q", scale=alt.Scale(domain=[0, 1], scheme="blues"), legend=None)
+    rated = alt.datum.mean != None  # noqa: E711  (a Vega expression)
+    ink = alt.condition(f"{rated} && datum.mean > 0.6", alt.value("#ffffff"), alt.value("#111111"))
+    cells = base.transform_filter(rated).mark_rect(stroke="#ffffff", strokeWidth=1).encode(color=colour)
+    share = base.transform_filter(rated).mark_text(dy=-6, fontSize=14, fontWeight="bold").encode(
+        text="share:N", color=ink
+    )  # fmt: skip
+    interval = base.transform_filter(rated).mark_text(dy=9, fontSize=10.5).encode(text="interval:N", color=ink)
+    nothing = base.transform_filter(f"!({rated})").mark_text(color="currentColor").encode(text="interval:N")
+    return _finished(alt.layer(cells, share, interval, nothing).properties(width=alt.Step(96), height=alt.Step(38)))
 
 
-def loss_figure(rows: list[dict[str, Any]]) -> alt.Chart | None:
-    """Loss on held-out English replies over training steps, a line a run. Rows: run, step, heldout_loss."""
+def curve_figure(
+    rows: Sequence[dict[str, Any]], languages: Sequence[str], axis: str, title: str, form: str
+) -> Specification | None:
+    """Shares along a training choice, a line a language, a panel for each setting of the rest; untuned: dashed.
+
+    Rows: panel, the column `axis` (null: untuned), language, share_2, share_2_low, share_2_high, run, rated, missing.
+    """
+    known = [row for row in rows if row["share_2"] is not None]
+    if not known or len({row["panel"] for row in known}) > MOST_PANELS:
+        return None
+    key = _key("language", languages, known)
+    base = alt.Chart().encode(
+        opacity=alt.condition(key.pick, alt.value(1), alt.value(0.12)),
+        tooltip=_tooltip("run", "language", ("share_2", "share", ".0%"), ("share_2_low", "low", ".0%"),
+                         ("share_2_high", "high", ".0%"), "rated", "missing"),
+    )  # fmt: skip
+    values = sorted({row[axis] for row in known if not row["untuned"]})
+    scale = alt.Scale(type="log", nice=False, padding=16)
+    x = alt.X(f"{axis}:Q", scale=scale, title=title, axis=alt.Axis(format=form, values=values))
+    share = alt.Y("share_2:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    tuned, untuned = base.transform_filter("!datum.untuned"), base.transform_filter("datum.untuned")
+    line = tuned.mark_line(strokeWidth=2).encode(x=x, y=share, color=key.colour)
+    point = tuned.mark_point(filled=True, size=70).encode(x=x, y=share, color=key.colour, shape=key.shape)
+    bound = tuned.mark_rule(strokeWidth=1.5, strokeOpacity=0.5).encode(
+        x=x, y="share_2_low:Q", y2="share_2_high:Q", color=key.colour
+    )
+    before = untuned.mark_rule(strokeDash=[4, 4], strokeWidth=1.5).encode(y=share, color=key.colour)
+    return _paneled(alt.layer(bound, before, line, point.add_params(key.pick)), known, 300, 220)
+
+
+class Key(NamedTuple):
+    """What tells names apart: colour and shape in one legend, and the choice of a name in it."""
+
+    colour: alt.Color
+    shape: alt.Shape
+    pick: Any
+
+
+def _key(field: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Key:
+    """The key of those `names` that occur in `rows`; each keeps its place among all names.
+
+    Colour and shape have the same domain, said outright, since only then do they share a legend.
+    """
+    there = {row[field] for row in rows}
+    places = [(name, place) for place, name in enumerate(dict.fromkeys([*names, *sorted(there)])) if name in there]
+    domain = [name for name, _ in places]
+    colours = alt.Scale(domain=domain, range=[PALETTE[place % len(PALETTE)] for _, place in places])
+    shapes = alt.Scale(domain=domain, range=[SHAPES[place % len(SHAPES)] for _, place in places])
+    encoded = f"{field}:N"
+    return Key(
+        alt.Color(encoded, scale=colours, title=None),
+        alt.Shape(encoded, scale=shapes, title=None),
+        alt.selection_point(fields=[field], bind="legend"),
+    )
+
+
+def _paneled(layers: Any, rows: Sequence[dict[str, Any]], width: int, height: int) -> Specification:
+    """The layers once a `panel`, side by side where there are several."""
+    data = alt.Data(values=list(rows))
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    if len(panels) == 1:
+        one = layers.properties(width=2 * width - 40, height=height + 40, data=data)
+        return _finished(one.properties(title=panels[0]) if panels[0] else one)
+    header = alt.Header(labelFontSize=12, labelColor="currentColor", labelLimit=width)
+    facet = alt.Facet("panel:N", sort=panels, title=None, header=header)
+    return _finished(layers.properties(width=width, height=height).facet(facet, columns=3, data=data))
+
+
+def transfer_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
+    """English (across) against the other languages (up), a point a setting and language; hollow: untuned.
+
+    Rows: run, language, first_mean, second_mean, difference, low, high (of the difference), untuned, pairs.
+    """
     if not rows:
         return None
-    return (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(point=True, strokeWidth=2)
+    key = _key("language", languages, rows)
+    axis, whole = alt.Axis(format="%", tickCount=5), alt.Scale(domain=[0, 1])
+    corners = alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}])
+    diagonal = alt.Chart(corners).mark_line(color="currentColor", strokeDash=[4, 4], opacity=0.5)
+    shown = [
+        row | {f"y_{end}": min(1, max(0, row["first_mean"] + row[end])) for end in ("low", "high")}
+        if row["low"] is not None
+        else row
+        for row in rows
+    ]
+    base = alt.Chart(alt.Data(values=shown)).encode(
+        x=alt.X("first_mean:Q", title="share of answers in English", scale=whole, axis=axis),
+        opacity=alt.condition(key.pick, alt.value(1), alt.value(0.1)),
+        tooltip=_tooltip("run", "language", ("first_mean", "English", ".0%"), ("second_mean", "share", ".0%"),
+                         ("difference", "difference", "+.0%"), ("low", "from", "+.0%"), ("high", "to", "+.0%"),
+                         "pairs"),
+    )  # fmt: skip
+    y = alt.Y("second_mean:Q", title="in the other language", scale=whole, axis=axis)
+    bound = base.mark_rule(strokeOpacity=0.35).encode(y="y_low:Q", y2="y_high:Q", color=key.colour)
+    hollow = base.transform_filter("datum.untuned").mark_point(size=90, strokeWidth=2)
+    point = base.transform_filter("!datum.untuned").mark_point(size=90, filled=True)
+    layers = [one.encode(y=y, color=key.colour, shape=key.shape) for one in (hollow, point.add_params(key.pick))]
+    return _finished(alt.layer(diagonal.encode(x="x:Q", y="y:Q"), bound, *layers).properties(width=420, height=380))
+
+
+def effects_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
+    """Effects of training choices with intervals: a row a choice and level, coloured by language.
+
+    Rows: choice, level, language, effect, low, high.
+    """
+    known = [row | {"at": f"{row['choice']}: {row['level']}"} for row in rows if row["effect"] is not None]
+    if not known:
+        return None
+    key = _key("language", languages, known)
+    title = "effect on the share of answers, difference from the mean over the levels"
+    order = [name for name in languages if any(row["language"] == name for row in known)]
+    base = alt.Chart().encode(
+        y=alt.Y("at:N", sort=None, title=None, axis=alt.Axis(grid=True, tickBand="extent")),
+        yOffset=alt.YOffset("language:N", scale=alt.Scale(domain=order)),
+        opacity=alt.condition(key.pick, alt.value(1), alt.value(0.12)),
+        tooltip=_tooltip("choice", "level", "language", ("effect", "effect", "+.0%"), ("low", "from", "+.0%"),
+                         ("high", "to", "+.0%")),
+    )  # fmt: skip
+    x = alt.X("effect:Q", title=title, axis=alt.Axis(format="+.0%"))
+    point = base.mark_point(filled=True, size=55).encode(x=x, color=key.colour, shape=key.shape)
+    bound = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=key.colour)
+    zero = alt.Chart().mark_rule(color="currentColor", opacity=0.6).encode(x=alt.XDatum(0))
+    height = alt.Step(max(26, 11 * len(order)), **{"for": "position"})
+    layers = alt.layer(zero, bound, point.add_params(key.pick))
+    return _finished(layers.properties(width=480, height=height, data=alt.Data(values=known)))
+
+
+def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> Specification | None:
+    """One value of the training record over steps, a line a run. Rows: run, step and `value`."""
+    known = [row for row in rows if row[value] is not None]
+    if not known:
+        return None
+    pick = alt.selection_point(fields=["run"], bind="legend")
+    return _finished(
+        alt.Chart(alt.Data(values=known))
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30))
         .encode(
-            x=alt.X("step:Q", title="training step"),
-            y=alt.Y("heldout_loss:Q", title="loss on held-out replies", scale=alt.Scale(zero=False)),
-            color=alt.Color("run:N", scale=alt.Scale(range=PALETTE), sort=None, title=None),
+            x=alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
+            color=alt.Color("run:N", sort=None, scale=alt.Scale(range=PALETTE), title=None),
+            strokeDash=alt.StrokeDash("run:N", sort=None, scale=alt.Scale(range=_dashes(known)), title=None),
+            opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
+            tooltip=_tooltip("run", "step", (value, title, ".3f")),
         )
         .properties(width=560, height=240)
-        .configure(background="transparent")
+        .add_params(pick)
     )
 
 
-def save_figure(chart: alt.Chart | alt.LayerChart, folder: Path, name: str) -> str:
-    """Write a figure as SVG and PNG; returns the SVG."""
+def _dashes(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
+    # A dash a round of colours, so that a ninth run differs from the first.
+    runs = len({row["run"] for row in rows})
+    return [DASHES[i // len(PALETTE) % len(DASHES)] for i in range(max(1, runs))]
+
+
+def watched_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str], title: str) -> Specification | None:
+    """What was watched on validation prompts during training: a panel a run, a line a language.
+
+    Rows: panel (run), step, language, value (0 to 1).
+    """
+    if not rows or len({row["panel"] for row in rows}) > MOST_PANELS:
+        return None
+    key = _key("language", languages, rows)
+    base = alt.Chart().encode(
+        x=alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, format="d")),
+        y=alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+        opacity=alt.condition(key.pick, alt.value(1), alt.value(0.12)),
+        tooltip=_tooltip(("panel", "run", ""), "step", "language", ("value", "share", ".0%")),
+    )
+    line = base.mark_line(strokeWidth=2).encode(color=key.colour)
+    point = base.mark_point(filled=True).encode(color=key.colour, shape=key.shape)
+    return _paneled(alt.layer(line, point.add_params(key.pick)), rows, 250, 170)
+
+
+def calibration_figure(rows: Sequence[dict[str, Any]], who: Sequence[str]) -> Specification | None:
+    """What judge, people, and both say of each run: mean values from 0 to 2 with intervals, a panel a facet and judge.
+
+    Rows: panel, run, who, mean, low, high.
+    """
+    if not rows or len({row["panel"] for row in rows}) > MOST_PANELS:
+        return None
+    key = _key("who", who, rows)
+    base = alt.Chart().encode(
+        y=alt.Y("run:N", sort=None, title=None),
+        yOffset=alt.YOffset("who:N", scale=alt.Scale(domain=list(who))),
+        opacity=alt.condition(key.pick, alt.value(1), alt.value(0.12)),
+        tooltip=_tooltip("run", "who", ("mean", "mean", ".2f"), ("low", "from", ".2f"), ("high", "to", ".2f")),
+    )
+    x = alt.X("mean:Q", scale=alt.Scale(domain=[0, 2]), title="mean value, 0 to 2", axis=alt.Axis(tickCount=4))
+    point = base.mark_point(filled=True, size=60).encode(x=x, color=key.colour, shape=key.shape)
+    bound = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=key.colour)
+    return _paneled(alt.layer(bound, point.add_params(key.pick)), rows, 260, 40 * len({row["run"] for row in rows}))
+
+
+def _tooltip(*fields: str | tuple[str, str, str]) -> list[alt.Tooltip]:
+    """Fields by name, or as (name, title, number format)."""
+    found = []
+    for one in fields:
+        name, title, form = (one, one, "") if isinstance(one, str) else one
+        found.append(alt.Tooltip(name, type="quantitative", title=title, format=form) if form
+                     else alt.Tooltip(name, type="nominal", title=title))  # fmt: skip
+    return found
+
+
+def _finished(chart: Any) -> Specification:
+    ink = {"labelColor": "currentColor", "titleColor": "currentColor"}
+    lines = {
+        "gridColor": "currentColor",
+        "gridOpacity": 0.14,
+        "domainColor": "currentColor",
+        "tickColor": "currentColor",
+    }
+    finished = (
+        chart.configure(background="transparent", font="Arial, Liberation Sans, Helvetica, sans-serif")
+        .configure_axis(
+            labelFontSize=11.5, titleFontSize=11.5, titleFontWeight="normal", labelLimit=320, **ink, **lines
+        )
+        .configure_legend(labelFontSize=12, labelLimit=320, symbolSize=90, **ink)
+        .configure_title(color="currentColor", fontSize=12)
+        .configure_view(stroke=None)
+    )
+    return cast(Specification, finished.to_dict())
+
+
+def save_figure(specification: Specification, folder: Path, name: str) -> str:
+    """Write a figure as SVG and PNG on white paper; returns the SVG without the paper, for a page of any colour."""
     import vl_convert
 
-    specification = chart.to_json()
     svg = str(vl_convert.vegalite_to_svg(specification))
-    write_atomic(folder / f"{name}.svg", svg)
-    write_atomic(folder / f"{name}.png", vl_convert.vegalite_to_png(specification, scale=2))
+    start = svg.index(">") + 1
+    on_paper = f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
+    write_atomic(folder / f"{name}.svg", on_paper)
+    write_atomic(folder / f"{name}.png", vl_convert.svg_to_png(on_paper, scale=2))
     return svg
+
+
+def script_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script that needs no network, apart from all other names of the page."""
+    import vl_convert
+
+    # Its annotations ask for an argument that it does not need.
+    bundle: Any = vl_convert.javascript_bundle
+    return f"(()=>{{{bundle()}}})();"

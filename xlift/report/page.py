@@ -1,232 +1,122 @@
-"""The report: one self-contained HTML page, its figures as SVG and PNG, its table as CSV."""
+"""The report: one self-contained HTML page, or Markdown; its figures as SVG and PNG, its tables as CSV and LaTeX.
+
+    report/index.html, report.md, figures/NAME.svg, figures/NAME.png, tables/NAME.csv, tables/NAME.tex
+
+The page runs only the scripts whose hashes its content security policy names, none of which evaluates text as code
+(Vega's expressions are interpreted), and loads nothing from anywhere.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import base64
+import hashlib
 import json
-from dataclasses import asdict
+import re
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from xlift.analysis.consistency import consistency, with_requests
-from xlift.analysis.estimates import Estimate, estimate
-from xlift.data.prompts import margin_languages
-from xlift.languages import get_language
-from xlift.records import Rating, Response, read_records, reply_language, write_atomic
-from xlift.report.figures import learning_rate_figure, loss_figure, save_figure
-from xlift.workspace import RunFolder, StudyFolder, now
+from xlift.errors import ConfigError, nearest
+from xlift.records import write_atomic
+from xlift.report import methods
+from xlift.report.browser import pack, packed_bytes
+from xlift.report.contents import rows_of, runs_table
+from xlift.report.figures import save_figure, script_bundle
+from xlift.report.findings import Findings, findings_of
+from xlift.report.material import TITLES, Material, Scale, language_name, material_of, share_rows
+from xlift.report.sections import Section, sections_of
+from xlift.report.summary import summary_text, unknown_text
+from xlift.report.tables import Table, cells, to_markdown, write_tables
+from xlift.workspace import StudyFolder, now
 
-# What a value of 2 says, by rater.
-TITLES = {
-    "language": "Answers wholly in the user's language",
-    "language_lcb": "Answers without error by the Language Confusion Benchmark's rule",
-    "fluency": "Answers without a sign of reduced fluency",
-    "constraint": "Constraints followed",
-    "answers": "Facts answered right",
-}
+__all__ = ["FORMATS", "TITLES", "share_table", "text_table", "write_pages", "write_report"]
 
-
-class Answered(NamedTuple):
-    """One checkpoint's up-to-date responses and ratings."""
-
-    run: RunFolder
-    step: int
-    responses: list[Response]
-    ratings: list[Rating]
+FORMATS = ("html", "md", "csv", "latex")
+TEMPLATES = Path(__file__).parent / "templates"
 
 
-def read_answers(workspace: StudyFolder) -> list[Answered]:
-    """Every checkpoint that answers prompts, its files read once for all tables."""
-    from xlift.results import ratings_of, responses_of
+def write_report(workspace: StudyFolder, format: str = "html") -> Path:
+    """Write the report in a format and return where it is: the page, report.md, or the folder of tables.
 
-    return [
-        Answered(run, step, responses_of(workspace, run, step), ratings_of(workspace, run, step))
-        for run in workspace.runs
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
-    ]
-
-
-def share_table(
-    workspace: StudyFolder, rater: str, split: str = "test", answered: list[Answered] | None = None
-) -> list[dict[str, Any]]:
-    """One row a run, step and language: the share of responses that a rater gives a 2, with its interval.
-
-    Responses that a rater has nothing to say about (prompts without a constraint, say) are not counted.
+    html and md write figures too, html also all tables; csv and latex the tables only. Raises ConfigError for another
+    format.
     """
-    settings = workspace.study.report
-    rows = []
-    for run, step, responses, ratings in read_answers(workspace) if answered is None else answered:
-        values = {r["id"]: r["value"] for r in ratings if r["rater"] == rater}
-        rated = [r for r in responses if r["split"] == split and r["id"] in values]
-        for language in workspace.study.prompts.languages:
-            own = [r for r in rated if r["language"] == language]
-            shares = [_share(values[r["id"]]) for r in own]
-            clusters = [r.get("parallel_id") or r["id"] for r in own]
-            found = estimate(shares, clusters, settings.bootstrap, settings.confidence, workspace_seed(workspace))
-            rows.append(_row(run, step, language, split, found) | {"rater": rater})
-    return rows
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format '{format}'; {nearest(format, FORMATS)}")
+    return write_pages(material_of(workspace), format)
 
 
-def margin_table(workspace: StudyFolder) -> list[dict[str, Any]]:
-    """One row a run, step and language: how likely the model opens in the user's language rather than in English."""
-    languages = margin_languages(workspace.study.prompts.languages)
-    rows = []
-    for run in workspace.runs:
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints):
-            measured = {one["language"]: one["probability"] for one in run.margins_of(step, languages) or []}
-            for language in workspace.study.prompts.languages:
-                found = Estimate(**measured[language]) if language in measured else Estimate(None, None, None, 0, 0)
-                rows.append(_row(run, step, language, "validation", found) | {"rater": "margin"})
-    return rows
-
-
-def consistency_table(
-    workspace: StudyFolder, split: str = "test", answered: list[Answered] | None = None
-) -> list[dict[str, Any]]:
-    """One row a run, step and pair of languages: how alike the same facts are answered; empty without facts."""
-    rows = []
-    for run, step, responses, ratings in read_answers(workspace) if answered is None else answered:
-        found = consistency(with_requests(ratings, [r for r in responses if r["split"] == split]))
-        rows += [{"run": run.label, "id": run.id, "step": step} | pair for pair in found]
-    return rows
-
-
-def workspace_seed(workspace: StudyFolder) -> int:
-    """Seed of all resampling in the report."""
-    return workspace.study.decoding.seed
-
-
-def _share(value: float | None) -> float | None:
-    return None if value is None else float(value == 2)
-
-
-def _row(run: RunFolder, step: int, language: str, split: str, found: Estimate) -> dict[str, Any]:
-    rate = None if run.config.untuned else run.config.learning_rate
-    facts = {"run": run.label, "id": run.id, "step": step, "split": split, "language": language, "learning_rate": rate}
-    return facts | asdict(found)
-
-
-def write_report(workspace: StudyFolder) -> Path:
-    """Write report/index.html with its figures and table; returns the page's path."""
-    raters, answered = workspace.study.raters, read_answers(workspace)
-    tables = {
-        (rater, split): share_table(workspace, rater, split, answered)
-        for rater in raters
-        for split in ("test", "validation")
+def write_pages(material: Material, format: str = "html") -> Path:
+    """`write_report` from what is read already."""
+    folder = material.workspace.report
+    found = findings_of(material)
+    sections = sections_of(material, found)
+    tables = [block.table for section in sections for block in section.blocks if block.table]
+    endings = {"html": ("csv", "tex"), "md": (), "csv": ("csv",), "latex": ("tex",)}[format]
+    write_tables([*tables, runs_table(material)], folder / "tables", endings)
+    if format in ("csv", "latex"):
+        return folder / "tables"
+    drawn = {
+        block.figure.name: save_figure(block.figure.specification, folder / "figures", block.figure.name)
+        for section in sections
+        for block in section.blocks
+        if block.figure
     }
-    margins = margin_table(workspace)
-    facts = consistency_table(workspace, answered=answered)
-    if facts:
-        write_atomic(workspace.report / "facts.csv", _csv(facts))
-    write_atomic(workspace.report / "shares.csv", _csv([row for rows in [*tables.values(), margins] for row in rows]))
-    figures = _figures(workspace, tables[raters[0], "test"], raters[0])
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    page = templates.get_template("report.html").render(
-        study=workspace.study,
-        title=workspace.study.report.title or workspace.study.name,
-        made=now(),
-        version=metadata.version("xlift"),
-        languages=[get_language(code) for code in workspace.study.prompts.languages],
-        tables=[
-            {"title": TITLES[rater], "rows": pivot(rows), "split": split}
-            for (rater, split), rows in sorted(tables.items(), key=lambda item: (item[0][1], raters.index(item[0][0])))
-            if any(row["rated"] or row["missing"] for row in rows)
-        ],
-        facts=[row for row in facts if row["first"] == "en" and row["rated"]],
-        names={code: get_language(code).name for code in workspace.study.prompts.languages},
-        margins=pivot(margins) if any(row["rated"] for row in margins) else [],
-        confidence=f"{workspace.study.report.confidence:.0%}",
-        figures=figures,
-        runs=[_run_facts(run) for run in workspace.runs],
-        payload=Markup(_script_json(_browser_data(workspace, answered))),
+    path = folder / ("index.html" if format == "html" else "report.md")
+    write_atomic(
+        path, _html(material, found, sections, drawn) if format == "html" else _markdown(material, found, sections)
     )
-    path = workspace.report / "index.html"
-    write_atomic(path, page)
     return path
 
 
-def pivot(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table: a run and step, its cells by language."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in rows:
-        line = found.setdefault((row["id"], row["step"]), {"run": row["run"], "step": row["step"], "cells": []})
-        line["cells"].append(row)
-    return list(found.values())
+def _title(material: Material) -> str:
+    return material.workspace.study.report.title or material.workspace.study.name
 
 
-def _figures(workspace: StudyFolder, rows: list[dict[str, Any]], rater: str) -> list[dict[str, Any]]:
-    by_rate = [
-        {**row, "language": get_language(row["language"]).name}
-        for row in rows
-        if row["learning_rate"] is not None and row["mean"] is not None
-    ]
-    losses = [
-        {"run": run.label, "step": record["step"], "heldout_loss": record["heldout_loss"]}
-        for run in workspace.runs
-        for record in read_records(run.train_log)
-        if "heldout_loss" in record
-    ]
-    drawn = [
-        ("learning-rate", f"{TITLES[rater]}, by learning rate", learning_rate_figure(by_rate)),
-        ("heldout-loss", "Loss on held-out instruction data (what English-only validation sees)", loss_figure(losses)),
-    ]
-    return [
-        {"name": name, "caption": caption, "svg": Markup(save_figure(chart, workspace.report, name))}
-        for name, caption, chart in drawn
-        if chart is not None
-    ]
+def _html(material: Material, found: Findings, sections: list[Section], drawn: dict[str, str]) -> str:
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    script, vega = (TEMPLATES / "report.js").read_text(encoding="utf-8"), script_bundle() if drawn else ""
+    figures = [block.figure for one in sections for block in one.blocks if block.figure]
+    return templates.get_template("report.html").render(
+        title=_title(material),
+        study=material.workspace.study,
+        made=now(),
+        version=metadata.version("xlift"),
+        summary=summary_text(material, found),
+        unknown=unknown_text(material, found),
+        sections=sections,
+        scales=[scale for scale in material.scales if _shown(scale, sections)],
+        drawn={name: Markup(_own_names(svg, name)) for name, svg in drawn.items()},
+        specifications={one.name: Markup(_script_json(one.specification)) for one in figures},
+        cells=cells,
+        languages=[(code, language_name(code)) for code in material.languages],
+        runs=runs_table(material),
+        settings=[*methods.settings(material), ("The study file", methods.study_lines(material))],
+        definitions=methods.definitions(material),
+        facts=methods.report_facts(material),
+        signatures=methods.signatures(material),
+        packed=pack(material.prompts, material.answered),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        vega=packed_bytes(vega.encode("utf-8")) if vega else "",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(vega)}",
+    )
 
 
-def _run_facts(run: RunFolder) -> dict[str, Any]:
-    manifest = run.manifest()
-    shown = {key: value for key, value in manifest.items() if key not in {"stages", "label"}}
-    return {"label": run.label, "id": run.id, "config": run.config.model_dump(mode="json"), "manifest": shown} | {
-        "stages": manifest.get("stages", {})
-    }
+def _shown(scale: Scale, sections: list[Section]) -> bool:
+    return any(block.scale == scale.slug for section in sections for block in section.blocks)
 
 
-def _browser_data(workspace: StudyFolder, answered: list[Answered]) -> dict[str, Any]:
-    """What the response browser needs: prompts, and per run and step each response with its ratings."""
-    from xlift.results import study_prompts
-
-    prompts = {
-        prompt["id"]: {
-            "language": prompt["language"],
-            "split": prompt["split"],
-            "reply_language": reply_language(prompt),
-            "category": prompt.get("category", ""),
-            "text": prompt["messages"][-1]["content"],
-            "rtl": get_language(prompt["language"]).right_to_left,
-        }
-        for prompt in study_prompts(workspace)
-    }
-    runs = []
-    for run, step, responses, rated in answered:
-        ratings: dict[str, list[Rating]] = {}
-        for rating in rated:
-            ratings.setdefault(rating["id"], []).append(rating)
-        answers = {
-            r["id"]: {
-                "text": r["text"],
-                "end": r["finish_reason"],
-                "ratings": [_shown(x) for x in ratings.get(r["id"], [])],
-            }
-            for r in responses
-        }
-        runs.append({"label": run.label, "step": step, "answers": answers})
-    return {"prompts": prompts, "runs": runs}
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"
 
 
-def _shown(rating: Rating) -> dict[str, Any]:
-    keys = ("facet", "rater", "value", "reason", "signature")
-    shown = {key: value for key, value in rating.items() if key in keys}
-    spans = rating.get("detail", {}).get("spans")
-    return shown | ({"spans": spans} if spans else {})
+def _own_names(svg: str, name: str) -> str:
+    """An SVG whose ids no other figure of the page has."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
 
 
 def _script_json(data: Any) -> str:
@@ -235,26 +125,57 @@ def _script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+def _markdown(material: Material, found: Findings, sections: list[Section]) -> str:
+    study = material.workspace.study
+    parts = [f"# {_title(material)}", study.question.strip(), summary_text(material, found)]
+    parts += [f"*What is not known.* {unknown_text(material, found)}"]
+    for section in sections:
+        parts += [f"## {section.title}", section.lead]
+        for block in section.blocks:
+            if block.figure:
+                parts.append(f"![{block.figure.caption}](figures/{block.figure.name}.svg)")
+            if block.table:
+                parts.append(_table_part(block.table))
+    parts += ["## Runs", to_markdown(runs_table(material)), "## Methods"]
+    parts.append("\n".join(f"- **{word}**: {meaning}" for word, meaning in methods.definitions(material)))
+    parts.append("\n".join(f"- {name}: {value}" for name, value in methods.report_facts(material)))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table_part(table: Table) -> str:
+    return f"### {table.title}\n\n{to_markdown(table)}\n\n{table.note}"
+
+
+def share_table(workspace: StudyFolder, rater: str, split: str = "test") -> list[dict[str, Any]]:
+    """One row a run, step and language: the share of responses that a surface check gives a 2, with its interval.
+
+    Responses that a rater has nothing to say about (prompts without a constraint, say) are not counted.
+    """
+    material = material_of(workspace)
+    scale = next((scale for scale in material.scales if scale.rater == rater), None)
+    rows = rows_of(share_rows(material, split), scale) if scale else []
+    by_cell = {(row["id"], row["step"], row["language"]): row for row in rows}
+    nothing = {"mean": None, "low": None, "high": None, "rated": 0, "missing": 0}
+    return [
+        by_cell.get(
+            (one.run.id, one.step, code),
+            {"run": one.run.label, "id": one.run.id, "step": one.step, "language": code, **nothing},
+        )
+        for one in material.answered
+        for code in material.languages
+    ]
 
 
 def text_table(workspace: StudyFolder) -> list[tuple[str, list[str]]]:
-    """The test table for the terminal: per run, one cell a language as "94 % [72–99]"."""
-    table = pivot(share_table(workspace, workspace.study.raters[0]))
-    return [(line["run"], [cell_text(cell) for cell in line["cells"]]) for line in table]
+    """The test table for the terminal: per run, one cell a language as "94% [72–99]"."""
+    lines: dict[tuple[str, int], tuple[str, list[str]]] = {}
+    for row in share_table(workspace, workspace.study.raters[0]):
+        lines.setdefault((row["id"], row["step"]), (row["run"], []))[1].append(_cell_text(row))
+    return list(lines.values())
 
 
-def cell_text(cell: dict[str, Any]) -> str:
+def _cell_text(cell: dict[str, Any]) -> str:
     if cell["mean"] is None:
         return "not rated"
-    mean, low, high = (cast(float, cell[key]) for key in ("mean", "low", "high"))
-    return f"{mean:.0%} [{low * 100:.0f}–{high * 100:.0f}]" + (
-        f" ({cell['missing']} missing)" if cell["missing"] else ""
-    )
+    missing = f" ({cell['missing']} missing)" if cell["missing"] else ""
+    return f"{cell['mean']:.0%} [{cell['low'] * 100:.0f}–{cell['high'] * 100:.0f}]{missing}"

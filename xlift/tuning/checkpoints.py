@@ -16,9 +16,7 @@ from torch import Tensor
 from xlift.models import Placement
 from xlift.records import write_atomic
 from xlift.tuning.templates import ChatFormat
-from xlift.workspace import RunFolder
-
-TRAINING_STATE = "training_state.safetensors"
+from xlift.workspace import TRAINING_STATE, RunFolder
 
 
 def resume_step(run: RunFolder) -> int:

@@ -25,15 +25,13 @@ from xlift.errors import DataError, ModelError
 from xlift.models import Located, Placement, kept_base, load_model, load_tokenizer, quiet
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
-from xlift.settings import RunConfig
+from xlift.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
 from xlift.workspace import RunFolder
-
-DEFAULT_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,11 @@ def prepare_model(config: RunConfig, base: Located, placement: Placement) -> Any
         raise ModelError("training in float16 overflows", "set dtype to bfloat16 or float32")
     full = config.adaptation.method == "full"
     if full:
+        # Room for the optimiser: this run does not share the model that LoRA runs keep.
+        kept_base.cache_clear()
         model: Any = load_model(base.path, placement, base.revision, fp32=True)
     else:
-        model = _with_adapters(kept_base(base.path, placement, base.revision), config)
+        model = with_adapters(kept_base(base.path, placement, base.revision), config)
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -116,7 +116,8 @@ def prepared_model(config: RunConfig, base: Located, placement: Placement) -> It
             bare.eval()
 
 
-def _with_adapters(model: Any, config: RunConfig) -> Any:
+def with_adapters(model: Any, config: RunConfig) -> Any:
+    """A model with fresh LoRA adapters in float32, initialised by the run's seed; the rest is frozen."""
     from peft import LoraConfig, get_peft_model
 
     settings = config.adaptation

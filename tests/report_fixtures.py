@@ -1,0 +1,117 @@
+"""Studies that nobody has run, written in the documented layout, for the tests of the report."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlift.records import Rating, response_signatures, write_jsonl
+from xlift.report.material import Answered, Material, material_of
+from xlift.results import responses_of, study_prompts
+from xlift.stages import prepare, rate_stage
+from xlift.study import parse_study
+from xlift.workspace import RunFolder, StudyFolder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+GOOD = {
+    "en": "The leaves turn yellow because the days become shorter.",
+    "fr": "Les feuilles jaunissent parce que les jours raccourcissent.",
+    "ru": "Листья желтеют, потому что дни становятся короче.",
+}
+STEP = 40
+
+
+def made_study(folder: Path, text: Callable[[RunFolder, Any], str], **settings: Any) -> StudyFolder:
+    """A study whose runs have answered every prompt with `text(run, prompt)`; not rated yet."""
+    prompts = {"languages": ["en", "fr"], "validation": {"size": 2}, "test": {"size": 4}} | settings.pop("prompts", {})
+    training = {"learning_rate": [1e-4, 1e-3]}
+    study = parse_study(
+        {"name": "made", "prompts": prompts, "training": training, "report": {"bootstrap": 100}, **settings}
+    )
+    workspace = prepare(study, folder)
+    asked = study_prompts(workspace)
+    signatures = response_signatures(asked, study.decoding.signature)
+    facts = {"finish_reason": "stop", "prompt_tokens": 5, "new_tokens": 9}
+    for run in workspace.runs:
+        step = 0 if run.config.untuned else STEP
+        if step:
+            run.checkpoint(step).mkdir(parents=True)
+        write_jsonl(
+            run.responses(step),
+            [
+                {**prompt, **facts, "run": run.id, "step": step, "text": text(run, prompt)}
+                | {"signature": signatures[prompt["id"]]}
+                for prompt in asked
+            ],
+        )
+    return workspace
+
+
+def log_training(run: RunFolder, heldout_loss: float, margins: dict[str, float]) -> None:
+    """A training record that ends at the checkpoint."""
+    write_jsonl(
+        run.train_log,
+        [
+            {"step": step, "loss": 3 - step / STEP, "heldout_loss": heldout_loss + 1 - step / STEP}
+            | {"validation": {"margins": margins}}
+            for step in (STEP // 2, STEP)
+        ],
+    )
+
+
+Value = Callable[[RunFolder, Any], float | None]
+
+
+def rated_by(workspace: StudyFolder, raters: dict[tuple[str, str], Value]) -> Material:
+    """The study with these ratings: by (facet, rater), what `value(run, prompt)` gives, None being missing."""
+    answered = []
+    for run in workspace.runs:
+        step = 0 if run.config.untuned else STEP
+        responses = responses_of(workspace, run, step)
+        ratings = [
+            _rating(response, facet, rater, value(run, response))
+            for (facet, rater), value in raters.items()
+            for response in responses
+        ]
+        answered.append(Answered(run, step, responses, ratings))
+    return material_of(workspace, answered)
+
+
+def _rating(response: Any, facet: str, rater: str, value: float | None) -> Rating:
+    facts: Any = {key: response[key] for key in ("id", "language", "run", "step")}
+    facts |= {"facet": facet, "rater": rater, "value": value, "response": "text", "signature": f"{rater} v1"}
+    return {**facts, "reason": "could not tell"} if value is None else facts
+
+
+def chances(share: Callable[[RunFolder, Any], float], seed: int) -> Value:
+    """Ratings of 2 with a probability that run and prompt decide, else 0."""
+    generator = random.Random(seed)
+    return lambda run, prompt: 2.0 if generator.random() < share(run, prompt) else 0.0
+
+
+def rated_study(folder: Path, text: Callable[[RunFolder, Any], str], **settings: Any) -> StudyFolder:
+    """`made_study`, rated by its surface checks."""
+    workspace = made_study(folder, text, **settings)
+    rate_stage(workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; tests that want it skip where it is not installed."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
+        )
+        yield started
+        started.close()

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from xlift.check import check_study, spread
+from xlift.data.instructions import load_instructions
+from xlift.errors import ConfigError, ModelError
+from xlift.forecast import (
+    Job,
+    Work,
+    answer_bytes,
+    answering_bound,
+    answering_checkpoints,
+    disk_of,
+    model_size,
+    run_probe,
+    training_bound,
+    work_of,
+)
+from xlift.models import Placement, load_tokenizer, locate
+from xlift.records import read_records
+from xlift.settings import Adaptation, RunConfig
+from xlift.stages import generate_stage, prepare, rate_stage, train_stage
+from xlift.study import Study, load_study
+from xlift.tuning.templates import chat_format
+from xlift.tuning.train import encode_data, make_optimizer, prepare_model
+from xlift.workspace import StudyFolder
+
+CPU = Placement("cpu", "float32", "test")
+
+
+def planned(config: RunConfig, every: int | None = None) -> Work:
+    chat = chat_format(load_tokenizer(config.model), config.template, config.system)
+    return work_of(config, encode_data(config, chat, *load_instructions(config.instructions)), every)
+
+
+def carried_out(study: Study, folder: Path) -> StudyFolder:
+    """The stages that the forecast is about."""
+    workspace = prepare(study, folder)
+    for stage in (train_stage, generate_stage, rate_stage):
+        stage(workspace)
+    return workspace
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def giant(tiny: Path, folder: Path, vocabulary: int = 400) -> Path:
+    """A model of 2 × 10¹² parameters by its configuration, with the weights of one layer norm."""
+    shutil.copytree(tiny, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 32, "num_attention_heads": 512}
+    settings |= {"num_key_value_heads": 512, "head_dim": 128, "vocab_size": vocabulary}
+    (folder / "config.json").write_text(json.dumps(settings))
+    save_file({"model.norm.weight": torch.ones(65536)}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def job(model: Path, config: RunConfig, widest: list[tuple[list[int], list[bool]]], prompts: list[list[int]]) -> Job:
+    placement = (CPU.device, CPU.dtype, CPU.why)
+    return Job(
+        config.model_dump(mode="json"), (str(model), None), placement, {"max_new_tokens": 8}, [], prompts, widest
+    )
+
+
+def test_a_study_that_fits_passes_and_shows_each_run(study_file: Path, tmp_path: Path, capsys: Any) -> None:
+    check_study(load_study(study_file), offline=True, folder=tmp_path / "out")
+    shown = capsys.readouterr()
+    rows = {line.split()[0]: line for line in shown.out.splitlines() if line.split()}
+    assert {"base", "lora-r4-lr1e-3", "lora-r4-lr1e-2", "together"} <= rows.keys()
+    assert shown.out.rstrip().endswith("all good; next: xlift run")
+    assert "memory ≥" not in shown.out
+    assert "60" in rows["base"].split()  # 10 prompts of at most 6 tokens
+    # Runs that differ in learning rate alone are measured together.
+    assert shown.err.count("measuring") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_and_tokens_are_those_of_the_run_and_the_disk_is_near(study_file: Path, tmp_path: Path) -> None:
+    for method in ("lora", "full"):
+        settings = [f"training.adaptation.method={method}", "training.steps=5", "validation.every=2"]
+        study = load_study(study_file, [*settings, "decoding.checkpoints=all"])
+        workspace = carried_out(study, tmp_path / method)
+        prompts = read_records(workspace.prompts)
+        run = next(run for run in workspace.runs if run.trains)
+        work = planned(run.config, study.validation.every)
+        log = read_records(run.train_log)
+        assert work.checkpoints == run.checkpoint_steps() == [2, 4, 5]
+        assert work.steps == max(record["step"] for record in log)
+        assert work.tokens == sum(record.get("tokens", 0) for record in log)
+        assert work.measured == sum("heldout_loss" in record for record in log)
+        answering = answering_checkpoints(run.config, work, study.decoding)
+        assert answering == len(list((run.path / "responses").iterdir()))
+        size = model_size(locate(run.config.model), run.config.adaptation)
+        disk = disk_of(run.config, size, work, CPU, locate(run.config.model), 0)
+        assert disk.kept == pytest.approx(folder_bytes(run.path / "checkpoints"), rel=0.2)
+        written = folder_bytes(run.path / "responses") + folder_bytes(run.path / "ratings")
+        answers = answering * answer_bytes(prompts, study.decoding, len(study.raters))
+        assert written <= answers <= 3 * written
+
+
+def test_memory_bounds_count_what_training_really_holds(tiny: Path, tmp_path: Path) -> None:
+    base = locate(str(tiny))
+    for adaptation in (Adaptation(rank=4), Adaptation(method="full")):
+        config = RunConfig(model=str(tiny), adaptation=adaptation)
+        model = prepare_model(config, base, CPU)
+        optimizer = make_optimizer(config, model)
+        size = model_size(base, adaptation)
+        for parameter in (one for one in model.parameters() if one.requires_grad):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+        gradients = [one.grad for one in model.parameters() if one.grad is not None]
+        bound = training_bound(config, size, Work(), CPU)
+        assert bound["weights"] == sum(one.nbytes for one in model.parameters())
+        assert bound["gradients and AdamW"] == sum(one.nbytes for one in [*gradients, *moments])
+    whole = answering_bound(RunConfig(adaptation=Adaptation(method="full")), size, CPU)
+    assert sum(whole.values()) == 4 * size.parameters
+
+
+def test_a_model_that_cannot_fit_is_refused_unloaded_with_every_problem(
+    study_file: Path, tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = giant(tiny, tmp_path / "giant")
+    settings = [f"training.model={folder}", "training.adaptation.method=full", "prompts.test.size=100000"]
+    with pytest.raises(ConfigError) as caught:
+        check_study(load_study(study_file, settings), True, folder=tmp_path / "out")
+    told = str(caught.value)
+    for label in ("base", "full-lr1e-3", "full-lr1e-2"):
+        assert f"{label}: needs at least" in told
+    assert "gradients and AdamW" in told
+    assert "of disk" in told
+    assert "prompts in 'en', asked: 100000" in told
+    hint = caught.value.hint or ""
+    assert all(word in hint for word in ("micro_batch_tokens", "gradient_checkpointing", "lora", "checkpoint_every"))
+    assert "measuring" not in capsys.readouterr().err
+
+
+def test_without_a_probe_memory_is_a_lower_bound_and_time_is_left_open(study_file: Path, capsys: Any) -> None:
+    check_study(load_study(study_file), offline=True, probe=False)
+    shown = capsys.readouterr()
+    assert "memory ≥" in shown.out
+    assert "measuring" not in shown.err
+
+
+def test_targets_that_fit_no_layer_are_a_problem_of_each_run(study_file: Path) -> None:
+    study = load_study(study_file, ["training.adaptation.targets=[nowhere]"])
+    with pytest.raises(ConfigError, match="nowhere") as caught:
+        check_study(study, offline=True)
+    assert len(caught.value.problems) == 2
+
+
+def test_a_probe_measures_training_and_answering(tiny: Path) -> None:
+    example = (list(range(8, 40)), [False] * 8 + [True] * 24)
+    measured = run_probe(job(tiny, RunConfig(model=str(tiny)), [example, example], [[8, 9, 10]] * 4))
+    assert measured is not None
+    assert measured.memory > measured.overhead > 0
+    assert min(measured.load, measured.training, measured.prompt_token, measured.heldout_token) > 0
+    assert measured.micro_batch + measured.token > 0
+    idle = run_probe(job(tiny, RunConfig(adaptation=Adaptation(method="none")), [], []))
+    assert idle is not None
+    assert idle.token == idle.new_token == idle.training == 0
+
+
+def test_memory_that_ends_in_a_probe_is_an_answer_and_anything_else_an_error(tiny: Path, tmp_path: Path) -> None:
+    config = RunConfig(adaptation=Adaptation(method="none"))
+    assert run_probe(job(giant(tiny, tmp_path / "giant", 10**10), config, [], [])) is None
+    shutil.copytree(tiny, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises((ConfigError, ModelError)):
+        run_probe(job(tmp_path / "broken", config, [], []))
+
+
+def test_a_finished_study_is_not_measured_again(study_file: Path, tmp_path: Path, capsys: Any) -> None:
+    study = load_study(study_file, ["training.steps=2"])
+    carried_out(study, tmp_path / "out")
+    capsys.readouterr()
+    check_study(study, offline=True, folder=tmp_path / "out")
+    assert "measuring" not in capsys.readouterr().err
+    check_study(load_study(study_file, ["training.steps=3"]), True, probe=False, folder=tmp_path / "out")
+    assert "setting training.steps: 2 → 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_runs_side_by_side_take_no_less_than_the_longest_and_their_share(workers: int) -> None:
+    seconds = [5.0, 1.0, 4.0, 2.0, 3.0]
+    took = spread(seconds, workers)
+    assert max(max(seconds), sum(seconds) / workers) <= took <= sum(seconds)
+    assert took == sum(seconds) or workers > 1
+
+
+def test_weights_drawn_back_take_no_training_and_answer_as_often(study_file: Path, tmp_path: Path, capsys: Any) -> None:
+    study = load_study(study_file, ["training.weight=[1.0, 0.5]", "training.learning_rate=[1e-3]"])
+    check_study(study, offline=True, probe=False, folder=tmp_path / "out")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("lora")]
+    assert [row[2] for row in rows] == ["4", "–"]
+    assert [row[5] for row in rows] == ["10", "10"]

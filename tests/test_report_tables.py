@@ -1,0 +1,220 @@
+"""Tables of the report beside numbers computed in another way, in every form that they are written in."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixtures import GOOD, made_study, rated_by
+
+from xlift.analysis.agreement import agreement_tables
+from xlift.report import contents
+from xlift.report.findings import curve_rows, findings_of
+from xlift.report.material import Material, Scale
+from xlift.report.sections import sections_of
+from xlift.report.tables import Column, Table, cells, to_latex, to_markdown, write_tables
+
+LANGUAGE = ("language", "language")
+JUDGE = ("helpfulness", "judge:mistral")
+ANA, BEN = ("helpfulness", "human:Ana"), ("helpfulness", "human:Ben")
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Two learning rates × two amounts of data, and the untuned model; checks, a judge and two people, with gaps."""
+    training = {"learning_rate": [1e-4, 1e-3], "instructions": [{"size": 32}, {"size": 128}], "steps": 40}
+    study = {"prompts": {"validation": {"size": 6}, "test": {"size": 12}}, "training": training}
+    workspace = made_study(
+        tmp_path_factory.mktemp("grid") / "study", lambda _, prompt: GOOD[prompt["language"]], **study
+    )
+    generator = random.Random(7)
+
+    def value(run: Any, prompt: Any) -> float | None:
+        bad = 0.5 if prompt["language"] == "fr" and run.config.learning_rate > 5e-4 else 0.1
+        return generator.choices([None, 0.0, 1.0, 2.0], [0.1, bad, 0.1, 0.8 - bad])[0]
+
+    return rated_by(workspace, dict.fromkeys([LANGUAGE, JUDGE, ANA, BEN], value))
+
+
+def answers_of(material: Material, rater: tuple[str, str], split: str = "test") -> dict[tuple[str, str, str], Any]:
+    """By run's folder, language and prompt: the value."""
+    splits = {prompt["id"]: prompt["split"] for prompt in material.prompts}
+    return {
+        (one.run.id, rating["language"], rating["id"]): rating["value"]
+        for one in material.answered
+        for rating in one.ratings
+        if (rating["facet"], rating["rater"]) == rater and splits[rating["id"]] == split
+    }
+
+
+def test_shares_are_counts_with_the_score_interval(material: Material) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    values = answers_of(material, LANGUAGE)
+    rows = contents.rows_of(findings_of(material).shares, Scale(*LANGUAGE, "check"))
+    assert len(rows) == 10
+    for row in rows:
+        own = [value for (run, code, _), value in values.items() if (run, code) == (row["id"], row["language"])]
+        rated = [value for value in own if value is not None]
+        assert (row["rated"], row["missing"]) == (len(rated), len(own) - len(rated))
+        assert row["mean"] == pytest.approx(rated.count(2.0) / len(rated))
+        low, high = proportion_confint(rated.count(2.0), len(rated), method="wilson")
+        assert (row["low"], row["high"]) == (pytest.approx(max(0, low)), pytest.approx(min(1, high)))
+
+
+def paired_mean(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, int]:
+    """Mean difference of "is 2" over what both sides have, and how many that are."""
+    both = [(first[key] == 2, second[key] == 2) for key in first if first[key] is not None and second[key] is not None]
+    return sum(b - a for a, b in both) / len(both), len(both)
+
+
+def test_differences_to_the_untuned_model_are_paired_by_prompt(material: Material) -> None:
+    values = answers_of(material, LANGUAGE)
+    base = next(one.run for one in material.answered if one.run.config.untuned)
+    labels = {one.run.label: one.run.id for one in material.answered}
+    rows = contents.rows_of(findings_of(material).versus, Scale(*LANGUAGE, "check"))
+    assert len(rows) == 8
+    for row in rows:
+        sides = [
+            {id: value for (run, code, id), value in values.items() if (run, code) == (side, row["language"])}
+            for side in (base.id, labels[row["run"]])
+        ]
+        assert (row["difference"], row["pairs"]) == (pytest.approx(paired_mean(*sides)[0]), paired_mean(*sides)[1])
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["p_holm"] >= row["p"]
+
+
+def test_the_gap_to_english_is_paired_by_request(material: Material) -> None:
+    values = answers_of(material, LANGUAGE)
+    labels = {one.run.label: one.run.id for one in material.answered}
+    requests = {prompt["id"]: prompt["parallel_id"] for prompt in material.prompts}
+    rows = contents.rows_of(findings_of(material).gaps, Scale(*LANGUAGE, "check"))
+    assert [row["language"] for row in rows] == ["fr"] * 5
+    for row in rows:
+        sides = [
+            {
+                requests[id]: value
+                for (run, code, id), value in values.items()
+                if (run, code) == (labels[row["run"]], side)
+            }
+            for side in ("en", "fr")
+        ]
+        assert (row["difference"], row["pairs"]) == (pytest.approx(paired_mean(*sides)[0]), paired_mean(*sides)[1])
+
+
+def test_curves_hold_all_else_equal(material: Material) -> None:
+    means = findings_of(material).means
+    for axis, panels in {"learning_rate": {"32", "128"}, "size": {"1e-4", "1e-3"}}.items():
+        rows = curve_rows(material, means, Scale(*LANGUAGE, "check"), axis)
+        assert {re.sub(r"learning rate | conversations", "", row["panel"]) for row in rows} == panels
+        for panel in {row["panel"] for row in rows}:
+            own = [row for row in rows if row["panel"] == panel and row["language"] == "fr"]
+            assert [row["untuned"] for row in own] == [False, False, True]
+            assert len({row[axis] for row in own[:2]}) == 2
+
+
+def test_missing_ratings_are_counted_by_rater_and_reason(material: Material) -> None:
+    counted = Counter(
+        (rating["facet"], "people" if rating["rater"].startswith("human") else rating["rater"], rating["language"])
+        for one in material.answered
+        for rating in one.ratings
+        if rating["value"] is None
+    )
+    rows = findings_of(material).missing
+    assert {(row["facet"], row["rater"], row["language"]): row["count"] for row in rows} == counted
+    assert {row["reason"] for row in rows} == {"could not tell"}
+    asked = {row["rater"]: row["asked"] for row in rows}
+    assert asked == {"language": 5 * 18, "judge:mistral": 5 * 18, "people": 2 * 5 * 18}
+
+
+def test_people_are_one_scale_and_a_judge_another(material: Material) -> None:
+    scales = [
+        ("language", "language", "check"),
+        ("helpfulness", "judge:mistral", "judge"),
+        ("helpfulness", "people", "human"),
+    ]
+    assert material.scales == scales
+    assert [scale.short for scale in material.scales] == ["language", "helpfulness (mistral)", "helpfulness (people)"]
+
+
+def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(material: Material) -> None:
+    found = findings_of(material)
+    tables = {table.name: table for table in contents.agreement_tables_of(material, found)}
+    assert set(tables) == {"agreement-people", "agreement-judge-and-people", "people", "calibration"}
+    rows = [row for row in material.everyone.to_dicts() if row["facet"] == "helpfulness"]
+    alone = agreement_tables(rows, resamples=100)["agreement"]
+    assert [row["kappa"] for row in found.agreement] == [row["kappa"] for row in alone]
+    assert len(tables["agreement-people"].records) == 3
+    assert {row["calibrated_rated"] for row in tables["calibration"].records} <= set(range(8, 25))
+
+
+def test_without_judges_and_people_nothing_is_said_of_agreement(material: Material) -> None:
+    only = rated_by(material.workspace, {LANGUAGE: lambda *_: 2.0, ("language", "language_lcb"): lambda *_: 2.0})
+    assert contents.agreement_tables_of(only, findings_of(only)) == []
+    assert "agreement" not in {section.id for section in sections_of(only, findings_of(only))}
+
+
+def all_tables(material: Material) -> list[Table]:
+    sections = sections_of(material, findings_of(material))
+    return [block.table for section in sections for block in section.blocks if block.table]
+
+
+def test_each_table_has_a_name_of_its_own_and_lines_of_one_length(material: Material) -> None:
+    tables = all_tables(material)
+    assert len({table.name for table in tables}) == len(tables)
+    for table in tables:
+        assert {len(line) for line in cells(table)} == {len(table.columns)}, table.name
+        assert table.records
+
+
+def test_csv_holds_every_record_unrounded(material: Material, tmp_path: Path) -> None:
+    tables = all_tables(material)
+    write_tables(tables, tmp_path)
+    for table in tables:
+        with (tmp_path / f"{table.name}.csv").open(encoding="utf-8", newline="") as file:
+            read = list(csv.DictReader(file))
+        assert len(read) == len(table.records), table.name
+        for line, record in zip(read, table.records, strict=True):
+            for name, value in record.items():
+                assert line[name] == ("" if value is None else str(value)), (table.name, name)
+
+
+def test_latex_is_balanced_and_every_line_has_as_many_cells_as_columns(material: Material) -> None:
+    for table in all_tables(material):
+        text = to_latex(table)
+        assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+        assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 1, 1]
+        body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(lines) == len(table.rows) + 1
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(table.columns) - 1}
+
+
+HOSTILE = "a & b_c 50% $x$ #1 {d} \\e ~f^ | `g` <h> [i](j)"
+
+
+def test_hostile_names_stay_text_in_latex_and_markdown() -> None:
+    table = Table(
+        "t", HOSTILE, HOSTILE, [Column("run", ("run",)), Column("n", ("n",), "count")], [{"run": HOSTILE, "n": 1}], []
+    )
+    line = next(line for line in to_latex(table).splitlines() if line.startswith("a "))
+    escaped = r"a \& b\_c 50\% \$x\$ \#1 \{d\} \textbackslash{}e \textasciitilde{}f\textasciicircum{}"
+    assert line.startswith(escaped)
+    row = to_markdown(table).splitlines()[2]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    assert "<h" not in row
+    assert "[i]" not in row
+
+
+def test_a_missing_number_is_a_dash_and_never_zero() -> None:
+    columns = [Column("run", ("run",)), Column("share", ("m", "l", "h"), "share", "why")]
+    table = Table("t", "", "", columns, [{"run": "a", "m": None, "l": None, "h": None, "why": "no text"}], [])
+    assert to_markdown(table).splitlines()[2] == "| a | – (no text) |"
+    assert cells(table)[0][1].bar is None
+    table.rows[0].update(m=0.0, l=0.0, h=0.49)
+    assert to_markdown(table).splitlines()[2] == "| a | 0 % \\[0–49\\] (no text) |"

@@ -1,0 +1,113 @@
+"""Reading a judge model's reply: tolerant of what stands around the ratings, strict about the ratings themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+SCALE = (0, 1, 2)
+READ_CHARACTERS = 50_000
+"""A reply longer than this is read from its end only."""
+PREFERENCES = ("first", "second", "tie")
+
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+_LINE = r"""^[\s*_#"'`>-]*{facet}[\s*_"'`]*[:=][\s*_"'`]*(-?\d+(?:\.\d+)?)[\s*_"'`,.;]*$"""
+_REFUSALS = re.compile(
+    r"\b(?:i(?:'m| am) (?:very )?(?:sorry|unable)|i (?:can(?:'|no)t|won't|will not|must decline)|as an ai\b)"
+    r"|\b(?:je suis désolée?|je (?:ne peux|refuse)|désolée?, (?:mais )?je)\b"
+    r"|\b(?:desculpe|lamento|sinto muito|não posso|recuso)\b"
+    r"|(?:извините|простите|к сожалению|я не могу|не могу помочь)",
+    re.IGNORECASE,
+)
+
+
+def refuses(reply: Any) -> bool:
+    """Whether a Reply is a refusal: by its own field, by the server's filter, or by its words (without any rating)."""
+    if reply.refusal or reply.finish == "content_filter":
+        return True
+    text = _answer_of(reply.text)
+    return not re.search(r"[{\d]", text) and bool(_REFUSALS.search(text[:400].replace("’", "'")))
+
+
+def read_ratings(text: str, facets: Sequence[str]) -> dict[str, tuple[float | None, str | None]]:
+    """Per facet (value, None), or (None, why it cannot be read). Only 0, 1 and 2 are values.
+
+    A JSON object counts wherever it stands; several that disagree are ambiguous and count for nothing. Without an
+    object, lines such as "fluency: 2" count, and, where one facet is asked, a reply that is a bare digit.
+    """
+    answer = _answer_of(text)
+    if not answer:
+        return dict.fromkeys(facets, (None, "the judge's reply is empty"))
+    objects = [_folded(one) for one in _objects(answer)]
+    return {facet: _one_facet(answer, objects, facet, alone=len(facets) == 1) for facet in facets}
+
+
+def read_why(text: str) -> str | None:
+    """The reason that a judge gives in its reply, where it was asked for one."""
+    reasons = [one["why"] for one in map(_folded, _objects(_answer_of(text))) if isinstance(one.get("why"), str)]
+    return reasons[-1].strip() or None if reasons else None
+
+
+def read_preference(text: str) -> str | None:
+    """The response that a judge prefers: first, second or tie; None where the reply cannot be read."""
+    answer = _answer_of(text)
+    said = [str(one["better"]).strip().lower() for one in map(_folded, _objects(answer)) if "better" in one]
+    if not said:
+        said = [answer.strip(" \n.\"'`*").lower()]
+    return said[0] if len(set(said)) == 1 and said[0] in PREFERENCES else None
+
+
+def _answer_of(text: str) -> str:
+    """The reply without its reasoning."""
+    return _THOUGHT.sub("", text[-READ_CHARACTERS:]).strip()
+
+
+def _one_facet(text: str, objects: list[dict[str, Any]], facet: str, alone: bool) -> tuple[float | None, str | None]:
+    said = [one[facet] for one in objects if facet in one]
+    if not said:
+        pattern = re.compile(_LINE.format(facet=facet), re.MULTILINE | re.IGNORECASE)
+        said = list(pattern.findall(text))
+    if not said and alone and len(text) < 10:
+        said = [text.strip(" .\"'`*")]
+    values = {_value(one) for one in said}
+    if len(values) > 1:
+        return None, "the judge's reply holds several ratings that disagree"
+    if not values:
+        return None, "the judge's reply holds no rating"
+    value = values.pop()
+    return (value, None) if value is not None else (None, f"the judge's value is not 0, 1 or 2: {said[0]!r:.60}")
+
+
+def _value(said: Any) -> float | None:
+    if isinstance(said, str) and re.fullmatch(r"\s*[012](?:\.0+)?\s*", said):
+        return float(said)
+    number = isinstance(said, int | float) and not isinstance(said, bool)
+    return float(said) if number and said in SCALE else None
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Every outermost JSON object in a text."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    while place >= 0:
+        try:
+            found, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            end = place + 1
+        else:
+            yield found
+        place = text.find("{", end)
+
+
+def _folded(found: dict[str, Any]) -> dict[str, Any]:
+    """Names in lower case; ratings one level down ({"ratings": {…}}, {"fluency": {"value": 2}}) brought up."""
+    flat: dict[str, Any] = {}
+    for name, value in found.items():
+        if isinstance(value, dict):
+            inner = {str(key).strip().lower(): one for key, one in value.items()}
+            values = [inner[key] for key in ("value", "score", "rating") if key in inner]
+            flat |= {name.strip().lower(): values[0]} if values else inner
+        else:
+            flat[name.strip().lower()] = value
+    return flat

@@ -1,0 +1,165 @@
+"""A table once, in every form: cells for the page, Markdown, LaTeX (booktabs) and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from xlift.records import write_atomic
+
+Form = Literal["text", "share", "points", "number", "signed", "p", "count"]
+NONE = "–"
+
+
+class Column(NamedTuple):
+    """A column for people: the keys of the value and, where it has an interval, of its bounds.
+
+    Forms: `share` 0 to 1 as per cent, `points` a difference of shares as percentage points, `number` and `signed` with
+    two decimals, `p` a p-value, `count` a whole number. `note` is the key of a remark that follows the value.
+    """
+
+    heading: str
+    keys: tuple[str, ...]
+    form: Form = "text"
+    note: str | None = None
+
+
+class Table(NamedTuple):
+    """`rows` are what people see, one dict of values a line; `records` are what a machine reads (the CSV)."""
+
+    name: str
+    title: str
+    note: str
+    columns: list[Column]
+    rows: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+
+
+class Cell(NamedTuple):
+    """A cell of the page: the value, its interval, a remark, and (of shares) where the bar ends, in per cent."""
+
+    text: str
+    interval: str
+    note: str
+    bar: tuple[float, float, float] | None
+
+
+def value_text(value: Any, form: Form) -> str:
+    """A value as people read it."""
+    if value is None or value == "":
+        return NONE
+    if form == "share":
+        return f"{value * 100:.0f} %"
+    if form == "points":
+        return _signed(value * 100, 0)
+    if form == "p":
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if form == "signed":
+        return _signed(value, 2)
+    return f"{value:.2f}" if form == "number" else str(value)
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    return "0" if float(text) == 0 and not digits else text.replace("-", "−")
+
+
+def interval_text(low: float | None, high: float | None, form: Form) -> str:
+    """An interval in brackets, "" where there is none."""
+    if low is None or high is None:
+        return ""
+    if form == "share":
+        return f"[{low * 100:.0f}–{high * 100:.0f}]"
+    return f"[{value_text(low, form)}, {value_text(high, form)}]"
+
+
+def cells(table: Table) -> list[list[Cell]]:
+    """The cells of a table, row by row."""
+    return [[_cell(row, column) for column in table.columns] for row in table.rows]
+
+
+def _cell(row: dict[str, Any], column: Column) -> Cell:
+    value, low, high = (*(row.get(key) for key in column.keys), None, None)[:3]
+    note = row.get(column.note) if column.note else None
+    bar = None
+    if column.form == "share" and value is not None and low is not None and high is not None:
+        bar = (value * 100, low * 100, (high - low) * 100)
+    return Cell(value_text(value, column.form), interval_text(low, high, column.form), note or "", bar)
+
+
+def cell_line(cell: Cell) -> str:
+    """A cell in one line of plain text: 56 % [33–77] (1 missing)."""
+    return " ".join(part for part in (cell.text, cell.interval, f"({cell.note})" if cell.note else "") if part)
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV; columns in the order in which they first occur."""
+    buffer = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """A table in Markdown."""
+    head = [column.heading for column in table.columns]
+    align = ["---" if column.form == "text" else "---:" for column in table.columns]
+    lines = [[_plain(cell_line(cell)) for cell in line] for line in cells(table)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [[_plain(one) for one in head], align, *lines])
+
+
+def _plain(text: str) -> str:
+    """Text that means nothing to Markdown or HTML."""
+    for mark in "\\`*_[]<>#|":
+        text = text.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")
+    return " ".join(text.split())
+
+
+def to_latex(table: Table) -> str:
+    """A table in LaTeX with the package booktabs."""
+    align = "".join("l" if column.form == "text" else "r" for column in table.columns)
+    head = " & ".join(_latex(column.heading) for column in table.columns)
+    body = [" & ".join(_latex(cell_line(cell)) for cell in line) + r" \\" for line in cells(table)]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(table.title)}. {_latex(table.note)}}}",
+            rf"\label{{tab:{table.name}}}",
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "–": "--", "−": "$-$",
+    "·": r"$\cdot$", "…": r"\dots{}", "→": r"$\to$", "≥": r"$\geq$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def write_tables(tables: Sequence[Table], folder: Path, endings: Sequence[str] = ("csv", "tex")) -> None:
+    """Write each table as NAME.csv (all records) and NAME.tex (what people see)."""
+    for table in tables:
+        if "csv" in endings:
+            write_atomic(folder / f"{table.name}.csv", to_csv(table.records))
+        if "tex" in endings:
+            write_atomic(folder / f"{table.name}.tex", to_latex(table))
