@@ -1,14 +1,32 @@
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from xlift.languages import LANGUAGES
+from xlift.rating import words as word_lists
 from xlift.rating.language import rate_language, rate_text, signature
 from xlift.rating.lcb import rate_lcb
-from xlift.rating.masks import blank_out, mask
-from xlift.rating.words import NEIGHBOURS, evidence, frequencies, in_lexicon, rivals
+from xlift.rating.masks import WORD, blank_out, lowered, mask
+from xlift.rating.spans import foreign_spans
+from xlift.rating.words import (
+    NEIGHBOURS,
+    Vocabulary,
+    evidence,
+    frequencies,
+    in_lexicon,
+    listed,
+    rivals,
+    vocabulary,
+    zipf,
+)
 
 TEXTS = {
     "en": "The leaves turn yellow because the days become shorter and colder.",
@@ -166,6 +184,22 @@ def test_the_value_does_not_depend_on_what_was_rated_before() -> None:
     assert [rate_text(*case) for case in reversed(cases)] == first[::-1]
 
 
+def test_the_value_does_not_depend_on_which_words_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [(f"{text} {TEXTS['en']} {text}", code) for code, text in TEXTS.items()]
+    remembered = [rate_text(*case) for case in cases]
+    for code in LANGUAGES:
+        vocabulary(code).clear()
+    monkeypatch.setattr(Vocabulary, "REMEMBERED", 5)
+    assert [rate_text(*case) for case in cases] == remembered
+    assert sum(len(vocabulary(code)) for code in LANGUAGES) <= 5
+
+
+def test_endless_words_are_not_remembered() -> None:
+    endless = "abcdefghij" * 1_000
+    assert rate_text(f"{TEXTS['fr']} {endless} {TEXTS['fr']}", "fr")[0] == 2
+    assert max(map(len, vocabulary("fr"))) <= Vocabulary.LONGEST
+
+
 @pytest.mark.parametrize("code", ["fr", "ru", "ja", "th"])
 def test_hostile_text_is_rated_in_linear_time(code: str) -> None:
     pieces = [
@@ -199,6 +233,80 @@ def test_masks_keep_offsets() -> None:
     assert len(mask(text)) == len(text)
     assert "code" not in mask(text)
     assert blank_out("abcdef", [(3, 5), (1, 4)]) == "a    f"
+
+
+def test_a_mask_is_the_same_whatever_stands_around_it() -> None:
+    parts = ["WHO", "iPhone", "E_2", "me@mail.org,", "d'accord", "XIV", "(NASA).", "a1b", "#tag", "x.com/page", "Tag;"]
+    whole = mask("\n".join(parts) + " " + " ".join(parts) + "\t" + "\u3000".join(parts))
+    assert whole.split() == [piece for part in parts * 3 for piece in mask(part).split()]
+    assert mask("Été d'accord tag") == "Été d'accord tag"
+
+
+def test_spans_are_the_same_with_words_given_or_found() -> None:
+    for text in (f"{TEXTS['fr']} {TEXTS['en']} {TEXTS['fr']}", f"{TEXTS['de']}\n“{TEXTS['en']}”", TEXTS["ru"]):
+        masked = mask(text)
+        words = WORD.findall(lowered(masked, "fr"))
+        assert foreign_spans(text, masked, "fr", words) == foreign_spans(text, masked, "fr")
+
+
+def test_the_tables_of_words_say_what_the_lists_say() -> None:
+    for code in ("en", "de", "tr", "ar", "hi", "zh", "no"):
+        known = frequencies(code)
+        sample = list(known)[:: len(known) // 500]
+        assert {word: zipf(word, code) for word in sample} == {w: math.log10(known[w]) + 9.0 for w in sample}
+        assert math.isclose(word_lists.floor(code), max(1.0, math.log10(min(known.values())) + 8.5))
+        assert [zipf(word + "qx", code) for word in sample] == [None] * len(sample)
+    assert [listed(code) for code in ("fr", "hr", "no", "sw", "th", "xx")] == [True, True, True, False, False, False]
+
+
+def test_the_tables_of_forms_say_what_the_lexicons_say() -> None:
+    from simplemma.strategies.dictionaries.stream_dictionary_factory import StreamDictionaryFactory
+    from simplemma.strategies.dictionary_lookup import DictionaryLookupStrategy
+
+    whole = DictionaryLookupStrategy(StreamDictionaryFactory())
+    for code in ("en", "id", "hi"):
+        for word in (word for text in TEXTS.values() for word in WORD.findall(text)):
+            for form in (word, word.lower(), word.upper(), word.capitalize() + "’s"):
+                assert in_lexicon(form, code) is (whole.get_lemma(form, code) is not None), (form, code)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "one bit", "foreign"])
+def test_a_damaged_table_is_made_again(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLIFT_CACHE", str(tmp_path))
+    numbers, built = np.arange(5_000, dtype=np.uint64), []
+
+    def build() -> np.ndarray:
+        built.append(damage)
+        return numbers
+
+    assert list(word_lists._stored("some", build)) == list(word_lists._stored("some", build)) == list(numbers)
+    (path,) = (tmp_path / "words").iterdir()
+    sound = path.read_bytes()
+    flipped = bytes([*sound[:999], sound[999] ^ 1]) + sound[1000:]
+    damaged = {"missing": None, "empty": b"", "torn": sound[:-8], "one bit": flipped, "foreign": b"{}" * 99}[damage]
+    path.unlink()
+    if damaged is not None:
+        path.write_bytes(damaged)
+    assert len(built) == 1
+    assert list(word_lists._stored("some", build)) == list(numbers)
+    assert (len(built), path.read_bytes()) == (2, sound)
+
+
+def test_where_the_cache_cannot_be_written_words_are_known_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XLIFT_CACHE", str(tmp_path / "file"))
+    assert list(word_lists._stored("some", lambda: np.arange(3, dtype=np.uint64))) == [0, 1, 2]
+    assert "cannot be kept" in capsys.readouterr().err
+
+
+def test_processes_that_make_a_table_at_once_all_read_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLIFT_CACHE", str(tmp_path))
+    code = "from xlift.rating.words import in_lexicon; print(in_lexicon('rumah', 'id'), in_lexicon('watermelon', 'id'))"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0].split() for process in running] == [["True", "False"]] * 4
+    assert [path.name.split("-")[:2] for path in (tmp_path / "words").iterdir()] == [["forms", "id"]]
 
 
 def test_evidence_is_a_ratio_of_frequencies() -> None:

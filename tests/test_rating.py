@@ -94,6 +94,7 @@ def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, mo
     records = [{"id": str(i), "text": f"{texts[i % 5]} {i}", "language": "fr"} for i in range(700)]
     source = write(tmp_path / "responses.jsonl", [*records[:400], b"{\n", *records[400:]])
     monkeypatch.setattr(files, "MIN_FOR_WORKERS", 1)
+    monkeypatch.setattr(files, "CHUNK", 10_000)
     raters = ["language", "fluency"]
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
     one, two = rate_file(source, alone, raters, workers=1), rate_file(source, together, raters, workers=2)
@@ -102,6 +103,19 @@ def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, mo
     assert one.made == 1400
     assert rate_file(source, together, raters, workers=2).made == 0
     assert alone.read_bytes() == together.read_bytes()
+
+
+@pytest.mark.parametrize("size", [1, 100, 1_000, 10**6])
+def test_chunks_are_all_lines_in_order_with_their_numbers(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [b"x" * (i % 7) * 40 + b"\n" for i in range(200)] + [b"no end"]
+    source = write(tmp_path / "lines", lines)
+    monkeypatch.setattr(files, "CHUNK", size)
+    chunks = list(files._chunks(source))
+    numbered = [(first + i, line) for first, found in chunks for i, line in enumerate(found)]
+    assert numbered == list(enumerate(lines, start=1))
+    assert all(len(b"".join(found[:-1])) <= size for _, found in chunks)
 
 
 def test_an_interrupted_file_is_continued_and_a_changed_response_rated_again(tmp_path: Path) -> None:

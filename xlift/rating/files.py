@@ -6,8 +6,9 @@ Memory does not grow with the file. A line that cannot be read is reported with 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
+from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,12 +19,13 @@ from pathlib import Path
 from xlift.errors import DataError
 from xlift.progress import progress
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
+from xlift.rating.words import prepare
 from xlift.records import JsonlWriter, encode_record, parse_line, read_jsonl
 
-CHUNK = 256
-"""Lines handed to a worker at once."""
+CHUNK = 128 * 1024
+"""Bytes, to the end of the line, handed to a worker at once."""
 MIN_FOR_WORKERS = 2_000
-"""Lines below which starting workers, each with its own word lists, costs more than it saves."""
+"""Lines below which starting workers costs more than it saves."""
 MAX_PROBLEMS = 20
 
 
@@ -71,25 +73,35 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def _already_rated(target: Path) -> set[bytes]:
+def _already_rated(target: Path) -> array[int]:
+    """Sorted 64-bit keys of the ratings in a file: eight bytes each, since every worker gets them."""
     if not target.is_file():
-        return set()
+        return array("Q")
     with JsonlWriter(target):
         pass  # drops a torn last line
-    return {_key(r.get("id"), r.get("response"), r.get("rater"), r.get("signature")) for _, r in read_jsonl(target)}
+    rated = (record for _, record in read_jsonl(target))
+    keys = array("Q", (_key(r.get("id"), r.get("response"), r.get("rater"), r.get("signature")) for r in rated))
+    return array("Q", sorted(keys))
 
 
-def _key(*parts: object) -> bytes:
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _key(*parts: object) -> int:
+    text = repr(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def _holds(keys: array[int], key: int) -> bool:
+    place = bisect_left(keys, key)
+    return place < len(keys) and keys[place] == key
 
 
 def _rated_chunks(
-    source: Path, raters: list[str], done: set[bytes], workers: int
+    source: Path, raters: list[str], done: array[int], workers: int
 ) -> Iterator[tuple[int, bytes, Outcome]]:
     if workers == 1:
         for first, lines in _chunks(source):
             yield len(lines), *_rate_lines(first, lines, str(source), raters, done)
         return
+    prepare()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(done,)) as pool:
         waiting: deque[tuple[int, Future[tuple[bytes, Outcome]]]] = deque()
@@ -103,24 +115,23 @@ def _rated_chunks(
             yield count, *future.result()
 
 
-_done_in_worker: set[bytes] = set()
+_done_in_worker: array[int] = array("Q")
 
 
-def _start_worker(done: set[bytes]) -> None:
-    _done_in_worker.update(done)
+def _start_worker(done: array[int]) -> None:
+    _done_in_worker.extend(done)
 
 
 def _chunks(source: Path) -> Iterator[tuple[int, list[bytes]]]:
     with source.open("rb") as file:
-        for first in itertools.count(1, CHUNK):
-            lines = list(itertools.islice(file, CHUNK))
-            if not lines:
-                return
+        first = 1
+        while lines := file.readlines(CHUNK):
             yield first, lines
+            first += len(lines)
 
 
 def _rate_lines(
-    first: int, lines: Iterable[bytes], name: str, raters: list[str], done: set[bytes] | None
+    first: int, lines: Iterable[bytes], name: str, raters: list[str], done: array[int] | None
 ) -> tuple[bytes, Outcome]:
     known = _done_in_worker if done is None else done
     outcome = Outcome()
@@ -138,7 +149,7 @@ def _rate_lines(
         record.setdefault("id", str(number))
         mark = text_fingerprint(record)
         for rater in raters:
-            if not in_scope(record, rater) or _key(str(record["id"]), mark, rater, signature_of(rater)) in known:
+            if not in_scope(record, rater) or _holds(known, _key(str(record["id"]), mark, rater, signature_of(rater))):
                 continue
             rating = rate(record, rater)
             encoded.append(encode_record(rating))

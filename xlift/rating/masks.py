@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import lru_cache
 
 from xlift.languages import get_language
@@ -25,14 +24,10 @@ def _class(points: Iterable[int]) -> str:
     return "".join(parts)
 
 
-def _letters() -> Iterator[int]:
-    """Letters and marks of the basic plane; beyond it whole blocks, since many single ranges make a class slow."""
-    yield from (point for point in range(0x10000) if unicodedata.category(chr(point))[0] in "LM")
-    yield from range(0x10000, 0x1D000)
-    yield from range(0x20000, 0x323B0)
-
-
-LETTERS = _class(_letters())
+# Letters and marks of the basic plane; beyond it whole blocks, since many single ranges make a class slow.
+_POINTS = [point for point in range(0x10000) if unicodedata.category(chr(point))[0] in "LM"]
+_RARE, _RARE_HAN = "\U00010000-\U0001cfff", "\U00020000-\U000323af"
+LETTERS = _class(_POINTS) + _RARE + _RARE_HAN
 WORD = re.compile(f"[{LETTERS}]+")
 
 _SCRIPTS = (
@@ -58,25 +53,11 @@ def script(character: str) -> str:
     return next((name for name, first, last in _SCRIPTS if first <= point <= last), "Zyyy")
 
 
-def scripts_of(code: str) -> set[str]:
+@lru_cache(maxsize=128)
+def scripts_of(code: str) -> frozenset[str]:
     """Scripts in which the words of a language are written."""
     name = get_language(code).script
-    return _WRITTEN_IN.get(name, {name})
-
-
-@dataclass(slots=True)
-class Token:
-    """A run of letters of one script: its place, its lower-case form, and its script."""
-
-    start: int
-    end: int
-    text: str
-    word: str
-    script: str
-
-    @property
-    def capital(self) -> bool:
-        return self.text[0].isupper()
+    return frozenset(_WRITTEN_IN.get(name, {name}))
 
 
 # What spans several words, by a sign that must be there for it to be looked for.
@@ -87,14 +68,24 @@ _STRETCHES = {
     "\\": re.compile(r"\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]|\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*", re.DOTALL),
     '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)"),  # JSON keys
 }
-_CHUNK = re.compile(r"\S+")
-_IN_CHUNK = re.compile(
-    r"(?:https?://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
-    r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
-    r"|&\w{1,10};|\b\w{0,64}[@#][\w-]+"  # entities, handles
-    r"|\b[A-Za-z0-9]{0,64}[A-Za-z]_[A-Za-z0-9_]+|[A-Za-z]{0,64}\d[A-Za-z0-9]*"  # identifiers, words with digits
+_WORDS_IN_CHUNK = (
+    r"(?=[A-Za-z\d])(?:"
+    r"\b[A-Za-z0-9]{0,64}[A-Za-z]_[A-Za-z0-9_]+|[A-Za-z]{0,64}\d[A-Za-z0-9]*"  # identifiers, words with digits
     r"|\b[a-z]+[A-Z]\w*|\b[A-Z][a-z]+[A-Z]\w*"  # camel case: product names and code
     r"|\b[IVXLCDM]+\b|\b[A-Z]{2,6}s?\b"  # Roman numerals, acronyms
+    r")"
+)
+_IN_CHUNK = re.compile(_WORDS_IN_CHUNK)
+# What must be in a chunk for any of it to be masked, by its first sign, which makes the search fast.
+_ODD = re.compile(
+    r"[\d_@#&:.A-Z](?:(?<=[\d_@#&])|(?<=:)/|(?<=\.)\w|(?<=www\.)\S"
+    r"|(?<=[A-Z])[A-Z]|(?<=[a-z][A-Z])|(?<=\b[IVXLCDM])\b)"
+)
+_ADDRESS_SIGNS = re.compile(r"[@#&.:]")
+_IN_ADDRESS = re.compile(
+    r"(?:https?://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
+    r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
+    rf"|&\w{{1,10}};|\b\w{{0,64}}[@#][\w-]+|{_WORDS_IN_CHUNK}"  # entities, handles
 )
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -111,23 +102,35 @@ def mask(text: str) -> str:
             text = pattern.sub(_blank, text)
     if "assistant" in text:
         text = _ROLE.sub(_blank, text)  # a role that leaked from the chat format
-    return _CHUNK.sub(_masked_chunk, text)
+    pieces, position = [], 0
+    while odd := _ODD.search(text, position):
+        start = max(position, text.rfind(" ", position, odd.start()) + 1)
+        end = text.find(" ", odd.start())
+        end = len(text) if end < 0 else end
+        pieces += [text[position:start], _chunks[text[start:end]]]
+        position = end
+    return "".join([*pieces, text[position:]]) if pieces else text
 
 
 def _blank(found: re.Match[str]) -> str:
     return " " * len(found[0])
 
 
-def _masked_chunk(found: re.Match[str]) -> str:
-    chunk = found[0]
-    if chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
-        return chunk
-    return _cached_chunk(chunk) if len(chunk) < 32 else _IN_CHUNK.sub(_blank, chunk)
+class _Chunks(dict[str, str]):
+    """What stands between two spaces, with what is no word blanked out; short ones are remembered."""
+
+    REMEMBERED, LONGEST = 100_000, 32
+
+    def __missing__(self, chunk: str) -> str:
+        masked = (_IN_ADDRESS if _ADDRESS_SIGNS.search(chunk) else _IN_CHUNK).sub(_blank, chunk)
+        if len(chunk) < self.LONGEST:
+            if len(self) >= self.REMEMBERED:
+                self.clear()
+            self[chunk] = masked
+        return masked
 
 
-@lru_cache(maxsize=100_000)
-def _cached_chunk(chunk: str) -> str:
-    return _IN_CHUNK.sub(_blank, chunk)
+_chunks = _Chunks()
 
 
 def blank_out(text: str, stretches: list[tuple[int, int]]) -> str:
@@ -150,19 +153,27 @@ def _is_code(tag: str, inside: str) -> bool:
     return len(_CODE_SIGNS.findall(inside)) > 0.02 * len(inside)
 
 
-def tokens_of(masked: str, lower: str) -> list[Token]:
-    """Runs of letters, cut where the script changes. `lower` is the text in lower case, of the same length."""
-    found = []
-    for match in WORD.finditer(masked):
-        start, end = match.span()
-        text = match[0]
-        name = _script_of_word(text) if len(text) < 32 else ""
-        if name:
-            found.append(Token(start, end, text, lower[start:end], name))
-            continue
-        for first, last, part in _runs(masked, start, end):
-            found.append(Token(first, last, masked[first:last], lower[first:last], part))
-    return found
+def places_of(masked: str) -> list[tuple[int, int]]:
+    """Where the words of a text begin and end."""
+    return [match.span() for match in WORD.finditer(masked)]
+
+
+def words_by_script(masked: str, lower: str) -> tuple[list[str], list[tuple[int, int]], list[str]]:
+    """Runs of letters, cut where the script changes: in lower case, their places, and their scripts.
+
+    `lower` is the text in lower case, of the same length.
+    """
+    places = places_of(masked)
+    words = [lower[start:end] for start, end in places]
+    scripts = [_script_of_word(word) if len(word) < 32 else "" for word in words]
+    if "" in scripts:
+        cut = [
+            _runs(masked, *place) if not name else [(*place, name)] for place, name in zip(places, scripts, strict=True)
+        ]
+        places = [(start, end) for runs in cut for start, end, _ in runs]
+        words = [lower[start:end] for start, end in places]
+        scripts = [name for runs in cut for _, _, name in runs]
+    return words, places, scripts
 
 
 @lru_cache(maxsize=100_000)
@@ -183,12 +194,39 @@ def _runs(text: str, start: int, end: int) -> list[tuple[int, int, str]]:
     return runs
 
 
+def _points_of(scripts: frozenset[str], inside: bool) -> set[int]:
+    """Code points of the basic plane in the ranges of these scripts, or of the others."""
+    ranges = [(a, b) for name, a, b in _SCRIPTS if (name in scripts) == inside and b < 0x10000]
+    return {point for a, b in ranges for point in range(a, b + 1)}
+
+
 @lru_cache(maxsize=64)
-def letters_outside(code: str) -> re.Pattern[str]:
-    """Matches a letter of a script that the language is not written in."""
-    written = scripts_of(code)
-    other = [point for name, a, b in _SCRIPTS if name not in written for point in range(a, b + 1) if b < 0x10000]
-    return re.compile(f"[{_class(sorted(point for point in other if chr(point).isalpha()))}]")
+def letters_outside(scripts: frozenset[str]) -> re.Pattern[str]:
+    """Matches a letter of another script than these, of those that xlift tells apart."""
+    return re.compile(f"[{_class(p for p in sorted(_points_of(scripts, False)) if chr(p).isalpha())}]")
+
+
+@lru_cache(maxsize=64)
+def all_but_letters_outside(scripts: frozenset[str]) -> re.Pattern[str]:
+    """Matches a letter or mark that `letters_outside` does not."""
+    other = {point for point in _points_of(scripts, False) if chr(point).isalpha()}
+    return re.compile(f"[{_class(p for p in _POINTS if p not in other)}{_RARE}{_RARE_HAN}]")
+
+
+@lru_cache(maxsize=64)
+def anything_outside(scripts: frozenset[str]) -> re.Pattern[str]:
+    """Matches a letter or mark in no range of these scripts: without it, all words are written in them."""
+    inside = _points_of(scripts, True)
+    rare = _RARE if "Hani" in scripts else _RARE + _RARE_HAN
+    return re.compile(f"[{_class(p for p in _POINTS if p not in inside)}{rare}]")
+
+
+@lru_cache(maxsize=64)
+def letters_of(scripts: frozenset[str], count: int) -> re.Pattern[str]:
+    """Matches where a text has at least `count` letters of these scripts."""
+    inside = sorted(point for name, a, b in _SCRIPTS if name in scripts for point in range(a, b + 1))
+    one = _class(point for point in inside if chr(point).isalpha())
+    return re.compile(rf"[{one}](?:[^{one}]*[{one}]){{{count - 1}}}")
 
 
 def lowered(text: str, code: str) -> str:

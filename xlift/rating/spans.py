@@ -8,11 +8,25 @@ words are more common in another language. A text whose words all speak for the 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections import Counter
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
-from xlift.rating.masks import WORD, Token, blank_out, excuses, lowered, script, scripts_of, tokens_of
-from xlift.rating.words import COMMON, Vocabulary, evidence, in_lexicon, neighbours, vocabulary, zipf
+from xlift.rating.masks import (
+    WORD,
+    anything_outside,
+    blank_out,
+    excuses,
+    letters_outside,
+    lowered,
+    places_of,
+    script,
+    scripts_of,
+    words_by_script,
+)
+from xlift.rating.words import COMMON, Vocabulary, Weight, evidence, in_lexicon, neighbours, vocabulary, zipf
 
 _LANGUAGE_OF = {"Hani": "zh", "Kana": "ja", "Hang": "ko", "Cyrl": "ru", "Arab": "ar", "Deva": "hi", "Grek": "el",
                 "Hebr": "he", "Thai": "th", "Beng": "bn", "Taml": "ta", "Telu": "te", "Mlym": "ml", "Guru": "pa",
@@ -46,107 +60,128 @@ INTERNATIONAL = frozenset(
 TERMS = frozenset("machine learning deep cloud computing big data diffusion stable science trading".split())
 
 
-def foreign_spans(text: str, masked: str, code: str) -> list[Span]:
-    """Spans of words in another language than `code`, by script and by word frequency."""
-    masked = blank_out(masked, excuses(text))
-    lower = lowered(masked, code)
-    tokens = tokens_of(masked, lower)
-    written = scripts_of(code)
-    found = _other_script(text, tokens, code, written)
-    own = [token for token in tokens if token.script in written]
-    found += _kanji_or_hanzi(text, own, code)
-    known = vocabulary(code)
+class Said(NamedTuple):
+    """A text, the same masked, its words in lower case with their places, and the language it must be in."""
+
+    text: str
+    masked: str
+    words: list[str]
+    places: list[tuple[int, int]]
+    code: str
+
+    def capital(self, j: int) -> bool:
+        return self.masked[self.places[j][0]].isupper()
+
+
+def foreign_spans(
+    text: str, masked: str, code: str, words: list[str] | None = None, weights: list[Weight] | None = None
+) -> list[Span]:
+    """Spans of words in another language than `code`, by script and by word frequency.
+
+    `words` are those of `masked` in lower case and `weights` what they say, where the caller has them.
+    """
+    stretches = excuses(text)
+    if stretches:
+        masked, words, weights = blank_out(masked, stretches), None, None
+    known, written = vocabulary(code), scripts_of(code)
+    if not anything_outside(written).search(masked):
+        if not known.rivals:
+            return _chinese_lines(text, masked, code)
+        words = WORD.findall(lowered(masked, code)) if words is None else words
+        return _same_script(Said(text, masked, words, [], code), weights or known.weigh(words), known)
+    words, places, scripts = words_by_script(masked, lowered(masked, code))
+    said = Said(text, masked, words, places, code)
+    found = _other_script(said, scripts, written) + _chinese_lines(text, masked, code)
     if known.rivals:
-        found += _same_script(text, own, known)
+        own = [j for j, name in enumerate(scripts) if name in written]
+        said = said._replace(words=[words[j] for j in own], places=[places[j] for j in own])
+        found += _same_script(said, known.weigh(said.words), known)
     return sorted(found)
 
 
 # --- another script ---------------------------------------------------------------------------------------------
 
 
-def _other_script(text: str, tokens: list[Token], code: str, written: set[str]) -> list[Span]:
-    runs: list[list[Token]] = []
-    for previous, token in zip([None, *tokens], tokens, strict=False):
-        if token.script in written or not token.script:
-            continue
-        joined = previous is not None and runs and runs[-1][-1] is previous and previous.script == token.script
-        if joined and "\n" not in text[runs[-1][-1].end : token.start]:
-            runs[-1].append(token)
-        else:
-            runs.append([token])
-    found = []
-    for run in runs:
-        language = _judge_latin(text, run, code) if run[0].script == "Latn" else _judge_script(text, run, code)
-        if language:
-            found.append(Span(run[0].start, run[-1].end, language))
+def _other_script(said: Said, scripts: list[str], written: frozenset[str]) -> list[Span]:
+    found, breaks, first = [], _breaks(said), 0
+    while first < len(scripts):
+        name, end = scripts[first], first + 1
+        while end < len(scripts) and scripts[end] == name and end not in breaks:
+            end += 1
+        run = range(first, end)
+        if name and name not in written:
+            language = _judge_latin(said, run) if name == "Latn" else _judge_script(said, run, name)
+            if language:
+                found.append(Span(said.places[first][0], said.places[end - 1][1], language))
+        first = end
     return found
 
 
-def _judge_script(text: str, run: list[Token], code: str) -> str | None:
+def _judge_script(said: Said, run: range, name: str) -> str | None:
     """The language of a run in a script that is neither the expected one nor Latin; None where it is blameless."""
-    name = run[0].script
-    letters = sum(len(token.text) for token in run)
+    words = [said.words[j] for j in run]
     # Single Greek letters and the like are symbols; long vowel marks and iteration marks belong to any script.
-    symbols = name == "Grek" and letters == len(run)
-    if symbols or (code in {"ja", "zh"} and all(token.text in "ー々〇" for token in run)):
+    symbols = name == "Grek" and all(len(word) == 1 for word in words)
+    if symbols or (said.code in {"ja", "zh"} and all(word in "ー々〇" for word in words)):
         return None
     return _LANGUAGE_OF.get(name, "und")
 
 
-def _judge_latin(text: str, run: list[Token], code: str) -> str | None:
+def _judge_latin(said: Said, run: range) -> str | None:
     """The language of a Latin run in a text of another script; None where it may be a name, a term or a title."""
-    words = [token for token in run if len(token.text) > 1]
-    if not words:
+    text, code, longer = said.text, said.code, [j for j in run if len(said.words[j]) > 1]
+    if not longer:
         return None
-    start, end = run[0].start, run[-1].end
+    start, end = said.places[run[0]][0], said.places[run[-1]][1]
+    words = [said.words[j] for j in longer]
     line_start, line_end = _line_of(text, start)
-    alone = not any(script(c) not in {"", "Latn"} for c in text[line_start:line_end])
+    alone = not letters_outside(_LATIN).search(text, line_start, line_end)
     if alone and len(words) >= 4:
         return _latin_language(words)
-    label = not WORD.search(text[line_start:start]) and bool(_COLON.match(text, end))
-    attached = _attached(text, run, code)
-    small = [token for token in words if not token.capital and _blamed(token)]
-    unknown = [token for token in words if not token.capital and len(token.text) > 3 and not _is_term(token.word)]
-    if small or (attached and any(not token.capital or token.text.isupper() for token in words)):
-        return _latin_language(small or words)
+    small = [said.words[j] for j in longer if not said.capital(j)]
+    blamed = [word for word in small if _blamed(word)]
+    if blamed or (_attached(text, start, end, code) and (small or any(_in_capitals(said, j) for j in longer))):
+        return _latin_language(blamed or words)
+    unknown = [word for word in small if len(word) > 3 and word not in INTERNATIONAL]
     if unknown and code in {"ru", "ar", "hi", "uk", "bg", "ko", "zh", "ja"} and not _looks_like_a_name(unknown):
         return _latin_language(unknown)
-    if len(words) >= 4 and sum(token.word in _FUNCTION_WORDS for token in run) >= 2:
+    if len(words) >= 4 and sum(said.words[j] in _FUNCTION_WORDS for j in run) >= 2:
         return "en"
-    plain = [token for token in words if _ordinary(token)]
-    if (alone or label) and len(plain) == len(words) and any(len(token.text) > 2 for token in words):
-        return _latin_language(words)
-    return None
+    label = not WORD.search(text, line_start, start) and _COLON.match(text, end)
+    plain = all(map(_ordinary, words)) and any(len(word) > 2 for word in words)
+    return _latin_language(words) if plain and (alone or label) else None
 
 
+def _in_capitals(said: Said, j: int) -> bool:
+    start, end = said.places[j]
+    return said.masked[start:end].isupper()
+
+
+_LATIN = frozenset({"Latn"})
 _COLON = re.compile(r"[\s\d.*_]{0,8}[:：]")
 _FUNCTION_WORDS = frozenset(
     "a an and are by for how in is of on or the to was what when where which who why with".split()
 )
 
 
-def _attached(text: str, run: list[Token], code: str) -> bool:
+def _attached(text: str, start: int, end: int, code: str) -> bool:
     """Whether letters of the expected script touch the run in a language that separates words by spaces."""
     if code in {"ja", "zh", "ko"}:
         return False
-    before, after = text[max(0, run[0].start - 1) : run[0].start], text[run[-1].end : run[-1].end + 1]
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
     return bool(before and script(before) not in {"", "Latn"}) or bool(after and script(after) not in {"", "Latn"})
 
 
-def _is_term(word: str) -> bool:
-    return word in INTERNATIONAL
+def _blamed(word: str) -> bool:
+    return word not in INTERNATIONAL and len(word) > 2 and _latin_zipf(word)[0] >= 3.0
 
 
-def _blamed(token: Token) -> bool:
-    return not _is_term(token.word) and len(token.text) > 2 and _latin_zipf(token.word)[0] >= 3.0
+def _ordinary(word: str) -> bool:
+    return word not in INTERNATIONAL and (zipf(word, "en") or 0) >= 4.0
 
 
-def _ordinary(token: Token) -> bool:
-    return not _is_term(token.word) and (zipf(token.word, "en") or 0) >= 4.0
-
-
-def _looks_like_a_name(words: list[Token]) -> bool:
-    return all(_latin_zipf(token.word)[0] > 0 for token in words)
+def _looks_like_a_name(words: list[str]) -> bool:
+    return all(_latin_zipf(word)[0] > 0 for word in words)
 
 
 @lru_cache(maxsize=50_000)
@@ -161,13 +196,9 @@ def _latin_zipf(word: str) -> tuple[float, str]:
     return best
 
 
-def _latin_language(words: list[Token]) -> str:
-    votes: dict[str, float] = {}
-    for token in words:
-        strength, language = _latin_zipf(token.word)
-        if strength >= 3.0:
-            votes[language] = votes.get(language, 0.0) + 1.0
-    return max(votes, key=lambda name: votes[name]) if votes else "und"
+def _latin_language(words: list[str]) -> str:
+    votes = Counter([language for strength, language in map(_latin_zipf, words) if strength >= 3.0])
+    return max(votes, key=votes.__getitem__) if votes else "und"
 
 
 def _line_of(text: str, position: int) -> tuple[int, int]:
@@ -184,18 +215,18 @@ CHINESE_ONLY = re.compile(
 _HAN_LINE = 6
 
 
-def _kanji_or_hanzi(text: str, tokens: list[Token], code: str) -> list[Span]:
+def _chinese_lines(text: str, masked: str, code: str) -> list[Span]:
     """In Japanese, lines of Han characters alone that hold simplified forms Japanese does not use are Chinese."""
-    if code != "ja":
+    if code != "ja" or not CHINESE_ONLY.search(masked):
         return []
     found = []
-    for token in tokens:
-        if token.script == "Hani" and len(token.text) >= 2 and CHINESE_ONLY.search(token.text):
-            start, end = _line_of(text, token.start)
+    for word, place, name in zip(*words_by_script(masked, masked), strict=True):
+        if name == "Hani" and len(word) >= 2 and CHINESE_ONLY.search(word):
+            start, end = _line_of(text, place[0])
             line = text[start:end]
             kana = sum(script(c) == "Kana" for c in line)
             if kana == 0 and sum(script(c) == "Hani" for c in line) >= _HAN_LINE:
-                found.append(Span(token.start, token.end, "zh"))
+                found.append(Span(*place, "zh"))
     return found
 
 
@@ -214,29 +245,45 @@ CLEARLY = 20.0
 """Evidence by which one rival leads so far that the others need not be tried."""
 
 
-def _same_script(text: str, tokens: list[Token], known: Vocabulary) -> list[Span]:
-    weights = [known.weigh(token.word) for token in tokens]
-    flagged = [token for token, weight in zip(tokens, weights, strict=True) if weight.strongest >= SINGLE]
+def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[Span]:
+    """Spans among words of the expected script; without their places, they are all words of the text."""
+    flagged = [j for j, weight in enumerate(weights) if weight[1] >= SINGLE]
     if not flagged:
         return []
-    candidates = _headings(text, tokens, flagged, known.code)
-    breaks = [j for j in range(1, len(tokens)) if "\n" in text[tokens[j - 1].end : tokens[j].start]]
-    for i in _likeliest([weight.against for weight in weights if weight.strongest >= SINGLE]):
-        against = [weight.against[i] for weight in weights]
-        scores = [_score(text, one, found, known.code) for one, found in zip(tokens, against, strict=True)]
+    if not said.places:
+        said = said._replace(places=places_of(said.masked))
+    candidates = _headings(said, flagged)
+    limits = _limits(said, [j for j, weight in enumerate(weights) if weight[1] > 0])
+    breaks = _breaks(said)
+    against = [weight[2] for weight in weights]
+    for i in _likeliest([against[j] for j in flagged]):
+        scores = list(map(itemgetter(i), against))
+        for j, limit in limits:
+            scores[j] = min(scores[j], limit)
         for j in breaks:
             scores[j] -= NEW_LINE
-        candidates += _segments(text, tokens, scores, known.code, known.rivals[i])
+        candidates += _segments(said, scores, known.rivals[i])
     chosen: list[Span] = []
     for _, span in sorted(candidates, key=lambda one: -one[0]):
         if all(span.end <= other.start or span.start >= other.end for other in chosen):
             chosen.append(span)
-    return chosen
+    return sorted(chosen)
+
+
+def _breaks(said: Said) -> set[int]:
+    """Words before which a line ends."""
+    if "\n" not in said.text:
+        return set()
+    after = {bisect_left(said.places, (found.start(), 0)) for found in _NEW_LINE.finditer(said.text)}
+    return after - {0, len(said.places)}
+
+
+_NEW_LINE = re.compile("\n")
 
 
 def _likeliest(against: list[tuple[float, ...]]) -> list[int]:
     """The few rivals that the flagged words speak for most, and those that any word is strongest for."""
-    totals = [sum(column) for column in zip(*against, strict=True)]
+    totals = list(map(sum, zip(*against, strict=True)))
     ranked = sorted(range(len(totals)), key=totals.__getitem__, reverse=True)
     if len(ranked) > 1 and totals[ranked[0]] > CLEARLY + 1.5 * max(0.0, totals[ranked[1]]):
         return ranked[:1]
@@ -247,61 +294,70 @@ def _likeliest(against: list[tuple[float, ...]]) -> list[int]:
 HEADING_WORDS = 5
 
 
-def _headings(text: str, tokens: list[Token], flagged: list[Token], code: str) -> list[tuple[float, Span]]:
+def _headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
     """Whole lines in English title case, whose capitals would pass for names elsewhere."""
-    if code == "en":
+    if said.code == "en":
         return []
-    found = []
-    for start in sorted({_line_of(text, token.start)[0] for token in flagged if token.word in _FUNCTION_WORDS}):
-        end = _line_of(text, start)[1]
-        line = [token for token in tokens if start <= token.start < end]
-        if len(line) < HEADING_WORDS:
+    found, places, last = [], said.places, 0
+    for j in flagged:
+        if j < last or said.words[j] not in _FUNCTION_WORDS:
             continue
-        scores = [evidence(token.word, code, "en") for token in line]
-        if sum(score > 0 for score in scores) >= 0.8 * len(line) and sum(scores) >= SEVERAL_NEIGHBOURS:
-            found.append((sum(scores), Span(line[0].start, line[-1].end, "en")))
+        start, end = _line_of(said.text, places[j][0])
+        first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
+        if last - first < HEADING_WORDS:
+            continue
+        scores = [evidence(word, said.code, "en") for word in said.words[first:last]]
+        if sum(score > 0 for score in scores) >= 0.8 * len(scores) and sum(scores) >= SEVERAL_NEIGHBOURS:
+            found.append((sum(scores), Span(places[first][0], places[last - 1][1], "en")))
     return found
 
 
-def _segments(text: str, tokens: list[Token], scores: list[float], code: str, rival: str) -> list[tuple[float, Span]]:
+def _segments(said: Said, scores: list[float], rival: str) -> list[tuple[float, Span]]:
     """Best-scoring runs of words for `rival`, each with its score."""
-    found = []
-    first, total, peak, last = 0, 0.0, 0.0, -1
-    for i, score in enumerate([*scores, -99.0]):
-        if last < 0 and total <= 0:
-            first, total = i, 0.0
-        total += score
-        if total > peak:
-            peak, last = total, i
-        elif last >= 0 and (total <= 0 or total < peak - DROP):
-            if _convincing(text, tokens[first : last + 1], scores[first : last + 1], code, rival):
-                found.append((peak, Span(tokens[first].start, tokens[last].end, rival)))
-            first, total, peak, last = i + 1, 0.0, 0.0, -1
-    return found
-
-
-def _score(text: str, token: Token, found: float, code: str) -> float:
-    if found <= 0:
+    found: list[tuple[float, Span]] = []
+    count, beyond = len(scores), 0
+    if max(scores) < SINGLE:
         return found
-    if _in_hyphenated_name(text, token.start):
-        return 0.0
-    if token.capital and code != "de" and not _opens(text, token.start):
-        return min(found, 0.4)  # a name, unless what is around it says otherwise
-    if token.text.isupper() and len(token.text) < 7:
-        return 0.0
+    for first in [j for j, score in enumerate(scores) if score > 0]:
+        if first < beyond:
+            continue
+        total, peak, last = 0.0, 0.0, first
+        for beyond in range(first, count):
+            total += scores[beyond]
+            if total > peak:
+                peak, last = total, beyond
+            elif total <= 0 or total < peak - DROP:
+                break
+        beyond += 1
+        if max(scores[first : last + 1]) >= SINGLE and _convincing(said, first, last + 1, scores, rival):
+            found.append((peak, Span(said.places[first][0], said.places[last][1], rival)))
     return found
 
 
-def _is_label(text: str, token: Token) -> bool:
+def _limits(said: Said, positive: list[int]) -> list[tuple[int, float]]:
+    """Words that may be names or acronyms, and how much they can say for another language."""
+    text, found = said.text, []
+    for j in positive:
+        start, end = said.places[j]
+        hyphen = start > 0 and text[start - 1] == "-"
+        if not hyphen and text[start].islower():
+            continue
+        if hyphen and _in_hyphenated_name(text, start):
+            found.append((j, 0.0))
+        elif said.capital(j) and said.code != "de" and not _opens(text, start):
+            found.append((j, 0.4))  # a name, unless what is around it says otherwise
+        elif end - start < 7 and text[start:end].isupper():
+            found.append((j, 0.0))
+    return found
+
+
+def _is_label(text: str, start: int, end: int) -> bool:
     """Whether a word is all that stands before a colon on its line: "Answer:"."""
-    start = _line_of(text, token.start)[0]
-    return not WORD.search(text[start : token.start]) and bool(_COLON.match(text, token.end))
+    return not WORD.search(text, _line_of(text, start)[0], start) and bool(_COLON.match(text, end))
 
 
 def _in_hyphenated_name(text: str, position: int) -> bool:
     """Whether a word goes on a capitalised one behind a hyphen: Stratford-upon-Avon."""
-    if text[position - 1 : position] != "-":
-        return False
     unit = re.search(r"[^\s,;:()]{1,60}\Z", text[max(0, position - 60) : position])
     return bool(unit) and unit[0][0].isupper()  # type: ignore[index]
 
@@ -316,38 +372,45 @@ def _opens(text: str, position: int) -> bool:
     )
 
 
-def _convincing(text: str, tokens: list[Token], scores: list[float], code: str, rival: str) -> bool:
-    total = sum(scores)
-    positive = [token for token, score in zip(tokens, scores, strict=True) if score >= SINGLE]
+def _convincing(said: Said, first: int, end: int, scores: list[float], rival: str) -> bool:
+    """Whether the words from `first` to before `end` are enough to be in `rival`; one at least is strong."""
+    count, total, code = end - first, sum(scores[first:end]), said.code
+    strong = [j for j in range(first, end) if scores[j] >= SINGLE]
     close = neighbours(code, rival)
-    if not positive:
-        return False
     # Two or three words of a language other than English are more often a borrowed term than a switch.
-    if rival != "en" and 1 < len(tokens) < 4 and total < SEVERAL_NEIGHBOURS:
+    if rival != "en" and 1 < count < 4 and total < SEVERAL_NEIGHBOURS:
         return False
-    if len(positive) == 1 and len(tokens) < 4:
-        token = positive[0]
-        strength = evidence(token.word, code, rival)
-        term = _is_term(token.word) or token.word in TERMS
-        named = token.capital and code != "en" and not _is_label(text, token)
-        if close or term or named or len(token.text) < 4:
-            return False
-        known = in_lexicon(token.word, code)
-        frequency = zipf(token.word, rival) or 0.0
-        if rival != "en":
-            borrowed = code != "en" and (zipf(token.word, "en") or 0.0) >= COMMON
-            return not known and not borrowed and frequency >= 4.0 and strength >= SINGLE_KNOWN
-        return frequency >= 3.4 and strength >= (SINGLE_KNOWN if known else SINGLE if known is False else 1.8)
-    if all(_is_term(token.word) or token.word in TERMS for token in positive) or _is_title(tokens, positive):
+    if len(strong) == 1 and count < 4:
+        return not close and _convincing_alone(said, strong[0], rival)
+    if total < (SEVERAL_NEIGHBOURS if close else SEVERAL):
         return False
-    return total >= (SEVERAL_NEIGHBOURS if close else SEVERAL)
+    terms = all(said.words[j] in INTERNATIONAL or said.words[j] in TERMS for j in strong)
+    return not terms and not _is_title(said, range(first, end), strong)
 
 
-def _is_title(tokens: list[Token], positive: list[Token]) -> bool:
+def _convincing_alone(said: Said, j: int, rival: str) -> bool:
+    word, code, (start, end) = said.words[j], said.code, said.places[j]
+    named = code != "en" and said.capital(j) and not _is_label(said.text, start, end)
+    if end - start < 4 or word in INTERNATIONAL or word in TERMS or named:
+        return False
+    strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
+    if rival != "en":
+        borrowed = code != "en" and (zipf(word, "en") or 0.0) >= COMMON
+        enough = frequency >= 4.0 and strength >= SINGLE_KNOWN and not borrowed
+        return enough and not in_lexicon(word, code)
+    if frequency < 3.4 or strength < SINGLE:
+        return False
+    known = in_lexicon(word, code)
+    return strength >= (SINGLE_KNOWN if known else SINGLE if known is False else 1.8)
+
+
+def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
     """Capitalised words joined by little ones, as in "Institute for Nuclear Research": a name or a title."""
-    capitals = [token for token in tokens if token.capital]
-    small = [token for token in positive if not token.capital]
-    return len(capitals) >= 2 and len(capitals) > len(small) and all(token.word in _FUNCTION_WORDS for token in small)
+    small = [j for j in strong if not said.capital(j)]
+    if not all(said.words[j] in _FUNCTION_WORDS for j in small):
+        return False
+    capitals = sum(said.capital(j) for j in segment)
+    return capitals >= 2 and capitals > len(small)
 
 
 TORN = 20

@@ -3,16 +3,32 @@
 Frequencies are on the Zipf scale (log10 of occurrences per billion words). Foreign words occur in every large text
 collection, so that "the" is in the French list too; what tells languages apart is the difference of frequencies:
 "the" is 1,500 times rarer in French. So the evidence of a word is a log-likelihood ratio, in powers of ten.
+
+The lists, and simplemma's lexicons of word forms, take seconds to unpack. So their words are hashed once, and kept in
+the user's cache as sorted 64-bit hashes (with the frequencies), which all processes map into memory.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
+import sys
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from hashlib import blake2b
 from importlib import metadata
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xlift.languages import get_language
+from xlift.languages import LANGUAGES, get_language
+from xlift.models import cache_dir
+from xlift.progress import say
+from xlift.records import write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Languages whose frequency lists are weighed against the expected one, by script.
 RIVALS: dict[str, tuple[str, ...]] = {
@@ -37,9 +53,63 @@ COMMON = 3.0
 """Words of a rival language count from this Zipf frequency on: once in a million words."""
 
 
+# --- tables of hashed words -------------------------------------------------------------------------------------
+
+_MAGIC = b"xlift words1"
+
+
+def _hash(word: str) -> bytes:
+    return blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _hashed(words: Iterable[str]) -> np.ndarray:
+    import numpy as np
+
+    return np.frombuffer(b"".join(map(_hash, words)), "<u8").astype(np.uint64)
+
+
+def _stored(name: str, build: Callable[[], np.ndarray]) -> memoryview:
+    """The 64-bit numbers kept in the cache under a name; built where they are missing or damaged.
+
+    Processes that build them at once write the same, each moving a whole file into place.
+    """
+    path = cache_dir() / "words" / f"{name}.{sys.byteorder}"
+    found = _read(path)
+    if found is not None:
+        return found
+    body = build().tobytes()
+    try:
+        write_atomic(path, _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+    except OSError as error:
+        say(f"word lists cannot be kept in {path.parent} ({error.strerror}): they are prepared again each time")
+    return memoryview(body).cast("Q")
+
+
+def _read(path: Path) -> memoryview | None:
+    """The numbers in a file, mapped into memory; None where it is missing or damaged."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            if len(head) < 16:
+                return None
+            body = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[16:]
+    except OSError:
+        return None
+    sound = head == _MAGIC + zlib.crc32(body).to_bytes(4, "little") and len(body) % 8 == 0
+    return body.cast("Q") if sound else None
+
+
+# --- word frequencies -------------------------------------------------------------------------------------------
+
+_ZIPF = [math.log10(10 ** (-centibels / 100)) + 9.0 for centibels in range(1_200)]
+
+
 @lru_cache(maxsize=64)
 def frequencies(code: str, size: str = "small") -> dict[str, float]:
-    """Relative frequency of the words of a language; empty where wordfreq has no list."""
+    """Relative frequency of the words of a language; empty where wordfreq has no list.
+
+    For whoever needs all words; single words are looked up much faster by `zipf`.
+    """
     import wordfreq
 
     code = WORDFREQ_CODES.get(code, code)
@@ -47,34 +117,119 @@ def frequencies(code: str, size: str = "small") -> dict[str, float]:
     return wordfreq.get_frequency_dict(code, size) if known else {}
 
 
+@lru_cache(maxsize=8)
+def _frequency_table(name: str) -> tuple[memoryview, int]:
+    """Sorted hashes of words and then, in the same order, what `_entries` packs; and how many there are of each.
+
+    "small" holds the small lists of all languages, "best-ar" the best of one.
+    """
+    version = metadata.version("wordfreq")
+    table = _stored(f"frequencies-{name}-{version}", lambda: _build_frequencies(name))
+    return table, len(table) // 2
+
+
+def prepare() -> None:
+    """Makes the table of frequencies, where the cache lacks it, before several processes ask for it."""
+    _frequency_table("small")
+
+
+def _build_frequencies(name: str) -> np.ndarray:
+    import numpy as np
+    import wordfreq
+
+    size, _, only = name.partition("-")
+    if not only:
+        say("preparing word lists once (some seconds)")
+    lists = wordfreq.available_languages(size)
+    wanted = {only} if only else {WORDFREQ_CODES.get(code, code) for code in LANGUAGES}
+    hashes, packed = [], []
+    for code in sorted(wanted & lists.keys()):
+        bands = [(centibels, band) for centibels, band in enumerate(wordfreq.read_cBpack(lists[code])) if band]
+        # The empty word stands for the list as a whole: its rarest words.
+        bands.append((bands[-1][0], [""]))
+        hashes.append(_hashed(word for _, band in bands for word in band))
+        entries = [(int.from_bytes(code.encode(), "big") << 16) + centibels for centibels, _ in bands]
+        packed.append(np.repeat(np.array(entries, np.uint64), [len(band) for _, band in bands]))
+    joined = np.concatenate(hashes)
+    order = np.argsort(joined, kind="stable")
+    return np.concatenate([joined[order], np.concatenate(packed)[order]])
+
+
+@lru_cache(maxsize=20_000)
+def _row(word: str, name: str = "small") -> dict[str, float]:
+    """Zipf frequencies of a word by language."""
+    table, count = _frequency_table(name)
+    wanted = int.from_bytes(_hash(word), "little")
+    found, place = {}, bisect_left(table, wanted, 0, count)
+    while place < count and table[place] == wanted:
+        code, centibels = divmod(table[count + place], 1 << 16)
+        found[_code(code)] = _ZIPF[centibels]
+        place += 1
+    return found
+
+
+@lru_cache(maxsize=256)
+def _code(packed: int) -> str:
+    return packed.to_bytes(3, "big").decode().lstrip("\0")
+
+
+def listed(code: str) -> bool:
+    """Whether there is a list of word frequencies of a language."""
+    return WORDFREQ_CODES.get(code, code) in _row("")
+
+
 def zipf(word: str, code: str, size: str = "small") -> float | None:
     """Zipf frequency of a lower-case word, None where the list of `code` lacks it."""
+    code = WORDFREQ_CODES.get(code, code)
     # The lists are casefolded: "straße" stands there as "strasse".
-    found = frequencies(code, size).get(word.replace("ß", "ss"))
-    return None if found is None else math.log10(found) + 9.0
-
-
-@lru_cache(maxsize=8)
-def common_words(code: str) -> frozenset[str]:
-    """Words that occur at least once in a million."""
-    return frozenset(word for word, found in frequencies(code).items() if found >= 10 ** (COMMON - 9))
+    word = word.replace("ß", "ss")
+    return _row(word, size if size == "small" else f"{size}-{code}").get(code)
 
 
 @lru_cache(maxsize=64)
 def floor(code: str) -> float:
     """Zipf frequency assumed for a word that the list of `code` lacks: a little under its rarest."""
-    known = frequencies(code)
-    return max(1.0, math.log10(min(known.values())) + 8.5) if known else 1.0
+    rarest = _row("").get(WORDFREQ_CODES.get(code, code))
+    return 1.0 if rarest is None else max(1.0, rarest - 0.5)
+
+
+# --- lexicons ---------------------------------------------------------------------------------------------------
+
+
+class _Forms(NamedTuple):
+    """The word forms of a lexicon; `get` is what simplemma's look-up asks for."""
+
+    hashes: memoryview
+
+    def get(self, word: str) -> str | None:
+        wanted = int.from_bytes(_hash(word), "little")
+        place = bisect_left(self.hashes, wanted)
+        return word if place < len(self.hashes) and self.hashes[place] == wanted else None
+
+
+class _Lexicons:
+    """Stands in for simplemma's dictionaries where only the forms matter, not their lemmas."""
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def get_dictionary(name: str) -> Any:
+        version = metadata.version("simplemma")
+        return _Forms(_stored(f"forms-{name}-{version}", lambda: _build_forms(name)))
+
+
+def _build_forms(name: str) -> np.ndarray:
+    import numpy as np
+    from simplemma.strategies.dictionaries.stream_dictionary_factory import StreamDictionaryFactory
+
+    return np.unique(_hashed(StreamDictionaryFactory().get_dictionary(name)))
 
 
 @lru_cache(maxsize=1)
 def _lexicons() -> tuple[Any, frozenset[str]]:
     from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
-    from simplemma.strategies.dictionaries.stream_dictionary_factory import StreamDictionaryFactory
     from simplemma.strategies.dictionary_lookup import DictionaryLookupStrategy
 
-    # The compressed form: a tenth of the memory; and all languages kept, since a file may alternate between them.
-    return DictionaryLookupStrategy(StreamDictionaryFactory(cache_max_size=64)), frozenset(SUPPORTED_LANGUAGES)
+    return DictionaryLookupStrategy(_Lexicons()), frozenset(SUPPORTED_LANGUAGES)
 
 
 @lru_cache(maxsize=100_000)
@@ -85,79 +240,115 @@ def in_lexicon(word: str, code: str) -> bool | None:
     return lookup.get_lemma(word, name) is not None if name in languages else None
 
 
+# --- evidence ---------------------------------------------------------------------------------------------------
+
+
 @lru_cache(maxsize=64)
 def rivals(code: str) -> tuple[str, ...]:
     """Languages of the same script to weigh `code` against; Malay only against Indonesian, which it resembles."""
-    if not frequencies(code):
+    if not listed(code):
         return ()
     script = get_language(code).script
     found = [other for other in RIVALS.get(script, ()) if other != code and WORDFREQ_CODES.get(code) != other]
     return tuple(other for other in found if other != "ms" or code == "id")
 
 
+@lru_cache(maxsize=4_096)
 def neighbours(one: str, other: str) -> bool:
     """Whether two languages are easily mistaken for each other."""
     return any(one in group and other in group for group in NEIGHBOURS)
 
 
+@lru_cache(maxsize=50_000)
 def evidence(word: str, expected: str, rival: str) -> float:
     """How much more common a lower-case word is in `rival` than in `expected`, in powers of ten, within ±4.
 
     A word that neither list holds (a name, a typing error) is no evidence: 0.
     """
-    own = zipf(word, expected)
-    other = zipf(word, rival)
+    return _evidence(zipf(word, expected), zipf(word, rival), floor(expected))
+
+
+def _evidence(own: float | None, other: float | None, rarest: float) -> float:
     if other is None or other < COMMON:
         return 0.0 if own is None else max(-4.0, min(0.0, 2.0 - own))
-    return max(-4.0, min(4.0, other - (floor(expected) if own is None else own)))
+    return max(-4.0, min(4.0, other - (rarest if own is None else own)))
 
 
 class Weight(NamedTuple):
-    """What a word says: support for the expected language (≥ 0), and its evidence for each rival (see `evidence`)."""
+    """What a word says: support for the expected language (≥ 0), its evidence for each rival, and the highest.
+
+    `zipf` is its frequency in the expected language, None where the list lacks it. Loops over all words of a text read
+    the fields by position, which is faster than by name.
+    """
 
     support: float
     strongest: float
     against: tuple[float, ...]
+    zipf: float | None
 
 
-class Vocabulary:
-    """What the words of texts in one expected language say, remembered from text to text."""
+class Vocabulary(dict[str, Weight]):
+    """What lower-case words of texts in one expected language say; words are weighed when first asked for."""
 
-    REMEMBERED = 200_000
+    REMEMBERED = 250_000
+    """Words of all vocabularies together."""
+    LONGEST = 64
+    """Letters of a word; a longer run of letters says nothing and is not remembered."""
 
     def __init__(self, code: str) -> None:
+        super().__init__()
         self.code = code
+        self.listed = listed(code)
+        self.tells = self.listed and get_language(code).script not in {"Hani", "Jpan", "Kore"}
+        """Whether single words say anything: they are separated by spaces, and there is a list of them."""
         self.rivals = rivals(code)
         self.near = [i for i, rival in enumerate(self.rivals) if neighbours(code, rival)]
         self._far = [i for i in range(len(self.rivals)) if i not in self.near]
-        self._seen: dict[str, Weight] = {}
+        self._place = {rival: i for i, rival in enumerate(self.rivals)}
+        self._alike: dict[Weight, Weight] = {}
 
-    def weigh(self, word: str) -> Weight:
-        """What a lower-case word says."""
-        found = self._seen.get(word)
-        if found is None:
-            if len(self._seen) >= self.REMEMBERED:
-                self._seen.clear()
-            found = self._seen[word] = self._weigh(word)
-        return found
+    def weigh(self, words: Iterable[str]) -> list[Weight]:
+        """What each of some lower-case words says."""
+        return list(map(self.__getitem__, words))
+
+    def __missing__(self, word: str) -> Weight:
+        if len(word) > self.LONGEST:
+            return Weight(0.0, 0.0, (0.0,) * len(self.rivals), None)
+        if sum(map(len, _vocabularies.values())) >= self.REMEMBERED:
+            for known in _vocabularies.values():
+                known.clear()
+                known._alike.clear()
+        weight = self._weigh(word)
+        # Many words say the same: one object for all of them takes a third of the memory.
+        weight = self[word] = self._alike.setdefault(weight, weight)
+        return weight
 
     def _weigh(self, word: str) -> Weight:
+        row = _row(word.replace("ß", "ss"))
+        own = row.get(WORDFREQ_CODES.get(self.code, self.code))
         if len(word) < 2:
-            return Weight(0.0, 0.0, (0.0,) * len(self.rivals))
-        against = tuple(evidence(word, self.code, rival) for rival in self.rivals)
+            return Weight(0.0, 0.0, (0.0,) * len(self.rivals), own)
+        rarest = floor(self.code)
+        against = [_evidence(own, None, rarest)] * len(self.rivals)
+        for other, frequency in row.items():
+            if (place := self._place.get(other)) is not None:
+                against[place] = _evidence(own, frequency, rarest)
         strongest = max((0.0, *against))
-        own = zipf(word, self.code)
         if own is None:
-            return Weight(0.0, strongest, against)
+            return Weight(0.0, strongest, tuple(against), None)
         # Neighbours share words: they are weighed against the whole text instead.
         far = max((against[i] for i in self._far), default=COMMON - own)
-        return Weight(max(0.0, min(2.0, -far)), strongest, against)
+        return Weight(max(0.0, min(2.0, -far)), strongest, tuple(against), own)
 
 
-@lru_cache(maxsize=32)
+_vocabularies: dict[str, Vocabulary] = {}
+
+
 def vocabulary(code: str) -> Vocabulary:
-    """The vocabulary of an expected language, loaded once a process."""
-    return Vocabulary(code)
+    """The vocabulary of an expected language, one a process."""
+    if code not in _vocabularies:
+        _vocabularies[code] = Vocabulary(code)
+    return _vocabularies[code]
 
 
 def signature() -> str:
