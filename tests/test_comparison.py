@@ -9,7 +9,8 @@ from scipy.stats import binomtest, bootstrap, permutation_test
 from statsmodels.stats.multitest import multipletests
 from test_estimates import run_rows, tidy
 
-from xlift.analysis.comparison import compare, holm, sign_flip_test, text_table
+from xlift.analysis.comparison import compare, sign_flip_test, text_table
+from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError
 
 

@@ -32,6 +32,7 @@ from xlift.analysis.estimates import (
     wilson,
     with_conditions,
 )
+from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError, nearest
 
 ENUMERATED = 20
@@ -123,17 +124,6 @@ def paired(
     sides = _sides(_of_rater(with_conditions(frame), rater), first, second)
     for key, group in sorted(sides.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0])):
         yield dict(zip(keys, key, strict=True)), *_pairs(group)
-
-
-def holm(values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected over their family (Holm 1979), in their order; None stays None and does not count."""
-    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
-    found: list[float | None] = [None] * len(values)
-    highest = 0.0
-    for place, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        found[i] = highest
-    return found
 
 
 def _of_rater(frame: pl.DataFrame, rater: str | None) -> pl.DataFrame:
