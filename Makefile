@@ -7,8 +7,9 @@ PYTHON ?= python3
 demo: $(VENV)/.demo
 	$(BIN)/xlift run studies/quickstart.yaml
 
+# A process a core, each with one thread: processes that compute with several threads would wait for one another.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
