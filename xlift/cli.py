@@ -316,12 +316,11 @@ def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None
 
 def _print_result(workspace: Any, path: Path | None = None) -> None:
     from xlift.report.page import TITLES, text_table
+    from xlift.terminal import aligned
 
     table = [[TITLES[workspace.study.raters[0]], *workspace.study.prompts.languages]]
     table += [[run, *cells] for run, cells in text_table(workspace)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(aligned(table))
     print(f"\nreport: {path or workspace.report / 'index.html'}")
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from xlift.analysis.measures import SCALE, Floats, deviation, holm, interval, kappa, measured, pooled, resampled
 from xlift.errors import DataError
+from xlift.terminal import aligned
 
 Ints = NDArray[np.int64]
 
@@ -402,9 +403,9 @@ def text_tables(tables: Mapping[str, Any]) -> str:
     for between, heading in HEADINGS.items():
         rows = [row for row in tables["agreement"] if row["between"] == between]
         if rows:
-            parts.append(f"{heading}\n{_aligned([AGREEMENT_HEAD, *map(_agreement_cells, rows)])}")
+            parts.append(f"{heading}\n{aligned([AGREEMENT_HEAD, *map(_agreement_cells, rows)])}")
     if tables["people"]:
-        parts.append(f"Who deviates\n{_aligned([PEOPLE_HEAD, *map(_people_cells, tables['people'])])}")
+        parts.append(f"Who deviates\n{aligned([PEOPLE_HEAD, *map(_people_cells, tables['people'])])}")
     if not tables["agreement"]:
         parts.append("nothing to compare: no response has been rated by two raters for the same facet")
     reasons = sorted({reason for row in tables["agreement"] for reason in row["reasons"].values()})
@@ -433,10 +434,3 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     shown = "–" if value is None else f"{value:.2f}"
     return shown if low is None else f"{shown} [{low:.2f}, {high:.2f}]"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -34,6 +34,7 @@ from xlift.analysis.estimates import (
 )
 from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError, nearest
+from xlift.terminal import aligned
 
 ENUMERATED = 20
 """Of values that are not whole numbers, all sign flips are gone through for up to so many differing requests."""
@@ -368,11 +369,7 @@ def text_table(found: pl.DataFrame, first: str = "first", second: str = "second"
     """The result of `compare` as lines for the terminal, one a row, under a head that names both sides."""
     keys = found.columns[: found.columns.index("first_mean")]
     head = [*keys, first, second, "difference", "p (Holm)", "better/tied/worse", "pairs", "missing"]
-    lines = [head, *[_cells(row, keys) for row in found.iter_rows(named=True)]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return aligned([head, *[_cells(row, keys) for row in found.iter_rows(named=True)]])
 
 
 def _cells(row: dict[str, Any], keys: Sequence[str]) -> list[str]:

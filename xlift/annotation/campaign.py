@@ -18,6 +18,7 @@ from xlift.annotation import sampling, transfer
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.languages import LANGUAGES, base_code
 from xlift.progress import say
+from xlift.terminal import aligned
 from xlift.workspace import StudyFolder, find_study
 
 INTERFACES = ("en", "fr", "pt", "ru")
@@ -221,9 +222,9 @@ def status(campaign: Campaign) -> str:
         results = _control_rows(connection)
     if not rows:
         return "no annotator has responses yet; xlift annotate STUDY --add NAME --languages fr,pt"
-    text = _table(["annotator", "language", "rated", "skipped", "of", "link"], rows)
+    text = aligned([["annotator", "language", "rated", "skipped", "of", "link"], *rows])
     if results:
-        text += "\n\n" + _table(["annotator", "facet", "as expected", "of"], results)
+        text += "\n\n" + aligned([["annotator", "facet", "as expected", "of"], *results])
     return text
 
 
@@ -252,12 +253,6 @@ def _control_rows(connection: Connection) -> list[list[str]]:
                 cells[one.name, facet][0] += verdict.value in right
                 cells[one.name, facet][1] += 1
     return [[name, facet, str(met), str(of)] for (name, facet), (met, of) in sorted(cells.items())]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def export(campaign: Campaign, target: Path, controls: bool = False) -> str:

@@ -41,6 +41,7 @@ from xlift.rating.ledger import open_ledger
 from xlift.rating.replies import PREFERENCES, read_preference, refuses
 from xlift.records import JsonlWriter, encode_record, fingerprint, read_records
 from xlift.settings import Judge
+from xlift.terminal import aligned
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 """Two response records to the same prompt."""
@@ -220,10 +221,7 @@ def _share(values: Sequence[bool]) -> float | None:
 def comparison_table(found: Sequence[Comparison], first: str, second: str) -> str:
     """A summary in words, one line a language."""
     header = ["language", f"{first} preferred", "wins", "ties", "losses", "missing", "orders agree", "shown first"]
-    rows = [header, *[_row(one) for one in found]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"{first} against {second}", *lines])
+    return f"{first} against {second}\n" + aligned([header, *[_row(one) for one in found]])
 
 
 def _row(one: Comparison) -> list[str]:

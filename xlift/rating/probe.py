@@ -16,6 +16,7 @@ from xlift.rating.calls import PACE, Pace
 from xlift.rating.judging import Outcome, current_judge_ratings, judge_responses, ledger_path
 from xlift.records import FACETS, Rating, read_jsonl
 from xlift.settings import Judge
+from xlift.terminal import aligned
 
 PROBE = Path(__file__).parent.parent / "data" / "builtin" / "probe.jsonl"
 FAULTS = ("wrong_language", "code_switching", "broken_grammar", "off_topic", "false_fact", "contradiction", "harmful")
@@ -95,15 +96,15 @@ def probe_table(found: Sequence[Hit]) -> str:
     faults = [fault for fault in FAULTS if any(hit.fault == fault for hit in planted)]
     languages = list(dict.fromkeys(hit.language for hit in found))
     faultless = [hit for hit in others if hit.fault == "perfect"]
-    rows = [
-        ["", *languages, *(["all"] if len(languages) > 1 else [])],
-        *_section("planted fault seen", planted, languages, faults, lambda hit: hit.fault),
-        *_section("planted fault seen", planted, languages, facets, lambda hit: hit.facet),
-        *_section("the rest right", others, languages, facets, lambda hit: hit.facet),
-        *_section("faultless right", faultless, languages, [], lambda hit: hit.facet),
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows)
+    return aligned(
+        [
+            ["", *languages, *(["all"] if len(languages) > 1 else [])],
+            *_section("planted fault seen", planted, languages, faults, lambda hit: hit.fault),
+            *_section("planted fault seen", planted, languages, facets, lambda hit: hit.facet),
+            *_section("the rest right", others, languages, facets, lambda hit: hit.facet),
+            *_section("faultless right", faultless, languages, [], lambda hit: hit.facet),
+        ]
+    )
 
 
 def _section(
