@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +121,49 @@ dtype: float32
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; tests that want it skip where it is not installed."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    from annotation_fixtures import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty annotation database; every test that takes it runs on both."""
+    from annotation_fixtures import fresh_database
+
+    from xlift.annotation.database import sqlite_url
+
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "annotations.sqlite")
+    return fresh_database(request.getfixturevalue("postgres"), f"x{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def two(tmp_path: Path, url: str) -> Iterator[dict[str, Any]]:
+    """An annotation campaign of six French responses for each of Ana and Ben, served."""
+    from annotation_fixtures import two_annotators
+
+    with two_annotators(tmp_path, url) as campaign:
+        yield campaign

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import random
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from xlift.records import Rating, response_signatures, write_jsonl
 from xlift.report.material import Answered, Material, material_of
@@ -17,7 +14,6 @@ from xlift.stages import prepare, rate_stage
 from xlift.study import parse_study
 from xlift.workspace import RunFolder, StudyFolder
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 GOOD = {
     "en": "The leaves turn yellow because the days become shorter.",
     "fr": "Les feuilles jaunissent parce que les jours raccourcissent.",
@@ -99,19 +95,3 @@ def rated_study(folder: Path, text: Callable[[RunFolder, Any], str], **settings:
     workspace = made_study(folder, text, **settings)
     rate_stage(workspace)
     return workspace
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; tests that want it skip where it is not installed."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
-        yield started
-        started.close()

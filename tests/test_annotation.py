@@ -7,8 +7,6 @@ import json
 import random
 import re
 import threading
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,12 @@ from annotation_fixtures import (
     HOSTILE,
     RUNS,
     Visitor,
-    fresh_database,
     link_in,
     open_campaign,
-    postgres_server,
     records_of,
     response_file,
     responses,
     serving,
-    two_annotators,
 )
 
 from xlift.annotation import campaign as campaigns
@@ -38,27 +33,6 @@ from xlift.errors import ConfigError
 from xlift.rating import text_fingerprint
 
 GOOD = dict.fromkeys(db.FACETS, 2)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database; every test that takes it runs on both."""
-    if request.param == "sqlite":
-        return db.sqlite_url(tmp_path / "annotations.sqlite")
-    return fresh_database(request.getfixturevalue("postgres"), f"x{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def two(tmp_path: Path, url: str) -> Iterator[dict[str, Any]]:
-    """A campaign of six French responses for each of Ana and Ben, served."""
-    with two_annotators(tmp_path, url) as campaign:
-        yield campaign
 
 
 def stored(campaign: campaigns.Campaign) -> list[Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from xlift.annotation import database as db
 from xlift.annotation import transfer
 from xlift.annotation.campaign import Plan
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 READY = "document.activeElement.tagName === 'H1'"
 """The last thing that the page's script does when it starts."""
 CONTRAST = """() => {
@@ -43,21 +40,6 @@ CONTRAST = """() => {
   }
   return told;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
-        yield started
-        started.close()
 
 
 def enter(browser: Any, port: int, link: str, noise: list[str] | None = None, **options: Any) -> Any:

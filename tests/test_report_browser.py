@@ -8,12 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from report_fixtures import GOOD, STEP, browser, log_training, rated_study
+from report_fixtures import GOOD, STEP, log_training, rated_study
 
 from xlift.records import write_jsonl
 from xlift.report.page import write_report
-
-__all__ = ["browser"]
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> The answer is in English & "quoted" text.'
 NASTY = "<img src=x onerror=alert(4)>"
