@@ -25,13 +25,13 @@ from xlift.forecast import (
     cache_bytes,
     disk_of,
     free_memory,
-    margin_pairs,
     model_size,
     run_probe,
     training_bound,
     training_seconds,
     work_of,
 )
+from xlift.generation.responses import margin_pairs
 from xlift.models import Located, Placement, load_tokenizer, locate, place
 from xlift.pending import pending, say_rows
 from xlift.progress import duration, say

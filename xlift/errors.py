@@ -46,6 +46,15 @@ class TemplateError(UserError):
     """A chat template cannot express the conversations or hides where a reply ends."""
 
 
+def raise_together(errors: Iterable[UserError]) -> None:
+    """One UserError with the problems of all, each once, and the first hint; nothing where there are none."""
+    found = list(errors)
+    hints = [error.hint for error in found if error.hint]
+    problems = [problem for error in found for problem in error.problems]
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A phrase that names the closest choice and all of them: "did you mean 'x'? choices: x, y"."""
     known = sorted(choices)

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 
-from xlift.data.prompts import fact_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import Reply, decode
-from xlift.generation.margin import FactPair, fact_pairs, language_margins
+from xlift.generation.margin import language_margins
+from xlift.generation.responses import margin_pairs
 from xlift.models import Located, Placement, kept_base, load_checkpoint, load_tokenizer, quiet
 from xlift.records import Prompt, encode_record
 from xlift.settings import Adaptation, Decoding, RunConfig
@@ -377,11 +377,6 @@ def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Job)
         "new_token": (whole - reading) / max(1, sum(made) - len(job.prompts)),
         "pair": margins / max(1, len(pairs)),
     }
-
-
-def margin_pairs(languages: list[str]) -> list[FactPair]:
-    """The questions by which the margins of these languages are measured."""
-    return fact_pairs(fact_prompts(languages)) if languages else []
 
 
 @dataclass(frozen=True)

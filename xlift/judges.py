@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.progress import say
 from xlift.rating.batching import judge_in_batches
@@ -25,6 +23,7 @@ from xlift.rating.judging import (
 from xlift.results import judge_ratings_path, rateable
 from xlift.scheduling import surviving
 from xlift.settings import Judge
+from xlift.study import problems_of
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
 
 PROBES = Path("results") / "probes"
@@ -35,13 +34,10 @@ def settings_of(given: dict[str, Any], base: Judge | None = None) -> Judge:
     known = base.model_dump() if base else {}
     if "model" not in given and base is None:
         raise ConfigError("which model is the judge?", "--model NAME --base-url http://localhost:8000/v1")
-    try:
-        return Judge.model_validate(known | given)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']} (found {one['input']!r})" for one in error.errors()
-        ]
-        raise ConfigError(problems, "xlift judge --help") from None
+    problems = problems_of(Judge, known | given)
+    if problems:
+        raise ConfigError(problems, "xlift judge --help")
+    return Judge.model_validate(known | given)
 
 
 def judges_of(workspace: StudyFolder, name: str | None, given: dict[str, Any]) -> list[Judge]:

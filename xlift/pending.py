@@ -178,8 +178,10 @@ def _step_work(workspace: StudyFolder, run: RunFolder, step: int, prompts: list[
     if open_prompts:
         rows.append(f"answer {len(open_prompts)} of {len(prompts)} prompts ({_reasons(reasons)})")
     by_reason: dict[str, list[str]] = {}
+    signatures = response_signatures(prompts, workspace.study.decoding.signature)
+    replies = [one for one in rateable(workspace, run, step) if signatures.get(one["id"]) == one["signature"]]
     for name in workspace.study.raters:
-        unrated = _unrated(workspace, run, step, prompts, open_prompts, name)
+        unrated = _unrated(run, step, replies, open_prompts, name)
         if unrated:
             text = f"rate {unrated.total()} replies by RATER ({_reasons(unrated)})"
             by_reason.setdefault(text, []).append(name)
@@ -216,11 +218,9 @@ def _outdated(old: str, new: str) -> str:
 
 
 def _unrated(
-    workspace: StudyFolder, run: RunFolder, step: int, prompts: list[Prompt], open_prompts: list[Prompt], name: str
+    run: RunFolder, step: int, replies: list[dict[str, Any]], open_prompts: list[Prompt], name: str
 ) -> Counter[str]:
-    """How many responses of a checkpoint lack an up-to-date rating of a rater, by reason."""
-    signatures = response_signatures(prompts, workspace.study.decoding.signature)
-    replies = [one for one in rateable(workspace, run, step) if signatures.get(one["id"]) == one["signature"]]
+    """How many of a checkpoint's up-to-date `replies` lack an up-to-date rating of a rater, by reason."""
     done = current_ratings(run, step, name, signature_of(name))
     missing = [
         key for one in replies if in_scope(one, name) and (key := (one["id"], text_fingerprint(one))) not in done

@@ -6,7 +6,7 @@ ratings = xlift.load("results/quickstart").ratings      # a polars frame, one ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,21 +48,21 @@ def rateable(workspace: StudyFolder, run: RunFolder, step: int) -> list[dict[str
 
 def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
     """Up-to-date ratings of one checkpoint's responses: surface raters, judges and people."""
-    keys = [(response["id"], text_fingerprint(response)) for response in rateable(workspace, run, step)]
+    responses = rateable(workspace, run, step)
+    keys = [(response["id"], text_fingerprint(response)) for response in responses]
     found = []
     for name in workspace.study.raters:
         ratings = current_ratings(run, step, name, signature_of(name))
         found += [ratings[key] for key in keys if key in ratings]
-    return found + judge_ratings(workspace, run, step) + people_ratings(run, step, keys)
+    return found + judge_ratings(workspace, run, step, responses) + people_ratings(run, step, keys)
 
 
-def judge_ratings(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
-    """What the study's judges, as they are now, have said of a checkpoint's responses."""
+def judge_ratings(workspace: StudyFolder, run: RunFolder, step: int, responses: list[dict[str, Any]]) -> list[Rating]:
+    """What the study's judges, as they are now, have said of a checkpoint's `responses`, as `rateable` gives them."""
     if not workspace.study.judges:
         return []
     from xlift.rating.judging import current_judge_ratings
 
-    responses = rateable(workspace, run, step)
     return [
         rating
         for judge in workspace.study.judges
@@ -131,16 +131,13 @@ class Results:
     @cached_property
     def ratings(self) -> pl.DataFrame:
         """One row a rating: COLUMNS, then the run's AXES. `value` is null where it is missing, `reason` says why."""
-        prompts = {prompt["id"]: prompt for prompt in study_prompts(self.workspace)}
         checkpoints = self.workspace.study.decoding.checkpoints
-        rows = [
-            tidy(rating, prompts[rating["id"]], run) | axes
+        found = (
+            (run, ratings_of(self.workspace, run, step))
             for run in self.workspace.runs
-            for axes in [axes_of(run)]
             for step in run.evaluated_steps(checkpoints)
-            for rating in ratings_of(self.workspace, run, step)
-        ]
-        return pl.DataFrame(rows, schema=COLUMNS | AXES)
+        )
+        return tidy_table(found, study_prompts(self.workspace))
 
     @cached_property
     def training(self) -> pl.DataFrame:
@@ -164,6 +161,18 @@ def ratings_of_runs(folders: Sequence[Path]) -> pl.DataFrame:
     runs = [find_run(folder) for folder in folders]
     studies = dict.fromkeys(run.path.resolve().parent.parent for run in runs)
     return pl.concat([load(study).ratings for study in studies])
+
+
+def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
+    """The tidy table (COLUMNS, then AXES) of the ratings of some runs' checkpoints."""
+    by_id = {prompt["id"]: prompt for prompt in prompts}
+    rows = [
+        tidy(rating, by_id[rating["id"]], run) | axes
+        for run, ratings in found
+        for axes in [axes_of(run)]
+        for rating in ratings
+    ]
+    return pl.DataFrame(rows, schema=COLUMNS | AXES)
 
 
 def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:

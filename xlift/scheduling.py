@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from xlift.errors import ConfigError, UserError
+from xlift.errors import ConfigError, UserError, raise_together
 from xlift.records import read_records, write_atomic
 from xlift.settings import Halving
 from xlift.workspace import RunFolder, StudyFolder
@@ -26,15 +26,12 @@ def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offl
     # Rating is quick and wants no GPU: it stays here.
     spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
     outcomes = (_on_ray if spread else _here)(workspace, list(runs), stage, offline, work)
-    problems: list[str] = []
-    hints: list[str] = []
+    failures: list[UserError] = []
     for run, error in outcomes:
         if error:
             run.set_stage(stage, "failed", problems=error.problems)
-            problems += [f"{stage} {run.label}: {problem}" for problem in error.problems]
-            hints += [error.hint] if error.hint else []
-    if problems:
-        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
+            failures.append(UserError([f"{stage} {run.label}: {one}" for one in error.problems], error.hint))
+    raise_together(failures)
 
 
 def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Work) -> Iterator[Outcome]:
@@ -103,8 +100,8 @@ def surviving(workspace: StudyFolder, runs: Sequence[RunFolder]) -> list[RunFold
     halving = workspace.study.halving
     if halving is None:
         return list(runs)
-    alive = _alive(halving, [run for run in workspace.runs if run.trains])
-    return [run for run in runs if run.config.untuned or run.trained in {one.path for one in alive}]
+    alive = {run.path for run in _alive(halving, [run for run in workspace.runs if run.trains])}
+    return [run for run in runs if run.config.untuned or run.trained in alive]
 
 
 def _alive(halving: Halving, trained: list[RunFolder]) -> list[RunFolder]:

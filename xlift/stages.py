@@ -10,7 +10,7 @@ from typing import Any
 
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts, margin_languages
-from xlift.errors import UserError
+from xlift.errors import UserError, raise_together
 from xlift.pending import say_pending
 from xlift.progress import say
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
@@ -45,7 +45,7 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
         stages = (train_stage, generate_stage, rate_stage, judge_stage)
         failures = [error for stage in stages for error in _failures(stage, workspace, offline)]
         report_stage(workspace, offline)
-        _raise(failures)
+        raise_together(failures)
     return workspace
 
 
@@ -56,14 +56,6 @@ def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
     except UserError as error:
         return [error]
     return []
-
-
-def _raise(failures: list[UserError]) -> None:
-    """One error that reports all, if there are any."""
-    if failures:
-        hints = [error.hint for error in failures if error.hint]
-        problems = [problem for error in failures for problem in error.problems]
-        raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
 
 
 def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
@@ -90,7 +82,7 @@ def train_stage(workspace: StudyFolder, offline: bool = False) -> None:
         failures += _failures(each_run, workspace, going, "train", offline, partial(_train, until=until))
         until *= halving.factor
     failures += _failures(each_run, workspace, _unfinished(surviving(workspace, runs)), "train", offline, _train)
-    _raise(failures)
+    raise_together(failures)
 
 
 def _unfinished(runs: list[RunFolder]) -> list[RunFolder]:
@@ -199,17 +191,15 @@ def judge_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Let the study's judges rate what they have not rated yet. The first worker does it."""
     if not workspace.study.judges or not first_worker():
         return
+    failures = [error for judge in workspace.study.judges for error in _failures(_judge, workspace, judge)]
+    raise_together(failures)
+
+
+def _judge(workspace: StudyFolder, judge: Judge) -> None:
     from xlift.judges import judge_with
     from xlift.rating.judging import outcome_text
 
-    failures: list[UserError] = []
-    for judge in workspace.study.judges:
-
-        def rate_by(judge: Judge = judge) -> None:
-            say(outcome_text(judge_with(workspace, judge), judge))
-
-        failures += _failures(rate_by)
-    _raise(failures)
+    say(outcome_text(judge_with(workspace, judge), judge))
 
 
 def report_stage(workspace: StudyFolder, offline: bool = False) -> None:

@@ -163,7 +163,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
 def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None) -> Study:
     """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
-    problems = _problems(Study, raw, ())
+    problems = problems_of(Study, raw)
     training, changes = raw.get("training") or {}, raw.get("include") or []
     changes = [{}, *(change for change in changes if isinstance(change, dict))]
     grids = [_merged(training, change) for change in changes] if isinstance(training, dict) else []
@@ -242,11 +242,12 @@ def _exclude_problems(rules: list[dict[str, Any]]) -> list[str]:
 
 
 def _training_problems(training: dict[str, Any]) -> list[str]:
-    found = [problem for settings in expand(RunConfig, training) for problem in _problems(RunConfig, settings, ())]
+    found = [problem for settings in expand(RunConfig, training) for problem in problems_of(RunConfig, settings)]
     return [f"training.{problem}" for problem in dict.fromkeys(found)]
 
 
-def _problems(model: type[BaseModel], raw: dict[str, Any], prefix: tuple[str, ...]) -> list[str]:
+def problems_of(model: type[BaseModel], raw: dict[str, Any]) -> list[str]:
+    """What is wrong with raw settings, each with where it stands; an empty list if nothing is."""
     try:
         model.model_validate(raw)
     except ValidationError as error:

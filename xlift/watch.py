@@ -8,7 +8,8 @@ from typing import Any
 
 from xlift.errors import DataError
 from xlift.generation.engine import Reply, decode
-from xlift.generation.responses import margins_of_model
+from xlift.generation.margin import language_margins, summarise
+from xlift.generation.responses import margin_pairs
 from xlift.rating.language import rate_text
 from xlift.records import Prompt, reply_language
 from xlift.settings import Decoding, Validation
@@ -46,15 +47,15 @@ def watcher(
     of replies to validation prompts that are wholly in the language they must be in, of those that can be told.
     """
     chosen = prompts.first(settings.responses)
-    measured = list(languages) if settings.margins else []
-    if not chosen and not measured:
+    pairs = margin_pairs(languages) if settings.margins else []
+    if not chosen and not pairs:
         return None
     brief = decoding.model_copy(update={"max_new_tokens": settings.max_new_tokens})
 
     def watch(model: Any, chat: ChatFormat) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if measured:
-            margins = margins_of_model(model, chat, measured)
+        if pairs:
+            margins = summarise(language_margins(model, chat, pairs))
             found["margins"] = {one.language: _rounded(one.probability.mean) for one in margins}
         if chosen:
             found["language"] = _language_shares(model, chat, chosen, brief)

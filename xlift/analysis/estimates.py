@@ -97,17 +97,6 @@ def _score(share: float, count: float, z: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def cluster_bootstrap(
-    rated: Sequence[tuple[float, str]], resamples: int, confidence: float, generator: np.random.Generator
-) -> tuple[float, float]:
-    """Percentile interval of the mean when whole clusters are drawn with replacement. Needs two clusters."""
-    table = _single_run(rated)
-    drawn = draw(len(table.sums), resamples, generator)
-    means = (drawn @ table.sums[:, 0]) / (drawn @ table.counts[:, 0])
-    low, high = widened(means, table.sums.sum() / table.counts.sum(), freedom_of_mean(table), confidence)
-    return float(low), float(high)
-
-
 def _single_run(rated: Sequence[tuple[float, str]]) -> Table:
     _, place = np.unique([cluster for _, cluster in rated], return_inverse=True)
     values = np.array([value for value, _ in rated])

@@ -72,15 +72,11 @@ def scores(ratings: pl.DataFrame, measure: Mapping[str, float] | None = None) ->
 
 
 def _facet_scores(ratings: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.DataFrame:
-    facet, _, kind = name.partition(":")
-    found = ratings.filter(
-        (pl.col("facet") == facet) & pl.col("value").is_not_null() & (pl.col("rater") != "language_lcb")
-    )
-    kinds = set(found["kind"])
-    if not kinds or (kind and kind not in kinds):
+    found = _ratings_by(ratings, name)
+    if found.is_empty():
         rated = sorted({f"{row['facet']}:{row['kind']}" for row in ratings.iter_rows(named=True)})
         raise ConfigError(f"measure: nobody has rated '{name}'; {nearest(name, rated)}")
-    believed = kind or next(one for one in ("human", "judge", "check") if one in kinds)
+    believed = next(one for one in ("human", "judge", "check") if one in set(found["kind"]))
     return (
         found.filter(pl.col("kind") == believed)
         .group_by(keys)
@@ -109,10 +105,11 @@ def rules(validation: Validation, measure: Mapping[str, float] | None = None) ->
     return {rule: given for rule, given in found.items() if given and len(given) == len(candidates)}
 
 
-def _rated(ratings: pl.DataFrame, name: str, split: str) -> bool:
+def _ratings_by(ratings: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The values that a name of a measure can mean: "facet", or "facet:kind"."""
     facet, _, kind = name.partition(":")
-    own = ratings.filter((pl.col("facet") == facet) & (pl.col("split") == split) & ~pl.col("untuned"))
-    return not own.filter(pl.col("value").is_not_null() & (pl.col("kind").is_in([kind]) if kind else True)).is_empty()
+    meant = (pl.col("facet") == facet) & pl.col("value").is_not_null() & (pl.col("rater") != "language_lcb")
+    return ratings.filter(meant & (pl.col("kind") == kind if kind else True))
 
 
 def _by_language(ratings: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, dict[str, float]]:
@@ -160,11 +157,13 @@ def selection_table(
     counts the candidates among which the rule could not decide. Empty where fewer than two checkpoints compete, or
     while nobody has rated what `measure` asks for.
     """
-    if not all(_rated(ratings, name, split) for name in measure or MEASURE for split in ("validation", "test")):
+    tuned = ratings.filter(~pl.col("untuned"))
+    rated = (set(_ratings_by(tuned, name)["split"]) for name in measure or MEASURE)
+    if not all({"validation", "test"} <= splits for splits in rated):
         return []
     found = rules(validation_of(ratings, training), measure)
     candidates = sorted({one for given in found.values() for one in given})
-    test = ratings.filter((pl.col("split") == "test") & ~pl.col("untuned"))
+    test = tuned.filter(pl.col("split") == "test")
     if len(candidates) < 2 or test.is_empty():
         return []
     by_candidate = _test_scores(test, measure)

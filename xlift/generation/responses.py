@@ -9,7 +9,7 @@ from typing import Any
 
 from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
-from xlift.generation.margin import SIGNATURE, MarginSummary, fact_pairs, language_margins, summarise
+from xlift.generation.margin import SIGNATURE, FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.models import Located, Placement, load_checkpoint, load_tokenizer
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Prompt, response_signatures, write_atomic
@@ -40,7 +40,7 @@ def answer_checkpoint(
     chat = checkpoint_chat(run, step, base)
     model = load_checkpoint(base, run.checkpoint(step) if step else None, placement, run.config.weight)
     if unmeasured:
-        write_margins(run, step, margins_of_model(model, chat, languages))
+        write_margins(run, step, summarise(language_margins(model, chat, margin_pairs(languages))))
     encoded = [chat.encode_prompt(prompt["messages"]) for prompt in open_prompts]
     title = f"generate {run.label} step {step}"
     with JsonlWriter(run.responses(step)) as log, progress(title, len(prompts), len(done)) as bar:
@@ -53,9 +53,9 @@ def answer_checkpoint(
     return len(open_prompts)
 
 
-def margins_of_model(model: Any, chat: ChatFormat, languages: Sequence[str]) -> list[MarginSummary]:
-    """A model's language margins on the built-in validation facts (see margin.py)."""
-    return summarise(language_margins(model, chat, fact_pairs(fact_prompts(list(languages)))))
+def margin_pairs(languages: Sequence[str]) -> list[FactPair]:
+    """The built-in validation facts that language margins are measured on (see margin.py); [] without languages."""
+    return fact_pairs(fact_prompts(list(languages))) if languages else []
 
 
 def write_margins(run: RunFolder, step: int, found: Sequence[MarginSummary]) -> None:

@@ -18,7 +18,7 @@ import polars as pl
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
 from xlift.languages import get_language
 from xlift.records import FACETS, Prompt, Rating, Response
-from xlift.results import AXES, COLUMNS, Results, axes_of, ratings_of, responses_of, study_prompts, tidy
+from xlift.results import Results, ratings_of, responses_of, study_prompts, tidy_table
 from xlift.workspace import RunFolder, StudyFolder
 
 # What a value of 2 says, by rater.
@@ -165,14 +165,7 @@ def material_of(workspace: StudyFolder, answered: list[Answered] | None = None) 
     """All that the report is made from; `answered` where it is read already."""
     found = read_answers(workspace) if answered is None else answered
     prompts = study_prompts(workspace)
-    by_id = {prompt["id"]: prompt for prompt in prompts}
-    rows = [
-        tidy(rating, by_id[rating["id"]], one.run) | axes
-        for one in found
-        for axes in [axes_of(one.run)]
-        for rating in one.ratings
-    ]
-    frame = pl.DataFrame(rows, schema=COLUMNS | AXES)
+    frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
     return Material(workspace, prompts, found, frame, Results(workspace).training)
 
 
