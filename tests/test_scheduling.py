@@ -3,14 +3,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
 
 import xlift
+from xlift import models
 from xlift.errors import UserError
-from xlift.models import Placement, load_checkpoint, load_model, locate
+from xlift.models import Placement, load_model, loaded_checkpoint, locate
 from xlift.records import read_records
 from xlift.scheduling import surviving
 from xlift.stages import generate_stage, prepare, run_study, train_stage
@@ -72,6 +74,10 @@ def test_a_run_that_breaks_does_not_stop_the_others_and_is_made_again(study_file
     assert not (broken.path / "error-train.txt").exists()
 
 
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
 def test_weights_drawn_back_lie_between_the_base_and_the_tuned_ones(study_file: Path, tmp_path: Path) -> None:
     for method in ("lora", "full"):
         settings = [f"training.adaptation.method={method}", "training.learning_rate=0.01", "training.weight=0.25"]
@@ -80,16 +86,37 @@ def test_weights_drawn_back_lie_between_the_base_and_the_tuned_ones(study_file: 
         run = next(run for run in workspace.runs if run.config.weight == 0.25)
         assert not (run.path / "checkpoints").exists()
         base, checkpoint = locate(run.config.model), run.checkpoint(4)
-        start, end = load_model(base.path, CPU), load_checkpoint(base, checkpoint, CPU)
-        between = load_checkpoint(base, checkpoint, CPU, weight=0.25)
+        start = weights(load_model(base.path, CPU))
+        with loaded_checkpoint(base, checkpoint, CPU) as model:
+            end = weights(model)
+        with loaded_checkpoint(base, checkpoint, CPU, weight=0.25) as model:
+            between = weights(model)
         moved = 0
-        for name, value in between.named_parameters():
-            a, b = start.get_parameter(name), end.get_parameter(name)
-            torch.testing.assert_close(value, a + 0.25 * (b - a), rtol=1e-5, atol=1e-6)
-            moved += int(not torch.equal(a, b))
+        for name, value in between.items():
+            torch.testing.assert_close(value, start[name] + 0.25 * (end[name] - start[name]), rtol=1e-5, atol=1e-6)
+            moved += int(not torch.equal(start[name], end[name]))
         assert moved
         generate_stage(workspace)
         assert run.stage("generate")["state"] == "done"
+
+
+def test_the_base_model_is_loaded_once_in_a_process(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def counted(path: str, *arguments: Any, **options: Any) -> Any:
+        loaded.append(path)
+        return load_model(path, *arguments, **options)
+
+    models.kept_base.cache_clear()
+    monkeypatch.setattr(models, "load_model", counted)
+    grid = ["training.learning_rate=[1e-3, 1e-2]", "training.weight=[0.5, 1.0]", "decoding.checkpoints=all"]
+    study = load_study(study_file, grid)
+    run_study(study, tmp_path / "out")
+    workspace = open_study(study, tmp_path / "out")
+    assert len(workspace.runs) == 5
+    assert loaded == [workspace.runs[0].config.model]
 
 
 def test_halving_stops_the_worse_runs_and_goes_on_alike_after_a_break(study_file: Path, tmp_path: Path) -> None:

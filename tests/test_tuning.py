@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
-from xlift.models import Placement, load_checkpoint, load_model, load_tokenizer, locate
+from xlift.models import Placement, kept_base, load_model, load_tokenizer, loaded_checkpoint, locate
 from xlift.settings import Adaptation, RunConfig
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
@@ -131,8 +132,8 @@ def run_folder(path: Path, settings: RunConfig) -> RunFolder:
 
 def trained_weights(run: RunFolder, settings: RunConfig) -> dict[str, torch.Tensor]:
     base = locate(settings.model)
-    model = load_checkpoint(base, run.checkpoint(run.checkpoint_steps()[-1]), CPU)
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    with loaded_checkpoint(base, run.checkpoint(run.checkpoint_steps()[-1]), CPU) as model:
+        return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -184,16 +185,46 @@ def test_merged_equals_unmerged_logits(tiny: Path, conversations: list[Any], tmp
     base = locate(settings.model)
     train(run, base, CPU, conversations, [])
     checkpoint = run.checkpoint(6)
-    unmerged = PeftModel.from_pretrained(load_model(str(tiny), CPU), str(checkpoint)).eval()
-    merged = load_checkpoint(base, checkpoint, CPU)
     ids = torch.arange(5, 25)[None]
-    torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(merged(ids).logits, load_model(str(tiny), CPU)(ids).logits, atol=1e-3)
-    half = Placement("cpu", "bfloat16", "test")
-    rounded, plain = load_checkpoint(base, checkpoint, half), load_model(str(tiny), half)
-    for name, weights in rounded.named_parameters():
-        assert torch.equal(weights, merged.get_parameter(name).to(torch.bfloat16)), name
-    assert {n: b.dtype for n, b in rounded.named_buffers()} == {n: b.dtype for n, b in plain.named_buffers()}
+    unmerged = PeftModel.from_pretrained(load_model(str(tiny), CPU), str(checkpoint)).eval()(ids).logits
+    plain = load_model(str(tiny), CPU)(ids).logits
+    with loaded_checkpoint(base, checkpoint, CPU) as model:
+        torch.testing.assert_close(model(ids).logits, unmerged, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(model(ids).logits, plain, atol=1e-3)
+    with loaded_checkpoint(base, None, CPU) as model:
+        assert torch.equal(model(ids).logits, plain)
+
+
+def test_a_merged_weight_is_rounded_once_and_buffers_are_not(
+    tiny: Path, conversations: list[Any], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    settings = config(tiny)
+    run = run_folder(tmp_path, settings)
+    base, half = locate(settings.model), Placement("cpu", "bfloat16", "test")
+    train(run, base, half, conversations, [])
+    plain = load_model(str(tiny), half)
+    expected = PeftModel.from_pretrained(plain.float(), str(run.checkpoint(6))).merge_and_unload()
+    buffers = {name: value.dtype for name, value in load_model(str(tiny), half).named_buffers()}
+    with loaded_checkpoint(base, run.checkpoint(6), half) as model:
+        for name, weights in model.named_parameters():
+            assert torch.equal(weights, expected.get_parameter(name).to(torch.bfloat16)), name
+        assert {name: value.dtype for name, value in model.named_buffers()} == buffers
+
+
+def test_a_damaged_adapter_does_no_harm_to_the_kept_base(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
+    settings = config(tiny)
+    run = run_folder(tmp_path, settings)
+    base = locate(settings.model)
+    train(run, base, CPU, conversations, [])
+    expected = load_model(str(tiny), CPU).state_dict()
+    (run.checkpoint(6) / "adapter_model.safetensors").write_text("{}")
+    with pytest.raises(SafetensorError), loaded_checkpoint(base, run.checkpoint(6), CPU):
+        pass
+    kept = kept_base(base.path, CPU, base.revision).state_dict()
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[key], value) for key, value in expected.items())
 
 
 def test_global_generator_is_left_alone(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:

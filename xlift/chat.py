@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from xlift.errors import ConfigError
 from xlift.generation.engine import Reply, decode
-from xlift.models import load_checkpoint, load_tokenizer, locate, place
+from xlift.models import load_tokenizer, loaded_checkpoint, locate, place
 from xlift.records import Message
 from xlift.settings import Decoding
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
@@ -18,8 +19,12 @@ from xlift.workspace import find_run
 
 def talk(name: str, system: str | None, max_new_tokens: int, offline: bool) -> None:
     """Answer the lines of stdin; the conversation so far is part of every prompt."""
-    model, chat = _open(name, system, offline)
-    decoding = Decoding(max_new_tokens=max_new_tokens)
+    opened, chat = _open(name, system, offline)
+    with opened as model:
+        _converse(model, chat, Decoding(max_new_tokens=max_new_tokens))
+
+
+def _converse(model: Any, chat: ChatFormat, decoding: Decoding) -> None:
     messages: list[Message] = []
     for line in _lines():
         messages.append({"role": "user", "content": line})
@@ -41,7 +46,7 @@ def _lines() -> Iterator[str]:
         yield line
 
 
-def _open(name: str, system: str | None, offline: bool) -> tuple[Any, ChatFormat]:
+def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContextManager[Any], ChatFormat]:
     placement = place()
     if (Path(name) / "run.yaml").is_file():
         run = find_run(name)
@@ -53,6 +58,6 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[Any, ChatFormat
         tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
         spoken = system or run.config.system
         chat = (load_chat_format if checkpoint else chat_format)(tokenizer, run.config.template, spoken)
-        return load_checkpoint(base, checkpoint, placement, run.config.weight), chat
+        return loaded_checkpoint(base, checkpoint, placement, run.config.weight), chat
     base = locate(name, None, offline)
-    return load_checkpoint(base, None, placement), chat_format(load_tokenizer(base.path), "auto", system)
+    return loaded_checkpoint(base, None, placement), chat_format(load_tokenizer(base.path), "auto", system)

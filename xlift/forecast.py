@@ -29,7 +29,7 @@ from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins
 from xlift.generation.responses import margin_pairs
-from xlift.models import Located, Placement, kept_base, load_checkpoint, load_tokenizer, quiet
+from xlift.models import Located, Placement, load_tokenizer, loaded_checkpoint, quiet
 from xlift.records import Prompt, encode_record
 from xlift.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.packing import split_micro_batches
@@ -181,12 +181,7 @@ def training_bound(config: RunConfig, size: Size, work: Work, placement: Placeme
 def answering_bound(config: RunConfig, size: Size, placement: Placement) -> dict[str, int]:
     """Bytes that answering cannot do without: the weights, or what putting them together from two takes."""
     one, drawn = _bytes_per(placement) * size.parameters, config.weight < 1 and config.adaptation.method == "full"
-    if config.adaptation.method != "lora" and not drawn:
-        return {"weights": one}
-    if placement.dtype == "float32":
-        return {"weights": one * (2 if drawn else 1)}
-    # Summed in float32, then cast, then copied into a model of the computing dtype.
-    return {"weights in float32": 4 * size.parameters, "the same as computed with, twice": 2 * one}
+    return {"weights": 2 * one if drawn else one}
 
 
 def cache_bytes(size: Size, rows: int, tokens: int, placement: Placement) -> int:
@@ -318,9 +313,11 @@ def _probe(job: Job) -> Probed:
             widest = [Encoded(ids, mask) for ids, mask in job.widest]
             seconds |= _probe_training(config, base, placement, chat, widest, Path(folder))
         adapter = Path(folder) if job.widest and config.adaptation.method == "lora" else None
-        model, load = _timed(lambda: load_checkpoint(base, adapter, placement))
-    if job.prompts:
-        seconds |= _probe_answering(model, chat, decoding, job)
+        began = time.monotonic()
+        with loaded_checkpoint(base, adapter, placement) as model:
+            load = time.monotonic() - began
+            if job.prompts:
+                seconds |= _probe_answering(model, chat, decoding, job)
     return Probed(overhead, load, peak_memory(placement), **seconds)
 
 
@@ -348,8 +345,6 @@ def _probe_training(
         _, heldout = _timed(lambda: heldout_loss(model, widest, config, chat, placement))
         if config.adaptation.method == "lora":
             model.save_pretrained(folder)
-    # As between the stages of a study.
-    kept_base.cache_clear()
     token = max(0.0, much - little) / max(1, wide - narrow)
     fixed = max(0.0, much - token * wide)
     return {"training": loaded, "micro_batch": fixed, "token": token, "heldout_token": heldout / wide}

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -300,55 +300,71 @@ def load_model(path: str, placement: Placement, revision: str | None = None, fp3
 
 @lru_cache(maxsize=1)
 def kept_base(path: str, placement: Placement, revision: str | None = None) -> PreTrainedModel:
-    """A base model that stays in memory, so that the LoRA runs of a study load it once; `kept_base.cache_clear()`
-    lets it go. Whoever changes it puts it back as it was."""
+    """A base model that stays in memory, so that the runs of a study load it once; `kept_base.cache_clear()` lets it
+    go. Whoever changes it puts it back as it was."""
     return load_model(path, placement, revision)
 
 
-def load_checkpoint(
+@contextmanager
+def loaded_checkpoint(
     base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0
-) -> PreTrainedModel:
-    """A model ready to answer: the base itself, a full checkpoint, or an adapter merged into the base.
+) -> Iterator[PreTrainedModel]:
+    """A model ready to answer: the base itself, a full checkpoint, or the base with an adapter merged into it.
 
     With `weight` below 1 the weights lie on the line from the base to the checkpoint, base + weight · (tuned − base):
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". Sums are made in float32, so that the rounding to
-    the computing dtype happens once.
+    the computing dtype happens once. The base stays in memory, unchanged after the context, except beside a full
+    checkpoint that needs none of it.
     """
-    if checkpoint is None:
-        return load_model(base.path, placement, base.revision)
-    adapter = (checkpoint / "adapter_config.json").is_file()
-    if not adapter and weight == 1:
-        return load_model(str(checkpoint), placement)
-    whole = load_model(base.path, placement, base.revision, fp32=True)
-    merged = _merge_adapter(whole, checkpoint, weight) if adapter else _draw_back(whole, checkpoint, placement, weight)
-    if placement.dtype == "float32":
-        return merged.eval()
-    # Casting the model as a whole would also round its buffers (rotary frequencies), which loading in a dtype keeps.
-    model = load_model(base.path, placement, base.revision)
-    model.load_state_dict({name: value.to(placement.torch_dtype) for name, value in merged.state_dict().items()})
-    return model
+    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+    if checkpoint and not adapter:
+        if weight == 1:
+            kept_base.cache_clear()
+        tuned = load_model(str(checkpoint), placement)
+        yield tuned if weight == 1 else _draw_back(tuned, kept_base(base.path, placement, base.revision), weight)
+        return
+    model = kept_base(base.path, placement, base.revision)
+    with _merged(model, checkpoint, weight) if checkpoint else nullcontext():
+        yield model
 
 
-def _merge_adapter(base: PreTrainedModel, checkpoint: Path, weight: float) -> PreTrainedModel:
+@contextmanager
+def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[None]:
+    """Adds an adapter to the weights of a model for as long as the context lasts."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    model = PeftModel.from_pretrained(base, str(checkpoint))
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.scale_layer(weight)
-    merged: PreTrainedModel = model.merge_and_unload()
-    return merged
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(adapter))
+    except BaseException:
+        # The adapter's empty layers may be in it already.
+        kept_base.cache_clear()
+        raise
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        try:
+            layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
+            for layer in layers:
+                layer.scale_layer(weight)
+                target = layer.get_base_layer().weight.detach()
+                before.append((target, target.to("cpu", copy=True)))
+                target.copy_(target.float() + sum(layer.get_delta_weight(name) for name in layer.active_adapters))
+        finally:
+            wrapped.unload()
+        yield
+    finally:
+        for target, value in before:
+            target.copy_(value)
 
 
-def _draw_back(base: PreTrainedModel, checkpoint: Path, placement: Placement, weight: float) -> PreTrainedModel:
+def _draw_back(tuned: PreTrainedModel, base: PreTrainedModel, weight: float) -> PreTrainedModel:
     import torch
 
-    tuned = dict(load_model(str(checkpoint), placement, fp32=True).named_parameters())
+    start = dict(base.named_parameters())
     with torch.no_grad():
-        for name, value in base.named_parameters():
-            value.lerp_(tuned[name], weight)
-    return base
+        for name, value in tuned.named_parameters():
+            value.copy_(torch.lerp(start[name].float(), value.float(), weight))
+    return tuned
 
 
 def file_sha256(path: Path) -> str:

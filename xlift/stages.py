@@ -11,6 +11,7 @@ from typing import Any
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts, margin_languages
 from xlift.errors import UserError, raise_together
+from xlift.models import kept_base
 from xlift.pending import say_pending
 from xlift.progress import say
 from xlift.rating import in_scope, rate, signature_of, text_fingerprint
@@ -124,7 +125,11 @@ def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
 def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
     if first_worker():
-        each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, _generate)
+        try:
+            each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, _generate)
+        finally:
+            # What comes next, a judge on the same GPU for instance, may want the room.
+            kept_base.cache_clear()
 
 
 def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
@@ -144,10 +149,8 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
             run.set_stage("generate", "done")
         return
     from xlift.generation.responses import answer_checkpoint
-    from xlift.models import kept_base, locate, place
+    from xlift.models import locate, place
 
-    # Merging needs the room that the base model of training takes.
-    kept_base.cache_clear()
     base = locate(run.config.model, _revision(workspace, run), offline)
     placement = place(workspace.study.device, workspace.study.dtype)
     if not run.trains:

@@ -10,7 +10,7 @@ from typing import Any
 from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import SIGNATURE, FactPair, MarginSummary, fact_pairs, language_margins, summarise
-from xlift.models import Located, Placement, load_checkpoint, load_tokenizer
+from xlift.models import Located, Placement, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Prompt, response_signatures, write_atomic
 from xlift.settings import Decoding, RunConfig
@@ -38,18 +38,19 @@ def answer_checkpoint(
     if not open_prompts and not unmeasured:
         return 0
     chat = checkpoint_chat(run, step, base)
-    model = load_checkpoint(base, run.checkpoint(step) if step else None, placement, run.config.weight)
-    if unmeasured:
-        write_margins(run, step, summarise(language_margins(model, chat, margin_pairs(languages))))
     encoded = [chat.encode_prompt(prompt["messages"]) for prompt in open_prompts]
     title = f"generate {run.label} step {step}"
-    with JsonlWriter(run.responses(step)) as log, progress(title, len(prompts), len(done)) as bar:
+    checkpoint = run.checkpoint(step) if step else None
+    with loaded_checkpoint(base, checkpoint, placement, run.config.weight) as model:
+        if unmeasured:
+            write_margins(run, step, summarise(language_margins(model, chat, margin_pairs(languages))))
+        with JsonlWriter(run.responses(step)) as log, progress(title, len(prompts), len(done)) as bar:
 
-        def keep(index: int, reply: Reply) -> None:
-            log.write(_record(open_prompts[index], reply, run, step, signatures))
-            bar.advance(1)
+            def keep(index: int, reply: Reply) -> None:
+                log.write(_record(open_prompts[index], reply, run, step, signatures))
+                bar.advance(1)
 
-        decode(model, chat, encoded, [prompt["id"] for prompt in open_prompts], decoding, keep)
+            decode(model, chat, encoded, [prompt["id"] for prompt in open_prompts], decoding, keep)
     return len(open_prompts)
 
 
