@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import judge_server
 import pytest
 import yaml
 
 from xlift.pending import pending, say_pending
 from xlift.rating import signature_of
 from xlift.records import read_records, write_jsonl
-from xlift.stages import generate_stage, prepare, rate_stage, train_stage
+from xlift.stages import generate_stage, judge_stage, prepare, rate_stage, train_stage
 from xlift.study import Study, load_study
 from xlift.tuning import checkpoints
 from xlift.workspace import RunFolder, StudyFolder, open_study
@@ -206,3 +207,24 @@ def test_settings_changed_inside_lists_are_named_by_their_place(
     row = next(row for row in rows if row.startswith("setting training.instructions.sources.0.sha256: "))
     assert before[:59] in row
     assert sum("train: new run" in row for row in rows) == 1
+
+
+def test_what_judges_have_to_rate_is_told_with_its_reason(study_file: Path, tmp_path: Path) -> None:
+    with judge_server.serving() as server:
+        judge = f"judges=[{{model: m, base_url: '{server.url}', facets: [fluency], rubrics: mine}}]"
+        (study_file.parent / "mine").mkdir()
+        rubric = study_file.parent / "mine" / "fluency.md"
+        rubric.write_text("Is it fluent?")
+        study = load_study(study_file, [judge])
+        replies = PROMPTS * 3
+        assert f"judge m: rate {replies} replies (not made yet)" in pending(open_study(study, tmp_path / "out"))
+        workspace = carried_out(study, tmp_path / "out")
+        assert pending(workspace) == [f"judge m: rate {replies} replies (not rated yet)"]
+        judge_stage(workspace)
+        assert pending(workspace) == []
+        rubric.write_text("Does it read well?")
+        assert pending(workspace) == [f"judge m: rate {replies} replies (judge, rubric or reply changed)"]
+        (base := workspace.runs[0]).responses(0).unlink()
+        left = f"{replies - PROMPTS} judge, rubric or reply changed"
+        assert f"judge m: rate {replies} replies ({PROMPTS} not made yet, {left})" in pending(workspace)
+        assert base.config.untuned

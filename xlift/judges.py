@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,8 @@ def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool
         # Their ratings would not be found again: the report reads the judges that the study names.
         raise ConfigError(f"not a judge of this study: {', '.join(unknown)}", "add it to `judges:` in the study file")
     if dry:
-        parts = parts_of(workspace)
         return "\n\n".join(
-            plan_text(dry_run(_placed(parts, judge), judge, ledger_path(workspace.path, judge)), judge)
+            plan_text(dry_run(judged_parts(workspace, judge), judge, ledger_path(workspace.path, judge)), judge)
             for judge in found
         )
     with locked(workspace.path):
@@ -82,26 +80,20 @@ def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool
 
 def judge_with(workspace: StudyFolder, judge: Judge) -> Outcome:
     """Let one judge rate every response of a study that it has not rated yet."""
-    parts = _placed(parts_of(workspace), judge)
+    parts = judged_parts(workspace, judge)
     ledger, total = ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts)
     if judge.batch:
         return judge_in_batches(parts, judge, ledger, total)
     return judge_parts(parts, judge, ledger, total)
 
 
-def parts_of(workspace: StudyFolder) -> list[tuple[list[dict[str, Any]], RunFolder, int]]:
-    """The responses of every checkpoint that answers prompts."""
+def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[str, Any]], Path]]:
+    """The responses of every checkpoint that answers prompts, with the file for the judge's ratings of them."""
     return [
-        (rateable(workspace, run, step), run, step)
+        (rateable(workspace, run, step), judge_ratings_path(run, step, judge))
         for run in surviving(workspace, workspace.runs)
         for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
     ]
-
-
-def _placed(
-    parts: Sequence[tuple[list[dict[str, Any]], RunFolder, int]], judge: Judge
-) -> list[tuple[list[dict[str, Any]], Path]]:
-    return [(items, judge_ratings_path(run, step, judge)) for items, run, step in parts]
 
 
 def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: bool) -> str:

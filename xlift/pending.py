@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from xlift.data.prompts import load_prompts, margin_languages
+from xlift.judges import judged_parts
 from xlift.progress import say
 from xlift.rating import in_scope, signature_of, text_fingerprint
+from xlift.rating.judge import load_texts
+from xlift.rating.judging import judge_records, unrated
 from xlift.records import Prompt, read_records, response_signatures
 from xlift.results import rateable, study_prompts
 from xlift.scheduling import surviving
-from xlift.settings import DEFAULT_STEPS
+from xlift.settings import DEFAULT_STEPS, Judge
 from xlift.workspace import TRAINING_STATE, RunFolder, StudyFolder, current_ratings, current_responses
 
 NAMED = 3
@@ -31,7 +35,8 @@ def pending(workspace: StudyFolder) -> list[str]:
     work = [
         (run.label, text) for run in surviving(workspace, workspace.runs) for text in _work(workspace, run, prompts)
     ]
-    rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work)
+    judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]
+    rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work) + judging
     return rows + _unused(workspace) if rows else []
 
 
@@ -236,6 +241,31 @@ def _unrated(
         else:
             why["response changed" if key[0] in rated else "not rated yet"] += 1
     return why
+
+
+def _judging(workspace: StudyFolder, judge: Judge, prompts: list[Prompt]) -> list[str]:
+    """How many replies, those that are still to be made too, a judge has to rate, and why."""
+    signatures = response_signatures(prompts, workspace.study.decoding.signature)
+    parts = [
+        ([one for one in items if signatures.get(one["id"]) == one["signature"]], path)
+        for items, path in judged_parts(workspace, judge)
+    ]
+    asked = len(prompts) * _answering_checkpoints(workspace)
+    why = Counter({"not made yet": asked - sum(len(items) for items, _ in parts)})
+    before: dict[Path, set[str]] = {}
+    for one in unrated(parts, judge, load_texts(judge)):
+        if one.path not in before:
+            before[one.path] = {str(record["id"]) for record in judge_records(one.path, judge)}
+        why["judge, rubric or reply changed" if one.record["id"] in before[one.path] else "not rated yet"] += 1
+    why += Counter()  # without the zeros
+    return [f"judge {judge.label}: rate {why.total()} replies ({_reasons(why)})"] if why else []
+
+
+def _answering_checkpoints(workspace: StudyFolder) -> int:
+    """Checkpoints that have answered prompts or will; one of each run that is still to be trained."""
+    wanted = workspace.study.decoding.checkpoints
+    runs = surviving(workspace, workspace.runs)
+    return sum(len(run.evaluated_steps(wanted)) or run.stage("train")["state"] != "done" for run in runs)
 
 
 def _ratings(run: RunFolder, step: int, name: str, missing: Sequence[Any]) -> list[dict[str, Any]]:

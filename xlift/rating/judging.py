@@ -252,12 +252,13 @@ def answered_marks(path: Path, settings: Judge) -> set[int]:
     last = {"all": list(dict.fromkeys(settings.facets))[-1:], "each": settings.facets}[settings.calls]
     return {
         _mark(record, record["request"])
-        for record in _judge_records(path, settings)
+        for record in judge_records(path, settings)
         if record["facet"] in last and not (record.get("detail") or {}).get("incomplete")
     }
 
 
-def _judge_records(path: Path, settings: Judge) -> Iterator[dict[str, Any]]:
+def judge_records(path: Path, settings: Judge) -> Iterator[dict[str, Any]]:
+    """The ratings that this judge has made in a file, by whatever rubric; none where there is no file."""
     if not path.is_file():
         return
     name = rater(settings)
@@ -285,7 +286,7 @@ def current_judge_ratings(path: Path, responses: Iterable[dict[str, Any]], setti
         for key in keys:
             wanted.setdefault(_mark(record, key), len(wanted))
     found: dict[tuple[int, str], Rating] = {}
-    for rating in _judge_records(path, settings):
+    for rating in judge_records(path, settings):
         place = wanted.get(_mark(rating, rating["request"]))
         if place is not None and rating["facet"] in settings.facets:
             found[place, rating["facet"]] = cast(Rating, rating)
