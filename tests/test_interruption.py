@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from judge_server import Serving, serving
 
 from xlift.stages import generate_stage, rate_stage
 from xlift.study import load_study
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = 20
 
 # The files of a study, as docs/files.md promises them; checkpoints are in Hugging Face format.
-STUDY_FILES = {".lock", "study.yaml", "prompts.jsonl", "report/index.html"}
+STUDY_FILES = {".lock", "study.yaml", "prompts.jsonl", "judge-NAME.jsonl", "report/index.html"}
 RUN_FILES = {"run.yaml", "manifest.json", "responses/step-N.jsonl", "ratings/step-N.RATER.jsonl", "margins/step-N.json"}
 TRAINED_FILES = {"train.jsonl"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "xlift.json"}
@@ -38,7 +39,7 @@ CHECKPOINT_FILES = {
 TO_CONTINUE = "training_state.safetensors"
 
 
-def write_study(folder: Path, model: Path) -> Path:
+def write_study(folder: Path, model: Path, judge_url: str) -> Path:
     pairs = [
         {"instruction": f"Tell me {i} things." + " Please." * (i % 3), "output": f"Thing {i}." + " Yes." * (i % 5)}
         for i in range(16)
@@ -57,6 +58,7 @@ def write_study(folder: Path, model: Path) -> Path:
     prompts = {"languages": ["en", "ru"], "validation": {"size": 2}, "test": {"size": 4}}
     decoding = {"strategy": "sample", "max_new_tokens": 24, "batch_size": 2}
     study = {"name": "cut", "training": training, "prompts": prompts, "decoding": decoding, "raters": ["language"]}
+    study["judges"] = [{"model": "m", "base_url": judge_url, "facets": ["fluency", "helpfulness"], "concurrency": 2}]
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study | {"device": "cpu", "dtype": "float32"}))
     return path
@@ -84,7 +86,11 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "writing a checkpoint": lambda folder: any(folder.glob("runs/full-*/checkpoints/.step-*.tmp")),
     "training after a checkpoint": lambda folder: any(folder.glob("runs/lora-*/checkpoints/step-*")),
     "responses of a tuned model": has_lines("runs/full-*/responses/*.jsonl"),
-    "rating": has_lines("runs/*/ratings/*.jsonl"),
+    "rating": has_lines("runs/*/ratings/*.language.jsonl"),
+    "judging": has_lines("runs/*/ratings/*.judge-m.jsonl"),
+    "judging the last run": has_lines("runs/lora-*/ratings/*.judge-m.jsonl"),
+    "writing the report": lambda folder: any(folder.glob("report/*")),
+    "the figures of the report": lambda folder: any(folder.glob("report/figures/*")),
 }
 
 
@@ -98,8 +104,14 @@ def kill_at(sign: Callable[[Path], bool], study: Path, folder: Path, delay: floa
 
 
 @pytest.fixture(scope="module")
-def study(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("study"), tiny)
+def judge() -> Iterator[Serving]:
+    with serving(latency=0.02) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def study(tiny: Path, judge: Serving, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"), tiny, judge.url)
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +164,25 @@ def test_a_killed_study_ends_with_the_same_training_log(whole: Path, killed: Pat
 @pytest.mark.parametrize("kind", ["responses", "ratings"])
 def test_a_killed_study_ends_with_the_same_records_and_none_twice(whole: Path, killed: Path, kind: str) -> None:
     paths = list(whole.glob(f"runs/*/{kind}/*.jsonl"))
-    assert len(paths) == 3
+    assert len(paths) == {"responses": 3, "ratings": 6}[kind]
+
+    def key(record: dict[str, Any]) -> tuple[str, str]:
+        return record["id"], record.get("facet", "")
+
     for path in paths:
         found = records(killed / path.relative_to(whole))
-        assert set(Counter(record["id"] for record in found).values()) == {1}
+        assert set(Counter(map(key, found)).values()) == {1}
+        assert sorted(found, key=key) == sorted(records(path), key=key)
 
-        def by_id(record: dict[str, Any]) -> str:
-            return record["id"]
 
-        assert sorted(found, key=by_id) == sorted(records(path), key=by_id)
+def test_no_answer_of_the_judge_that_was_written_down_is_asked_for_again(
+    judge: Serving, whole: Path, killed: Path
+) -> None:
+    """Each of both folders asks once; a kill may lose the two calls under way."""
+    asked = judge.state.seen
+    kills = len(MOMENTS)
+    assert len(asked) == len(records(whole / "judge-m.jsonl")) == len(records(killed / "judge-m.jsonl"))
+    assert 2 * len(asked) <= asked.total() <= 2 * len(asked) + 2 * kills
 
 
 def test_a_killed_study_says_that_every_stage_is_done(killed: Path) -> None:
@@ -191,7 +213,8 @@ def test_a_study_killed_just_before_it_says_done_says_so_at_last(study: Path, wh
 def test_a_study_leaves_exactly_the_promised_files(made: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(made)
     found = set(files(folder))
-    assert {name for name in found if not name.startswith(("runs/", "report/"))} == STUDY_FILES - {"report/index.html"}
+    expected = {name.replace("NAME", "m") for name in STUDY_FILES}
+    assert {name for name in found if not name.startswith(("runs/", "report/"))} == expected - {"report/index.html"}
     assert "report/index.html" in found
     report = {name for name in found if name.startswith("report/")}
     assert {Path(name).suffix for name in report - STUDY_FILES} <= {".svg", ".png", ".csv", ".tex"}
@@ -200,7 +223,7 @@ def test_a_study_leaves_exactly_the_promised_files(made: str, request: pytest.Fi
         steps = range(4, STEPS + 1, 4) if method in CHECKPOINT_FILES else []
         expected = RUN_FILES | (TRAINED_FILES if steps else set())
         expected = {re.sub("step-N", f"step-{STEPS if steps else 0}", name) for name in expected}
-        expected = {re.sub("RATER", "language", name) for name in expected}
+        expected = {re.sub("RATER", rater, name) for name in expected for rater in ("language", "judge-m")}
         expected |= {f"checkpoints/step-{step}/{name}" for step in steps for name in CHECKPOINT_FILES[method]}
         expected |= {f"checkpoints/step-{STEPS}/{TO_CONTINUE}"} if steps else set()
         assert set(files(run)) == expected
