@@ -412,14 +412,19 @@ def _label_parts(run: RunConfig) -> dict[str, str]:
         "model": Path(run.model.split(":")[-1]).name,
         "instructions": run.instructions.label,
         "adaptation": run.adaptation.label,
-        "learning_rate": f"lr{run.learning_rate:.0e}".replace("e-0", "e-").replace("e+0", "e"),
+        "learning_rate": f"lr{rate_text(run.learning_rate)}",
         "steps": f"{run.steps}steps" if run.steps else "",
         "epochs": f"{run.epochs:g}epochs" if run.epochs else "",
         "seed": f"s{run.seed}",
     }
-    if float(f"{run.learning_rate:.0e}") != run.learning_rate:
-        named["learning_rate"] = f"lr{run.learning_rate:g}"
     return named | dict(_other_parts(run))
+
+
+def rate_text(value: float) -> str:
+    """A learning rate as people write it: 2e-4."""
+    text = f"{value:.6g}"
+    mantissa, exponent = f"{value:.6e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value < 1 else text
 
 
 def _other_parts(run: RunConfig) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from xlift.analysis.agreement import HEADINGS, MEASURES
 from xlift.report.findings import REFERENCE, Findings
-from xlift.report.material import Material, Scale, language_name, rate_text, rater_name
+from xlift.report.material import Material, Scale, language_name, rater_name
 from xlift.report.tables import Column, Table
+from xlift.study import rate_text
 
 
 def rows_of(rows: Sequence[dict[str, Any]], scale: Scale) -> list[dict[str, Any]]:

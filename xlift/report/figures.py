@@ -21,6 +21,8 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]]
 MOST_PANELS = 24
 """More panels than this cannot be read."""
+APART = 0.08
+"""Room that the languages at one point of a curve take side by side, as a share of the axis."""
 
 
 Specification = dict[str, Any]
@@ -67,6 +69,8 @@ def curve_figure(
 ) -> Specification | None:
     """Shares along a training choice, a line a language, a panel for each setting of the rest; untuned: dashed.
 
+    Languages stand a little apart, so that equal shares do not hide one another.
+
     Rows: panel, the column `axis` (null: untuned), language, share_2, share_2_low, share_2_high, run, rated, missing.
     """
     known = [row for row in rows if row["share_2"] is not None]
@@ -79,8 +83,9 @@ def curve_figure(
                          ("share_2_high", "high", ".0%"), "rated", "missing"),
     )  # fmt: skip
     values = sorted({row[axis] for row in known if not row["untuned"]})
+    known = _apart(known, languages, axis, values)
     scale = alt.Scale(type="log", nice=False, padding=16)
-    x = alt.X(f"{axis}:Q", scale=scale, title=title, axis=alt.Axis(format=form, values=values))
+    x = alt.X("place:Q", scale=scale, title=title, axis=alt.Axis(format=form, values=values))
     share = alt.Y("share_2:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     tuned, untuned = base.transform_filter("!datum.untuned"), base.transform_filter("datum.untuned")
     line = tuned.mark_line(strokeWidth=2).encode(x=x, y=share, color=key.colour)
@@ -90,6 +95,19 @@ def curve_figure(
     )
     before = untuned.mark_rule(strokeDash=[4, 4], strokeWidth=1.5).encode(y=share, color=key.colour)
     return _paneled(alt.layer(bound, before, line, point.add_params(key.pick)), known, 300, 220)
+
+
+def _apart(
+    rows: Sequence[dict[str, Any]], languages: Sequence[str], axis: str, values: Sequence[float]
+) -> list[dict[str, Any]]:
+    """The rows with a `place` on a logarithmic axis beside their value, by language; none for the untuned model."""
+    there = [language for language in languages if any(row["language"] == language for row in rows)]
+    step = (values[-1] / values[0]) ** (APART / len(there)) if values else 1.0
+    middle = (len(there) - 1) / 2
+    return [
+        {**row, "place": None if row["untuned"] else row[axis] * step ** (there.index(row["language"]) - middle)}
+        for row in rows
+    ]
 
 
 class Key(NamedTuple):

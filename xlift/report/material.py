@@ -19,6 +19,7 @@ from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditi
 from xlift.languages import get_language
 from xlift.records import FACETS, Prompt, Rating, Response
 from xlift.results import Results, ratings_of, responses_of, study_prompts, tidy_table
+from xlift.study import rate_text
 from xlift.workspace import RunFolder, StudyFolder
 
 # What a value of 2 says, by rater.
@@ -240,13 +241,6 @@ def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
     if name == "system":
         return f"system prompt “{value[:24]}”"
     return Path(str(value).split(":")[-1]).name if name == "model" else words[name].format(value)
-
-
-def rate_text(value: float) -> str:
-    """A learning rate as people write it: 2e-4."""
-    text = f"{value:.6g}"
-    mantissa, exponent = f"{value:.6e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}" if value < 1 else text
 
 
 def language_name(code: str) -> str:
