@@ -335,7 +335,8 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     from peft.tuners.lora import LoraLayer
 
     try:
-        wrapped = PeftModel.from_pretrained(model, str(adapter))
+        with quiet():
+            wrapped = PeftModel.from_pretrained(model, str(adapter))
     except BaseException:
         # The adapter's empty layers may be in it already.
         kept_base.cache_clear()

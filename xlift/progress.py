@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LINE_EVERY_SECONDS = 15.0
+TOO_EARLY = 0.04
+"""Share of the work before which nobody can say how long the rest takes: replies, for one, end in batches."""
 
 
 class Progress(Protocol):
@@ -32,8 +34,8 @@ class _Lines:
         now = time.monotonic()
         if now - self.said >= LINE_EVERY_SECONDS or self.done >= self.total:
             self.said = now
-            rate = (self.done - self.first) / max(now - self.started, 1e-9)
-            eta = (self.total - self.done) / rate if rate > 0 else float("inf")
+            share = (self.done - self.first) / max(self.total - self.first, 1e-9)
+            eta = (now - self.started) * (1 / share - 1) if share > TOO_EARLY else float("inf")
             say(f"{self.title}: {self.done:g}/{self.total:g}  {note}  ETA {duration(eta)}")
 
 

@@ -74,7 +74,9 @@ def _decode_batch(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            # As an index, so that the states are copied together: a slice of them times a frozen output layer makes
+            # torch copy that layer once a row.
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=model.device),
         )
         logits = seen.penalise(output.logits[:, -1].float())
         ids = choose(logits, decoding, [row.generator for row in rows])[:, None]
