@@ -78,6 +78,30 @@ def test_subsets_are_nested_and_do_not_depend_on_file_order(tmp_path: Path, conv
         nested_subset(conversations, 99, seed=1)
 
 
+def asked_in(language: str, count: int) -> list[dict[str, Any]]:
+    return [{"instruction": f"{language} {i}?", "output": "So.", "language": language} for i in range(count)]
+
+
+def test_a_language_mix_trains_on_all_of_the_others_and_holds_out_the_same_english(tmp_path: Path) -> None:
+    english = Source(path=str(write(tmp_path / "en.jsonl", asked_in("en", 30))))
+    mixed = write(
+        tmp_path / "mixed.jsonl", [*asked_in("fr", 20), *asked_in("ru", 20), {**GOOD["alpaca"], "language": "?"}]
+    )
+    some = Source(path=str(mixed), language="pt", size=40)
+    alone, kept_alone = load_instructions(Instructions(sources=[english], heldout=8))
+    both, kept_both = load_instructions(Instructions(sources=[english, some], heldout=8))
+    assert kept_both == kept_alone
+    assert {one["language"] for one in kept_both} == {"en"}
+    added = [one["language"] for one in both if one not in alone]
+    assert len(added) == 40
+    assert len(both) == len(alone) + 40
+    assert {one["language"] for one in load_source(some)} == {"fr", "ru", "pt"}
+    _, without_english = load_instructions(Instructions(sources=[some], heldout=8))
+    assert len(without_english) == 8
+    with pytest.raises(DataError, match="30 English conversations cannot spare 31"):
+        load_instructions(Instructions(sources=[english, some], heldout=31))
+
+
 def test_heldout_is_never_trained_on_and_is_the_same_for_every_size() -> None:
     small, kept_small = load_instructions(Instructions(size=10))
     large, kept_large = load_instructions(Instructions(size=40))

@@ -38,7 +38,7 @@ class Source(Settings):
     format: Literal["auto", "messages", "alpaca", "dolly", "lima", "sharegpt"] = "auto"
     """Format of the records; `auto` recognises it by their fields."""
     language: str = "en"
-    """Language of the conversations."""
+    """Language of the conversations that do not name their own in a field `language`."""
     size: int | None = Field(None, ge=1)
     """How many conversations to take; the smaller of two sizes is a subset of the larger."""
     categories: list[str] | None = None
@@ -65,7 +65,7 @@ class Instructions(Settings):
     size: int | None = Field(None, ge=1)
     """Conversations over all sources together (a nested subset by seed), after each source's own size."""
     heldout: int = Field(16, ge=0)
-    """Conversations kept out of training, whose loss is measured at every checkpoint."""
+    """Conversations, English ones where there are any, kept out of training; their loss is measured meanwhile."""
     subset_seed: int = 0
     """Seed of the subsets; independent of the training seed, so that seeds see the same data."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from xlift.errors import DataError
+from xlift.languages import LANGUAGES, base_code
 from xlift.records import Conversation, Message, check_messages, fingerprint, read_jsonl, unique
 from xlift.settings import BUILTIN, Instructions, Source
 from xlift.study import builtin_path
@@ -143,7 +144,9 @@ def _conversation(record: dict[str, Any], source: Source, where: str) -> Convers
     name = source.format if source.format != "auto" else recognise(record, where)
     messages = READERS[name](record, where)
     # The id is the content, so that a repeated conversation is one and subsets do not hang on line numbers.
-    kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "language": source.language}
+    own = base_code(str(record.get("language")))
+    language = own if own in LANGUAGES else source.language
+    kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "language": language}
     if isinstance(record.get("category"), str):
         kept["category"] = record["category"]
     return cast(Conversation, kept)
@@ -204,12 +207,21 @@ def nested_subset(conversations: Sequence[Conversation], size: int | None, seed:
 
 
 def load_instructions(settings: Instructions, offline: bool = False) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out conversations. The held-out ones are the same for every subset size."""
+    """Training and held-out conversations.
+
+    The held-out ones are English where there is English, so that their loss is what English alone can tell; they are
+    the same for every subset size and whatever other languages are mixed in. Raises DataError for too few.
+    """
     pool: list[Conversation] = []
     for source in settings.sources:
         pool += nested_subset(load_source(source, offline), source.size, settings.subset_seed)
     ranked = nested_subset(unique(pool, key=lambda one: one["id"]), None, settings.subset_seed)
-    if len(ranked) <= settings.heldout:
-        raise DataError(f"{len(ranked)} conversations cannot spare {settings.heldout} held-out ones")
-    heldout, rest = ranked[: settings.heldout], ranked[settings.heldout :]
+    english = [one for one in ranked if one["language"] == "en"]
+    heldout = (english or ranked)[: settings.heldout]
+    out = {one["id"] for one in heldout}
+    rest = [one for one in ranked if one["id"] not in out]
+    if len(heldout) < settings.heldout or not rest:
+        what = f"{len(english)} English conversations" if english else f"{len(ranked)} conversations"
+        problem = f"{what} cannot spare {settings.heldout} held-out ones"
+        raise DataError(problem, "lower instructions.heldout, or add conversations")
     return nested_subset(rest, settings.size, settings.subset_seed), heldout
