@@ -18,7 +18,7 @@ from xlift.rating.judging import judge_records, unrated
 from xlift.records import Prompt, read_records, response_signatures
 from xlift.results import rateable, study_prompts
 from xlift.scheduling import surviving
-from xlift.settings import DEFAULT_STEPS, Judge
+from xlift.settings import DEFAULT_STEPS, Judge, flat
 from xlift.workspace import TRAINING_STATE, RunFolder, StudyFolder, current_ratings, current_responses
 
 NAMED = 3
@@ -69,25 +69,13 @@ def changed_settings(workspace: StudyFolder) -> list[str]:
     path = workspace.path / "study.yaml"
     if not path.is_file():
         return []
-    before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-    after = _flat(workspace.study.model_dump(mode="json"))
+    before = flat(yaml.safe_load(path.read_text(encoding="utf-8")), numbered=True)
+    after = flat(workspace.study.model_dump(mode="json"), numbered=True)
     return [
         f"setting {key}: {_shown(before, key)} → {_shown(after, key)}"
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level, {"training.adaptation.rank": 4}; lists of settings by number."""
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        value = {str(number): item for number, item in enumerate(value)}
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
 
 
 def _shown(settings: dict[str, Any], key: str) -> str:

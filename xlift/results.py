@@ -17,7 +17,7 @@ import polars as pl
 from xlift.analysis.agreement import kind_of
 from xlift.rating import signature_of, text_fingerprint
 from xlift.records import Prompt, Rating, Response, read_records, response_signatures
-from xlift.settings import Judge, RunConfig
+from xlift.settings import Judge, RunConfig, flat
 from xlift.workspace import RunFolder, StudyFolder, current_ratings, current_responses, find_run, find_study
 
 
@@ -143,7 +143,8 @@ class Results:
     def training(self) -> pl.DataFrame:
         """One row a record of train.jsonl: run, label, step, loss, heldout_loss, and what was watched, by language."""
         rows = [
-            {"run": run.id, "label": run.label, **_flat(record)}
+            {"run": run.id, "label": run.label}
+            | {key.removeprefix("validation/"): value for key, value in flat(record, "/").items()}
             for run in self.workspace.runs
             if run.trains
             for record in read_records(run.train_log)
@@ -193,9 +194,3 @@ def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:
         "reason": rating.get("reason"),
         "response": rating["response"],
     }
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    watched = record.get("validation", {})
-    by_language = {f"{name}/{code}": value for name, found in watched.items() for code, value in found.items()}
-    return {key: value for key, value in record.items() if key != "validation"} | by_language

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -319,3 +319,17 @@ def checked_language(code: str) -> str:
     if base_code(code) not in LANGUAGES:
         raise ValueError(f"unknown language code; {nearest(code, LANGUAGES)}")
     return base_code(code)
+
+
+def flat(settings: dict[str, Any], separator: str = ".", numbered: bool = False) -> dict[str, Any]:
+    """Nested settings as one level: {"adaptation": {"rank": 4}} as {"adaptation.rank": 4}.
+
+    Lists are kept as they are; `numbered` opens those of settings by number, {"judges.0.model": …}.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if numbered and isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        inner = flat(value, separator, numbered) if isinstance(value, dict) and value else None
+        found |= {key: value} if inner is None else {f"{key}{separator}{name}": item for name, item in inner.items()}
+    return found

@@ -34,6 +34,7 @@ from xlift.settings import (
     Settings,
     Source,
     Validation,
+    flat,
 )
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -171,7 +172,7 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     problems += [problem for grid in grids for problem in _range_problems(grid)]
     grids = [_with_ranges(grid) for grid in grids]
     problems += [problem for grid in grids for problem in _training_problems(grid)]
-    exclude = [_dotted(_with_numbers(RunConfig, rule)) for rule in raw.get("exclude") or [] if isinstance(rule, dict)]
+    exclude = [flat(_with_numbers(RunConfig, rule)) for rule in raw.get("exclude") or [] if isinstance(rule, dict)]
     problems += _exclude_problems(exclude)
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in dict.fromkeys(problems)], "xlift check STUDY.yaml")
@@ -222,17 +223,9 @@ def _with_ranges(grid: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _dotted(rule: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level: {"adaptation": {"rank": 4}} as {"adaptation.rank": 4}."""
-    found: dict[str, Any] = {}
-    for key, value in rule.items():
-        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
-
-
 def _exclude_problems(rules: list[dict[str, Any]]) -> list[str]:
     known = RunConfig().model_dump(mode="json")
-    choices = set(_dotted(known))
+    choices = set(flat(known))
     return [
         f"exclude: unknown setting '{key}'; {nearest(key, choices)}"
         for rule in rules

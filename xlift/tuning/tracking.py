@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from xlift.errors import ConfigError
+from xlift.settings import flat
 from xlift.workspace import RunFolder, first_worker
 
 Track = Callable[[dict[str, Any]], None]
@@ -33,9 +34,13 @@ def tracked(run: RunFolder, names: Sequence[str], project: str) -> Iterator[Trac
         "trackio": {"run_name": project, "name": run.id},
     }
     trackers = [LOGGER_TYPE_TO_CLASS[name](**named[name]) for name in names]
+    settings = {
+        key: value if isinstance(value, int | float | str) else str(value)
+        for key, value in flat(run.config.model_dump(mode="json"), "/").items()
+    }
     for tracker in trackers:
         tracker.start()
-        tracker.store_init_configuration(_flat(run.config.model_dump(mode="json")))
+        tracker.store_init_configuration(settings)
     try:
         yield lambda record: _send(trackers, record)
     finally:
@@ -44,17 +49,8 @@ def tracked(run: RunFolder, names: Sequence[str], project: str) -> Iterator[Trac
 
 
 def _send(trackers: Sequence[Any], record: dict[str, Any]) -> None:
-    values = {key: value for key, value in _flat(record).items() if isinstance(value, int | float) and key != "step"}
+    values = {
+        key: value for key, value in flat(record, "/").items() if isinstance(value, int | float) and key != "step"
+    }
     for tracker in trackers:
         tracker.log(values, step=record["step"])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level, keys joined by slashes; lists as text."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str) else str(value)
-    return flat
