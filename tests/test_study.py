@@ -197,12 +197,14 @@ def test_check_shows_the_grid_and_a_masked_example(study_file: Path, tmp_path: P
         (["run", "study.yaml", "training.model=embedded:gemma"], "unknown embedded model"),
         (["rate", "absent.jsonl", "-o", "out.jsonl"], "no such file"),
         (["rate", "data.jsonl"], "where should the ratings go"),
+        (["rate", "data.txt", "-o", "x.jsonl"], "files of responses or ratings end in .jsonl"),
         (["rate", "data.jsonl", "-o", "x.jsonl", "--raters", "langage"], "did you mean 'language'"),
         (["chat", "./absent"], "no such folder"),
         (["ls", "absent"], "neither a study file nor a study folder"),
     ],
 )
 def test_bad_input_ends_with_one_clear_message(study_file: Path, arguments: list[str], says: str) -> None:
+    (study_file.parent / "data.txt").write_bytes((study_file.parent / "data.jsonl").read_bytes())
     done = xlift(*arguments, folder=study_file.parent)
     assert done.returncode == 2
     assert says in done.stderr

@@ -153,7 +153,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        hint = None if path.suffix in {".yaml", ".yml"} else "files of responses or ratings end in .jsonl"
+        raise ConfigError(f"{where}: a study file is YAML: {getattr(error, 'problem', error)}", hint) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a study file is a mapping of settings, found {type(raw).__name__}")
     raw.setdefault("name", path.stem)
