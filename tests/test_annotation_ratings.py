@@ -273,6 +273,8 @@ def test_a_csv_export_comes_back_as_it_went_out(two: dict[str, Any], tmp_path: P
     ana.rate(second, {**GOOD, "accuracy": {"cannot": "no idea"}})
     table = tmp_path / "out.csv"
     campaigns.export(two["campaign"], table)
+    cells = [cell for row in csv.reader(table.open(newline="")) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
     other = open_campaign(two["campaign"].path, db.sqlite_url(tmp_path / "other.sqlite"))
     campaigns.import_file(other, table)
     order = lambda record: (record["run"], record["id"], record["facet"])  # noqa: E731

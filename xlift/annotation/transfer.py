@@ -27,6 +27,8 @@ from xlift.workspace import StudyFolder
 
 VERSION = "human v1"
 NEEDED = ("id", "language", "run", "step", "facet", "rater", "value")
+_FORMULA, _SHIELDED = re.compile(r"\A['=+\-@\t\r]"), re.compile(r"\A'(?=['=+\-@\t\r])")
+"""A comment that a spreadsheet would compute is written behind an apostrophe, which reading takes away."""
 COLUMNS = (*NEEDED, "reason", "comment", "seconds", "raw", "response", "signature")
 MAX_PROBLEMS = 50
 
@@ -132,7 +134,8 @@ def write_ratings(target: Path, records: Sequence[Rating]) -> None:
     table.writeheader()
     for record in records:
         detail = record.get("detail", {})
-        flat: dict[str, Any] = {**{key: detail.get(key) for key in ("comment", "seconds", "raw")}, **record}
+        flat: dict[str, Any] = {**{key: detail.get(key) for key in ("seconds", "raw")}, **record}
+        flat["comment"] = _FORMULA.sub(r"'\g<0>", detail.get("comment") or "")
         table.writerow({key: flat.get(key) for key in COLUMNS})
     # Comments may hold lone surrogates, which UTF-8 cannot.
     write_atomic(target, text.getvalue().encode("utf-8", "replace"))
@@ -275,7 +278,7 @@ def _csv_row(row: dict[str, Any], where: str, problems: list[str]) -> Iterator[G
         except ValueError:
             problems.append(f"{where}: {name} must be a number, found '{told[name]}'")
     if row.get("comment"):
-        detail["comment"] = row["comment"]
+        detail["comment"] = _SHIELDED.sub("", row["comment"])
     plain = {key: told[key] for key in ("id", "run", "step", "facet", "reason", "language")}
     value = re.sub(r"\.0+$", "", told["value"])
     signature = told["signature"] or f"{VERSION}|from CSV"
