@@ -13,10 +13,11 @@ import pytest
 from judge_server import Act, honest, serving
 from test_judging import judge_at, judged, records
 
-from xlift.errors import UserError
+from xlift.errors import DataError, UserError
+from xlift.judges import judge_file
 from xlift.rating.batching import judge_in_batches
 from xlift.rating.judging import Outcome, current_judge_ratings
-from xlift.records import read_records
+from xlift.records import read_records, write_jsonl
 from xlift.settings import Judge
 
 
@@ -94,7 +95,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from xlift.rating.batching import judge_in_batches
-from xlift.records import read_records
+from xlift.records import read_records, write_jsonl
 from xlift.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 parts = [(read_records(folder / "responses.jsonl"), folder / "ratings.jsonl")]
@@ -132,3 +133,15 @@ def test_a_process_killed_before_it_knew_its_batch_neither_loses_it_nor_pays_it_
         (tmp_path / "second" / "ledger.batch.json").write_text(json.dumps({"mark": mark, "file": "file-0"}))
         assert by_batch(tmp_path / "second", settings, records(3)).made == 18
         assert len(server.state.batches) == (1 if made else 2)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_file_is_looked_at_before_anything_is_sent(tmp_path: Path, batch: bool) -> None:
+    with serving() as server:
+        settings = judge_at(server, batch=batch)
+        with pytest.raises(DataError, match="no such file"):
+            judge_file(tmp_path / "absent.jsonl", tmp_path / "ratings.jsonl", settings)
+        write_jsonl(tmp_path / "responses.jsonl", records(2))
+        with pytest.raises(DataError, match="cannot be the same file"):
+            judge_file(tmp_path / "responses.jsonl", tmp_path / "responses.jsonl", settings)
+        assert server.state.requests == len(server.state.batches) == 0

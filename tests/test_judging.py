@@ -19,13 +19,13 @@ import pytest
 from judge_server import Script, Serving, faulty, honest, identity, serving
 
 from xlift.errors import ConfigError
+from xlift.judges import judge_file
 from xlift.rating import text_fingerprint
 from xlift.rating.calls import Pace
 from xlift.rating.judge import BUILTIN_RUBRICS, again_messages, load_texts, requests_for
 from xlift.rating.judging import (
     current_judge_ratings,
     dry_run,
-    judge_file,
     judge_parts,
     judge_responses,
     outcome_text,
@@ -281,7 +281,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from xlift.rating.calls import Pace
-from xlift.rating.judging import judge_file
+from xlift.judges import judge_file
 from xlift.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 pace = Pace(tries=8, first_wait=0.01, longest_wait=0.2)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.progress import say
 from xlift.rating.batching import judge_in_batches
+from xlift.rating.calls import PACE, Pace
 from xlift.rating.judging import (
+    MAX_PROBLEMS,
     Outcome,
     Part,
+    count_lines,
     dry_run,
-    judge_file,
     judge_parts,
     ledger_path,
     outcome_text,
@@ -81,10 +84,14 @@ def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool
 def judge_with(workspace: StudyFolder, judge: Judge) -> Outcome:
     """Let one judge rate every response of a study that it has not rated yet."""
     parts = judged_parts(workspace, judge)
-    ledger, total = ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts)
+    return _judge(parts, judge, ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts))
+
+
+def _judge(parts: Sequence[Part], judge: Judge, ledger: Path, total: int, pace: Pace = PACE) -> Outcome:
+    """Call by call, or in batches, as the judge is set."""
     if judge.batch:
         return judge_in_batches(parts, judge, ledger, total)
-    return judge_parts(parts, judge, ledger, total)
+    return judge_parts(parts, judge, ledger, total, pace)
 
 
 def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[str, Any]], Path]]:
@@ -104,17 +111,30 @@ def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: b
         unreadable: list[str] = []
         part: Part = (read_responses(source, unreadable), output)
         return plan_text(dry_run([part], judge, output.with_suffix(".ledger.jsonl")), judge)
-    if judge.batch:
-        unreadable = []
-        items = list(read_responses(source, unreadable))
-        outcome = judge_in_batches([(items, output)], judge, output.with_suffix(".ledger.jsonl"), len(items))
-        outcome.problems = unreadable
-    else:
-        outcome = judge_file(source, output, judge)
+    outcome = judge_file(source, output, judge)
     if outcome.problems:
         say(outcome_text(outcome, judge))
         raise DataError(outcome.problems, f"mend these lines of {source} and run again; the rest is judged")
     return outcome_text(outcome, judge)
+
+
+def judge_file(source: Path, output: Path, settings: Judge, ledger: Path | None = None, pace: Pace = PACE) -> Outcome:
+    """Judge every response of a JSONL file; the ledger lies beside the ratings where it is not given.
+
+    Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError if `source` is not
+    there, or is `output`.
+    """
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
+    if output.exists() and source.samefile(output):
+        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
+    unreadable: list[str] = []
+    items = read_responses(source, unreadable)
+    # Batches go through the responses repeatedly.
+    part: Part = (list(items) if settings.batch else items, output)
+    outcome = _judge([part], settings, ledger or output.with_suffix(".ledger.jsonl"), count_lines(source), pace)
+    outcome.unreadable, outcome.problems = len(unreadable), unreadable[:MAX_PROBLEMS]
+    return outcome
 
 
 def judge_pair(source: Path, judge: Judge, first: str, second: str) -> str:

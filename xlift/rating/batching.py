@@ -57,8 +57,7 @@ def judge_in_batches(
                 answers = [_answer(book, request) for request in job.requests]
                 if not (outcome.stopped and any(answer.failure for answer in answers)):
                     job.finish(answers)
-        outcome.requests = book.requests - before
-        outcome.input_tokens, outcome.output_tokens, outcome.cost = book.input, book.output, book.cost
+        outcome.count(book, before)
     return outcome
 
 

@@ -55,6 +55,11 @@ class Outcome:
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def count(self, ledger: Ledger, before: int) -> None:
+        """Take over what the ledger says; it held `before` requests when judging began."""
+        self.requests = ledger.requests - before
+        self.input_tokens, self.output_tokens, self.cost = ledger.input, ledger.output, ledger.cost
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -105,31 +110,7 @@ def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int
         try:
             outcome.stopped = run_jobs(rating_jobs(parts, settings, texts, seen), settings, book, pace)
         finally:
-            outcome.requests = book.requests - before
-            outcome.input_tokens, outcome.output_tokens, outcome.cost = book.input, book.output, book.cost
-    return outcome
-
-
-def judge_file(source: Path, output: Path, settings: Judge, ledger: Path | None = None, pace: Pace = PACE) -> Outcome:
-    """Judge every response of a JSONL file; the ledger lies beside the ratings where it is not given.
-
-    Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError if `source` is not
-    there, or is `output`.
-    """
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
-    if output.exists() and source.samefile(output):
-        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
-    unreadable: list[str] = []
-    outcome = judge_responses(
-        read_responses(source, unreadable),
-        settings,
-        output,
-        ledger or output.with_suffix(".ledger.jsonl"),
-        count_lines(source),
-        pace,
-    )
-    outcome.unreadable, outcome.problems = len(unreadable), unreadable[:MAX_PROBLEMS]
+            outcome.count(book, before)
     return outcome
 
 
