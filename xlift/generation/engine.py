@@ -67,6 +67,9 @@ def _decode_batch(
     seen = _Seen(ids, mask, decoding.repetition_penalty, chat.stop_ids)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
+    # An index copies the states together: a slice of them times a frozen output layer makes torch copy that layer once
+    # a row.
+    last = torch.tensor([-1], device=model.device)
     while rows:
         output = model(
             input_ids=ids,
@@ -74,9 +77,7 @@ def _decode_batch(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            # As an index, so that the states are copied together: a slice of them times a frozen output layer makes
-            # torch copy that layer once a row.
-            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=model.device),
+            logits_to_keep=last,
         )
         logits = seen.penalise(output.logits[:, -1].float())
         ids = choose(logits, decoding, [row.generator for row in rows])[:, None]

@@ -56,8 +56,7 @@ def _wide(
 def _note(row: dict[str, Any]) -> str:
     """How many went in and how many are missing, in short."""
     count = f"of {row['rated']}" if row.get("rated") else f"{row['pairs']} pairs" if row.get("pairs") else ""
-    missing = f"{row['missing']} missing" if row.get("missing") else ""
-    return ", ".join(part for part in (count, missing) if part)
+    return ", ".join(part for part in (count, _missing(row)) if part)
 
 
 def versus_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) -> Table | None:
@@ -86,7 +85,7 @@ def versus_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scal
 
 
 def _missing(row: dict[str, Any]) -> str:
-    return f"{row['missing']} missing" if row["missing"] else ""
+    return f"{row['missing']} missing" if row.get("missing") else ""
 
 
 def gap_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) -> Table | None:
