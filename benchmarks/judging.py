@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from xlift.settings import Judge
+from xlift.study.settings import Judge
 
 ROOT = Path(__file__).parent.parent
 TEXT = "Le ciel est bleu parce que les molécules de l'air diffusent surtout la lumière bleue du soleil. " * 12
@@ -41,7 +41,7 @@ def judge_of(url: str, slots: int) -> Judge:
 
 
 def by_xlift(url: str, count: int, slots: int) -> None:
-    from xlift.rating.judging import judge_responses
+    from xlift.judging.ratings import judge_responses
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -52,7 +52,7 @@ def by_xlift(url: str, count: int, slots: int) -> None:
 
 
 def _messages(count: int, settings: Judge) -> Iterator[list[Any]]:
-    from xlift.rating.judge import load_texts, requests_for
+    from xlift.judging.questions import load_texts, requests_for
 
     texts = load_texts(settings)
     return (requests_for(record, settings, texts)[0].messages for record in responses(count))
@@ -100,7 +100,7 @@ def measure(way: str, url: str, count: int, slots: int) -> None:
     """Print seconds, CPU seconds and peak memory (MB) of one way, as JSON."""
     import openai.resources.chat  # loaded before the clock starts
 
-    import xlift.rating.judging  # noqa: F401
+    import xlift.judging.ratings  # noqa: F401
 
     assert openai
     before = resource.getrusage(resource.RUSAGE_SELF)

@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from xlift.rating.language import rate_text, signature
-from xlift.rating.lcb import rate_lcb
-from xlift.rating.lcb import signature as lcb_signature
+from xlift.rating.language.lcb import rate_lcb
+from xlift.rating.language.lcb import signature as lcb_signature
+from xlift.rating.language.rater import rate_text, signature
 
 MODELS = ("llama-2-instruct", "llama-3-instruct", "command-r-base")
 

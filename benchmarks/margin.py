@@ -25,11 +25,11 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
 from xlift.data.prompts import read_prompt_file
-from xlift.rating.language import rate_text
+from xlift.rating.language.rater import rate_text
 from xlift.records import Message, Prompt, write_atomic
-from xlift.settings import Decoding
 from xlift.stages import train_stage
-from xlift.study import Study, builtin_path, parse_study
+from xlift.study.settings import Decoding, builtin_path
+from xlift.study.study import Study, parse_study
 from xlift.workspace import RunFolder, StudyFolder, create_study, open_study
 
 KEPT_TOKENS = 300

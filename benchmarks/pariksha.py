@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from xlift.analysis.agreement import EACH, MAJORITY, agreement_tables, kind_of
-from xlift.records import read_jsonl
+from xlift.analysis.agreement import EACH, MAJORITY, agreement_tables
+from xlift.records import kind_of, read_jsonl
 
 PUBLISHED = {"people": "0.32–0.44", "judge": "0.19–0.31"}
 """Linearly weighted kappa over languages and facets, Watts et al. 2024 (arXiv 2406.15053)."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from xlift.records import write_jsonl
-from xlift.report.material import Answered, Material, material_of
 from xlift.report.page import write_pages
-from xlift.study import parse_study
+from xlift.report.reading import Answered, Material, material_of
+from xlift.study.study import parse_study
 from xlift.workspace import RunFolder, open_study
 
 LETTERS = {"en": "etaoinshrdlu", "fr": "esaitnrulodé", "pt": "aeosrindmtuç", "ru": "оеаинтсрвлкм"}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from xlift.records import Rating, response_signatures, write_jsonl
-from xlift.report.material import Answered, Material, material_of
+from xlift.report.reading import Answered, Material, material_of
 from xlift.results import responses_of, study_prompts
 from xlift.stages import prepare, rate_stage
-from xlift.study import parse_study
+from xlift.study.study import parse_study
 from xlift.workspace import RunFolder, StudyFolder
 
 GOOD = {

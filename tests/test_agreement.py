@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, agreement_tables, kind_of, text_tables
+from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, agreement_tables, text_tables
 from xlift.analysis.measures import holm
 from xlift.errors import DataError
+from xlift.records import kind_of
 
 Floats = NDArray[np.float64]
 

@@ -29,8 +29,9 @@ from xlift.annotation.campaign import Plan
 from xlift.errors import ConfigError, DataError
 from xlift.rating import text_fingerprint
 from xlift.records import read_jsonl, response_signatures, write_jsonl
-from xlift.stages import prepare, study_prompts
-from xlift.study import parse_study
+from xlift.results import study_prompts
+from xlift.stages import prepare
+from xlift.study.study import parse_study
 
 GOOD = dict.fromkeys(db.FACETS, 2)
 

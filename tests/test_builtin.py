@@ -12,9 +12,8 @@ from xlift.data.prompts import builtin_sets, load_prompts, read_prompt_file
 from xlift.languages import LANGUAGES
 from xlift.rating import rate
 from xlift.rating.constraints import KINDS, rate_constraint
-from xlift.rating.language import rate_text
-from xlift.settings import Prompts, PromptSet
-from xlift.study import builtin_path
+from xlift.rating.language.rater import rate_text
+from xlift.study.settings import Prompts, PromptSet, builtin_path
 
 CODES = ["en", "fr", "pt", "ru", "de", "es", "it", "nl", "tr", "ar", "hi", "zh", "ja", "ko", "id"]
 UNCASED = {"ar", "hi", "zh", "ja", "ko"}

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from xlift.analysis.calibration import Calibrated, calibrated_mean, calibration_table
-from xlift.analysis.estimates import Estimate, estimate
 from xlift.errors import DataError
+from xlift.intervals import Estimate, estimate
 
 Floats = NDArray[np.float64]
 REPETITIONS = 1000

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xlift.check import check_study, spread
 from xlift.data.instructions import load_instructions
 from xlift.errors import ConfigError, ModelError
-from xlift.forecast import (
+from xlift.models import Placement, load_tokenizer, locate
+from xlift.planning.check import check_study, spread
+from xlift.planning.forecast import (
     Job,
     Work,
     answer_bytes,
@@ -24,11 +25,10 @@ from xlift.forecast import (
     training_bound,
     work_of,
 )
-from xlift.models import Placement, load_tokenizer, locate
 from xlift.records import read_records
-from xlift.settings import Adaptation, RunConfig
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
-from xlift.study import Study, load_study
+from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.study import Study, load_study
 from xlift.tuning.templates import chat_format
 from xlift.tuning.train import encode_data, make_optimizer, prepare_model
 from xlift.workspace import StudyFolder

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from xlift.rating import constraints
-from xlift.rating.constraints import KINDS, count_words, rate_constraint, signature, split_sentences
+from xlift.rating.constraints import KINDS, rate_constraint, signature
+from xlift.rating.text import count_words, split_sentences
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "short": {"max_words": 5, "max_characters": 5},

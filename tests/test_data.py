@@ -11,8 +11,7 @@ from xlift.data.prompts import load_prompts, read_prompt_file
 from xlift.errors import DataError
 from xlift.languages import LANGUAGES
 from xlift.records import JsonlWriter, read_jsonl, read_records
-from xlift.settings import Instructions, Prompts, PromptSet, Source
-from xlift.study import builtin_path
+from xlift.study.settings import Instructions, Prompts, PromptSet, Source, builtin_path
 
 GOOD: dict[str, Any] = {
     "messages": {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xlift.settings import RunConfig
-from xlift.study import Study
+from xlift.study.settings import RunConfig
+from xlift.study.study import Study
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,12 +39,12 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_the_tree_in_the_readme_is_true() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("    xlift/\n")[1].split("\n\n")[0]
-    for path in (ROOT / "xlift").rglob("*.py"):
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("    src/xlift/\n")[1].split("\n\n")[0]
+    for path in (ROOT / "src" / "xlift").rglob("*.py"):
         if path.name not in {"__init__.py", "__main__.py"}:
             assert path.name in tree, path
     for name in re.findall(r"\w+\.py", tree):
-        assert list((ROOT / "xlift").rglob(name)), name
+        assert list((ROOT / "src" / "xlift").rglob(name)), name
 
 
 COMMAND = re.compile(r"^    xlift (.+)$", re.MULTILINE)

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from scipy.stats import binomtest, bootstrap, norm, t
 
-from xlift.analysis.estimates import Table, estimate, interval_of_mean, summary, wilson, with_conditions
+from xlift.analysis.estimates import summary, with_conditions
 from xlift.errors import DataError
+from xlift.intervals import Table, estimate, interval_of_mean, wilson
 
 SCHEMA: dict[str, Any] = {
     **{"run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String},

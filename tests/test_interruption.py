@@ -21,7 +21,7 @@ import yaml
 from judge_server import Serving, serving
 
 from xlift.stages import generate_stage, rate_stage
-from xlift.study import load_study
+from xlift.study.study import load_study
 from xlift.workspace import open_study
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xlift.errors import ConfigError
-from xlift.rating.judge import (
+from xlift.judging.questions import (
     BUILTIN_RUBRICS,
     INSTRUCTED_LANGUAGES,
     SHOWN_CHARACTERS,
@@ -28,8 +28,8 @@ from xlift.rating.judge import (
     shown,
     signature,
 )
-from xlift.rating.replies import read_preference, read_ratings, read_why, refuses
-from xlift.settings import Judge
+from xlift.judging.replies import read_preference, read_ratings, read_why, refuses
+from xlift.study.settings import Judge
 
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness")
 JUDGE = Judge(model="m")

@@ -14,11 +14,11 @@ from judge_server import Act, honest, serving
 from test_judging import judge_at, judged, records
 
 from xlift.errors import DataError, UserError
-from xlift.judges import judge_file
-from xlift.rating.batching import judge_in_batches
-from xlift.rating.judging import Outcome, current_judge_ratings
+from xlift.judging.batches import judge_in_batches
+from xlift.judging.command import judge_file
+from xlift.judging.ratings import Outcome, current_judge_ratings
 from xlift.records import read_records, write_jsonl
-from xlift.settings import Judge
+from xlift.study.settings import Judge
 
 
 def by_batch(folder: Path, settings: Judge, items: list[dict[str, Any]]) -> Outcome:
@@ -94,9 +94,9 @@ def test_a_server_without_batches_is_named(tmp_path: Path) -> None:
 WORKER = """
 import json, sys
 from pathlib import Path
-from xlift.rating.batching import judge_in_batches
+from xlift.judging.batches import judge_in_batches
 from xlift.records import read_records, write_jsonl
-from xlift.settings import Judge
+from xlift.study.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 parts = [(read_records(folder / "responses.jsonl"), folder / "ratings.jsonl")]
 judge_in_batches(parts, settings, folder / "ledger.jsonl", 3, poll_seconds=60)

@@ -16,12 +16,12 @@ from judge_server import Act, Script, Serving, asked_facets, honest, misbehaving
 from test_judging import judge_at, judged, records
 
 from xlift.errors import ConfigError, UserError
-from xlift.rating.calls import GIVE_UP_AFTER, Features, Pace, adapted, request_body, retry_after
-from xlift.rating.judge import load_texts, requests_for
-from xlift.rating.judging import current_judge_ratings, outcome_text
-from xlift.rating.ledger import open_ledger, text_of
+from xlift.judging.client import GIVE_UP_AFTER, Features, Pace, adapted, request_body, retry_after
+from xlift.judging.ledger import open_ledger, text_of
+from xlift.judging.questions import load_texts, requests_for
+from xlift.judging.ratings import current_judge_ratings, outcome_text
 from xlift.records import read_records
-from xlift.settings import Judge
+from xlift.study.settings import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 ONCE = Pace(tries=1, first_wait=0.01, longest_wait=0.01)

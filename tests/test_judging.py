@@ -19,11 +19,11 @@ import pytest
 from judge_server import Script, Serving, faulty, honest, identity, serving
 
 from xlift.errors import ConfigError
-from xlift.judges import judge_file
-from xlift.rating import text_fingerprint
-from xlift.rating.calls import Pace
-from xlift.rating.judge import BUILTIN_RUBRICS, again_messages, load_texts, requests_for
-from xlift.rating.judging import (
+from xlift.judging.client import Pace
+from xlift.judging.command import judge_file
+from xlift.judging.ledger import estimated_tokens, most_tokens
+from xlift.judging.questions import BUILTIN_RUBRICS, again_messages, load_texts, requests_for
+from xlift.judging.ratings import (
     current_judge_ratings,
     dry_run,
     judge_parts,
@@ -31,9 +31,9 @@ from xlift.rating.judging import (
     outcome_text,
     plan_text,
 )
-from xlift.rating.ledger import estimated_tokens, most_tokens
+from xlift.rating import text_fingerprint
 from xlift.records import read_records, write_jsonl
-from xlift.settings import Judge
+from xlift.study.settings import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 QUICK = Pace(tries=6, first_wait=0.01, longest_wait=0.05)
@@ -280,9 +280,9 @@ RESPONSES, FAULTS, KILLS = 500, 0.3, 5
 WORKER = """
 import json, sys
 from pathlib import Path
-from xlift.rating.calls import Pace
-from xlift.judges import judge_file
-from xlift.settings import Judge
+from xlift.judging.client import Pace
+from xlift.judging.command import judge_file
+from xlift.study.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 pace = Pace(tries=8, first_wait=0.01, longest_wait=0.2)
 judge_file(folder / "responses.jsonl", folder / "ratings.jsonl", settings, folder / "ledger.jsonl", pace)
@@ -339,7 +339,7 @@ class FaultRun:
 
 
 def _first_replies(folder: Path, key: str) -> Iterator[Any]:
-    from xlift.rating.judge import Reply
+    from xlift.judging.questions import Reply
 
     for line in read_records(folder / "ledger.jsonl"):
         if line["request"] == key and line["part"] == 1 and "reply" in line:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from xlift.languages import LANGUAGES
-from xlift.rating import words as word_lists
-from xlift.rating.language import rate_language, rate_text, signature
-from xlift.rating.lcb import rate_lcb
-from xlift.rating.masks import WORD, blank_out, lowered, mask
-from xlift.rating.spans import foreign_spans
-from xlift.rating.words import (
+from xlift.rating.language import wordlists as word_lists
+from xlift.rating.language.lcb import rate_lcb
+from xlift.rating.language.masks import WORD, blank_out, lowered, mask
+from xlift.rating.language.rater import rate_language, rate_text, signature
+from xlift.rating.language.spans import foreign_spans
+from xlift.rating.language.wordlists import (
     NEIGHBOURS,
     Vocabulary,
     evidence,
@@ -303,7 +303,7 @@ def test_where_the_cache_cannot_be_written_words_are_known_all_the_same(
 
 def test_processes_that_make_a_table_at_once_all_read_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLIFT_CACHE", str(tmp_path))
-    code = "from xlift.rating.words import in_lexicon; print(in_lexicon('rumah', 'id'), in_lexicon('watermelon', 'id'))"
+    code = "from xlift.rating.language.wordlists import in_lexicon as i; print(i('rumah', 'id'), i('watermelon', 'id'))"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [process.communicate()[0].split() for process in running] == [["True", "False"]] * 4
     assert [path.name.split("-")[:2] for path in (tmp_path / "words").iterdir()] == [["forms", "id"]]

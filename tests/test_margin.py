@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from xlift.analysis.estimates import estimate
 from xlift.errors import DataError
 from xlift.generation.margin import START, FactPair, Margin, fact_pairs, language_margins, summarise
+from xlift.intervals import estimate
 from xlift.models import Placement, load_model, load_tokenizer
 from xlift.records import Prompt
 from xlift.tuning.loss import response_loss

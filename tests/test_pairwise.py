@@ -11,8 +11,7 @@ import pytest
 from judge_server import Act, Script, serving
 from test_judging import QUICK, judge_at
 
-from xlift.rating.judge import load_texts
-from xlift.rating.pairwise import (
+from xlift.judging.pairs import (
     Pair,
     compare_pairs,
     comparison_table,
@@ -21,7 +20,8 @@ from xlift.rating.pairwise import (
     pairs_of,
     summarise_pairs,
 )
-from xlift.settings import Judge
+from xlift.judging.questions import load_texts
+from xlift.study.settings import Judge
 
 
 def side(run: str, count: int, text: str) -> list[dict[str, Any]]:

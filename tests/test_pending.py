@@ -11,11 +11,11 @@ import judge_server
 import pytest
 import yaml
 
-from xlift.pending import pending, say_pending
+from xlift.planning.pending import pending, say_pending
 from xlift.rating import signature_of
 from xlift.records import read_records, write_jsonl
 from xlift.stages import generate_stage, judge_stage, prepare, rate_stage, train_stage
-from xlift.study import Study, load_study
+from xlift.study.study import Study, load_study
 from xlift.tuning import checkpoints
 from xlift.workspace import RunFolder, StudyFolder, open_study
 
@@ -65,7 +65,7 @@ def test_asking_writes_nothing_and_needs_no_model_library(done: StudyFolder) -> 
     times = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
     code = (
         "import sys; from pathlib import Path\n"
-        "from xlift.pending import pending; from xlift.workspace import find_study\n"
+        "from xlift.planning.pending import pending; from xlift.workspace import find_study\n"
         "print(pending(find_study(Path(sys.argv[1])))); print({'torch', 'transformers'} & set(sys.modules))"
     )
     told = subprocess.run([sys.executable, "-c", code, str(done.path)], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 from judge_server import Act, Script, asked_facets, serving
 from test_judging import QUICK, judge_at
 
-from xlift.rating.probe import FAULTS, Hit, hits, probe, probe_cases, probe_table, share
+from xlift.judging.probe import FAULTS, Hit, hits, probe, probe_cases, probe_table, share
 
 CASES = probe_cases()
 

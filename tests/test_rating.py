@@ -14,7 +14,7 @@ from xlift.errors import DataError
 from xlift.rating import DEFAULT_RATERS, RATERS, files, in_scope, rate, text_fingerprint
 from xlift.rating.files import rate_file
 from xlift.records import FACETS, read_records
-from xlift.study import Study
+from xlift.study.study import Study
 
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
 EN = "The leaves turn yellow because the days become shorter and colder."

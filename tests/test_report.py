@@ -11,13 +11,13 @@ from report_fixtures import GOOD, chances, log_training, made_study, rated_by, r
 
 from xlift.errors import ConfigError
 from xlift.records import response_signatures, write_jsonl
-from xlift.report.findings import consistency_rows, findings_of
-from xlift.report.material import Material, material_of
+from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import share_table, text_table, write_report
+from xlift.report.reading import Material, material_of
 from xlift.report.summary import summary_text, unknown_text
 from xlift.results import study_prompts
 from xlift.stages import prepare, rate_stage, report_stage
-from xlift.study import parse_study
+from xlift.study.study import parse_study
 
 LANGUAGE = ("language", "language")
 

@@ -13,11 +13,11 @@ import pytest
 from report_fixtures import GOOD, made_study, rated_by
 
 from xlift.analysis.agreement import agreement_tables
-from xlift.report import contents
-from xlift.report.findings import curve_rows, findings_of
-from xlift.report.material import Material, Scale
+from xlift.report import tables
+from xlift.report.formats import Column, Table, cells, to_latex, to_markdown, write_tables
+from xlift.report.numbers import curve_rows, findings_of
+from xlift.report.reading import Material, Scale
 from xlift.report.sections import sections_of
-from xlift.report.tables import Column, Table, cells, to_latex, to_markdown, write_tables
 
 LANGUAGE = ("language", "language")
 JUDGE = ("helpfulness", "judge:mistral")
@@ -56,7 +56,7 @@ def test_shares_are_counts_with_the_score_interval(material: Material) -> None:
     from statsmodels.stats.proportion import proportion_confint
 
     values = answers_of(material, LANGUAGE)
-    rows = contents.rows_of(findings_of(material).shares, Scale(*LANGUAGE, "check"))
+    rows = tables.rows_of(findings_of(material).shares, Scale(*LANGUAGE, "check"))
     assert len(rows) == 10
     for row in rows:
         own = [value for (run, code, _), value in values.items() if (run, code) == (row["id"], row["language"])]
@@ -77,7 +77,7 @@ def test_differences_to_the_untuned_model_are_paired_by_prompt(material: Materia
     values = answers_of(material, LANGUAGE)
     base = next(one.run for one in material.answered if one.run.config.untuned)
     labels = {one.run.label: one.run.id for one in material.answered}
-    rows = contents.rows_of(findings_of(material).versus, Scale(*LANGUAGE, "check"))
+    rows = tables.rows_of(findings_of(material).versus, Scale(*LANGUAGE, "check"))
     assert len(rows) == 8
     for row in rows:
         sides = [
@@ -93,7 +93,7 @@ def test_the_gap_to_english_is_paired_by_request(material: Material) -> None:
     values = answers_of(material, LANGUAGE)
     labels = {one.run.label: one.run.id for one in material.answered}
     requests = {prompt["id"]: prompt["parallel_id"] for prompt in material.prompts}
-    rows = contents.rows_of(findings_of(material).gaps, Scale(*LANGUAGE, "check"))
+    rows = tables.rows_of(findings_of(material).gaps, Scale(*LANGUAGE, "check"))
     assert [row["language"] for row in rows] == ["fr"] * 5
     for row in rows:
         sides = [
@@ -144,18 +144,18 @@ def test_people_are_one_scale_and_a_judge_another(material: Material) -> None:
 
 def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(material: Material) -> None:
     found = findings_of(material)
-    tables = {table.name: table for table in contents.agreement_tables_of(material, found)}
-    assert set(tables) == {"agreement-people", "agreement-judge-and-people", "people", "calibration"}
+    named = {table.name: table for table in tables.agreement_tables_of(material, found)}
+    assert set(named) == {"agreement-people", "agreement-judge-and-people", "people", "calibration"}
     rows = [row for row in material.everyone.to_dicts() if row["facet"] == "helpfulness"]
     alone = agreement_tables(rows, resamples=100)["agreement"]
     assert [row["kappa"] for row in found.agreement] == [row["kappa"] for row in alone]
-    assert len(tables["agreement-people"].records) == 3
-    assert {row["calibrated_rated"] for row in tables["calibration"].records} <= set(range(8, 25))
+    assert len(named["agreement-people"].records) == 3
+    assert {row["calibrated_rated"] for row in named["calibration"].records} <= set(range(8, 25))
 
 
 def test_without_judges_and_people_nothing_is_said_of_agreement(material: Material) -> None:
     only = rated_by(material.workspace, {LANGUAGE: lambda *_: 2.0, ("language", "language_lcb"): lambda *_: 2.0})
-    assert contents.agreement_tables_of(only, findings_of(only)) == []
+    assert tables.agreement_tables_of(only, findings_of(only)) == []
     assert "agreement" not in {section.id for section in sections_of(only, findings_of(only))}
 
 

@@ -12,11 +12,11 @@ import torch
 import xlift
 from xlift import models
 from xlift.errors import UserError
+from xlift.halving import surviving
 from xlift.models import Placement, load_model, loaded_checkpoint, locate
 from xlift.records import read_records
-from xlift.scheduling import surviving
 from xlift.stages import generate_stage, prepare, run_study, train_stage
-from xlift.study import load_study
+from xlift.study.study import load_study
 from xlift.workspace import RunFolder, StudyFolder, open_study
 
 CPU = Placement("cpu", "float32", "test")

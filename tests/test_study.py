@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from xlift.errors import ConfigError
-from xlift.study import dump_yaml, load_study, parse_study, run_labels
+from xlift.study.labels import run_labels
+from xlift.study.study import dump_yaml, load_study, parse_study
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,7 +91,7 @@ def test_judges_are_named_apart_and_their_rubrics_lie_beside_the_study(tmp_path:
 def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
     raw = {"name": "x", "training": {"steps": 5, "learning_rate": 1e-4, "adaptation": {"rank": 8, "alpha": 4}}}
     turned = {"training": {"adaptation": {"alpha": 4, "rank": 8}, "learning_rate": 1e-4, "steps": 5}, "name": "x"}
-    code = f"from xlift.study import parse_study; print(parse_study({turned!r}).runs()[1].content_hash)"
+    code = f"from xlift.study.study import parse_study; print(parse_study({turned!r}).runs()[1].content_hash)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == parse_study(raw).runs()[1].content_hash
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 
 from xlift.models import Placement, kept_base, load_model, load_tokenizer, loaded_checkpoint, locate
-from xlift.settings import Adaptation, RunConfig
+from xlift.study.settings import Adaptation, RunConfig
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import chat_format

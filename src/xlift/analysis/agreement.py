@@ -1,0 +1,430 @@
+"""How far raters agree: people with each other, judge models and surface checks with people.
+
+An item is one response: run, step, prompt id and fingerprint of the text. Every measure is computed from counts of how
+often the first rater gave one value and the second another, so that resampling whole prompts only adds up counts.
+
+kappa        Cohen's, linear weights (Cohen 1968); of several pairs of raters the mean weighted by pairs of ratings
+agreement    share of pairs of ratings that are the same
+alpha        Krippendorff's, ordinal distance (Krippendorff 2011); all people at once, elsewhere of pairs as kappa
+tau          Kendall's rank correlation tau-b; of several pairs of raters as kappa
+leniency     mean of first minus second
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xlift.analysis.measures import SCALE, Floats, deviation, holm, interval, kappa, measured, pooled, resampled
+from xlift.errors import DataError
+from xlift.records import KINDS, kind_of
+from xlift.terminal import aligned
+
+Ints = NDArray[np.int64]
+
+ALL = "all"
+MEASURES = ("kappa", "agreement", "alpha", "tau", "leniency")
+ALL_PEOPLE, EACH, MAJORITY, MEAN = "all people", "each person", "people's majority", "people's mean"
+
+
+class Item(NamedTuple):
+    """One response that raters look at."""
+
+    run: str
+    step: int
+    id: str
+    response: str
+    language: str
+
+
+class Matrix(NamedTuple):
+    """Ratings of one facet, [items, raters]: `values` nan where there is none, `recorded` where a record is."""
+
+    raters: list[str]
+    values: Floats
+    recorded: NDArray[np.bool_]
+    clusters: Ints
+
+
+class Pairing(NamedTuple):
+    """Two sides that are compared: `tables` [clusters, pairs of raters, first's values, second's values] count ratings.
+
+    `coincidences` [clusters, pairs of raters or 1, values, values] are Krippendorff's; None where `scale`, the second
+    side's values, is not that of the first.
+    """
+
+    first: str
+    second: str
+    tables: Floats
+    coincidences: Floats | None
+    scale: Floats
+    items: int
+    missing: int
+
+
+def cluster_of(record: Mapping[str, Any], clusters: Mapping[str, str] | None) -> str:
+    """What is resampled together with a rating: its request in all languages where that is known, else its prompt."""
+    return str((clusters or {}).get(record["id"]) or record.get("parallel_id") or record["id"])
+
+
+def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], float | None]:
+    """The value by (item, facet, rater); where a rater has rated an item twice the last record counts.
+
+    Raises DataError that lists records that are not ratings and values that are not 0, 1, 2 or missing.
+    """
+    found: dict[tuple[Item, str, str], float | None] = {}
+    wrong: dict[str, int] = {}
+    for number, record in enumerate(ratings, start=1):
+        lacking = [field for field in ("id", "language", "facet", "rater", "value") if field not in record]
+        value = None if lacking else record["value"]
+        if not isinstance(record.get("step") or 0, int):
+            wrong[f"record {number}: 'step' must be a whole number, found {record['step']!r}"] = 1
+        elif lacking:
+            wrong[f"record {number} is not a rating: it has no {', '.join(lacking)}"] = 1
+        elif value is not None and value not in (0, 1, 2):
+            problem = f"{record['rater']} gives {value!r} for {record['facet']}; values are 0, 1, 2 or null"
+            wrong[problem] = wrong.get(problem, 0) + 1
+        else:
+            place = (str(record.get("run", "")), int(record.get("step") or 0), str(record["id"]))
+            item = Item(*place, str(record.get("response") or ""), str(record["language"]))
+            found[item, str(record["facet"]), str(record["rater"])] = None if value is None else float(value)
+    if wrong:
+        shown = [f"{text} ({count} times)" if count > 1 else text for text, count in list(wrong.items())[:10]]
+        more = [f"… and {len(wrong) - 10} more problems"] if len(wrong) > 10 else []
+        raise DataError([*shown, *more], "ratings files are written by xlift rate, judge and annotate")
+    return found
+
+
+def agreement_tables(
+    ratings: Sequence[Mapping[str, Any]],
+    clusters: Mapping[str, str] | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All comparisons between the raters of each facet, by language and over all: plain rows.
+
+    `ratings` are records as on disk or rows of the tidy frame; `clusters` gives the parallel_id of a prompt id.
+
+    raters       names by kind: human, judge, check
+    agreement    rows: between ("people", "judge and people", "check and people", "judges and checks"), facet, language,
+                 first, second, items, pairs (of ratings), missing (items with records of both sides, but without a
+                 value on one), clusters; each of MEASURES with `_low` and `_high` (bootstrap over clusters); confusion
+                 (rows: first's 0, 1, 2; all people: each pair in both orders); reasons for what is None
+    people       rows of `_deviations`
+
+    Judges and checks are compared with each person's ratings, with the value that most people gave (items without one
+    count as missing), and with the people's mean. Raises DataError as `latest` does.
+    """
+    found = latest(ratings)
+    by_id = {str(record["id"]): cluster_of(record, clusters) for record in ratings}
+    settings = (resamples, confidence, seed)
+    rows: list[dict[str, Any]] = []
+    people: list[dict[str, Any]] = []
+    for facet, language, matrix in _matrices(found, by_id):
+        where = {"facet": facet, "language": language}
+        rows += [{"between": between, **where, **_row(pairing, *settings)} for between, pairing in _pairings(matrix)]
+        people += [{**where, **row} for row in _deviations(matrix, *settings)]
+    order = {between: place for place, between in enumerate(HEADINGS)}
+    names = sorted({rater for _, _, rater in found})
+    return {
+        "raters": {kind: [name for name in names if kind_of(name) == kind] for kind in KINDS},
+        "agreement": sorted(
+            _told_once(rows, ("facet", "first", "second", "items", "missing")), key=lambda row: order[row["between"]]
+        ),
+        "people": _told_once(people, ("facet", "rater", "items")),
+    }
+
+
+def _told_once(rows: Sequence[dict[str, Any]], key: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows without those over all languages whose raters met in one language only."""
+    told = {tuple(row[field] for field in key) for row in rows if row["language"] != ALL}
+    return [row for row in rows if row["language"] != ALL or tuple(row[field] for field in key) not in told]
+
+
+def _matrices(
+    found: Mapping[tuple[Item, str, str], float | None], by_id: Mapping[str, str]
+) -> list[tuple[str, str, Matrix]]:
+    """(facet, language, matrix) in a fixed order, whatever the order of the ratings; "all" where there are several."""
+    groups: dict[str, dict[str, list[tuple[Item, str, float | None]]]] = {}
+    for (item, facet, rater), value in sorted(found.items(), key=lambda entry: entry[0]):
+        groups.setdefault(facet, {}).setdefault(item.language, []).append((item, rater, value))
+    matrices = []
+    for facet, languages in groups.items():
+        parts = dict(sorted(languages.items()))
+        if len(parts) > 1:
+            parts[ALL] = [cell for part in parts.values() for cell in part]
+        matrices += [(facet, language, _matrix(cells, by_id)) for language, cells in parts.items()]
+    return matrices
+
+
+def _matrix(cells: Sequence[tuple[Item, str, float | None]], by_id: Mapping[str, str]) -> Matrix:
+    rows = {item: i for i, item in enumerate(dict.fromkeys(item for item, _, _ in cells))}
+    columns = {rater: i for i, rater in enumerate(sorted({rater for _, rater, _ in cells}))}
+    values = np.full((len(rows), len(columns)), np.nan)
+    recorded = np.zeros(values.shape, dtype=bool)
+    for item, rater, value in cells:
+        recorded[rows[item], columns[rater]] = True
+        values[rows[item], columns[rater]] = np.nan if value is None else value
+    clusters = np.unique([by_id[item.id] for item in rows], return_inverse=True)[1]
+    return Matrix(list(columns), values, recorded, clusters)
+
+
+# --- what is compared
+
+
+def _pairings(matrix: Matrix) -> list[tuple[str, Pairing]]:
+    human = _human(matrix)
+    machines = [i for kind in KINDS[1:] for i, rater in enumerate(matrix.raters) if kind_of(rater) == kind]
+    found = [("people", _all_people(matrix, human))] if len(human) > 2 else []
+    found += [("people", _pair(matrix, one, other)) for one, other in combinations(human, 2)]
+    for machine in machines if human else []:
+        between = f"{kind_of(matrix.raters[machine])} and people"
+        found += [(between, pairing) for pairing in _with_people(matrix, machine, human)]
+    found += [("judges and checks", _pair(matrix, one, other)) for one, other in combinations(machines, 2)]
+    return [(between, pairing) for between, pairing in found if pairing.items or pairing.missing]
+
+
+def _human(matrix: Matrix) -> list[int]:
+    return [i for i, rater in enumerate(matrix.raters) if kind_of(rater) == "human"]
+
+
+def _pair(matrix: Matrix, one: int, other: int) -> Pairing:
+    first, second = matrix.values[:, [one]], matrix.values[:, [other]]
+    asked = matrix.recorded[:, one] & matrix.recorded[:, other]
+    return _pairing(matrix.raters[one], matrix.raters[other], first, second, matrix.clusters, asked)
+
+
+def _all_people(matrix: Matrix, human: Sequence[int]) -> Pairing:
+    pairs = np.array(list(combinations(human, 2)))
+    first, second = matrix.values[:, pairs[:, 0]], matrix.values[:, pairs[:, 1]]
+    asked = matrix.recorded[:, human].sum(axis=1) >= 2
+    pairing = _pairing(ALL_PEOPLE, "each other", first, second, matrix.clusters, asked)
+    return pairing._replace(coincidences=_coincidences(matrix.values[:, human], matrix.clusters))
+
+
+def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pairing]:
+    """A judge or check beside each person, beside the value that most people gave, and beside the people's mean."""
+    if len(human) == 1:
+        return [_pair(matrix, machine, human[0])]
+    name, own, people = matrix.raters[machine], matrix.values[:, [machine]], matrix.values[:, human]
+    asked = matrix.recorded[:, machine] & matrix.recorded[:, human].any(axis=1)
+    every = _pairing(name, EACH, np.repeat(own, len(human), axis=1), people, matrix.clusters, asked)
+    votes = (people[:, :, None] == SCALE).sum(axis=1)
+    mode = SCALE[votes.argmax(axis=1)]
+    clear = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
+    majority = np.where(clear, mode, np.nan)[:, None]
+    mean = _people_mean(people)[:, None]
+    scale = np.unique(mean[~np.isnan(mean)])
+    return [
+        every,
+        _pairing(name, MAJORITY, own, majority, matrix.clusters, asked),
+        _pairing(name, MEAN, own, mean, matrix.clusters, asked, scale)._replace(coincidences=None),
+    ]
+
+
+def _people_mean(people: Floats) -> Floats:
+    counts = (~np.isnan(people)).sum(axis=1)
+    # Rounded, so that the same mean is one value whatever the order of the sum.
+    return np.where(counts > 0, np.round(np.nansum(people, axis=1) / np.maximum(counts, 1), 9), np.nan)
+
+
+def _pairing(
+    first: str,
+    second: str,
+    one: Floats,
+    other: Floats,
+    clusters: Ints,
+    asked: NDArray[np.bool_],
+    scale: Floats = SCALE,
+) -> Pairing:
+    """Count pairs of values; `one` and `other` are [items, pairs of raters], nan where there is no value."""
+    both = ~np.isnan(one) & ~np.isnan(other)
+    item, pair = np.nonzero(both)
+    used, place = np.unique(clusters[item], return_inverse=True)
+    shape = (len(used), one.shape[1], len(SCALE), len(scale))
+    where = (place, pair, np.searchsorted(SCALE, one[both]), np.searchsorted(scale, other[both]))
+    tables = np.bincount(np.ravel_multi_index(where, shape), minlength=int(np.prod(shape))).reshape(shape)
+    rated = both.any(axis=1)
+    counts = tables.astype(np.float64)
+    coincidences = counts + counts.swapaxes(-1, -2) if len(scale) == len(SCALE) else None
+    return Pairing(first, second, counts, coincidences, scale, int(rated.sum()), int((asked & ~rated).sum()))
+
+
+def _coincidences(values: Floats, clusters: Ints) -> Floats:
+    """Krippendorff's coincidences of items with two ratings and more, by cluster: [clusters, 1, values, values]."""
+    counts = (values[:, :, None] == SCALE).sum(axis=1).astype(np.float64)
+    several = counts.sum(axis=1) >= 2
+    counts, used = counts[several], np.unique(clusters[several], return_inverse=True)[1]
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(SCALE))
+    pairs /= (counts.sum(axis=1) - 1)[:, None, None]
+    found = np.zeros((int(used.max(initial=-1)) + 1, 1, len(SCALE), len(SCALE)))
+    np.add.at(found[:, 0], used, pairs)
+    return found
+
+
+def _row(pairing: Pairing, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
+    tables, both = pairing.tables, pairing.coincidences
+    row: dict[str, Any] = {"first": pairing.first, "second": pairing.second, "items": pairing.items}
+    row |= {"pairs": int(tables.sum()), "missing": pairing.missing, "clusters": len(tables)}
+    point, drawn = {}, {}
+    if pairing.items >= 2:
+        point = measured(tables.sum(axis=0), None if both is None else both.sum(axis=0), pairing.scale)
+        again = None if both is None else resampled(both, resamples, seed)
+        drawn = measured(resampled(tables, resamples, seed), again, pairing.scale)
+    reasons: dict[str, str] = {}
+    for name in MEASURES:
+        value, low, high = None, None, None
+        reason = _why_undefined(name, pairing, point)
+        if reason is None:
+            value = float(point[name])
+            low, high, reason = interval(name, value, drawn[name], len(tables), confidence)
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        reasons |= {name: reason} if reason else {}
+    return {**row, "confusion": _confusion(pairing), "reasons": reasons}
+
+
+def _confusion(pairing: Pairing) -> list[list[int]] | None:
+    if pairing.second == MEAN:
+        return None
+    table = pairing.tables.sum(axis=(0, 1)).astype(int)
+    return (table + table.T if pairing.first == ALL_PEOPLE else table).tolist()
+
+
+def _why_undefined(name: str, pairing: Pairing, point: Mapping[str, Floats]) -> str | None:
+    if pairing.items < 2:
+        return "fewer than 2 items rated by both"
+    if pairing.first == ALL_PEOPLE and name == "leniency":
+        return "people are in no order: see who deviates"
+    if name not in point:
+        return "a mean is not on the scale 0, 1, 2"
+    if np.isnan(point[name]):
+        return "only one value occurs" if name == "alpha" else "a rater always gives the same value"
+    return None
+
+
+# --- who deviates
+
+
+def _deviations(matrix: Matrix, resamples: int, confidence: float, seed: int) -> list[dict[str, Any]]:
+    """One row a person: beside the mean of the other people.
+
+    leniency           mean difference to the mean of the others
+    kappa              with the others; kappa_others: of the others with each other; kappa_difference: first less second
+    leniency_p, kappa_difference_p   corrected over the people (Holm 1979)
+    deviates           "lenient", "strict", "apart" (agrees less than the others do), where p < 1 - confidence
+    """
+    human = _human(matrix)
+    if len(human) < 2 or _all_people(matrix, human).items < 2:
+        return []
+    tables, sums, counts = _all_people(matrix, human).tables, *_beside_others(matrix, human)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lenient = sums.sum(axis=0) / counts.sum(axis=0)
+        lenient_drawn = resampled(sums, resamples, seed) / resampled(counts, resamples, seed)
+        own, others = _kappas(tables.sum(axis=0), len(human))
+        own_drawn, others_drawn = _kappas(resampled(tables, resamples, seed), len(human))
+    clusters = (counts > 0).sum(axis=0)
+    rows: list[dict[str, Any]] = [
+        {"rater": matrix.raters[column], "items": int(counts[:, i].sum()), "clusters": int(clusters[i])}
+        | {"kappa": _number(own[i]), "kappa_others": _number(others[i])}
+        for i, column in enumerate(human)
+    ]
+    measured_ones = {"leniency": (lenient, lenient_drawn), "kappa_difference": (own - others, own_drawn - others_drawn)}
+    for name, (point, drawn) in measured_ones.items():
+        found = [deviation(float(v), drawn[:, i], int(clusters[i]), confidence) for i, v in enumerate(point)]
+        for row, (value, low, high, _), p in zip(rows, found, holm([one[3] for one in found]), strict=True):
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_p": p}
+    return [row | {"deviates": _marks(row, 1 - confidence)} for row in rows]
+
+
+def _beside_others(matrix: Matrix, human: Sequence[int]) -> tuple[Floats, Floats]:
+    """Sums of each person's differences to the mean of the others, and their number: [clusters, people]."""
+    values = matrix.values[:, human]
+    rated = ~np.isnan(values)
+    several = rated.sum(axis=1) >= 2
+    values, rated = values[several], rated[several]
+    others = rated.sum(axis=1, keepdims=True) - rated
+    rest = (np.nansum(values, axis=1, keepdims=True) - np.nan_to_num(values)) / others
+    place = np.unique(matrix.clusters[several], return_inverse=True)[1]
+    sums, counts = np.zeros((2, int(place.max()) + 1, len(human)))
+    np.add.at(sums, place, np.where(rated, values - rest, 0.0))
+    np.add.at(counts, place, rated)
+    return sums, counts
+
+
+def _kappas(tables: Floats, people: int) -> tuple[Floats, Floats]:
+    """Kappa of each person with the others, and of the others with each other: both [..., people]."""
+    values, weights = kappa(tables), tables.sum(axis=(-1, -2))
+    pairs = np.array(list(combinations(range(people), 2)))
+    own = [(pairs == person).any(axis=1) for person in range(people)]
+    with_others = [pooled(values[..., mine], weights[..., mine]) for mine in own]
+    among_others = [pooled(values[..., ~mine], weights[..., ~mine]) for mine in own]
+    return np.stack(with_others, axis=-1), np.stack(among_others, axis=-1)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _marks(row: Mapping[str, Any], level: float) -> list[str]:
+    """How a person deviates, as far as it is beyond chance."""
+
+    def beyond(name: str) -> bool:
+        return row[f"{name}_p"] is not None and row[f"{name}_p"] < level
+
+    marks = [("lenient" if row["leniency"] > 0 else "strict")] if beyond("leniency") else []
+    return [*marks, *(["apart"] if beyond("kappa_difference") and row["kappa_difference"] < 0 else [])]
+
+
+# --- for the terminal
+
+HEADINGS = {
+    "people": "Between people",
+    "judge and people": "Judges and people",
+    "check and people": "Surface checks and people",
+    "judges and checks": "Judges and checks with each other",
+}
+
+
+def text_tables(tables: Mapping[str, Any]) -> str:
+    """What `agreement_tables` gives, as text for the terminal."""
+    names = [f"{kind}: {', '.join(raters)}" for kind, raters in tables["raters"].items() if raters]
+    parts = ["\n".join(names)]
+    for between, heading in HEADINGS.items():
+        rows = [row for row in tables["agreement"] if row["between"] == between]
+        if rows:
+            parts.append(f"{heading}\n{aligned([AGREEMENT_HEAD, *map(_agreement_cells, rows)])}")
+    if tables["people"]:
+        parts.append(f"Who deviates\n{aligned([PEOPLE_HEAD, *map(_people_cells, tables['people'])])}")
+    if not tables["agreement"]:
+        parts.append("nothing to compare: no response has been rated by two raters for the same facet")
+    reasons = sorted({reason for row in tables["agreement"] for reason in row["reasons"].values()})
+    if reasons:
+        parts.append("\n".join(["where there is no figure or no interval:", *(f"  {reason}" for reason in reasons)]))
+    return "\n\n".join(part for part in parts if part)
+
+
+AGREEMENT_HEAD = ["facet", "lang", "first", "second", "items", "missing", *MEASURES, "table (rows: first's 0, 1, 2)"]
+PEOPLE_HEAD = ["facet", "lang", "person", "items", "leniency", "kappa", "others", "difference", "deviates"]
+
+
+def _agreement_cells(row: Mapping[str, Any]) -> list[str]:
+    table = " | ".join(" ".join(map(str, counts)) for counts in row["confusion"] or [])
+    own = [str(row[key]) for key in ("facet", "language", "first", "second", "items", "missing")]
+    return [*own, *(_cell(row, name) for name in MEASURES), table]
+
+
+def _people_cells(row: Mapping[str, Any]) -> list[str]:
+    own = [str(row[key]) for key in ("facet", "language", "rater", "items")]
+    kappas = ["–" if row[name] is None else f"{row[name]:.2f}" for name in ("kappa", "kappa_others")]
+    return [*own, _cell(row, "leniency"), *kappas, _cell(row, "kappa_difference"), ", ".join(row["deviates"])]
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    shown = "–" if value is None else f"{value:.2f}"
+    return shown if low is None else f"{shown} [{low:.2f}, {high:.2f}]"

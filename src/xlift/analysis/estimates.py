@@ -1,0 +1,151 @@
+"""Summaries of the tidy table: runs that are alike but for their seed, and a mean with its interval for each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from xlift.errors import DataError
+from xlift.intervals import Table, interval_of_mean
+
+SETTINGS = ("model", "method", "rank", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
+"""Columns that make a condition: runs alike in all of them differ only in `seed`."""
+SUMMARY: dict[str, Any] = {
+    **{"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64},
+    **{"share_2": pl.Float64, "share_2_low": pl.Float64, "share_2_high": pl.Float64},
+    **{"rated": pl.Int64, "missing": pl.Int64, "n_prompts": pl.Int64, "n_seeds": pl.Int64},
+    **{"covers": pl.String, "reason": pl.String},
+}
+
+
+def require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+    """Raises DataError that names all columns which a frame of ratings lacks."""
+    lacking = [f"'{name}'" for name in dict.fromkeys(columns) if name not in frame.columns]
+    if lacking:
+        raise DataError(
+            f"the ratings have no column {', '.join(lacking)}; columns: {', '.join(frame.columns)}",
+            "xlift.load(STUDY).ratings has all columns",
+        )
+
+
+def last_steps(frame: pl.DataFrame) -> pl.DataFrame:
+    """Only the last checkpoint of each run (and of each value of the axis `steps`)."""
+    run = [name for name in ("run", "steps") if name in frame.columns]
+    return frame.filter(pl.col("step") == pl.col("step").max().over(run)) if "step" in frame.columns else frame
+
+
+def with_conditions(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with a column `condition`: the name of the first of the runs that differ only in `seed`.
+
+    Runs that are alike in seed too differ in a setting which the frame does not show; each is a condition of its own.
+    Raises DataError where columns are lacking.
+    """
+    require(frame, ["run", "seed", *SETTINGS])
+    alike = frame.with_columns(twins=pl.col("run").n_unique().over([*SETTINGS, "seed"]))
+    first, twins = pl.col("run").min().over(SETTINGS), pl.col("twins").max().over(SETTINGS)
+    return alike.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first)).drop("twins")
+
+
+def summary(
+    frame: pl.DataFrame,
+    by: Sequence[str] = ("run", "step", "split", "facet", "rater", "language"),
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """One row a group of ratings: mean and share of 2 with intervals, how many were rated, how many are missing.
+
+    `by` names columns of the frame, or `condition` (runs that differ only in `seed`, together). `low` and `high` belong
+    to the mean; n_prompts counts rated requests, translations once; `covers` says whether the intervals cover the
+    choice of prompts only, or of prompts and seeds too (each condition of the group has two seeds or more). Where there
+    is no number, `reason` says why. The share of 2 is left out where values are not on the scale 0, 1, 2. Raises
+    DataError where columns are lacking.
+    """
+    by = list(dict.fromkeys(by))
+    frame = with_conditions(frame)
+    require(frame, [*by, "parallel_id", "value"])
+    schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
+    if frame.is_empty():
+        return pl.DataFrame(schema=schema)
+    value = pl.col("value")
+    facts = frame.group_by(by).agg(
+        rated=value.count().cast(pl.Int64),
+        missing=value.null_count().cast(pl.Int64),
+        n_prompts=pl.col("parallel_id").filter(value.is_not_null()).n_unique().cast(pl.Int64),
+        n_seeds=pl.col("seed").filter(value.is_not_null()).n_unique().cast(pl.Int64),
+        on_scale=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all(),
+        why=_commonest_reason(frame),
+    )
+    facts = facts.sort(by, nulls_last=True)
+    cells = _cells(frame, by)
+    rows = [
+        fact | _summary_row(fact, cells.get(tuple(fact[name] for name in by)), resamples, confidence, seed)
+        for fact in facts.iter_rows(named=True)
+    ]
+    return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+
+
+def _commonest_reason(frame: pl.DataFrame) -> pl.Expr:
+    if "reason" not in frame.columns:
+        return pl.lit(None, dtype=pl.String)
+    # Sorted first, so that of equally common ones it is always the same.
+    return pl.col("reason").filter(pl.col("value").is_null()).drop_nulls().sort().mode(maintain_order=True).first()
+
+
+def _cells(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], dict[str, NDArray[Any]]]:
+    """Per group, parallel arrays with one entry a request and run: cluster, run, condition, count, sum, twos."""
+    keys = list(dict.fromkeys([*by, "condition", "step", "run", "parallel_id"]))
+    rated = frame.filter(pl.col("value").is_not_null()).sort([*keys, "value"])
+    cells = rated.group_by(keys, maintain_order=True).agg(
+        count=pl.len(), sum=pl.col("value").sum(), twos=(pl.col("value") == 2).sum()
+    )
+    # Whole numbers are many times faster to tell apart than names.
+    cells = cells.with_columns(
+        cluster_place=pl.col("parallel_id").rank("dense"),
+        run_place=pl.struct("condition", "step", "run").rank("dense"),
+        condition_place=pl.struct("condition", "step").rank("dense"),
+    )
+    wanted = ["cluster_place", "run_place", "condition_place", "count", "sum", "twos"]
+    return {
+        key: {name: group[name].to_numpy() for name in wanted}
+        for key, group in cells.partition_by(list(by), as_dict=True).items()
+    }
+
+
+def _table(cells: dict[str, NDArray[Any]], what: str) -> Table:
+    clusters, cluster = np.unique(cells["cluster_place"], return_inverse=True)
+    runs, first, run = np.unique(cells["run_place"], return_index=True, return_inverse=True)
+    sums, counts = np.zeros((2, len(clusters), len(runs)))
+    sums[cluster, run], counts[cluster, run] = cells[what], cells["count"]
+    _, condition = np.unique(cells["condition_place"][first], return_inverse=True)
+    return Table(sums, counts, condition)
+
+
+def _summary_row(
+    fact: dict[str, Any],
+    cells: dict[str, NDArray[Any]] | None,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(SUMMARY) | {name: fact[name] for name in SUMMARY if name in fact}
+    if cells is None:
+        commonest = f": {fact['why']}" if fact["why"] else ""
+        return row | {"reason": f"none of {fact['missing']} could be rated{commonest}"}
+    table = _table(cells, "sum")
+    found = interval_of_mean(table, 2.0 if fact["on_scale"] else None, resamples, confidence, seed)
+    row |= {"mean": float(table.sums.sum() / table.counts.sum()), "low": found.low, "high": found.high}
+    if fact["on_scale"]:
+        twos = _table(cells, "twos")
+        share = interval_of_mean(twos, 1.0, resamples, confidence, seed)
+        row |= {"share_2": float(twos.sums.sum() / twos.counts.sum())}
+        row |= {"share_2_low": share.low, "share_2_high": share.high}
+    return row | {"covers": found.covers, "reason": None if found.covers else _no_interval(len(table.sums))}
+
+
+def _no_interval(clusters: int) -> str:
+    return "a single prompt: no interval" if clusters == 1 else "all values are equal: no interval"

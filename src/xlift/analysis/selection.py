@@ -1,0 +1,223 @@
+"""Which run and step each way of choosing would pick, and what that pick is worth to every language's users.
+
+The paper behind xlift (arXiv 2402.14778) found that hyperparameters chosen by English alone can cost other languages
+dearly. Here that is a number: every rule picks by what was measured on validation prompts (or on held-out English
+replies), and only then are the picks compared on test prompts.
+
+    cost   = score of the pick by "mean over languages" - score of this rule's pick   (test prompts, paired by request)
+    regret = score of the best candidate - score of this rule's pick                  (best by the mean over languages)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from xlift.errors import ConfigError, DataError, nearest
+from xlift.intervals import estimate
+
+MEASURE = {"language": 1.0}
+"""What makes a response good where nothing else is asked: that it is wholly in the language it must be in."""
+
+
+class Candidate(NamedTuple):
+    """A checkpoint that could be chosen."""
+
+    run: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What may be looked at while choosing: ratings of validation prompts and what was measured during training.
+
+    Raises DataError for ratings of test prompts.
+    """
+
+    ratings: pl.DataFrame
+    training: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        splits = set(self.ratings["split"]) - {"validation"}
+        if splits:
+            raise DataError(f"selection may see validation prompts only, not: {', '.join(sorted(splits))}")
+
+
+def validation_of(ratings: pl.DataFrame, training: pl.DataFrame) -> Validation:
+    """The part of a study's tidy frames that selection may see."""
+    return Validation(ratings.filter(pl.col("split") == "validation"), training)
+
+
+def scores(ratings: pl.DataFrame, measure: Mapping[str, float] | None = None) -> pl.DataFrame:
+    """One row a response: run, step, id, parallel_id, language and `score` between 0 and 1.
+
+    `measure` weighs facets, for instance {"helpfulness": 2, "language": 1}; "facet:judge", "facet:human" and
+    "facet:check" name who is believed, and without it people go before judges, and judges before surface checks. The
+    score is the weighted mean share of raters that give a 2; a response that lacks one of the facets has none. Raises
+    ConfigError for a facet that nobody has rated.
+    """
+    weights = dict(measure or MEASURE)
+    keys = ["run", "step", "id", "parallel_id", "language"]
+    parts = [_facet_scores(ratings, name, keys).rename({"score": f"score-{name}"}) for name in weights]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined.join(part, on=keys, how="inner")
+    total = sum(weights.values())
+    weighted = pl.sum_horizontal([pl.col(f"score-{name}") * weight for name, weight in weights.items()]) / total
+    return joined.select(*keys, score=weighted).sort(keys)
+
+
+def _facet_scores(ratings: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.DataFrame:
+    found = _ratings_by(ratings, name)
+    if found.is_empty():
+        rated = sorted({f"{row['facet']}:{row['kind']}" for row in ratings.iter_rows(named=True)})
+        raise ConfigError(f"measure: nobody has rated '{name}'; {nearest(name, rated)}")
+    believed = next(one for one in ("human", "judge", "check") if one in set(found["kind"]))
+    return (
+        found.filter(pl.col("kind") == believed)
+        .group_by(keys)
+        .agg(score=(pl.col("value") == 2).cast(pl.Float64).mean())
+    )
+
+
+def rules(validation: Validation, measure: Mapping[str, float] | None = None) -> dict[str, dict[Candidate, float]]:
+    """For every rule that can be applied, what it gives each candidate; the highest is picked.
+
+    English loss (negative), English quality, mean over languages and worst language of the measure on validation
+    prompts, and mean and worst language margin. Candidates are the trained checkpoints that answered.
+    """
+    tuned = validation.ratings.filter(~pl.col("untuned"))
+    by_language = _by_language(tuned, measure)
+    candidates = list(by_language)
+    found: dict[str, dict[Candidate, float]] = {
+        "English loss": _logged(validation.training, candidates, ["heldout_loss"], lambda values: -values[0]),
+        "English quality": {one: found["en"] for one, found in by_language.items() if "en" in found},
+        "mean over languages": {one: float(np.mean(list(found.values()))) for one, found in by_language.items()},
+        "worst language": {one: min(found.values()) for one, found in by_language.items()},
+    }
+    margins = [name for name in validation.training.columns if name.startswith("margins/")]
+    found["mean margin"] = _logged(validation.training, candidates, margins, lambda values: float(np.mean(values)))
+    found["worst margin"] = _logged(validation.training, candidates, margins, min)
+    return {rule: given for rule, given in found.items() if given and len(given) == len(candidates)}
+
+
+def _ratings_by(ratings: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The values that a name of a measure can mean: "facet", or "facet:kind"."""
+    facet, _, kind = name.partition(":")
+    meant = (pl.col("facet") == facet) & pl.col("value").is_not_null() & (pl.col("rater") != "language_lcb")
+    return ratings.filter(meant & (pl.col("kind") == kind if kind else True))
+
+
+def _by_language(ratings: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, dict[str, float]]:
+    """Mean score by candidate and language; a candidate that lacks a language that others have is left out."""
+    found: dict[Candidate, dict[str, float]] = {}
+    if ratings.is_empty():
+        return found
+    means = scores(ratings, measure).group_by("run", "step", "language").agg(pl.col("score").mean()).sort("run", "step")
+    for row in means.iter_rows(named=True):
+        found.setdefault(Candidate(row["run"], row["step"]), {})[row["language"]] = row["score"]
+    languages = {language for row in found.values() for language in row}
+    return {one: row for one, row in found.items() if set(row) == languages}
+
+
+def _logged(
+    training: pl.DataFrame, candidates: Sequence[Candidate], columns: Sequence[str], value: Any
+) -> dict[Candidate, float]:
+    """A value made of what was logged at the candidates' steps; candidates without it are left out."""
+    if not columns or any(column not in training.columns for column in columns):
+        return {}
+    logged = {
+        Candidate(row["run"], row["step"]): [row[column] for column in columns]
+        for row in training.iter_rows(named=True)
+        if all(row[column] is not None for column in columns)
+    }
+    return {one: value(logged[one]) for one in candidates if one in logged}
+
+
+def pick(given: Mapping[Candidate, float]) -> Candidate:
+    """The candidate with the highest value; of equal ones the earlier step, then the first by name."""
+    return min(given, key=lambda one: (-given[one], one.step, one.run))
+
+
+def selection_table(
+    ratings: pl.DataFrame,
+    training: pl.DataFrame,
+    measure: Mapping[str, float] | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """One row a rule and language: what the rule picks, and what the pick scores on test prompts.
+
+    `score`, `cost` and `regret` as in the module's text, the first two with intervals that resample requests; `tied`
+    counts the candidates among which the rule could not decide. Empty where fewer than two checkpoints compete, or
+    while nobody has rated what `measure` asks for.
+    """
+    tuned = ratings.filter(~pl.col("untuned"))
+    rated = (set(_ratings_by(tuned, name)["split"]) for name in measure or MEASURE)
+    if not all({"validation", "test"} <= splits for splits in rated):
+        return []
+    found = rules(validation_of(ratings, training), measure)
+    candidates = sorted({one for given in found.values() for one in given})
+    test = tuned.filter(pl.col("split") == "test")
+    if len(candidates) < 2 or test.is_empty():
+        return []
+    by_candidate = _test_scores(test, measure)
+    best = pick({one: _mean(by_candidate[one]) for one in candidates if one in by_candidate})
+    labels = dict(ratings.select("run", "label").unique().iter_rows())
+    rows = []
+    for rule, given in found.items():
+        chosen, reference = pick(given), pick(found["mean over languages"])
+        facts = {"rule": rule, "run": chosen.run, "label": labels[chosen.run], "step": chosen.step}
+        facts |= {"candidates": len(given), "tied": sum(value == given[chosen] for value in given.values())}
+        for language, own in by_candidate[chosen].items():
+            others = (by_candidate[reference][language], by_candidate[best][language])
+            rows.append(facts | {"language": language} | _priced(own, *others, resamples, confidence, seed))
+    return rows
+
+
+Scores = dict[str, dict[str, tuple[float, str]]]
+"""By language and prompt id: the score and the request (`parallel_id`)."""
+
+
+def _test_scores(test: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, Scores]:
+    found: dict[Candidate, Scores] = {}
+    for row in scores(test, measure).sort("language").iter_rows(named=True):
+        own = found.setdefault(Candidate(row["run"], row["step"]), {}).setdefault(row["language"], {})
+        own[row["id"]] = (row["score"], row["parallel_id"])
+    return found
+
+
+def _mean(found: Scores) -> float:
+    return float(np.mean([np.mean([score for score, _ in own.values()]) for own in found.values()]))
+
+
+def _priced(
+    own: dict[str, tuple[float, str]],
+    reference: dict[str, tuple[float, str]],
+    best: dict[str, tuple[float, str]],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    score = estimate(
+        [one for one, _ in own.values()], [request for _, request in own.values()], resamples, confidence, seed
+    )
+    shared = [id for id in own if id in reference]
+    regret = np.mean([one for one, _ in best.values()]) - np.mean([one for one, _ in own.values()])
+    found = {"score": score.mean, "low": score.low, "high": score.high, "rated": score.rated, "regret": float(regret)}
+    if own is reference:
+        return found | {"cost": 0.0, "cost_low": 0.0, "cost_high": 0.0, "pairs": len(shared)}
+    # Halved and shifted into 0 to 1, where the interval of a share belongs, and back.
+    moved = [(reference[id][0] - own[id][0] + 1) / 2 for id in shared]
+    cost = estimate(moved, [own[id][1] for id in shared], resamples, confidence, seed)
+    cells = {"cost": cost.mean, "cost_low": cost.low, "cost_high": cost.high}
+    return found | {name: _back(value) for name, value in cells.items()} | {"pairs": len(shared)}
+
+
+def _back(value: float | None) -> float | None:
+    return None if value is None else 2 * value - 1

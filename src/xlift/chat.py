@@ -1,0 +1,63 @@
+"""`xlift chat`: talk to a run or a model in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from xlift.errors import ConfigError
+from xlift.generation.engine import Reply, decode
+from xlift.models import load_tokenizer, loaded_checkpoint, locate, place
+from xlift.records import Message
+from xlift.study.settings import Decoding
+from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
+from xlift.workspace import find_run
+
+
+def talk(name: str, system: str | None, max_new_tokens: int, offline: bool) -> None:
+    """Answer the lines of stdin; the conversation so far is part of every prompt."""
+    opened, chat = _open(name, system, offline)
+    with opened as model:
+        _converse(model, chat, Decoding(max_new_tokens=max_new_tokens))
+
+
+def _converse(model: Any, chat: ChatFormat, decoding: Decoding) -> None:
+    messages: list[Message] = []
+    for line in _lines():
+        messages.append({"role": "user", "content": line})
+
+        def reply_with(_: int, reply: Reply) -> None:
+            print(reply.text, flush=True)
+            messages.append({"role": "assistant", "content": reply.text or "…"})
+
+        decode(model, chat, [chat.encode_prompt(messages)], ["chat"], decoding, reply_with)
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContextManager[Any], ChatFormat]:
+    placement = place()
+    if (Path(name) / "run.yaml").is_file():
+        run = find_run(name)
+        base = locate(run.config.model, run.pinned_revision or run.config.revision, offline)
+        steps = run.checkpoint_steps()
+        if not steps and not run.config.untuned:
+            raise ConfigError(f"{name}: no checkpoint yet", "xlift train STUDY.yaml makes it")
+        checkpoint = run.checkpoint(steps[-1]) if steps else None
+        tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
+        spoken = system or run.config.system
+        chat = (load_chat_format if checkpoint else chat_format)(tokenizer, run.config.template, spoken)
+        return loaded_checkpoint(base, checkpoint, placement, run.config.weight), chat
+    base = locate(name, None, offline)
+    return loaded_checkpoint(base, None, placement), chat_format(load_tokenizer(base.path), "auto", system)

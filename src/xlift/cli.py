@@ -1,0 +1,340 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xlift.errors import UserError
+
+app = typer.Typer(
+    help="Instruction-tune on English, answer in many languages, see what crosses over.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or a study's folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to replace, for instance training.steps=50.")
+]
+Out = Annotated[Path | None, typer.Option(help="Study folder; results/<name> where it is not given.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
+
+
+@app.command()
+def run(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Every stage in order; run again, it continues. Prints the result table and where the report is."""
+    from xlift.stages import run_study
+
+    _print_result(run_study(*_study(study, overrides, out), offline))
+
+
+@app.command()
+def check(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    probe: Annotated[bool, typer.Option(help="Measure time and memory by a short probe.")] = True,
+) -> None:
+    """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
+    from xlift.planning.check import check_study
+
+    parsed, folder = _study(study, overrides, out)
+    check_study(parsed, offline, probe, folder)
+
+
+@app.command()
+def train(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Train every run of the study."""
+    _stage("train_stage", study, overrides, out, offline)
+
+
+@app.command()
+def generate(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Let every run answer the prompts."""
+    _stage("generate_stage", study, overrides, out, offline)
+
+
+@app.command()
+def rate(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl|STUDY", help="Responses with text and language, or a study.")
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
+    raters: Annotated[
+        str, typer.Option(help="Raters, separated by commas: language, language_lcb, fluency, constraint, answers.")
+    ] = "language,fluency,constraint,answers",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
+) -> None:
+    """Rate any file of responses, or a study's responses."""
+    from xlift.errors import ConfigError, DataError, nearest
+    from xlift.rating import RATERS
+
+    if source.suffix != ".jsonl":
+        return _stage("rate_stage", source, None, None, True)
+    names = [name.strip() for name in raters.split(",")]
+    unknown = [name for name in names if name not in RATERS]
+    if unknown:
+        raise ConfigError([f"unknown rater '{name}'; {nearest(name, RATERS)}" for name in unknown])
+    if output is None:
+        raise ConfigError("where should the ratings go?", f"xlift rate {source} -o RATINGS.jsonl")
+    from xlift.rating.files import rate_file
+
+    outcome = rate_file(source, output, names, workers)
+    print(f"{outcome.made} ratings added to {output}, {outcome.missing} of them missing with a reason")
+    if outcome.unreadable:
+        rest = outcome.unreadable - len(outcome.problems)
+        more = [f"… and {rest} more"] if rest > 0 else []
+        raise DataError([*outcome.problems, *more], f"mend these lines of {source} and run again; the rest is rated")
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    format_: Annotated[str, typer.Option("--format", help="html, md, csv or latex.")] = "html",
+) -> None:
+    """Write the report from what there is, as a page, as Markdown, or its tables alone."""
+    from xlift.report.page import write_report
+
+    workspace = _workspace(study, overrides, out)
+    path = write_report(workspace, format_)
+    _print_result(workspace, path)
+
+
+@app.command()
+def judge(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or responses; neither with --probe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
+    name: Annotated[str | None, typer.Option("--judge", help="Only this one of the study's judges.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, as the server knows it.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Server, for instance http://localhost:8000/v1.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; OPENAI_API_KEY.")] = None,
+    calls: Annotated[str | None, typer.Option(help="all: one call for all facets; each: one for each facet.")] = None,
+    facets: Annotated[str | None, typer.Option(help="Facets to rate, separated by commas; all six.")] = None,
+    rubrics: Annotated[str | None, typer.Option(help="Folder with rubrics of your own (FACET.md).")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at one time; 16.")] = None,
+    price_input: Annotated[float | None, typer.Option(help="Price of a million tokens read.")] = None,
+    price_output: Annotated[float | None, typer.Option(help="Price of a million tokens written.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before it has cost more.")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Stop before more requests than this.")] = None,
+    batch: Annotated[bool | None, typer.Option("--batch", help="Use the server's Batch API.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many calls, tokens and what price.")] = False,
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="RUN_A RUN_B", help="Ask which of two runs answers better.")
+    ] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Test the judge on responses with known faults.")] = False,
+) -> None:
+    """Let a judge model rate responses, compare two runs, or be tested itself."""
+    from xlift.judging import command as judges
+
+    given = {
+        "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,
+        "facets": facets.split(",") if facets else None, "concurrency": concurrency, "price_input": price_input,
+        "price_output": price_output, "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    if probe:
+        print(judges.probe_judge(judges.settings_of(given)))
+    elif source is None:
+        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE.jsonl -o OUT.jsonl, or --probe")
+    elif source.suffix == ".jsonl":
+        print(judges.judge_responses_file(source, output, judges.settings_of(given), dry_run))
+    elif pair:
+        print(judges.judge_pair(source, judges.one_of_study(source, name, given), *pair))
+    else:
+        print(judges.judge_study(source, name, given, dry_run))
+
+
+@app.command()
+def annotate(
+    source: Annotated[Path, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or a file of responses.")],
+    add: Annotated[str | None, typer.Option(metavar="NAME", help="Add a person; prints their personal link.")] = None,
+    languages: Annotated[str, typer.Option(help="Languages that the person reads, separated by commas.")] = "",
+    per_response: Annotated[int | None, typer.Option(help="People for each response; 2 at first.")] = None,
+    per_cell: Annotated[int | None, typer.Option(help="Prompts for each run and language; 10 at first.")] = None,
+    total: Annotated[int | None, typer.Option(help="Responses in all, instead of --per-cell.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sample and order; 0 at first.")] = None,
+    split: Annotated[str | None, typer.Option(help="test, validation or all; test at first.")] = None,
+    controls: Annotated[Path | None, typer.Option(help="JSONL of responses with expected values, mixed in.")] = None,
+    revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Make a person's link invalid.")] = None,
+    renew: Annotated[str | None, typer.Option(metavar="NAME", help="Give a person a new link.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="How far everybody is.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write ratings to this .jsonl or .csv, and into the study.")
+    ] = None,
+    with_controls: Annotated[
+        bool, typer.Option("--with-controls", help="Export ratings of control items, too.")
+    ] = False,
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Read ratings from CSV, Label Studio JSON or potato JSONL.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="Database URL; a SQLite file beside the responses without it.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
+    address: Annotated[str | None, typer.Option(help="Address under which people reach the page, for links.")] = None,
+) -> None:
+    """People rate responses in a web page: serves it, or does what one of the options asks for."""
+    from xlift.annotation import campaign
+
+    opened = campaign.open_campaign(source, database)
+    link = address or campaign.ADDRESS
+    if add is not None:
+        plan = campaign.Plan(per_response, per_cell, total, seed, split)
+        print(campaign.add(opened, add, languages.split(","), plan, controls, link))
+    elif revoke is not None:
+        print(campaign.revoke(opened, revoke))
+    elif renew is not None:
+        print(campaign.renew(opened, renew, link))
+    elif status:
+        print(campaign.status(opened))
+    elif export is not None:
+        print(campaign.export(opened, export, with_controls))
+    elif import_ is not None:
+        print(campaign.import_file(opened, import_))
+    else:
+        campaign.serve(opened, host, port, address)
+
+
+@app.command()
+def agreement(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="RATINGS.jsonl|STUDY…", help="Files of ratings, or studies with all of theirs."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How far people, judge models and surface checks agree, by facet and language."""
+    from xlift.analysis.agreement import agreement_tables, text_tables
+    from xlift.records import read_jsonl
+    from xlift.results import load
+
+    studies = [source for source in sources if source.suffix != ".jsonl"]
+    records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
+    records += [row for study in studies for row in load(study).ratings.to_dicts()]
+    tables = agreement_tables(records)
+    print(json.dumps(tables, indent=2, ensure_ascii=False) if as_json else text_tables(tables))
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="RUN_A", help="A run's folder, or with --study its label or settings.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to compare it with.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study of both runs: then learning_rate=1e-4,size=64 will do, too.")
+    ] = None,
+    rater: Annotated[str | None, typer.Option(help="Only this rater's ratings.")] = None,
+    split: Annotated[str, typer.Option(help="Prompts to compare on: test or validation.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Two runs, prompt by prompt: differences with intervals, and p-values corrected over facets and languages."""
+    import polars as pl
+
+    from xlift.analysis.comparison import compare as compared
+    from xlift.analysis.comparison import text_table
+    from xlift.results import load, ratings_of_runs
+
+    names = (first, second) if study else (Path(first).name, Path(second).name)
+    ratings = load(study).ratings if study else ratings_of_runs([Path(first), Path(second)])
+    found = compared(ratings.filter(pl.col("split") == split), *names, rater=rater)
+    print(json.dumps(found.to_dicts(), indent=2) if as_json else text_table(found, *names))
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, a model folder, or a model name.")],
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest reply in tokens.")] = 256,
+    offline: Offline = False,
+) -> None:
+    """Talk to a run or a model, a line a turn; an empty line or Ctrl-D ends."""
+    from xlift.chat import talk
+
+    talk(model, system, max_new_tokens, offline)
+
+
+@app.command("ls")
+def list_(
+    study: Annotated[Path | None, typer.Argument(help="A study file or folder; all of results/ without it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What there is and how far it is."""
+    from xlift.workspace import find_study, study_state
+
+    folders = [study] if study else sorted(path.parent for path in Path("results").glob("*/study.yaml"))
+    states = [study_state(find_study(folder)) for folder in folders]
+    print(json.dumps(states, indent=2)) if as_json else _print_states(states)
+
+
+def _print_states(states: list[dict[str, Any]]) -> None:
+    if not states:
+        print("nothing in results/; xlift run STUDY.yaml makes a study")
+    for state in states:
+        print(f"{state['study']}  {state['folder']}")
+        for one in state["runs"]:
+            stages = ", ".join(f"{name} {value}" for name, value in one["stages"].items()) or "not started"
+            print(f"  {one['run']:<40} {stages}")
+
+
+def _study(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:
+    from xlift.study.study import load_study
+
+    if (path / "study.yaml").is_file():
+        return load_study(path / "study.yaml", overrides or []), out or path
+    return load_study(path, overrides or []), out
+
+
+def _workspace(study: Path, overrides: list[str] | None, out: Path | None) -> Any:
+    from xlift.stages import prepare
+
+    return prepare(*_study(study, overrides, out))
+
+
+def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None, offline: bool) -> None:
+    from xlift import stages
+    from xlift.workspace import locked
+
+    workspace = _workspace(study, overrides, out)
+    with locked(workspace.path):
+        getattr(stages, name)(workspace, offline)
+    print(f"{name.removesuffix('_stage')} done: {workspace.path}")
+
+
+def _print_result(workspace: Any, path: Path | None = None) -> None:
+    from xlift.report.page import text_table
+    from xlift.report.reading import TITLES
+    from xlift.terminal import aligned
+
+    table = [[TITLES[workspace.study.raters[0]], *workspace.study.prompts.languages]]
+    table += [[run, *cells] for run, cells in text_table(workspace)]
+    print(aligned(table))
+    print(f"\nreport: {path or workspace.report / 'index.html'}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends with one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        if error.hint:
+            print(f"try: {error.hint}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,89 @@
+"""Which runs are worked on, where, and what happens when one fails.
+
+A run that fails is reported and does not stop the others; its traceback stays in its folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from xlift.errors import ConfigError, UserError, raise_together
+from xlift.records import write_atomic
+from xlift.workspace import RunFolder, StudyFolder
+
+Work = Callable[[StudyFolder, RunFolder, bool], None]
+Outcome = tuple[RunFolder, UserError | None]
+
+
+def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offline: bool, work: Work) -> None:
+    """Do one stage's work on every run. Raises UserError with the problems of all runs that failed."""
+    # Rating is quick and wants no GPU: it stays here.
+    spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
+    outcomes = (_on_ray if spread else _here)(workspace, list(runs), stage, offline, work)
+    failures: list[UserError] = []
+    for run, error in outcomes:
+        if error:
+            run.set_stage(stage, "failed", problems=error.problems)
+            failures.append(UserError([f"{stage} {run.label}: {one}" for one in error.problems], error.hint))
+    raise_together(failures)
+
+
+def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Work) -> Iterator[Outcome]:
+    for run in runs:
+        yield run, _attempt(work, workspace, run, stage, offline)
+
+
+def _attempt(work: Work, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:
+    """Work on one run; what went wrong, if anything did."""
+    log = run.path / f"error-{stage}.txt"
+    try:
+        work(workspace, run, offline)
+    except UserError as error:
+        return error
+    except Exception as error:
+        write_atomic(log, traceback.format_exc())
+        return UserError(f"{type(error).__name__}: {error} (in full: {log})", "mend it and run again: the rest is kept")
+    log.unlink(missing_ok=True)
+    return None
+
+
+def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Work) -> Iterator[Outcome]:
+    """One task a run, each with the resources it asks for; yielded as they end."""
+    ray = _connected(workspace)
+    settings = workspace.study.ray
+    gpus = settings.gpus
+    if gpus is None:
+        gpus = 1 if workspace.study.device in {"auto", "cuda"} and ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_retries=0)(_attempt)
+    # Workers have a working directory of their own.
+    absolute = {run.path: _absolute_run(run) for run in workspace.runs}
+    whole = replace(workspace, path=workspace.path.resolve(), runs=tuple(absolute.values()))
+    waiting = {task.remote(work, whole, absolute[run.path], stage, offline): run for run in runs}
+    while waiting:
+        ended, _ = ray.wait(list(waiting), num_returns=1)
+        run = waiting.pop(ended[0])
+        try:
+            yield run, ray.get(ended[0])
+        except ray.exceptions.RayError as error:
+            yield run, UserError(f"the Ray task was lost: {error}", "run again: what is done is kept")
+
+
+def _absolute_run(run: RunFolder) -> RunFolder:
+    return replace(run, path=run.path.resolve(), trained=run.trained.resolve())
+
+
+def _connected(workspace: StudyFolder) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("executor: ray is not installed", "pip install 'xlift[ray]', or set executor to local")
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address=workspace.study.ray.address, include_dashboard=False, log_to_driver=True)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f"ray.address: {error}", "ray start --head starts a cluster on this machine") from None
+    return ray

@@ -1,0 +1,227 @@
+"""Judging through the Batch API of a server that offers one: cheaper, answered within a day.
+
+The replies of a batch go to the same ledger as those of single calls, under the same keys, and are read by the same
+code. What a batch leaves open (failed lines, re-asks) goes into the next one. Beside the ledger lies a small file that
+names the batch under way, written before the batch is made: a process killed at any time finds its batch again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from xlift.errors import ConfigError, UserError
+from xlift.judging.client import Features, api_key, check_budget, read_completion, request_body
+from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, open_ledger, text_of
+from xlift.judging.questions import Answer, Reply, Request, Texts, again_messages, load_texts, needs_again
+from xlift.judging.ratings import Display, Outcome, Part, rating_jobs, unrated
+from xlift.progress import progress, say
+from xlift.records import Message, encode_record, fingerprint, write_atomic
+from xlift.study.settings import Judge
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+MOST_LINES = 50_000
+MOST_BYTES = 190_000_000
+"""Limits of one batch; the rest goes into the next one."""
+PATIENCE = 8
+"""How often a look at a batch is repeated when the connection fails."""
+
+Made = TypeVar("Made")
+Call = tuple[Request, int, list[Message]]
+"""A request, its part (1, or 2 for the re-ask), and the messages to send."""
+
+
+def judge_in_batches(
+    parts: Sequence[Part], settings: Judge, ledger: Path, total: int, poll_seconds: float = 30.0
+) -> Outcome:
+    """Judge responses like `judge_parts`, by batches; waits until they are done. `parts` are gone through repeatedly.
+
+    Killed and run again, it goes on with the batch under way. Raises UserError where the server offers no batches,
+    refuses one, or the key is wrong.
+    """
+    check_budget(settings)
+    texts = load_texts(settings)
+    outcome = Outcome()
+    with open_ledger(ledger, settings) as book:
+        before = book.requests
+        outcome.stopped = _send_all(parts, settings, texts, book, poll_seconds)
+        with progress(f"judge {settings.label}", total) as bar:
+            for job in rating_jobs(parts, settings, texts, Display(bar, book, settings, outcome)):
+                answers = [_answer(book, request) for request in job.requests]
+                if not (outcome.stopped and any(answer.failure for answer in answers)):
+                    job.finish(answers)
+        outcome.count(book, before)
+    return outcome
+
+
+def _answer(book: Ledger, request: Request) -> Answer:
+    replies = book.replies(request.key)
+    if not replies or needs_again(request, replies):
+        return Answer(replies, failure="the batch brought no answer")
+    return Answer(replies)
+
+
+def _send_all(
+    parts: Sequence[Part], settings: Judge, texts: dict[str, Texts], book: Ledger, poll_seconds: float
+) -> str | None:
+    """Batch after batch until nothing is open; returns why the budget stopped it, or None."""
+    state = book.path.with_suffix(".batch.json")
+    with _client(settings) as client:
+        if state.is_file():
+            _collect(client, state, book, settings, poll_seconds)
+        while True:
+            with tempfile.TemporaryFile() as file:
+                count, limit = _write_lines(file, open_calls(parts, settings, texts, book), settings, book)
+                if not count:
+                    return limit
+                file.seek(0)
+                _submit(client, state, file.read(), settings)
+            say(f"judge {settings.label}: a batch of {count} requests is under way; it can be left and run again later")
+            answered = book.answered
+            _collect(client, state, book, settings, poll_seconds)
+            if limit or book.answered == answered:
+                return limit
+
+
+def _client(settings: Judge) -> OpenAI:
+    try:
+        from openai import OpenAI
+    except ImportError:
+        raise ConfigError("judge models need the openai package", "pip install 'xlift[judge]'") from None
+    # Without retries of its own: a batch whose making seemed to fail must not be made and paid twice.
+    return OpenAI(api_key=api_key(settings), base_url=settings.base_url, max_retries=0, timeout=settings.timeout)
+
+
+def open_calls(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], book: Ledger) -> Iterator[Call]:
+    """Every call that has no reply yet: first calls, and re-asks of those whose first reply cannot be read."""
+    seen: set[str] = set()
+    for one in unrated(parts, settings, texts):
+        for request in one.requests:
+            replies = book.replies(request.key)
+            if request.key in seen:
+                continue
+            seen.add(request.key)
+            if not replies:
+                yield request, 1, request.messages
+            elif needs_again(request, replies):
+                yield request, 2, again_messages(request, replies[0])
+
+
+def _write_lines(file: Any, calls: Iterable[Call], settings: Judge, book: Ledger) -> tuple[int, str | None]:
+    """Write the lines of one batch; returns how many, and why the budget allows no more, if so."""
+    count = size = 0
+    cost = book.cost
+    for request, part, messages in calls:
+        body = request_body(settings, request, messages, Features(schema=settings.json_schema))
+        line = {"custom_id": f"{request.key}-{part}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        encoded = encode_record(line)
+        cost += book.price(most_tokens(text_of(messages)), settings.max_new_tokens)
+        if count >= MOST_LINES or size + len(encoded) > MOST_BYTES:
+            break
+        if settings.max_requests is not None and book.requests + count >= settings.max_requests:
+            return count, f"max_requests {settings.max_requests} reached; what is done is kept"
+        if settings.max_cost is not None and cost > settings.max_cost:
+            return count, f"max_cost {settings.max_cost:g} could be exceeded; what is done is kept"
+        file.write(encoded)
+        count, size = count + 1, size + len(encoded)
+    return count, None
+
+
+def _submit(client: OpenAI, state: Path, lines: bytes, settings: Judge) -> None:
+    """Upload the lines and make the batch; the state names it beforehand, so that it is found again."""
+    from openai import OpenAIError
+
+    mark = fingerprint(lines.decode("utf-8"), length=16)
+    try:
+        uploaded = client.files.create(file=("xlift.jsonl", lines), purpose="batch")
+        write_atomic(state, json.dumps({"mark": mark, "file": uploaded.id}))
+        batch = client.batches.create(
+            input_file_id=uploaded.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"xlift": mark},
+        )
+    except OpenAIError as error:
+        said = str(error).replace(client.api_key, "[key]")
+        raise UserError(
+            f"judge '{settings.label}': no batch could be made: {said:.200}", "batch: false sends single requests"
+        ) from None
+    write_atomic(state, json.dumps({"mark": mark, "file": uploaded.id, "batch": batch.id}))
+
+
+def _collect(client: OpenAI, state: Path, book: Ledger, settings: Judge, poll_seconds: float) -> None:
+    """Wait for the batch that the state names and move its replies to the ledger."""
+    named = json.loads(state.read_text(encoding="utf-8"))
+    batch_id = named.get("batch") or _find(client, named["mark"])
+    if batch_id is None:
+        # Killed between the upload and the making of the batch: nothing was paid.
+        return state.unlink()
+    batch = _wait(client, batch_id, settings, poll_seconds)
+    failed: list[str] = []
+    for file_id in (batch.output_file_id, batch.error_file_id):
+        if file_id:
+            content = _patiently(partial(client.files.content, file_id)).content
+            failed += [why for raw in content.splitlines() if (why := _keep(json.loads(raw), book))]
+    if failed:
+        say(f"judge {settings.label}: {len(failed)} requests of the batch failed, the first with: {failed[0]}")
+    state.unlink()
+    if batch.status == "failed":
+        problems = [str(one.message) for one in (batch.errors.data or [] if batch.errors else [])]
+        raise UserError(
+            [f"judge '{settings.label}': the batch failed: {one}" for one in problems or ["no reason given"]]
+        )
+
+
+def _find(client: OpenAI, mark: str) -> str | None:
+    batches = _patiently(lambda: list(client.batches.list(limit=100).data))
+    return next((batch.id for batch in batches if (batch.metadata or {}).get("xlift") == mark), None)
+
+
+def _wait(client: OpenAI, batch_id: str, settings: Judge, poll_seconds: float) -> Any:
+    began, said = time.monotonic(), ""
+    while True:
+        batch = _patiently(lambda: client.batches.retrieve(batch_id))
+        if batch.status in ("completed", "failed", "expired", "cancelled"):
+            return batch
+        counts = batch.request_counts
+        now = f"{batch.status}, {counts.completed} of {counts.total}" if counts else batch.status
+        if now != said:
+            said = now
+            say(f"judge {settings.label}: batch {batch_id} {now} after {time.monotonic() - began:.0f} s")
+        time.sleep(poll_seconds)
+
+
+def _patiently(look: Callable[[], Made]) -> Made:
+    """What a look at the server brings; only looks are repeated, never what costs money."""
+    from openai import APIConnectionError, InternalServerError, RateLimitError
+
+    for turn in range(PATIENCE):
+        try:
+            return look()
+        except (APIConnectionError, InternalServerError, RateLimitError):
+            if turn == PATIENCE - 1:
+                raise UserError("the batch cannot be looked at: the server does not answer", "run it again") from None
+            time.sleep(min(60.0, 2.0**turn))
+    raise AssertionError
+
+
+def _keep(line: dict[str, Any], book: Ledger) -> str | None:
+    """Move one line of a batch's results to the ledger; returns why it holds no reply, if so."""
+    key, _, part = line["custom_id"].rpartition("-")
+    response = line.get("response") or {}
+    result, usage = read_completion(response.get("body"))
+    if response.get("status_code") != 200 or not isinstance(result, Reply):
+        body = response.get("body") or {}
+        said = (line.get("error") or body.get("error") or {}).get("message") or f"status {response.get('status_code')}"
+        book.add_failure(key, int(part), str(said)[:200])
+        return str(said)[:200]
+    if len(book.replies(key)) < int(part):
+        book.add(key, int(part), result, usage or (0, round(estimated_tokens(result.text))), estimated=usage is None)
+    return None

@@ -1,0 +1,175 @@
+"""Judge models at work on a study, a file, or the probe: what `xlift judge` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xlift.errors import ConfigError, DataError, nearest
+from xlift.halving import surviving
+from xlift.judging.batches import judge_in_batches
+from xlift.judging.client import PACE, Pace
+from xlift.judging.ratings import (
+    MAX_PROBLEMS,
+    Outcome,
+    Part,
+    count_lines,
+    dry_run,
+    judge_parts,
+    ledger_path,
+    outcome_text,
+    plan_text,
+    read_responses,
+)
+from xlift.progress import say
+from xlift.results import judge_ratings_path, rateable
+from xlift.study.settings import Judge
+from xlift.study.study import problems_of
+from xlift.workspace import RunFolder, StudyFolder, find_study, locked
+
+PROBES = Path("results") / "probes"
+
+
+def settings_of(given: dict[str, Any], base: Judge | None = None) -> Judge:
+    """A judge from options, in place of those of `base`. Raises ConfigError that lists what is wrong."""
+    known = base.model_dump() if base else {}
+    if "model" not in given and base is None:
+        raise ConfigError("which model is the judge?", "--model NAME --base-url http://localhost:8000/v1")
+    problems = problems_of(Judge, known | given)
+    if problems:
+        raise ConfigError(problems, "xlift judge --help")
+    return Judge.model_validate(known | given)
+
+
+def judges_of(workspace: StudyFolder, name: str | None, given: dict[str, Any]) -> list[Judge]:
+    """The study's judges, or the one named, with options in place of their settings; or one made of options alone.
+
+    Raises ConfigError where there is none.
+    """
+    there = {judge.label: judge for judge in workspace.study.judges}
+    if name is not None and name not in there:
+        raise ConfigError(f"unknown judge '{name}'; {nearest(name, there)}" if there else "the study has no judges")
+    chosen = [there[name]] if name else list(there.values())
+    if not chosen and "model" not in given:
+        raise ConfigError("the study has no judges", "add `judges:` to the study file, or --model NAME --base-url URL")
+    return [settings_of(given, judge) for judge in chosen] or [settings_of(given)]
+
+
+def one_of_study(source: Path, name: str | None, given: dict[str, Any]) -> Judge:
+    """The one judge that is meant. Raises ConfigError where the study has several and none is named."""
+    found = judges_of(find_study(source), name, given)
+    if len(found) > 1:
+        raise ConfigError(f"which judge? {', '.join(judge.label for judge in found)}", "--judge NAME")
+    return found[0]
+
+
+def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool) -> str:
+    """Let judges rate all responses of a study, or say what that would take; the text to print."""
+    workspace = find_study(source)
+    found = judges_of(workspace, name, given)
+    unknown = [judge.label for judge in found if judge.label not in {one.label for one in workspace.study.judges}]
+    if unknown and not dry:
+        # Their ratings would not be found again: the report reads the judges that the study names.
+        raise ConfigError(f"not a judge of this study: {', '.join(unknown)}", "add it to `judges:` in the study file")
+    if dry:
+        return "\n\n".join(
+            plan_text(dry_run(judged_parts(workspace, judge), judge, ledger_path(workspace.path, judge)), judge)
+            for judge in found
+        )
+    with locked(workspace.path):
+        return "\n\n".join(outcome_text(judge_with(workspace, judge), judge) for judge in found)
+
+
+def judge_with(workspace: StudyFolder, judge: Judge) -> Outcome:
+    """Let one judge rate every response of a study that it has not rated yet."""
+    parts = judged_parts(workspace, judge)
+    return _judge(parts, judge, ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts))
+
+
+def _judge(parts: Sequence[Part], judge: Judge, ledger: Path, total: int, pace: Pace = PACE) -> Outcome:
+    """Call by call, or in batches, as the judge is set."""
+    if judge.batch:
+        return judge_in_batches(parts, judge, ledger, total)
+    return judge_parts(parts, judge, ledger, total, pace)
+
+
+def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[str, Any]], Path]]:
+    """The responses of every checkpoint that answers prompts, with the file for the judge's ratings of them."""
+    return [
+        (rateable(workspace, run, step), judge_ratings_path(run, step, judge))
+        for run in surviving(workspace, workspace.runs)
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
+    ]
+
+
+def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: bool) -> str:
+    """Let a judge rate any file of responses; the text to print. Raises DataError for lines that cannot be read."""
+    if output is None:
+        raise ConfigError("where should the ratings go?", f"xlift judge {source} -o RATINGS.jsonl --model …")
+    if dry:
+        unreadable: list[str] = []
+        part: Part = (read_responses(source, unreadable), output)
+        return plan_text(dry_run([part], judge, output.with_suffix(".ledger.jsonl")), judge)
+    outcome = judge_file(source, output, judge)
+    if outcome.problems:
+        say(outcome_text(outcome, judge))
+        raise DataError(outcome.problems, f"mend these lines of {source} and run again; the rest is judged")
+    return outcome_text(outcome, judge)
+
+
+def judge_file(source: Path, output: Path, settings: Judge, ledger: Path | None = None, pace: Pace = PACE) -> Outcome:
+    """Judge every response of a JSONL file; the ledger lies beside the ratings where it is not given.
+
+    Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError if `source` is not
+    there, or is `output`.
+    """
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
+    if output.exists() and source.samefile(output):
+        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
+    unreadable: list[str] = []
+    items = read_responses(source, unreadable)
+    # Batches go through the responses repeatedly.
+    part: Part = (list(items) if settings.batch else items, output)
+    outcome = _judge([part], settings, ledger or output.with_suffix(".ledger.jsonl"), count_lines(source), pace)
+    outcome.unreadable, outcome.problems = len(unreadable), unreadable[:MAX_PROBLEMS]
+    return outcome
+
+
+def judge_pair(source: Path, judge: Judge, first: str, second: str) -> str:
+    """Ask a judge which of two runs answers better, each pair in both orders; the text to print."""
+    from xlift.judging.pairs import compare_pairs, comparison_table, current_comparisons, pairs_of, summarise_pairs
+
+    workspace = find_study(source)
+    one, other = (_run_named(workspace, name) for name in (first, second))
+    pairs = pairs_of(*(_answers(workspace, run) for run in (one, other)))
+    if not pairs:
+        raise DataError(f"{first} and {second} have not answered the same prompts", "xlift generate STUDY")
+    target = workspace.path / "comparisons" / f"{one.id}.{other.id}.judge-{judge.label}.jsonl"
+    with locked(workspace.path):
+        stopped = compare_pairs(pairs, judge, target, ledger_path(workspace.path, judge))
+    if stopped:
+        say(f"stopped: {stopped}")
+    return comparison_table(summarise_pairs(current_comparisons(target, pairs, judge)), one.label, other.label)
+
+
+def _run_named(workspace: StudyFolder, name: str) -> RunFolder:
+    found = [run for run in workspace.runs if Path(name).name in {run.id, run.label}]
+    if not found:
+        labels = [run.label for run in workspace.runs]
+        raise ConfigError(f"unknown run '{name}'; {nearest(name, labels)}", "xlift ls STUDY")
+    return found[0]
+
+
+def _answers(workspace: StudyFolder, run: RunFolder) -> list[dict[str, Any]]:
+    steps = run.evaluated_steps(workspace.study.decoding.checkpoints)
+    return [one for one in rateable(workspace, run, steps[-1]) if one["split"] == "test"] if steps else []
+
+
+def probe_judge(judge: Judge) -> str:
+    """Test a judge on responses with known faults; the table to print. What is answered is kept and not paid again."""
+    from xlift.judging.probe import probe, probe_table
+
+    found, outcome = probe(judge, PROBES)
+    return f"{probe_table(found)}\n\n{outcome_text(outcome, judge)}"

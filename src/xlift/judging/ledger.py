@@ -1,0 +1,132 @@
+"""What a judge's calls have cost and what they brought: a JSONL file beside the ratings, one line a request sent.
+
+    {"request", "part": 1|2, "reply", "finish", "refusal", "input", "output", "cost", "estimated"?}   an answered call
+    {"request", "part": 1|2, "failed": why}                                                           one without answer
+
+Written the moment a reply is there, so that a process killed at any time loses only the calls under way: the next one
+finds the replies here and pays for none twice. Costs count over restarts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from xlift.errors import ConfigError
+from xlift.judging.questions import Reply
+from xlift.records import JsonlWriter, encode_record, parse_line
+from xlift.study.settings import Judge
+
+# Characters of a token by script, set between the tokenizers of Gemma 3 (262,144 tokens) and SmolLM2 (49,152) on the
+# built-in prompts, nearer to the first: letters up to U+024F, Greek to Arabic, other alphabets, East Asia.
+_SCRIPTS = ((0x0, 3.8), (0x250, 2.5), (0x700, 2.0), (0x2E80, 1.2))
+
+
+def estimated_tokens(text: str) -> float:
+    """About how many tokens a text is; within a factor of two for most models, less close for non-Latin scripts."""
+    rest = "".join(one for one in text if not one.isascii()) if not text.isascii() else ""
+    starts = [start for start, _ in _SCRIPTS]
+    counts = Counter(bisect_right(starts, ord(one)) - 1 for one in rest)
+    return (len(text) - len(rest)) / _SCRIPTS[0][1] + sum(count / _SCRIPTS[i][1] for i, count in counts.items())
+
+
+def most_tokens(text: str) -> int:
+    """An upper bound: byte-level tokenizers make at most a token of a byte."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass
+class Ledger:
+    """An open ledger: totals over all runs of the study, and where each reply is."""
+
+    path: Path
+    price_input: float
+    price_output: float
+    log: JsonlWriter
+    reading: BinaryIO
+    requests: int = 0
+    answered: int = 0
+    input: int = 0
+    output: int = 0
+    cost: float = 0.0
+    end: int = 0
+    places: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def price(self, input_tokens: float, output_tokens: float) -> float:
+        return (input_tokens * self.price_input + output_tokens * self.price_output) / 1e6
+
+    def replies(self, key: str) -> tuple[Reply, ...]:
+        """The replies already paid for: none, one, or two where there was a re-ask."""
+        return tuple(reply for part in (1, 2) if (reply := self._reply(key, part)))
+
+    def _reply(self, key: str, part: int) -> Reply | None:
+        place = self.places.get((int(key, 16), part))
+        if place is None:
+            return None
+        self.reading.seek(place)
+        line = parse_line(self.reading.readline(), str(self.path))
+        return Reply(line["reply"], line["finish"], line["refusal"])
+
+    def add(self, key: str, part: int, reply: Reply, tokens: tuple[int, int], estimated: bool = False) -> None:
+        """Write down an answered call with its (input, output) tokens, `estimated` where the server told none."""
+        line: dict[str, Any] = {"request": key, "part": part, **reply._asdict()}
+        line = {"reply" if name == "text" else name: value for name, value in line.items()}
+        line |= {"input": tokens[0], "output": tokens[1], "cost": round(self.price(*tokens), 9)}
+        self._write(line | ({"estimated": True} if estimated else {}))
+
+    def add_failure(self, key: str, part: int, why: str) -> None:
+        """Write down a request that brought no reply."""
+        self._write({"request": key, "part": part, "failed": why})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        encoded = encode_record(line)
+        self.log.write_encoded(encoded)
+        self._count(line, len(encoded))
+
+    def _count(self, line: dict[str, Any], size: int) -> None:
+        self.requests += 1
+        if "reply" in line:
+            self.answered += 1
+            self.input += line["input"]
+            self.output += line["output"]
+            self.cost += line["cost"] or self.price(line["input"], line["output"])
+            self.places.setdefault((int(line["request"], 16), line["part"]), self.end)
+        self.end += size
+
+
+@contextmanager
+def open_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
+    """The ledger at `path`; an empty one leaves no file. Raises ConfigError while another process has it open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with path.open("rb") as reading:
+        try:
+            fcntl.flock(reading, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{path}: another xlift process is judging", "wait for it") from None
+        with JsonlWriter(path) as log:
+            ledger = Ledger(path, settings.price_input or 0.0, settings.price_output or 0.0, log, reading)
+            for raw in reading:
+                ledger._count(json.loads(raw), len(raw))
+            yield ledger
+            if not ledger.requests:
+                path.unlink()
+
+
+def mean_tokens(ledger: Ledger, least: int = 20) -> tuple[float, float] | None:
+    """Tokens read and written by an average call so far; None where fewer than `least` calls have been answered."""
+    if ledger.answered < least:
+        return None
+    return ledger.input / ledger.answered, ledger.output / ledger.answered
+
+
+def text_of(messages: Sequence[Any]) -> str:
+    """All that a request shows, for counting."""
+    return "\n".join(message["content"] for message in messages)

@@ -1,0 +1,231 @@
+"""Two runs' responses to the same prompts compared by a judge model, each pair asked in both orders.
+
+A judge that prefers whatever it reads first gives itself away: its two verdicts disagree, the pair counts as a tie, and
+the share of such pairs is told beside the result. Records, one a pair:
+
+    {"id", "language", "cluster", "first", "second", "responses": [fingerprint, fingerprint], "rater", "signature",
+     "request", "verdict": "first"|"second"|"tie"|null, "orders": [verdict, verdict], "consistent": bool|null,
+     "reason"?}
+
+`first` and `second` name the runs; `orders` are the verdicts with the first run shown first, and shown second, both in
+terms of the runs. Two responses with the same text tie without a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xlift.intervals import Estimate, estimate
+from xlift.judging.client import PACE, Job, Pace, run_jobs
+from xlift.judging.ledger import open_ledger
+from xlift.judging.questions import (
+    KEPT_CHARACTERS,
+    Answer,
+    Request,
+    Texts,
+    context_blocks,
+    frame_language,
+    item_message,
+    load_texts,
+    make_request,
+    rater,
+    shown,
+    signature,
+    unreadable_record,
+)
+from xlift.judging.replies import PREFERENCES, read_preference, refuses
+from xlift.progress import progress
+from xlift.rating import text_fingerprint
+from xlift.records import JsonlWriter, encode_record, fingerprint, read_records
+from xlift.study.settings import Judge
+from xlift.terminal import aligned
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+"""Two response records to the same prompt."""
+_SWAPPED = {"first": "second", "second": "first", "tie": "tie"}
+_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One language (or all): how often the first run is preferred (ties count half), and how steady the judge is."""
+
+    language: str
+    wins: Estimate
+    first: int
+    tie: int
+    second: int
+    consistent: float | None
+    """Share of the pairs in which both orders brought the same verdict."""
+    shown_first: float | None
+    """Share of all verdicts for one side that went to the response shown first; 0.5 is unbiased."""
+
+
+def pairs_of(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> list[Pair]:
+    """The responses of two runs that answer the same prompt (same id and messages), in the first run's order."""
+    others = {record["id"]: record for record in second}
+    found = ((record, others.get(record["id"])) for record in first)
+    return [(one, other) for one, other in found if other and one.get("messages") == other.get("messages")]
+
+
+def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: Path, pace: Pace = PACE) -> str | None:
+    """Append a record for each pair that `output` does not hold yet. Returns why the budget stopped it, or None.
+
+    Interrupted and run again, it goes on like judging does. Raises UserError as `run_jobs` does.
+    """
+    texts = load_texts(settings)
+    done = {record["request"] for record in read_records(output) if not record.get("incomplete")}
+    with (
+        open_ledger(ledger, settings) as book,
+        JsonlWriter(output) as log,
+        progress(f"compare by {settings.label}", len(pairs)) as bar,
+    ):
+
+        def jobs() -> Iterator[Job]:
+            signed = signature(settings, texts)
+            for pair in pairs:
+                requests = pair_requests(pair, settings, texts)
+                if _key(requests, pair) in done:
+                    bar.advance(1)
+                    continue
+
+                def finish(answers: list[Answer], pair: Pair = pair, requests: Any = requests) -> None:
+                    log.write_encoded(encode_record(pair_record(pair, settings, signed, requests, answers)))
+                    bar.advance(1, f"{book.input + book.output} tokens")
+
+                yield Job(requests, finish)
+
+        return run_jobs(jobs(), settings, book, pace)
+
+
+def _key(requests: Sequence[Request], pair: Pair) -> str:
+    runs = [str(record.get("run", "")) for record in pair]
+    return fingerprint([request.key for request in requests], runs, pair[0].get("id"), length=16)
+
+
+def pair_requests(pair: Pair, settings: Judge, texts: dict[str, Texts]) -> list[Request]:
+    """The same question in both orders; none where a record has no text, or both have the same."""
+    if any(unreadable_record(record) for record in pair) or _same(pair):
+        return []
+    return [_pair_request(pair, order, settings, texts) for order in ((0, 1), (1, 0))]
+
+
+def _same(pair: Pair) -> bool:
+    return pair[0].get("text") == pair[1].get("text")
+
+
+def _pair_request(pair: Pair, order: tuple[int, int], settings: Judge, texts: dict[str, Texts]) -> Request:
+    own = texts[frame_language(pair[0], texts)]
+    blocks, notes = context_blocks(pair[0], settings)
+    for name, place in zip(("FIRST", "SECOND"), order, strict=True):
+        seen, changed = shown(pair[place]["text"], name.lower())
+        blocks.append((name, seen))
+        notes += changed
+    user = item_message("pair item", pair[0], blocks, own, {})
+
+    def readable(text: str) -> bool:
+        return read_preference(text) is not None
+
+    kinds = {"better": {"type": "string", "enum": list(PREFERENCES)}}
+    frame = own.frame
+    return make_request(frame["pair system"], user, frame["pair again"], kinds, (), tuple(notes), readable, settings)
+
+
+def pair_record(
+    pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[Answer]
+) -> dict[str, Any]:
+    """What both orders say together: their verdict where they agree, a tie where they do not."""
+    orders: list[str | None] = [_preference(answer) for answer in answers]
+    if not answers:
+        orders = [None, None] if any(unreadable_record(one) for one in pair) else ["tie", "tie"]
+    if orders[1]:
+        orders[1] = _SWAPPED[orders[1]]
+    known = None not in orders
+    consistent = orders[0] == orders[1] if known else None
+    record: dict[str, Any] = {
+        "id": str(pair[0].get("id", "")),
+        "language": str(pair[0].get("language", "")),
+        "cluster": str(pair[0].get("parallel_id") or pair[0].get("id", "")),
+        "first": str(pair[0].get("run", "")),
+        "second": str(pair[1].get("run", "")),
+        "responses": [text_fingerprint(one) for one in pair],
+        "rater": rater(settings),
+        "signature": signed,
+        "request": _key(requests, pair),
+        "verdict": (orders[0] if consistent else "tie") if known else None,
+        "orders": orders,
+        "consistent": consistent,
+    }
+    if not known:
+        record |= _why_missing(answers)
+    return record
+
+
+def _preference(answer: Answer) -> str | None:
+    read = [read_preference(reply.text) for reply in answer.replies] if not answer.failure else []
+    return next((one for one in read if one), None)
+
+
+def _why_missing(answers: Sequence[Answer]) -> dict[str, Any]:
+    if not answers:
+        return {"reason": "a response has no text"}
+    lost = next((answer for answer in answers if answer.failure), None)
+    if lost:
+        return {"reason": lost.failure, "incomplete": True}
+    last = next(answer.replies[-1] for answer in answers if not _preference(answer))
+    reason = "the judge refused to compare" if refuses(last) else "the judge's reply holds no preference"
+    return {"reason": reason, "reply": (last.refusal or last.text)[:KEPT_CHARACTERS]}
+
+
+def current_comparisons(path: Path, pairs: Sequence[Pair], settings: Judge) -> list[dict[str, Any]]:
+    """The records of a file that fit these pairs and the judge as it is now: the latest of each, in order."""
+    texts = load_texts(settings)
+    made = {record["request"]: record for record in read_records(path)}
+    keys = [_key(pair_requests(pair, settings, texts), pair) for pair in pairs]
+    return [made[key] for key in keys if key in made]
+
+
+def summarise_pairs(
+    records: Sequence[dict[str, Any]], resamples: int = 2000, confidence: float = 0.95
+) -> list[Comparison]:
+    """All languages together ("all") and each alone; intervals resample translations of a prompt together."""
+    languages = sorted({record["language"] for record in records})
+    groups = [("all", list(records))] if len(languages) > 1 else []
+    groups += [(code, [one for one in records if one["language"] == code]) for code in languages]
+    return [_comparison(code, group, resamples, confidence) for code, group in groups]
+
+
+def _comparison(language: str, records: list[dict[str, Any]], resamples: int, confidence: float) -> Comparison:
+    verdicts = [record["verdict"] for record in records]
+    points = [_POINTS[verdict] if verdict else None for verdict in verdicts]
+    wins = estimate(points, [record["cluster"] for record in records], resamples, confidence)
+    steady = [record["consistent"] for record in records if record["consistent"] is not None]
+    # Shown first: the first run in the first order, the second run in the second.
+    sides = [
+        (verdict == "first") == (place == 0)
+        for record in records
+        for place, verdict in enumerate(record["orders"])
+        if verdict in ("first", "second")
+    ]
+    counts = [verdicts.count(name) for name in PREFERENCES]
+    return Comparison(language, wins, counts[0], counts[2], counts[1], _share(steady), _share(sides))
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def comparison_table(found: Sequence[Comparison], first: str, second: str) -> str:
+    """A summary in words, one line a language."""
+    header = ["language", f"{first} preferred", "wins", "ties", "losses", "missing", "orders agree", "shown first"]
+    return f"{first} against {second}\n" + aligned([header, *[_row(one) for one in found]])
+
+
+def _row(one: Comparison) -> list[str]:
+    wins = one.wins
+    mean = "–" if wins.mean is None else f"{wins.mean:.0%} [{wins.low or 0:.0%}–{wins.high or 0:.0%}]"
+    shares = ["–" if share is None else f"{share:.0%}" for share in (one.consistent, one.shown_first)]
+    return [one.language, mean, str(one.first), str(one.tie), str(one.second), str(wins.missing), *shares]

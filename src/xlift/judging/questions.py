@@ -1,0 +1,380 @@
+"""Judge models: what they are asked, and how their replies are read. No network here; judging.py makes the calls.
+
+The judged text is filled in once, in blocks whose boundaries bear a code computed from all that is shown, so that no
+text can contain its own boundary. A reply counts only where it holds 0, 1 or 2; anything else is missing, with the
+reply kept. How replies are read: replies.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from xlift.errors import ConfigError
+from xlift.judging.replies import read_ratings, read_why, refuses
+from xlift.languages import LANGUAGES, base_code
+from xlift.rating import text_fingerprint
+from xlift.records import Message, Rating, fingerprint, reply_language
+from xlift.study.settings import Judge
+
+VERSION = "judge v1"
+SHOWN_CHARACTERS = 12_000
+"""Longest text that a judge is shown of a response, a turn or a reference; the rest is cut, visibly."""
+KEPT_CHARACTERS = 4_000
+"""Longest raw reply that is kept with a rating that could not be read."""
+BUILTIN_RUBRICS = Path(__file__).parent / "rubrics"
+INSTRUCTED_LANGUAGES = ("en", "fr", "pt", "ru")
+
+# Sections of an instructions file and the placeholders that each must hold.
+_SECTIONS: dict[str, set[str]] = {
+    "system": {"rubrics", "format"},
+    "item": {"code", "language", "note", "material", "format"},
+    "no request": set(),
+    "reference": set(),
+    "again": {"format"},
+    "pair system": set(),
+    "pair item": {"code", "language", "note", "material"},
+    "pair again": set(),
+}
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+_HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
+
+# What chat templates take for the boundary of a turn, so that it is never passed on as it is.
+_TEMPLATE_TOKENS = re.compile(
+    r"<(?=[|｜][^<>\n]{1,40}[|｜]>|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think)>|</?SYS>|/?SYS>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+)
+# Controls, bidirectional overrides and isolates, invisible tag characters, lone surrogates.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+class Texts(NamedTuple):
+    """A judge's instructions in one language: sections of the frame, and a rubric for each facet."""
+
+    frame: dict[str, str]
+    rubrics: dict[str, str]
+
+
+class Reply(NamedTuple):
+    """What a judge model sent back for one call."""
+
+    text: str
+    finish: str = "stop"
+    refusal: str | None = None
+
+
+class Answer(NamedTuple):
+    """The replies to one request (a second one after a re-ask), or why there is none (`failure`)."""
+
+    replies: tuple[Reply, ...] = ()
+    failure: str | None = None
+
+
+class Request(NamedTuple):
+    """One question to a judge model. `key` names the model, the decoding and every character of the messages."""
+
+    key: str
+    messages: list[Message]
+    again: str
+    schema: dict[str, Any]
+    facets: tuple[str, ...]
+    notes: tuple[str, ...]
+    readable: Callable[[str], bool]
+
+
+def load_texts(settings: Judge) -> dict[str, Texts]:
+    """The instructions and rubrics of a judge, by language; files in the user's folder replace the built-in ones.
+
+    Raises ConfigError, all problems at once, where the folder is not there or an instructions file lacks something.
+    """
+    own = Path(settings.rubrics) if settings.rubrics else None
+    if own and not own.is_dir():
+        raise ConfigError(f"judge '{settings.label}': rubrics: {own} is not a folder", "it holds FACET.md files")
+    languages = INSTRUCTED_LANGUAGES if settings.rubric_language == "response" else ("en",)
+    problems: list[str] = []
+    texts = {}
+    for language in languages:
+        path = _find(own, "instructions", language)
+        frame = _sections(path.read_text(encoding="utf-8"))
+        problems += [f"{path}: {problem}" for problem in _frame_problems(frame)]
+        rubrics: dict[str, str] = {
+            facet: _find(own, facet, language).read_text(encoding="utf-8").strip() for facet in settings.facets
+        }
+        texts[language] = Texts(frame, rubrics)
+    if problems:
+        raise ConfigError(problems, f"the built-in file is {BUILTIN_RUBRICS / 'instructions.en.md'}")
+    return texts
+
+
+def _find(own: Path | None, name: str, language: str) -> Path:
+    """The user's file in this language, the user's in English, the built-in one in this language, or in English."""
+    plain = f"{name}.md" if name != "instructions" else "instructions.en.md"
+    folders = [own, BUILTIN_RUBRICS] if own else [BUILTIN_RUBRICS]
+    places = [folder / file for folder in folders for file in (f"{name}.{language}.md", plain)]
+    return next(place for place in places if place.is_file())
+
+
+def _sections(text: str) -> dict[str, str]:
+    _, *parts = _HEADING.split(text)
+    return {name.strip(): body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _frame_problems(frame: dict[str, str]) -> list[str]:
+    problems = []
+    for name, expected in _SECTIONS.items():
+        found = set(_PLACEHOLDER.findall(frame.get(name, "")))
+        if not frame.get(name):
+            problems.append(f"section '# {name}' is missing or empty")
+        problems += [f"section '# {name}' lacks {{{{{one}}}}}" for one in sorted(expected - found) if name in frame]
+        problems += [f"section '# {name}' cannot hold {{{{{one}}}}}" for one in sorted(found - expected)]
+    return problems
+
+
+def signature(settings: Judge, texts: dict[str, Texts]) -> str:
+    """How a judge's numbers come about: version, model, temperature, one call or many, and a hash of the rubrics."""
+    rubrics = fingerprint([[language, *text] for language, text in sorted(texts.items())], length=8)
+    parts = (VERSION, settings.model, f"t{settings.temperature:g}", settings.calls, f"rubrics {rubrics}")
+    return "|".join(parts)
+
+
+def rater(settings: Judge) -> str:
+    """The judge's name in ratings."""
+    return f"judge:{settings.name or settings.model}"
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """The template with its placeholders replaced, in one pass: what is filled in is never looked at again."""
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def shown(text: str, name: str) -> tuple[str, list[str]]:
+    """A text as the judge may see it, and what has been changed: tokens of chat formats, unseen characters, length."""
+    notes = []
+    if cut := len(text) > SHOWN_CHARACTERS:
+        notes.append(f"{name} cut: {SHOWN_CHARACTERS} of {len(text)} characters shown")
+    seen, tokens = _TEMPLATE_TOKENS.subn(lambda match: "‹" if match[0] == "<" else "⁅", text[:SHOWN_CHARACTERS])
+    seen, unseen = _UNSEEN.subn(lambda match: f"[U+{ord(match[0]):04X}]", seen)
+    if tokens:
+        notes.append(f"{name}: {tokens} boundary tokens of chat formats made harmless")
+    if unseen:
+        notes.append(f"{name}: {unseen} unseen characters written out")
+    return (f"{seen} […]" if cut else seen), notes
+
+
+def requests_for(record: dict[str, Any], settings: Judge, texts: dict[str, Texts]) -> list[Request]:
+    """The requests that rate one response record: one for all facets, or one for each."""
+    facets = tuple(dict.fromkeys(settings.facets))
+    groups: list[tuple[str, ...]] = [facets] if settings.calls == "all" else [(facet,) for facet in facets]
+    own = texts[frame_language(record, texts)]
+    blocks, notes = context_blocks(record, settings)
+    seen, more = shown(record["text"], "response")
+    blocks.append(("RESPONSE", seen))
+    return [_rating_request(record, blocks, group, own, settings, (*notes, *more)) for group in groups]
+
+
+def frame_language(record: dict[str, Any], texts: dict[str, Texts]) -> str:
+    """The language of the instructions: the response's where there are instructions in it, else English."""
+    code = base_code(reply_language(record))
+    return code if code in texts else "en"
+
+
+def context_blocks(record: dict[str, Any], settings: Judge) -> tuple[list[tuple[str, str]], list[str]]:
+    """What the judge sees besides the response: each turn of the conversation, and the reference answer."""
+    turns = record.get("messages") or [{"role": "user", "content": record["prompt"]} if record.get("prompt") else {}]
+    parts = [(str(turn["role"]).upper(), str(turn["content"])) for turn in turns if turn]
+    reference = record.get("reference") or " / ".join(record.get("answers") or [])
+    if reference and settings.reference:
+        parts.append(("REFERENCE", reference))
+    blocks, notes = [], []
+    for name, text in parts:
+        seen, changed = shown(text, name.lower())
+        blocks.append((name, seen))
+        notes += changed
+    return blocks, notes
+
+
+def _rating_request(
+    record: dict[str, Any],
+    blocks: list[tuple[str, str]],
+    facets: tuple[str, ...],
+    texts: Texts,
+    settings: Judge,
+    notes: tuple[str, ...],
+) -> Request:
+    # A reason before the value helps a careful judge; where one call has to do, it would cost more than the ratings.
+    names = ("why", *facets) if settings.calls == "each" else facets
+    form = "{" + ", ".join('"why": "one short sentence"' if name == "why" else f'"{name}": N' for name in names) + "}"
+    rubrics = "\n\n".join(f"=== {facet} ===\n{texts.rubrics[facet]}" for facet in facets)
+    system = fill(texts.frame["system"], {"rubrics": rubrics, "format": form})
+    user = item_message("item", record, blocks, texts, {"format": form})
+    kinds = {name: {"type": "string"} if name == "why" else {"type": "integer", "enum": [0, 1, 2]} for name in names}
+
+    def readable(text: str) -> bool:
+        return all(value is not None for value, _ in read_ratings(text, facets).values())
+
+    again = fill(texts.frame["again"], {"format": form})
+    return make_request(system, user, again, kinds, facets, notes, readable, settings)
+
+
+def make_request(
+    system: str,
+    user: str,
+    again: str,
+    kinds: dict[str, dict[str, Any]],
+    facets: tuple[str, ...],
+    notes: tuple[str, ...],
+    readable: Callable[[str], bool],
+    settings: Judge,
+) -> Request:
+    """A request and its key; `kinds` are the JSON-schema types of the reply's fields."""
+    messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    schema = {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
+    decoding = [settings.temperature, settings.max_new_tokens, settings.seed]
+    key = fingerprint(settings.model, decoding, messages, again, length=16)
+    return Request(key, messages, again, schema, facets, notes, readable)
+
+
+def item_message(
+    section: str, record: dict[str, Any], blocks: list[tuple[str, str]], texts: Texts, values: dict[str, str]
+) -> str:
+    """The message with the material, in blocks whose code occurs in none of them."""
+    code = boundary_code([text for _, text in blocks])
+    names = {name for name, _ in blocks}
+    notes = [texts.frame["reference"]] if "REFERENCE" in names else []
+    notes += [] if "USER" in names else [texts.frame["no request"]]
+    material = "\n\n".join(f"<<<{name} {code}>>>\n{text}\n<<<END {name} {code}>>>" for name, text in blocks)
+    shown_values = {"code": code, "language": language_name(record), "note": "".join(f" {note}" for note in notes)}
+    return fill(texts.frame[section], {**shown_values, "material": material, **values})
+
+
+def boundary_code(contents: Sequence[str]) -> str:
+    """Sixteen hex digits that depend on all contents and occur in none of them."""
+    codes = (fingerprint(turn, list(contents), length=16) for turn in itertools.count())
+    return next(code for code in codes if not any(code in text.lower() for text in contents))
+
+
+def language_name(record: dict[str, Any]) -> str:
+    """The language that the response must be in, as a judge reads it: "French (français)"."""
+    known = LANGUAGES.get(base_code(reply_language(record)))
+    if known is None:
+        return re.sub(r"[^\w-]", "", reply_language(record))[:20]
+    return known.name if known.name == known.native_name else f"{known.name} ({known.native_name})"
+
+
+def again_messages(request: Request, first: Reply) -> list[Message]:
+    """The messages of the one re-ask."""
+    if not first.text.strip():
+        # Many servers refuse an empty turn, and two user turns in a row.
+        last = request.messages[-1]
+        return [*request.messages[:-1], {"role": "user", "content": f"{last['content']}\n\n{request.again}"}]
+    said: Message = {"role": "assistant", "content": shown(first.text, "reply")[0]}
+    return [*request.messages, said, {"role": "user", "content": request.again}]
+
+
+def needs_again(request: Request, replies: Sequence[Reply]) -> bool:
+    """Whether the judge is to be asked once more: it has answered once, unreadably, and has not refused."""
+    return len(replies) == 1 and not refuses(replies[0]) and not request.readable(replies[0].text)
+
+
+def ratings_for(
+    record: dict[str, Any], settings: Judge, signed: str, requests: Iterable[Request], answers: Iterable[Answer]
+) -> list[Rating]:
+    """A rating for each facet of one response, the rules between facets applied.
+
+    Where a call has had no answer at all, every rating of the response says so (`incomplete` in its detail) and is made
+    again by the next run, since the rules need all facets.
+    """
+    pairs = list(zip(requests, answers, strict=True))
+    found = {facet: one for request, answer in pairs for facet, one in _facets_of(request, answer).items()}
+    values = apply_rules(record, {facet: value for facet, (value, _, _, _) in found.items()})
+    incomplete = any(answer.failure for _, answer in pairs)
+    ratings = []
+    for facet, (raw, reason, detail, key) in found.items():
+        value, rule = values[facet]
+        detail |= {"raw": raw, "rule": rule} if rule else {}
+        detail |= {"incomplete": True} if incomplete else {}
+        rating = {**_identity(record, settings, signed), "facet": facet, "value": value, "request": key}
+        rating |= {"reason": reason} if reason else {}
+        rating |= {"detail": detail} if detail else {}
+        ratings.append(cast(Rating, rating))
+    return ratings
+
+
+def unreadable_record(record: dict[str, Any]) -> str | None:
+    """Why a record cannot be shown to a judge at all; None where it can."""
+    missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
+    return f"the response has no '{missing}'" if missing else None
+
+
+def missing_ratings(record: dict[str, Any], settings: Judge, signed: str, reason: str) -> list[Rating]:
+    """The ratings of a record that cannot be shown to a judge."""
+    own = {**_identity(record, settings, signed), "value": None, "reason": reason, "request": ""}
+    return [cast(Rating, {**own, "facet": facet}) for facet in dict.fromkeys(settings.facets)]
+
+
+def _identity(record: dict[str, Any], settings: Judge, signed: str) -> dict[str, Any]:
+    return {
+        "id": str(record.get("id", "")),
+        "language": str(record.get("language") or ""),
+        "run": str(record.get("run", "")),
+        "step": int(record.get("step") or 0),
+        "facet": "",
+        "rater": rater(settings),
+        "value": None,
+        "response": text_fingerprint(record),
+        "signature": signed,
+    }
+
+
+_Found = tuple[float | None, str | None, dict[str, Any], str]
+
+
+def _facets_of(request: Request, answer: Answer) -> dict[str, _Found]:
+    """Per facet: the value (of the first reply that has one), the reason where there is none, details, the key."""
+    if answer.failure:
+        return {facet: (None, answer.failure, {}, request.key) for facet in request.facets}
+    read = [read_ratings("" if refuses(reply) else reply.text, request.facets) for reply in answer.replies]
+    last = answer.replies[-1]
+    found: dict[str, _Found] = {}
+    for facet in request.facets:
+        value = next((one[facet][0] for one in read if one[facet][0] is not None), None)
+        detail: dict[str, Any] = {"notes": list(request.notes)} if request.notes else {}
+        reason = None
+        if why := next((why for reply in answer.replies if (why := read_why(reply.text))), None):
+            detail["why"] = why[:KEPT_CHARACTERS]
+        if value is None:
+            reason = _reason(last, read[-1][facet][1])
+            detail["reply"] = (last.refusal or last.text)[:KEPT_CHARACTERS]
+        found[facet] = (value, reason, detail, request.key)
+    return found
+
+
+def _reason(reply: Reply, why: str | None) -> str:
+    if refuses(reply):
+        return "the judge refused to rate"
+    if reply.finish == "length":
+        return "the judge's reply was cut off at max_new_tokens"
+    return why or "the judge's reply cannot be read"
+
+
+def apply_rules(record: dict[str, Any], values: dict[str, float | None]) -> dict[str, tuple[float | None, str | None]]:
+    """The rules between facets: per facet the value that counts, and the rule where it differs from the judge's.
+
+    A text that makes no sense (fluency 0) helps nobody, states nothing true and is not coherent; a wrong answer to a
+    question with one right answer does not help. What is missing stays missing.
+    """
+    adjusted: dict[str, tuple[float | None, str | None]] = {facet: (value, None) for facet, value in values.items()}
+    lowered = []
+    if values.get("fluency") == 0:
+        lowered += [(facet, "fluency 0") for facet in ("helpfulness", "accuracy", "coherence")]
+    if record.get("answers") and values.get("accuracy") == 0:
+        lowered.append(("helpfulness", "one right answer: accuracy 0"))
+    for facet, rule in lowered:
+        if values.get(facet) and adjusted[facet][1] is None:
+            adjusted[facet] = (0.0, rule)
+    return adjusted

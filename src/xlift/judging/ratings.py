@@ -1,0 +1,320 @@
+"""Judge responses with a model: files of responses, and the checkpoints of a study.
+
+Ratings are appended response by response; the ledger (ledger.py) holds every reply. Killed and run again, what is rated
+is left as it is, what has been answered is read from the ledger, and only the rest is sent. A rating is bound to its
+request (model, decoding and every character shown), so an edited rubric rates again and an unedited one does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from xlift.errors import DataError
+from xlift.judging.client import PACE, Job, Pace, check_budget, run_jobs
+from xlift.judging.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, text_of
+from xlift.judging.questions import (
+    Answer,
+    Request,
+    Texts,
+    load_texts,
+    missing_ratings,
+    rater,
+    ratings_for,
+    requests_for,
+    signature,
+    unreadable_record,
+)
+from xlift.progress import Progress, progress
+from xlift.records import JsonlWriter, Rating, encode_record, parse_line
+from xlift.study.settings import Judge
+
+Part = tuple[Iterable[dict[str, Any]], Path]
+"""Response records, and the file that their ratings go to."""
+MAX_PROBLEMS = 20
+_OUTPUT_TOKENS = {"all": 60.0, "each": 45.0}
+
+
+@dataclass
+class Outcome:
+    """What came of judging: responses rated now, ratings written and how many of them are missing, requests sent now,
+    tokens and cost of the study so far (earlier runs included), and why it stopped early, if it did."""
+
+    responses: int = 0
+    made: int = 0
+    missing: int = 0
+    unanswered: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+    stopped: str | None = None
+    unreadable: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def count(self, ledger: Ledger, before: int) -> None:
+        """Take over what the ledger says; it held `before` requests when judging began."""
+        self.requests = ledger.requests - before
+        self.input_tokens, self.output_tokens, self.cost = ledger.input, ledger.output, ledger.cost
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What judging would take. Tokens are estimates unless `measured`: then they are the mean of the calls so far."""
+
+    responses: int
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    spent: float
+    measured: bool
+
+
+def ledger_path(folder: Path, settings: Judge) -> Path:
+    """Where a study keeps the ledger of a judge."""
+    return folder / f"judge-{settings.label}.jsonl"
+
+
+def judge_responses(
+    items: Iterable[dict[str, Any]],
+    settings: Judge,
+    output: Path,
+    ledger: Path,
+    total: int | None = None,
+    pace: Pace = PACE,
+) -> Outcome:
+    """Append the judge's ratings of response records to `output`; see `judge_parts`.
+
+    Items without a length need `total`, for the progress display.
+    """
+    known = len(cast(Sized, items)) if total is None else total
+    return judge_parts([(items, output)], settings, ledger, known, pace)
+
+
+def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int, pace: Pace = PACE) -> Outcome:
+    """Judge the responses of several files (checkpoints), one stream over all of them.
+
+    Items are taken as they are needed, so memory does not grow with their number. `total` is for the progress display.
+    Raises UserError where the server makes it impossible to go on; what is done is kept. The budget's end is told in
+    `Outcome.stopped`.
+    """
+    texts = load_texts(settings)
+    outcome = Outcome()
+    with open_ledger(ledger, settings) as book, progress(f"judge {settings.label}", total) as bar:
+        before = book.requests
+        seen = Display(bar, book, settings, outcome)
+        try:
+            outcome.stopped = run_jobs(rating_jobs(parts, settings, texts, seen), settings, book, pace)
+        finally:
+            outcome.count(book, before)
+    return outcome
+
+
+def count_lines(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def read_responses(source: Path, unreadable: list[str]) -> Iterator[dict[str, Any]]:
+    """The records of a file, with the line number as id where there is none; problems are added to `unreadable`."""
+    with source.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            try:
+                record = parse_line(raw, f"{source}:{number}")
+            except DataError as error:
+                unreadable += error.problems
+                continue
+            yield {"id": str(number), **record}
+
+
+class Display:
+    """Counts what comes of judging and shows it: responses, spend, what is missing."""
+
+    def __init__(self, bar: Progress, ledger: Ledger, settings: Judge, outcome: Outcome) -> None:
+        self.bar, self.ledger, self.settings, self.outcome = bar, ledger, settings, outcome
+
+    def kept(self) -> None:
+        """A response whose ratings are there already."""
+        self.bar.advance(1, self.note())
+
+    def rated(self, ratings: Sequence[Rating], unanswered: bool) -> None:
+        outcome = self.outcome
+        outcome.responses += 1
+        outcome.made += len(ratings)
+        outcome.missing += sum(rating["value"] is None for rating in ratings)
+        outcome.unanswered += unanswered
+        self.bar.advance(1, self.note())
+
+    def note(self) -> str:
+        ledger, settings = self.ledger, self.settings
+        spent = f"{ledger.input + ledger.output} tokens"
+        if settings.price_input is not None or settings.price_output is not None:
+            spent = f"spent {ledger.cost:.4f}" + (f" of {settings.max_cost:g}" if settings.max_cost is not None else "")
+        return f"{spent}, {self.outcome.missing} missing"
+
+
+class Unrated(NamedTuple):
+    """A response without current ratings: the requests that rate it, or the reason why none can."""
+
+    record: dict[str, Any]
+    path: Path
+    requests: list[Request]
+    reason: str | None
+
+
+def unrated(
+    parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], kept: Callable[[], None] = lambda: None
+) -> Iterator[Unrated]:
+    """The responses that lack ratings, each once however often it comes; `kept` is called for the others."""
+    for records, path in parts:
+        done = answered_marks(path, settings)
+        for record in records:
+            reason = unreadable_record(record)
+            requests = [] if reason else requests_for(record, settings, texts)
+            keys = [request.key for request in requests] or [""]
+            if _new(done, [_mark(record, key) for key in keys]):
+                yield Unrated(record, path, requests, reason)
+            else:
+                kept()
+
+
+def rating_jobs(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], seen: Display) -> Iterator[Job]:
+    """A job for each response without current ratings."""
+    signed = signature(settings, texts)
+    for one in unrated(_mended(parts), settings, texts, seen.kept):
+        if one.reason:
+            _append(one.path, missing_ratings(one.record, settings, signed, one.reason), seen, False)
+            continue
+
+        def finish(answers: list[Answer], one: Unrated = one) -> None:
+            ratings = ratings_for(one.record, settings, signed, one.requests, answers)
+            _append(one.path, ratings, seen, any(answer.failure for answer in answers))
+
+        yield Job(one.requests, finish)
+
+
+def _mended(parts: Iterable[Part]) -> Iterator[Part]:
+    for records, path in parts:
+        if path.is_file():
+            JsonlWriter(path).close()  # drops a torn last line
+        yield records, path
+
+
+def _new(done: set[int], marks: list[int]) -> bool:
+    """Whether any of the marks is new; all are noted."""
+    before = len(done)
+    done.update(marks)
+    return len(done) > before
+
+
+def _append(path: Path, ratings: list[Rating], seen: Display, unanswered: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One write for all facets of a response, so that a killed process leaves all of them or none.
+    with path.open("ab") as file:
+        file.write(b"".join(encode_record(rating) for rating in ratings))
+    seen.rated(ratings, unanswered)
+
+
+def _mark(record: dict[str, Any], key: str) -> int:
+    """A number for one request about one response of one checkpoint."""
+    parts = (str(record.get("run", "")), int(record.get("step") or 0), str(record.get("id", "")), key)
+    digest = hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def answered_marks(path: Path, settings: Judge) -> set[int]:
+    """Marks of what the file holds whole answers to; ratings that lack an answer do not count."""
+    last = {"all": list(dict.fromkeys(settings.facets))[-1:], "each": settings.facets}[settings.calls]
+    return {
+        _mark(record, record["request"])
+        for record in judge_records(path, settings)
+        if record["facet"] in last and not (record.get("detail") or {}).get("incomplete")
+    }
+
+
+def judge_records(path: Path, settings: Judge) -> Iterator[dict[str, Any]]:
+    """The ratings that this judge has made in a file, by whatever rubric; none where there is no file."""
+    if not path.is_file():
+        return
+    name = rater(settings)
+    for raw in _whole_lines(path):
+        record = parse_line(raw, str(path))
+        if record.get("rater") == name and "request" in record:
+            yield record
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as lines:
+        yield from (raw for raw in lines if raw.endswith(b"\n") and raw.strip())
+
+
+def current_judge_ratings(path: Path, responses: Iterable[dict[str, Any]], settings: Judge) -> list[Rating]:
+    """The ratings in a file that fit these responses and the judge as it is now: one for each facet, the latest.
+
+    Those made with other rubrics, another model or other texts stay in the file and are not returned. A response that
+    has not been judged has none here.
+    """
+    texts = load_texts(settings)
+    wanted: dict[int, int] = {}
+    for record in responses:
+        keys = [""] if unreadable_record(record) else [one.key for one in requests_for(record, settings, texts)]
+        for key in keys:
+            wanted.setdefault(_mark(record, key), len(wanted))
+    found: dict[tuple[int, str], Rating] = {}
+    for rating in judge_records(path, settings):
+        place = wanted.get(_mark(rating, rating["request"]))
+        if place is not None and rating["facet"] in settings.facets:
+            found[place, rating["facet"]] = cast(Rating, rating)
+    return [found[key] for key in sorted(found, key=lambda key: key[0])]
+
+
+def dry_run(parts: Iterable[Part], settings: Judge, ledger: Path) -> Plan:
+    """What judging these responses would take; nothing is sent or written."""
+    texts = load_texts(settings)
+    check_budget(settings)
+    responses = calls = 0
+    estimate = 0.0
+    with open_ledger(ledger, settings) as book:
+        for one in unrated(parts, settings, texts):
+            unpaid = [request for request in one.requests if not book.replies(request.key)]
+            responses += 1
+            calls += len(unpaid)
+            estimate += sum(estimated_tokens(text_of(request.messages)) for request in unpaid)
+        known = mean_tokens(book)
+        read = calls * known[0] if known else estimate
+        written = calls * (known[1] if known else _OUTPUT_TOKENS[settings.calls])
+        priced = settings.price_input is not None or settings.price_output is not None
+        cost = book.price(read, written) if priced else None
+        return Plan(responses, calls, round(read), round(written), cost, book.cost, known is not None)
+
+
+def plan_text(plan: Plan, settings: Judge) -> str:
+    """A plan in words."""
+    how = "mean of the calls so far" if plan.measured else "estimated from the characters, within a factor of two"
+    price = "set price_input and price_output to see the price" if plan.cost is None else f"{plan.cost:.4f}"
+    lines = [
+        f"judge {settings.label} ({settings.model}), {settings.calls}: {plan.responses} responses, {plan.calls} calls",
+        f"tokens: {plan.input_tokens} to read, {plan.output_tokens} to write ({how}; re-asks come on top)",
+        f"price: {price}",
+    ]
+    return "\n".join([*lines, f"spent so far: {plan.spent:.4f}"] if plan.spent else lines)
+
+
+def outcome_text(outcome: Outcome, settings: Judge) -> str:
+    """An outcome in words."""
+    lines = [
+        f"{outcome.made} ratings of {outcome.responses} responses added, {outcome.missing} missing with a reason",
+        f"{outcome.requests} requests now; in all {outcome.input_tokens} tokens read, {outcome.output_tokens} written"
+        + (f", cost {outcome.cost:.4f}" if outcome.cost else ""),
+    ]
+    if outcome.unanswered:
+        lines.append(f"{outcome.unanswered} responses without an answer are tried again by the next run")
+    if outcome.stopped:
+        lines.append(f"stopped: {outcome.stopped}")
+    return "\n".join(lines)

@@ -1,0 +1,422 @@
+"""`xlift check`: everything that can be wrong, and what it would take, found before anything is spent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xlift.data.instructions import load_instructions
+from xlift.data.prompts import load_prompts, margin_languages
+from xlift.errors import ConfigError, UserError
+from xlift.generation.responses import margin_pairs
+from xlift.models import Located, Placement, load_tokenizer, locate, place
+from xlift.planning.forecast import (
+    Asked,
+    Disk,
+    Job,
+    Probed,
+    Size,
+    Work,
+    answer_bytes,
+    answering_bound,
+    answering_checkpoints,
+    cache_bytes,
+    disk_of,
+    free_memory,
+    model_size,
+    run_probe,
+    training_bound,
+    training_seconds,
+    work_of,
+)
+from xlift.planning.pending import pending, say_rows
+from xlift.progress import duration, say
+from xlift.records import Prompt, fingerprint
+from xlift.study.settings import RunConfig
+from xlift.study.study import Study
+from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.train import Data, encode_data
+from xlift.watch import validation_prompts
+from xlift.workspace import RunFolder, open_study
+
+MEMORY_HINT = (
+    "lower training.micro_batch_tokens, set training.gradient_checkpointing: true, adapt with lora instead of full, or "
+    "take a smaller model"
+)
+DISK_HINT = "raise training.checkpoint_every, adapt with lora instead of full, or put the study elsewhere with --out"
+PROBED_BY = (
+    *("model", "revision", "template", "system", "adaptation"),
+    *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing"),
+)
+"""Settings that decide how fast a run is and what memory it takes: runs that share them are measured once."""
+
+
+@dataclass
+class Found:
+    """Problems and hints, gathered until all are known."""
+
+    problems: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+    def take(self, error: UserError, label: str = "") -> None:
+        self.problems += [f"{label}: {problem}" if label else problem for problem in error.problems]
+        self.hints += [error.hint] if error.hint else []
+
+    def refuse(self) -> None:
+        """Raises ConfigError if there is any problem."""
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)), "; ".join(dict.fromkeys(self.hints)) or None)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run, what its training does, and what its checkpoints are asked."""
+
+    run: RunFolder
+    base: Located
+    size: Size
+    chat: ChatFormat
+    data: Data | None
+    work: Work
+    """Its own training; empty for the untuned and for weights drawn back from another run."""
+    answering: int
+    """How many checkpoints answer."""
+    asked: Asked
+    watched: Asked
+    """What is measured each time while it trains."""
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
+
+
+class Takes(NamedTuple):
+    """What a run takes: seconds (None: not measured; answering at most) and bytes (without a probe: at least)."""
+
+    training: float | None
+    answering: float | None
+    memory: int
+    disk: Disk
+
+
+def check_study(study: Study, offline: bool = False, probe: bool = True, folder: Path | None = None) -> None:
+    """Print the grid with what each run takes, one example with its loss mask, and what is still to do.
+
+    `probe` measures time and memory on this machine; without it they are bounds. Raises ConfigError with all problems,
+    among them runs and studies that do not fit into memory or onto the disk.
+    """
+    found = Found()
+    workspace = open_study(study, folder)
+    placement = place(study.device, study.dtype)
+    print(f"{study.name}: {len(workspace.runs)} runs on {placement.device} in {placement.dtype} ({placement.why})")
+    prompts = _checked_prompts(study, found)
+    plans = _plans(study, workspace.runs, prompts, offline, found)
+    free = free_memory(placement)
+    takes = {plan.run.id: _bounds(study, plan, prompts, placement) for plan in plans}
+    _refuse_memory(plans, takes, free, "needs at least", placement, found)
+    _refuse_disk(plans, takes, workspace.path, found)
+    to_do = pending(workspace) if workspace.path.exists() and not found.problems else None
+    if probe and not found.problems and to_do != []:
+        takes = _measured(study, plans, takes, placement, found)
+        _refuse_memory(plans, takes, free, "needs", placement, found)
+        _refuse_together(study, takes, free, placement, found)
+    _print_table(study, plans, takes, placement)
+    shown = next((plan for plan in plans if plan.data), None)
+    if shown and shown.data:
+        _show_mask(shown.chat, min(shown.data.train, key=len))
+    found.refuse()
+    say_rows(to_do or [])
+    print("all good; next: xlift run")
+
+
+def _checked_prompts(study: Study, found: Found) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    try:
+        prompts = load_prompts(study.prompts)
+        print(f"prompts: {len(prompts)} in {', '.join(study.prompts.languages)}")
+    except UserError as error:
+        found.take(error)
+    return prompts
+
+
+def _plans(
+    study: Study, runs: Sequence[RunFolder], prompts: list[Prompt], offline: bool, found: Found
+) -> list[Planned]:
+    """The runs that nothing is wrong with; the problems of the others go to `found`."""
+    plans: list[Planned] = []
+    once: dict[str, Any] = {}
+    for run in runs:
+        try:
+            plans.append(_plan(study, run, prompts, offline, once))
+        except UserError as error:
+            found.take(error, run.label)
+    return plans
+
+
+def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, once: dict[str, Any]) -> Planned:
+    """One run; what it has in common with others is made `once`."""
+    config = run.config
+
+    def shared(make: Callable[[], Any], *key: Any) -> Any:
+        name = fingerprint(*key)
+        if name not in once:
+            once[name] = make()
+        return once[name]
+
+    base = shared(lambda: locate(config.model, config.revision, offline), "base", config.model, config.revision)
+    chat_key = (base.path, base.revision, config.template, config.system)
+    tokenizer = (base.path, base.revision)
+    chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), config.template, config.system), "chat", chat_key)
+    asked, watched = shared(lambda: _asked(study, prompts, chat), "asked", chat_key)
+    data, work = None, Work()
+    if not config.untuned:
+        instructions = config.instructions
+        data_key = (chat_key, instructions.model_dump(mode="json"), config.max_length)
+        data = shared(lambda: encode_data(config, chat, *load_instructions(instructions, offline)), "data", data_key)
+        work = work_of(config, data, study.validation.every)
+    size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
+    return Planned(run, base, size, chat, data, work if run.trains else Work(), answering, asked, watched)
+
+
+def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked, Asked]:
+    """What a checkpoint is asked once it is there, and what is asked each time while training."""
+    encoded = {prompt["id"]: chat.encode_prompt(prompt["messages"]) for prompt in prompts}
+    pairs = len(margin_pairs(margin_languages(study.prompts.languages)))
+    validation = study.validation
+    watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]
+    return (
+        Asked(list(encoded.values()), pairs, study.decoding.max_new_tokens),
+        Asked(watched, pairs if validation.margins else 0, validation.max_new_tokens),
+    )
+
+
+def _needs(plan: Planned, placement: Placement) -> dict[str, int]:
+    """The memory that a run cannot do without, by what takes it: while training or while answering."""
+    training = training_bound(plan.config, plan.size, plan.work, placement) if plan.work.steps else {}
+    return max(training, answering_bound(plan.config, plan.size, placement), key=lambda needs: sum(needs.values()))
+
+
+def _bounds(study: Study, plan: Planned, prompts: list[Prompt], placement: Placement) -> Takes:
+    """What a run takes by its settings alone."""
+    answers = plan.answering * answer_bytes(prompts, study.decoding, len(study.raters))
+    disk = disk_of(plan.config, plan.size, plan.work, placement, plan.base, answers)
+    return Takes(None, None, sum(_needs(plan, placement).values()), disk)
+
+
+def _probe_key(config: RunConfig) -> str:
+    settings = config.trained.model_dump(mode="json")
+    return fingerprint({name: settings[name] for name in PROBED_BY})
+
+
+def _measured(
+    study: Study, plans: list[Planned], takes: dict[str, Takes], placement: Placement, found: Found
+) -> dict[str, Takes]:
+    """What each run takes by a measurement. Runs that are alike are measured once, by the one with the widest rows."""
+    own: dict[str, Probed] = {}
+    speeds: dict[str, Probed] = {}
+    for key in dict.fromkeys(_probe_key(plan.config) for plan in plans):
+        alike = [plan for plan in plans if _probe_key(plan.config) == key]
+        plan = max(alike, key=lambda one: max(one.work.widths, default=0))
+        model = fingerprint(plan.base.path, plan.base.revision)
+        say(f"measuring {plan.run.label} on {placement.device} …")
+        try:
+            probed = run_probe(_job(study, plan, placement, answers=model not in speeds))
+        except UserError as error:
+            found.take(error, plan.run.label)
+            continue
+        if probed is None:
+            found.problems += [f"{one.run.label}: memory ran out when it was tried" for one in alike]
+            found.hints += [MEMORY_HINT]
+            continue
+        own[key] = probed
+        speeds.setdefault(model, probed)
+    return {plan.run.id: _takes(study, plan, takes[plan.run.id], own, speeds, placement) for plan in plans}
+
+
+def _job(study: Study, plan: Planned, placement: Placement, answers: bool) -> Job:
+    """A probe of one run. It answers the longest prompts, a batch of them."""
+    prompts = sorted(plan.asked.prompts, key=len)[-study.decoding.batch_size :]
+    return Job(
+        plan.config.model_dump(mode="json"),
+        (plan.base.path, plan.base.revision),
+        (placement.device, placement.dtype, placement.why),
+        study.decoding.model_dump(mode="json"),
+        margin_languages(study.prompts.languages),
+        prompts if answers else [],
+        [(example.ids, example.mask) for example in plan.work.widest],
+    )
+
+
+def _takes(
+    study: Study, plan: Planned, bound: Takes, own: dict[str, Probed], speeds: dict[str, Probed], placement: Placement
+) -> Takes:
+    probed = own.get(_probe_key(plan.config))
+    speed = speeds.get(fingerprint(plan.base.path, plan.base.revision))
+    if probed is None or speed is None:
+        return bound
+    rows = min(study.decoding.batch_size, len(plan.asked.prompts))
+    replies = cache_bytes(plan.size, rows, study.decoding.max_new_tokens, placement)
+    memory = max(probed.memory, speed.memory + replies, probed.overhead + bound.memory)
+    training = training_seconds(plan.work, plan.watched, probed, speed)
+    answering = plan.answering * (probed.load + plan.asked.seconds(speed))
+    return Takes(training, answering, memory, bound.disk)
+
+
+def _refuse_memory(
+    plans: list[Planned], takes: dict[str, Takes], free: int, needs: str, placement: Placement, found: Found
+) -> None:
+    for plan in plans:
+        memory, parts = takes[plan.run.id].memory, _needs(plan, placement)
+        if memory > free:
+            shown = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
+            found.problems.append(
+                f"{plan.run.label}: {needs} {_size(memory)} of memory ({shown}); {_size(free)} are free"
+            )
+            found.hints.append(MEMORY_HINT)
+
+
+def _refuse_together(study: Study, takes: dict[str, Takes], free: int, placement: Placement, found: Found) -> None:
+    """Runs that Ray works on side by side on this machine share its memory."""
+    if study.executor != "ray" or study.ray.address or placement.device == "cuda":
+        return
+    side_by_side = sorted((one.memory for one in takes.values()), reverse=True)[: _at_a_time(study, placement)]
+    if sum(side_by_side) > free and max(side_by_side, default=0) <= free:
+        found.problems.append(
+            f"{len(side_by_side)} runs at a time need {_size(sum(side_by_side))} of memory; {_size(free)} are free"
+        )
+        found.hints.append("raise ray.cpus, so that fewer are worked on at a time")
+
+
+def _refuse_disk(plans: list[Planned], takes: dict[str, Takes], folder: Path, found: Found) -> None:
+    """What is not on the disk yet must find its place, and the newest checkpoint's state twice while it is replaced."""
+    there = [sum(path.stat().st_size for path in plan.run.path.rglob("*") if path.is_file()) for plan in plans]
+    disks = [takes[plan.run.id].disk for plan in plans]
+    need = sum(max(0, disk.kept - done) for disk, done in zip(disks, there, strict=True))
+    need += max((disk.spare for disk in disks), default=0)
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if need > free:
+        found.problems.append(f"the study needs {_size(need)} of disk; {_size(free)} are free at {folder}")
+        found.hints.append(DISK_HINT)
+
+
+def _at_a_time(study: Study, placement: Placement) -> int:
+    """How many runs are worked on side by side on this machine."""
+    if study.executor != "ray":
+        return 1
+    import torch
+
+    by_cpu = (os.cpu_count() or 1) / study.ray.cpus
+    gpus = 1 if study.ray.gpus is None else study.ray.gpus
+    by_gpu = torch.cuda.device_count() / gpus if placement.device == "cuda" and gpus else by_cpu
+    return max(1, int(min(by_cpu, by_gpu)))
+
+
+def spread(seconds: Sequence[float], workers: int) -> float:
+    """Seconds until all is done, where the next run goes to whichever of `workers` is free first."""
+    free = [0.0] * workers
+    for one in seconds:
+        free[free.index(min(free))] += one
+    return max(free)
+
+
+def _total_seconds(study: Study, seconds: list[float | None], placement: Placement) -> float | None:
+    """All runs together. Side by side on a CPU each has only its share of the cores."""
+    known = [one for one in seconds if one is not None]
+    if len(known) < len(seconds) or not known:
+        return None
+    shared = study.executor == "ray" and placement.device == "cpu"
+    slower = max(1.0, (os.cpu_count() or 1) / study.ray.cpus) if shared else 1.0
+    return spread([one * slower for one in known], _at_a_time(study, placement))
+
+
+def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], placement: Placement) -> None:
+    """One row a run, and the totals. Plain text where there is no terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    own = [takes[plan.run.id] for plan in plans]
+    replies = [plan.answering * len(plan.asked.prompts) for plan in plans]
+    new_tokens = [plan.answering * len(plan.asked.prompts) * plan.asked.new_tokens for plan in plans]
+    at_a_time = _at_a_time(study, placement)
+    measured = all(one.training is not None for one in own)
+    total = "together" + (f", {at_a_time} at a time" if at_a_time > 1 else "")
+    most = sum(sorted((one.memory for one in own), reverse=True)[:at_a_time])
+    columns = {
+        "run": [*(plan.run.label for plan in plans), total],
+        "examples": [*(_count(len(plan.data.train) if plan.data else 0) for plan in plans), ""],
+        "steps": _counts([plan.work.steps for plan in plans]),
+        "tokens": _counts([plan.work.tokens for plan in plans]),
+        "training": _times(study, [one.training for one in own], placement),
+        "replies": _counts(replies),
+        "new tokens ≤": _counts(new_tokens),
+        "answering ≤": _times(study, [one.answering for one in own], placement),
+        "memory" if measured else "memory ≥": [*(_size(one.memory) for one in own), _size(most)],
+        "disk": [_size(count) for count in _summed([one.disk.kept for one in own])],
+    }
+    console = Console()
+    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, show_footer=True, pad_edge=False)
+    for name, cells in columns.items():
+        table.add_column(name, cells[-1], justify="left" if name == "run" else "right", no_wrap=True)
+    for row in list(zip(*columns.values(), strict=True))[:-1]:
+        table.add_row(*row)
+    # A row that the terminal breaks can be read, one that is cut cannot.
+    Console(width=max(console.width, 200)).print(table)
+    for line in dict.fromkeys(_left_out(plan) for plan in plans):
+        print(line, end="")
+
+
+def _left_out(plan: Planned) -> str:
+    if plan.data is None or not plan.data.too_long:
+        return ""
+    of, where = plan.data.too_long + len(plan.data.train), plan.config.instructions.label
+    return (
+        f"{plan.data.too_long} of {of} conversations of {where} are longer than max_length={plan.config.max_length}\n"
+    )
+
+
+def _summed(counts: list[int]) -> list[int]:
+    return [*counts, sum(counts)]
+
+
+def _counts(counts: list[int]) -> list[str]:
+    """Numbers and their sum."""
+    return [_count(count) for count in _summed(counts)]
+
+
+def _times(study: Study, seconds: list[float | None], placement: Placement) -> list[str]:
+    """Times and what they come to together."""
+    return [_time(one) for one in [*seconds, _total_seconds(study, seconds, placement)]]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "–"
+
+
+def _time(seconds: float | None) -> str:
+    return "–" if not seconds else duration(seconds)
+
+
+def _size(count: int) -> str:
+    """Bytes as people say them: "1.2 GB"."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= one:
+            return f"{count / one:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def _show_mask(chat: ChatFormat, example: Encoded) -> None:
+    """One example as the model sees it: learned tokens green, the rest dim."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text()
+    for token, learned in zip(example.ids, example.mask, strict=True):
+        text.append(str(chat.tokenizer.decode([token])), style="bold green" if learned else "dim")
+    print(f"template {chat.name}, end of turn {chat.end_of_turn}; learned tokens are green:")
+    Console().print(text)

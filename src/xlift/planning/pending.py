@@ -1,0 +1,260 @@
+"""What a study would do if it were run now, and why; nothing where all is done. Reads files only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xlift.data.prompts import load_prompts, margin_languages
+from xlift.halving import surviving
+from xlift.judging.command import judged_parts
+from xlift.judging.questions import load_texts
+from xlift.judging.ratings import judge_records, unrated
+from xlift.progress import say
+from xlift.rating import in_scope, signature_of, text_fingerprint
+from xlift.records import Prompt, read_records, response_signatures
+from xlift.results import rateable, study_prompts
+from xlift.study.settings import DEFAULT_STEPS, Judge, flat
+from xlift.workspace import TRAINING_STATE, RunFolder, StudyFolder, current_ratings, current_responses
+
+NAMED = 3
+"""Runs that a row names before it only counts them."""
+
+
+def pending(workspace: StudyFolder) -> list[str]:
+    """A row for each thing that running the study would do, with its reason; [] where all is done.
+
+    Meant to be asked before the study is written down, since it compares with the study.yaml and prompts.jsonl of last
+    time. Raises DataError for prompts that cannot be read.
+    """
+    prompts = load_prompts(workspace.study.prompts)
+    work = [
+        (run.label, text) for run in surviving(workspace, workspace.runs) for text in _work(workspace, run, prompts)
+    ]
+    judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]
+    rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work) + judging
+    return rows + _unused(workspace) if rows else []
+
+
+def say_pending(workspace: StudyFolder) -> None:
+    """Say what is pending, if anything is."""
+    say_rows(pending(workspace))
+
+
+def say_rows(rows: Sequence[str]) -> None:
+    """Say what `pending` has found."""
+    for row in ["to do:", *(f"  {row}" for row in rows)] if rows else []:
+        say(row)
+
+
+def _grouped(work: Sequence[tuple[str, str]]) -> list[str]:
+    """One row for runs of which the same is to be said."""
+    labels: dict[str, list[str]] = {}
+    for label, text in work:
+        labels.setdefault(text, []).append(label)
+    return [f"{_named(found)}: {text}" for text, found in labels.items()]
+
+
+def _named(labels: list[str]) -> str:
+    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
+    return ", ".join(labels[:NAMED]) + more
+
+
+def changed_settings(workspace: StudyFolder) -> list[str]:
+    """The settings that differ from those of last time, old and new."""
+    path = workspace.path / "study.yaml"
+    if not path.is_file():
+        return []
+    before = flat(yaml.safe_load(path.read_text(encoding="utf-8")), numbered=True)
+    after = flat(workspace.study.model_dump(mode="json"), numbered=True)
+    return [
+        f"setting {key}: {_shown(before, key)} → {_shown(after, key)}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _shown(settings: dict[str, Any], key: str) -> str:
+    text = str(settings[key]) if key in settings else "not there"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _changed_prompts(workspace: StudyFolder, prompts: Sequence[Prompt]) -> list[str]:
+    """How many prompts came, went or read otherwise since last time."""
+    before = {prompt["id"]: prompt for prompt in study_prompts(workspace)}
+    after = {prompt["id"]: prompt for prompt in prompts}
+    if not before:
+        return []
+    counts = {
+        "added": len(after.keys() - before.keys()),
+        "changed": sum(before[name] != after[name] for name in before.keys() & after.keys()),
+        "no longer asked": len(before.keys() - after.keys()),
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count]
+    return [f"prompts: {', '.join(told)}"] if told else []
+
+
+def _unused(workspace: StudyFolder) -> list[str]:
+    """Runs on the disk that the grid no longer has."""
+    known = {run.path for run in workspace.runs}
+    folders = [path.parent for path in sorted((workspace.path / "runs").glob("*/run.yaml")) if path.parent not in known]
+    return (
+        [f"no longer in the study, kept and not used: {_named([folder.name for folder in folders])}"] if folders else []
+    )
+
+
+def _work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
+    source = next((other for other in workspace.runs if other.path == run.trained), run)
+    untrained = None if run.config.untuned else _training(source)
+    if untrained is None:
+        return _answering(workspace, run, prompts)
+    first = [f"train: {untrained}"] if run.trains else []
+    when = "then" if run.trains else f"once {source.label} is trained,"
+    left = _left_to_answer(workspace, run, prompts)
+    raters = [name for name in workspace.study.raters if any(in_scope({**prompt}, name) for prompt in prompts)]
+    return [*first, f"{when} answer {left} prompts and rate the replies by {', '.join(raters)}"] if left else first
+
+
+def _left_to_answer(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> int:
+    """Prompts that a run has not answered at its last step, as far as that is known before it is trained again."""
+    answered = [int(path.stem.removeprefix("step-")) for path in (run.path / "responses").glob("step-*.jsonl")]
+    last = _total_steps(run) or max(answered, default=0)
+    signatures = response_signatures(prompts, workspace.study.decoding.signature)
+    return len(prompts) - len(current_responses(run, last, prompts, signatures))
+
+
+def _training(run: RunFolder) -> str | None:
+    """Why a run must be trained, and from which step; None where it need not be."""
+    state, steps = run.stage("train"), run.checkpoint_steps()
+    if state["state"] == "done":
+        return None if steps else "its checkpoints are gone"
+    whole = [step for step in steps if (run.checkpoint(step) / TRAINING_STATE).is_file()]
+    of = f" of {_total_steps(run)}" if _total_steps(run) else ""
+    start = f"from step {max(whole)}{of}" if whole else "from the start"
+    if state["state"] == "failed":
+        first = str(state["problems"][0]).splitlines()[0]
+        return f"failed before ({first}); again {start}"
+    return f"unfinished, {start}" if state["state"] == "running" or whole else "new run"
+
+
+def _total_steps(run: RunFolder) -> int | None:
+    """Steps of a run, None where they hang on its data."""
+    return run.config.steps or (None if run.config.epochs else DEFAULT_STEPS)
+
+
+def _answering(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
+    """What the checkpoints of a trained run have still to answer, and which ratings are missing."""
+    wanted = workspace.study.decoding.checkpoints
+    steps = run.evaluated_steps(wanted)
+    if not steps:
+        return [f"cannot answer: no checkpoint of decoding.checkpoints {wanted}"]
+    several = len(steps) > 1
+    rows = []
+    for step in steps:
+        where = f" at step {step}" if several else ""
+        rows += [f"{text}{where}" for text in _step_work(workspace, run, step, prompts)]
+    return rows
+
+
+def _step_work(workspace: StudyFolder, run: RunFolder, step: int, prompts: list[Prompt]) -> list[str]:
+    rows = []
+    languages = margin_languages(workspace.study.prompts.languages)
+    if languages and run.margins_of(step, languages) is None:
+        known = [code for code in languages if run.margins_of(step, [code]) is not None]
+        missing = ", ".join(code for code in languages if code not in known)
+        rows.append(f"measure the language margin (not measured in {missing})")
+    open_prompts, reasons = _unanswered(workspace, run, step, prompts)
+    if open_prompts:
+        rows.append(f"answer {len(open_prompts)} of {len(prompts)} prompts ({_reasons(reasons)})")
+    by_reason: dict[str, list[str]] = {}
+    signatures = response_signatures(prompts, workspace.study.decoding.signature)
+    replies = [one for one in rateable(workspace, run, step) if signatures.get(one["id"]) == one["signature"]]
+    for name in workspace.study.raters:
+        unrated = _unrated(run, step, replies, open_prompts, name)
+        if unrated:
+            text = f"rate {unrated.total()} replies by RATER ({_reasons(unrated)})"
+            by_reason.setdefault(text, []).append(name)
+    return rows + [text.replace("RATER", ", ".join(names), 1) for text, names in by_reason.items()]
+
+
+def _reasons(reasons: Counter[str]) -> str:
+    """The reasons, each with its number where there are several."""
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+
+
+def _unanswered(
+    workspace: StudyFolder, run: RunFolder, step: int, prompts: list[Prompt]
+) -> tuple[list[Prompt], Counter[str]]:
+    """Prompts without an up-to-date response of a checkpoint, and why."""
+    signatures = response_signatures(prompts, workspace.study.decoding.signature)
+    done = {response["id"] for response in current_responses(run, step, prompts, signatures)}
+    missing = [prompt for prompt in prompts if prompt["id"] not in done]
+    made = (
+        {record["id"]: str(record.get("signature")) for record in read_records(run.responses(step))} if missing else {}
+    )
+    finished = run.stage("generate")["state"] == "done" and bool(made)
+    absent = "prompt added" if finished else "not made yet"
+    why = [_outdated(made[p["id"]], signatures[p["id"]]) if p["id"] in made else absent for p in missing]
+    return missing, Counter(why)
+
+
+def _outdated(old: str, new: str) -> str:
+    """What of a response's signature (decoding|hash of the prompt) has changed."""
+    (old_decoding, _, _), (new_decoding, _, _) = old.rpartition("|"), new.rpartition("|")
+    return f"decoding changed: {old_decoding} → {new_decoding}" if old_decoding != new_decoding else "prompt changed"
+
+
+def _unrated(
+    run: RunFolder, step: int, replies: list[dict[str, Any]], open_prompts: list[Prompt], name: str
+) -> Counter[str]:
+    """How many of a checkpoint's up-to-date `replies` lack an up-to-date rating of a rater, by reason."""
+    done = current_ratings(run, step, name, signature_of(name))
+    missing = [
+        key for one in replies if in_scope(one, name) and (key := (one["id"], text_fingerprint(one))) not in done
+    ]
+    old = {
+        (record["id"], record["response"]): str(record["signature"]) for record in _ratings(run, step, name, missing)
+    }
+    rated = {prompt for prompt, _ in old}
+    why = Counter("not made yet" for prompt in open_prompts if in_scope({**prompt}, name))
+    for key in missing:
+        if key in old:
+            why[f"rater changed: {old[key]} → {signature_of(name)}"] += 1
+        else:
+            why["response changed" if key[0] in rated else "not rated yet"] += 1
+    return why
+
+
+def _judging(workspace: StudyFolder, judge: Judge, prompts: list[Prompt]) -> list[str]:
+    """How many replies, those that are still to be made too, a judge has to rate, and why."""
+    signatures = response_signatures(prompts, workspace.study.decoding.signature)
+    parts = [
+        ([one for one in items if signatures.get(one["id"]) == one["signature"]], path)
+        for items, path in judged_parts(workspace, judge)
+    ]
+    asked = len(prompts) * _answering_checkpoints(workspace)
+    why = Counter({"not made yet": asked - sum(len(items) for items, _ in parts)})
+    before: dict[Path, set[str]] = {}
+    for one in unrated(parts, judge, load_texts(judge)):
+        if one.path not in before:
+            before[one.path] = {str(record["id"]) for record in judge_records(one.path, judge)}
+        why["judge, rubric or reply changed" if one.record["id"] in before[one.path] else "not rated yet"] += 1
+    why += Counter()  # without the zeros
+    return [f"judge {judge.label}: rate {why.total()} replies ({_reasons(why)})"] if why else []
+
+
+def _answering_checkpoints(workspace: StudyFolder) -> int:
+    """Checkpoints that have answered prompts or will; one of each run that is still to be trained."""
+    wanted = workspace.study.decoding.checkpoints
+    runs = surviving(workspace, workspace.runs)
+    return sum(len(run.evaluated_steps(wanted)) or run.stage("train")["state"] != "done" for run in runs)
+
+
+def _ratings(run: RunFolder, step: int, name: str, missing: Sequence[Any]) -> list[dict[str, Any]]:
+    return read_records(run.ratings(step, name)) if missing else []

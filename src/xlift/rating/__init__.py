@@ -1,0 +1,79 @@
+"""Raters: small pure functions over a response. RATERS is the one place that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from xlift.rating import answers, constraints, fluency
+from xlift.rating.language import lcb, rater
+from xlift.records import Rated, Rating, fingerprint
+
+
+class Rater(NamedTuple):
+    """A facet, the function from a response record to (value, detail, reason), and how it signs.
+
+    Records without the field `needs` are outside its scope: they get no rating, not a missing one.
+    """
+
+    facet: str
+    rate: Callable[[dict[str, Any]], Rated]
+    signature: Callable[[], str]
+    needs: str = "text"
+
+
+RATERS: dict[str, Rater] = {
+    "language": Rater("language", rater.rate_language, rater.signature),
+    "language_lcb": Rater("language", lcb.rate_lcb, lcb.signature),
+    "fluency": Rater("fluency", fluency.rate_fluency, fluency.signature),
+    "constraint": Rater("constraint", constraints.rate_constraint, constraints.signature, "constraint"),
+    "answers": Rater("accuracy", answers.rate_answers, answers.signature, "answers"),
+}
+DEFAULT_RATERS = ("language", "fluency", "constraint", "answers")
+
+# What a rating is bound to: change one of these and the response is rated again.
+_BOUND_TO = (
+    *("text", "language", "reply_language", "finish_reason", "messages", "prompt"),
+    *("constraint", "unmodified", "answers", "answers_any", "wrong"),
+)
+
+
+@lru_cache(maxsize=16)
+def signature_of(name: str) -> str:
+    """How a rater's numbers come about: its version, resources and settings."""
+    return RATERS[name].signature()
+
+
+def in_scope(record: dict[str, Any], name: str) -> bool:
+    """Whether a rater has anything to say about a record: constraints need a constraint, answers accepted answers."""
+    needs = RATERS[name].needs
+    return needs == "text" or bool(record.get(needs))
+
+
+def rate(record: dict[str, Any], name: str) -> Rating:
+    """One rating of a response record with at least `text` and `language`; what cannot be rated says why."""
+    rater = RATERS[name]
+    missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
+    value, detail, reason = (None, {}, f"the response has no '{missing}'") if missing else rater.rate(record)
+    rating: Rating = {
+        "id": str(record.get("id", "")),
+        "language": str(record.get("language") or ""),
+        "run": str(record.get("run", "")),
+        "step": int(record.get("step") or 0),
+        "facet": rater.facet,
+        "rater": name,
+        "value": value,
+        "response": text_fingerprint(record),
+        "signature": signature_of(name),
+    }
+    if reason:
+        rating["reason"] = reason
+    if detail:
+        rating["detail"] = detail
+    return rating
+
+
+def text_fingerprint(record: dict[str, Any]) -> str:
+    """What a rating is bound to: the text and whatever else decides its ratings."""
+    return fingerprint(*[record.get(field) for field in _BOUND_TO])

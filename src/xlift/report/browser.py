@@ -1,0 +1,136 @@
+"""The data of the response browser: compressed pieces that the page opens when it shows or searches them.
+
+The head says of every prompt and checkpoint what filters need; a piece holds the texts of some prompts, with the
+responses and ratings of all checkpoints. All is JSON, gzipped and in base64, in elements that a browser does not run.
+
+head     prompts: one list a field (id, language, reply, split, category, constraint); checkpoints: run, label, step;
+         scales: [facet, rater]; signatures; values: per checkpoint and scale one letter a prompt: 0, 1, 2, "m" missing,
+         "-" not rated, "x" another number; piece: prompts in a piece
+piece    prompts: texts; answers: per checkpoint and prompt null or [text, cut (0 or 1), ratings], a rating being
+         [scale, value, signature, reason or 0, spans or 0]
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from xlift.languages import LANGUAGES, base_code
+from xlift.records import Prompt, Rating, encode_record, reply_language
+from xlift.report.reading import Answered
+
+PIECE_RESPONSES = 2500
+"""About so many responses are in one piece."""
+
+
+class Packed(NamedTuple):
+    """The browser's data as base64 texts."""
+
+    head: str
+    pieces: list[str]
+
+
+class _Names(NamedTuple):
+    """Numbers of what occurs many times."""
+
+    scales: dict[tuple[str, str], int]
+    signatures: dict[str, int]
+
+
+def pack(prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Packed:
+    """All prompts with the responses and ratings of all checkpoints."""
+    names = _Names({}, {})
+    for one in answered:
+        for rating in one.ratings:
+            names.scales.setdefault((rating["facet"], rating["rater"]), len(names.scales))
+            names.signatures.setdefault(rating["signature"], len(names.signatures))
+    rated = [_by_prompt(one.ratings) for one in answered]
+    size = max(1, PIECE_RESPONSES // max(1, len(answered)))
+    head = {
+        **_prompt_fields(prompts),
+        "checkpoints": [[one.run.id, one.run.label, one.step] for one in answered],
+        "scales": [list(scale) for scale in names.scales],
+        "signatures": list(names.signatures),
+        "values": [[_letters(prompts, ratings, scale) for scale in names.scales] for ratings in rated],
+        "piece": size,
+        "rtl": [code for code, language in LANGUAGES.items() if language.right_to_left],
+    }
+    return Packed(_packed(head), [_packed(piece) for piece in _pieces(prompts, answered, rated, names, size)])
+
+
+def _by_prompt(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
+    found: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        found.setdefault(rating["id"], []).append(rating)
+    return found
+
+
+def _prompt_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    return {
+        "id": [prompt["id"] for prompt in prompts],
+        "language": [base_code(prompt["language"]) for prompt in prompts],
+        "reply": [base_code(reply_language(prompt)) for prompt in prompts],
+        "split": [prompt["split"] for prompt in prompts],
+        "category": [prompt.get("category", "") for prompt in prompts],
+        "constraint": [(prompt.get("constraint") or {}).get("name", "") for prompt in prompts],
+    }
+
+
+def _letters(prompts: Sequence[Prompt], ratings: dict[str, list[Rating]], scale: tuple[str, str]) -> str:
+    return "".join(_letter(ratings.get(prompt["id"], []), scale) for prompt in prompts)
+
+
+def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
+    for rating in ratings:
+        if (rating["facet"], rating["rater"]) == scale:
+            value = rating["value"]
+            return "m" if value is None else str(int(value)) if value in (0, 1, 2) else "x"
+    return "-"
+
+
+def _pieces(
+    prompts: Sequence[Prompt],
+    answered: Sequence[Answered],
+    rated: Sequence[dict[str, list[Rating]]],
+    names: _Names,
+    size: int,
+) -> Iterator[dict[str, Any]]:
+    texts = [{response["id"]: response for response in one.responses} for one in answered]
+    for start in range(0, len(prompts), size):
+        own = prompts[start : start + size]
+        answers = [
+            [_answer(made.get(prompt["id"]), ratings.get(prompt["id"], []), names) for prompt in own]
+            for made, ratings in zip(texts, rated, strict=True)
+        ]
+        yield {"prompts": [_asked(prompt) for prompt in own], "answers": answers}
+
+
+def _asked(prompt: Prompt) -> str:
+    """What was said before the response, the roles named where there is more than one turn."""
+    messages = prompt["messages"]
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def _answer(response: Any, ratings: Sequence[Rating], names: _Names) -> list[Any] | None:
+    if response is None:
+        return None
+    return [response["text"], int(response["finish_reason"] == "length"), [_rating(one, names) for one in ratings]]
+
+
+def _rating(rating: Rating, names: _Names) -> list[Any]:
+    spans = [[one["start"], one["end"], one["language"]] for one in rating.get("detail", {}).get("spans") or []]
+    scale, signature = names.scales[rating["facet"], rating["rater"]], names.signatures[rating["signature"]]
+    return [scale, rating["value"], signature, rating.get("reason") or 0, spans or 0]
+
+
+def _packed(data: Any) -> str:
+    return packed_bytes(encode_record(data))
+
+
+def packed_bytes(content: bytes) -> str:
+    """Gzipped and in base64; the same bytes give the same text."""
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")

@@ -1,0 +1,98 @@
+"""The methods section: definitions, versions, seeds, hashes and every setting, so that a reader could do it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+from xlift.report.reading import Material
+from xlift.report.tables import confidence_text
+from xlift.workspace import RunFolder
+
+
+def definitions(material: Material) -> list[tuple[str, str]]:
+    """What is measured and how, as (word, meaning)."""
+    study = material.workspace.study
+    found = {
+        "Share": "Share of responses that a rater gives 2, the best of 0, 1, 2; missing ratings left out and counted.",
+        "Interval": f"""{confidence_text(material)}. Requests are resampled with all their translations together
+            ({study.report.bootstrap} times, seed {study.decoding.seed}), and training seeds too where a setting has
+            several. The variance so found is put as a number of independent requests, whose score interval (Wilson
+            1927) is given, with quantiles of the t distribution where there are few.""",
+        "Difference": """Paired by prompt, in percentage points; interval by resampling requests; p by exact sign flips
+            of requests, or by a t test over requests and seeds where there are several; corrected by Holm (1979).""",
+        "Effect of a choice": """Least squares over settings (runs that differ only in the seed), additive, each setting
+            counting alike; the numbers of a choice sum to zero over its levels.""",
+        "Cost": "Score of the pick by the mean over languages less that of the rule's pick, paired by prompt.",
+        "Regret": "Score of the best candidate on test prompts less that of the rule's pick.",
+        "Language margin": """Log probability of the start of the reference reply in the user's language less that of
+            the English one, to the same question; given as the probability that it stands for.""",
+        "Kappa, alpha, tau": "Cohen's with linear weights, Krippendorff's for ordered values, Kendall's tau-b.",
+        "Calibrated": """Prediction-powered inference (PPI++, arXiv 2311.01453) from people's ratings of some responses
+            and a judge's of all.""",
+    }
+    return [(word, " ".join(meaning.split())) for word, meaning in found.items()]
+
+
+def report_facts(material: Material) -> list[tuple[str, str]]:
+    """How this report itself came about."""
+    study = material.workspace.study
+    packages = ("xlift", "numpy", "scipy", "polars", "altair", "vl-convert-python")
+    splits = [prompt["split"] for prompt in material.prompts]
+    return [
+        ("Decoding", study.decoding.signature),
+        ("Prompts", f"{splits.count('validation')} validation, {splits.count('test')} test, all languages together"),
+        ("Made with", ", ".join(f"{name} {metadata.version(name)}" for name in packages)),
+        ("Seeds", f"resampling and decoding {study.decoding.seed}; training: see the runs"),
+    ]
+
+
+def signatures(material: Material) -> list[tuple[str, str]]:
+    """Every rater and how its numbers came about."""
+    found = {(rating["rater"], rating["signature"]) for one in material.answered for rating in one.ratings}
+    return sorted(found)
+
+
+def settings(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Everything that is known of the runs, as (title, lines): what they share, then of each run what is its own.
+
+    Lines are (name, value): every setting, versions, hashes, states of the stages.
+    """
+    known = {run.id: (run.label, dict(_lines(_facts(run)))) for run in material.workspace.runs}
+    tuned = [known[run.id][1] for run in material.workspace.runs if not run.config.untuned]
+    shared = {
+        name: value
+        for name, value in (tuned[0] if tuned else {}).items()
+        if len(tuned) > 1 and all(one.get(name) == value for one in tuned)
+    }
+    own = [
+        (f"{label} ({id})", [(name, value) for name, value in lines.items() if shared.get(name) != value])
+        for id, (label, lines) in known.items()
+    ]
+    return [("Alike in all tuned runs", list(shared.items())), *own] if shared else own
+
+
+def study_lines(material: Material) -> list[tuple[str, str]]:
+    """The study file as lines of (name, value)."""
+    return list(_lines(material.workspace.study.model_dump(mode="json")))
+
+
+def _facts(run: RunFolder) -> dict[str, Any]:
+    # An untuned model has no training settings, whatever their defaults say.
+    kept = {"model", "revision", "template", "system"} if run.config.untuned else None
+    facts = {key: value for key, value in run.manifest().items() if key != "label"}
+    return run.config.model_dump(mode="json", include=kept) | facts
+
+
+def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """A tree of settings as (path, value), one line a leaf."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _lines(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        for place, part in enumerate(value):
+            yield from _lines(part, f"{name}[{place}]")
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,181 @@
+"""The report: one self-contained HTML page, or Markdown; its figures as SVG and PNG, its tables as CSV and LaTeX.
+
+    report/index.html, report.md, figures/NAME.svg, figures/NAME.png, tables/NAME.csv, tables/NAME.tex
+
+The page runs only the scripts whose hashes its content security policy names, none of which evaluates text as code
+(Vega's expressions are interpreted), and loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from xlift.errors import ConfigError, nearest
+from xlift.records import write_atomic
+from xlift.report import methods
+from xlift.report.browser import pack, packed_bytes
+from xlift.report.figures import save_figure, script_bundle
+from xlift.report.formats import Table, cells, to_markdown, write_tables
+from xlift.report.numbers import Findings, findings_of
+from xlift.report.reading import TITLES, Material, Scale, language_name, material_of, share_rows
+from xlift.report.sections import Section, sections_of
+from xlift.report.summary import summary_text, unknown_text
+from xlift.report.tables import rows_of, runs_table
+from xlift.workspace import StudyFolder, now
+
+__all__ = ["FORMATS", "TITLES", "share_table", "text_table", "write_pages", "write_report"]
+
+FORMATS = ("html", "md", "csv", "latex")
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(workspace: StudyFolder, format: str = "html") -> Path:
+    """Write the report in a format and return where it is: the page, report.md, or the folder of tables.
+
+    html and md write figures too, html also all tables; csv and latex the tables only. Raises ConfigError for another
+    format.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format '{format}'; {nearest(format, FORMATS)}")
+    return write_pages(material_of(workspace), format)
+
+
+def write_pages(material: Material, format: str = "html") -> Path:
+    """`write_report` from what is read already."""
+    folder = material.workspace.report
+    found = findings_of(material)
+    sections = sections_of(material, found)
+    tables = [block.table for section in sections for block in section.blocks if block.table]
+    endings = {"html": ("csv", "tex"), "md": (), "csv": ("csv",), "latex": ("tex",)}[format]
+    write_tables([*tables, runs_table(material)], folder / "tables", endings)
+    if format in ("csv", "latex"):
+        return folder / "tables"
+    drawn = {
+        block.figure.name: save_figure(block.figure.specification, folder / "figures", block.figure.name)
+        for section in sections
+        for block in section.blocks
+        if block.figure
+    }
+    path = folder / ("index.html" if format == "html" else "report.md")
+    write_atomic(
+        path, _html(material, found, sections, drawn) if format == "html" else _markdown(material, found, sections)
+    )
+    return path
+
+
+def _title(material: Material) -> str:
+    return material.workspace.study.report.title or material.workspace.study.name
+
+
+def _html(material: Material, found: Findings, sections: list[Section], drawn: dict[str, str]) -> str:
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    script, vega = (TEMPLATES / "report.js").read_text(encoding="utf-8"), script_bundle() if drawn else ""
+    figures = [block.figure for one in sections for block in one.blocks if block.figure]
+    return templates.get_template("report.html").render(
+        title=_title(material),
+        study=material.workspace.study,
+        made=now(),
+        version=metadata.version("xlift"),
+        summary=summary_text(material, found),
+        unknown=unknown_text(material, found),
+        sections=sections,
+        scales=[scale for scale in material.scales if _shown(scale, sections)],
+        drawn={name: Markup(_own_names(svg, name)) for name, svg in drawn.items()},
+        specifications={one.name: Markup(_script_json(one.specification)) for one in figures},
+        cells=cells,
+        languages=[(code, language_name(code)) for code in material.languages],
+        runs=runs_table(material),
+        settings=[*methods.settings(material), ("The study file", methods.study_lines(material))],
+        definitions=methods.definitions(material),
+        facts=methods.report_facts(material),
+        signatures=methods.signatures(material),
+        packed=pack(material.prompts, material.answered),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        vega=packed_bytes(vega.encode("utf-8")) if vega else "",
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(vega)}",
+    )
+
+
+def _shown(scale: Scale, sections: list[Section]) -> bool:
+    return any(block.scale == scale.slug for section in sections for block in section.blocks)
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"
+
+
+def _own_names(svg: str, name: str) -> str:
+    """An SVG whose ids no other figure of the page has."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+
+
+def _script_json(data: Any) -> str:
+    """JSON that is inert inside a script element, whatever text it holds."""
+    text = json.dumps(data, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _markdown(material: Material, found: Findings, sections: list[Section]) -> str:
+    study = material.workspace.study
+    parts = [f"# {_title(material)}", study.question.strip(), summary_text(material, found)]
+    parts += [f"*What is not known.* {unknown_text(material, found)}"]
+    for section in sections:
+        parts += [f"## {section.title}", section.lead]
+        for block in section.blocks:
+            if block.figure:
+                parts.append(f"![{block.figure.caption}](figures/{block.figure.name}.svg)")
+            if block.table:
+                parts.append(_table_part(block.table))
+    parts += ["## Runs", to_markdown(runs_table(material)), "## Methods"]
+    parts.append("\n".join(f"- **{word}**: {meaning}" for word, meaning in methods.definitions(material)))
+    parts.append("\n".join(f"- {name}: {value}" for name, value in methods.report_facts(material)))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table_part(table: Table) -> str:
+    return f"### {table.title}\n\n{to_markdown(table)}\n\n{table.note}"
+
+
+def share_table(workspace: StudyFolder, rater: str, split: str = "test") -> list[dict[str, Any]]:
+    """One row a run, step and language: the share of responses that a surface check gives a 2, with its interval.
+
+    Responses that a rater has nothing to say about (prompts without a constraint, say) are not counted.
+    """
+    material = material_of(workspace)
+    scale = next((scale for scale in material.scales if scale.rater == rater), None)
+    rows = rows_of(share_rows(material, split), scale) if scale else []
+    by_cell = {(row["id"], row["step"], row["language"]): row for row in rows}
+    nothing = {"mean": None, "low": None, "high": None, "rated": 0, "missing": 0}
+    return [
+        by_cell.get(
+            (one.run.id, one.step, code),
+            {"run": one.run.label, "id": one.run.id, "step": one.step, "language": code, **nothing},
+        )
+        for one in material.answered
+        for code in material.languages
+    ]
+
+
+def text_table(workspace: StudyFolder) -> list[tuple[str, list[str]]]:
+    """The test table for the terminal: per run, one cell a language as "94% [72–99]"."""
+    lines: dict[tuple[str, int], tuple[str, list[str]]] = {}
+    for row in share_table(workspace, workspace.study.raters[0]):
+        lines.setdefault((row["id"], row["step"]), (row["run"], []))[1].append(_cell_text(row))
+    return list(lines.values())
+
+
+def _cell_text(cell: dict[str, Any]) -> str:
+    if cell["mean"] is None:
+        return "not rated"
+    missing = f" ({cell['missing']} missing)" if cell["missing"] else ""
+    return f"{cell['mean']:.0%} [{cell['low'] * 100:.0f}–{cell['high'] * 100:.0f}]{missing}"

@@ -1,0 +1,258 @@
+"""What the report is made from: responses and ratings read once, as tidy rows, and the names that people read.
+
+One measure runs through the whole report: the share of responses that a rater gives the best value, 2. A rater and the
+facet it rates make a scale; all people who rate a facet are one scale, "people".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
+from xlift.languages import get_language
+from xlift.records import FACETS, Prompt, Rating, Response
+from xlift.results import Results, ratings_of, responses_of, study_prompts, tidy_table
+from xlift.study.labels import rate_text
+from xlift.workspace import RunFolder, StudyFolder
+
+# What a value of 2 says, by rater.
+TITLES = {
+    "language": "Answers wholly in the user's language",
+    "language_lcb": "Answers without error by the Language Confusion Benchmark's rule",
+    "fluency": "Answers without a sign of reduced fluency",
+    "constraint": "Constraints followed",
+    "answers": "Facts answered right",
+}
+BEST = {
+    "language": "Answers wholly in the right language",
+    "fluency": "Fluent answers",
+    "helpfulness": "Correct and sufficient answers",
+    "accuracy": "Answers in which all is true",
+    "coherence": "Logically sound answers",
+    "harmlessness": "Fully acceptable answers",
+    "constraint": "Constraints followed",
+}
+"""What a value of 2 says, by facet, where a judge or a person has given it."""
+PEOPLE = "people"
+
+
+class Answered(NamedTuple):
+    """One checkpoint's up-to-date responses and ratings."""
+
+    run: RunFolder
+    step: int
+    responses: list[Response]
+    ratings: list[Rating]
+
+
+class Scale(NamedTuple):
+    """A facet as one rater sees it."""
+
+    facet: str
+    rater: str
+    kind: str
+
+    @property
+    def title(self) -> str:
+        if self.kind == "check":
+            return TITLES[self.rater]
+        by = PEOPLE if self.kind == "human" else f"judge {rater_name(self.rater)}"
+        return f"{BEST.get(self.facet, self.facet.capitalize())}, by {by}"
+
+    @property
+    def short(self) -> str:
+        named = rater_name(self.rater)
+        return self.facet if named == self.facet else f"{self.facet} ({named})"
+
+    @property
+    def slug(self) -> str:
+        """Name in file names."""
+        return slug(self.rater if self.kind == "check" else f"{self.facet}-{self.rater}")
+
+
+class Condition(NamedTuple):
+    """Runs that differ only in their seed: a name, how `compare` finds them, and how they were trained."""
+
+    name: str
+    runs: list[str]
+    chosen: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def untuned(self) -> bool:
+        return bool(self.settings["untuned"])
+
+
+@dataclass(frozen=True)
+class Material:
+    """A study's findings, read once. `everyone` has raters by name; in `ratings` all people are one rater."""
+
+    workspace: StudyFolder
+    prompts: list[Prompt]
+    answered: list[Answered]
+    everyone: pl.DataFrame
+    training: pl.DataFrame
+
+    @cached_property
+    def ratings(self) -> pl.DataFrame:
+        person = pl.col("kind") == "human"
+        return self.everyone.with_columns(rater=pl.when(person).then(pl.lit(PEOPLE)).otherwise("rater"))
+
+    @cached_property
+    def tested(self) -> pl.DataFrame:
+        """Ratings of test prompts at the last checkpoint of each run."""
+        return last_steps(self.ratings.filter(pl.col("split") == "test"))
+
+    @cached_property
+    def test(self) -> pl.DataFrame:
+        """The same with `value` 1 where it was 2, else 0, so that means are shares; missing stays missing."""
+        return self.tested.with_columns(value=(pl.col("value") == 2).cast(pl.Float64))
+
+    @cached_property
+    def scales(self) -> list[Scale]:
+        """The scales that there are ratings on: surface checks in the study's order, judges, people."""
+        found = self.ratings.select("facet", "rater", "kind").unique().rows()
+        checks = [*self.workspace.study.raters, *sorted(TITLES)]
+        return sorted(
+            (Scale(*row) for row in found),
+            key=lambda scale: (
+                ("check", "judge", "human").index(scale.kind),
+                checks.index(scale.rater) if scale.kind == "check" else 0,
+                scale.rater,
+                FACETS.index(scale.facet) if scale.facet in FACETS else len(FACETS),
+            ),
+        )
+
+    @cached_property
+    def conditions(self) -> list[Condition]:
+        """What was compared on test prompts, in the order of the study."""
+        return conditions_of(self.test, [one.run.id for one in self.answered])
+
+    @property
+    def languages(self) -> list[str]:
+        return self.workspace.study.prompts.languages
+
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """Settings of every interval in the report."""
+        study = self.workspace.study
+        return {
+            "resamples": study.report.bootstrap, "confidence": study.report.confidence, "seed": study.decoding.seed
+        }  # fmt: skip
+
+    def name(self, run: str, step: int) -> str:
+        """How tables and figures call a checkpoint: the run's label, and the step where several have answered."""
+        steps = {one.step: one.run.label for one in self.answered if one.run.id == run}
+        return f"{steps[step]} step {step}" if len(steps) > 1 else steps[step]
+
+
+def read_answers(workspace: StudyFolder) -> list[Answered]:
+    """Every checkpoint that answers prompts, its files read once for all tables."""
+    return [
+        Answered(run, step, responses_of(workspace, run, step), ratings_of(workspace, run, step))
+        for run in workspace.runs
+        for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
+    ]
+
+
+def material_of(workspace: StudyFolder, answered: list[Answered] | None = None) -> Material:
+    """All that the report is made from; `answered` where it is read already."""
+    found = read_answers(workspace) if answered is None else answered
+    prompts = study_prompts(workspace)
+    frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
+    return Material(workspace, prompts, found, frame, Results(workspace).training)
+
+
+def share_rows(material: Material, split: str) -> list[dict[str, Any]]:
+    """One row a checkpoint, scale and language: share of 2 (`mean`, `low`, `high`), `rated`, `missing` and more."""
+    keys = ["run", "label", "step", "split", "facet", "rater", "kind", "language"]
+    chosen = material.ratings.filter(pl.col("split") == split)
+    if chosen.is_empty():
+        return []
+    rates = dict(material.ratings.select("run", "learning_rate").unique().iter_rows())
+    rows = summary(chosen, [*keys, "learning_rate"], **material.resampling).to_dicts()
+    order = {(one.run.id, one.step): place for place, one in enumerate(material.answered)}
+    scales = [(scale.facet, scale.rater) for scale in material.scales]
+    rows.sort(
+        key=lambda row: (
+            scales.index((row["facet"], row["rater"])),
+            order[row["run"], row["step"]],
+            language_place(material, row["language"]),
+        )
+    )
+    return [
+        {
+            **{"run": row["label"], "id": row["run"], "step": row["step"], "split": split},
+            **{name: row[name] for name in ("facet", "rater", "kind", "language")},
+            **{"learning_rate": rates[row["run"]]},
+            **{"mean": row["share_2"], "low": row["share_2_low"], "high": row["share_2_high"]},
+            **{"rated": row["rated"], "missing": row["missing"], "n_prompts": row["n_prompts"]},
+            **{"mean_value": row["mean"], "mean_value_low": row["low"], "mean_value_high": row["high"]},
+            **{"covers": row["covers"], "reason": row["reason"]},
+        }
+        for row in rows
+    ]
+
+
+def language_place(material: Material, code: str) -> int:
+    """Where a language stands in the study; one that the study has no longer comes last."""
+    return material.languages.index(code) if code in material.languages else len(material.languages)
+
+
+def conditions_of(frame: pl.DataFrame, order: list[str]) -> list[Condition]:
+    """The conditions in `frame` (columns of `Results.ratings`), in the `order` of their run folders' names."""
+    if frame.is_empty():
+        return []
+    runs = with_conditions(frame).select("condition", "run", "label", "seed", "untuned", *SETTINGS).unique()
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(runs.iter_rows(named=True), key=lambda row: order.index(row["run"])):
+        groups.setdefault(row["condition"], []).append(row)
+    return [_condition(rows) for rows in groups.values()]
+
+
+def _condition(rows: list[dict[str, Any]]) -> Condition:
+    first = rows[0]
+    settings = {name: first[name] for name in (*SETTINGS, "untuned")}
+    names = [row["run"] for row in rows]
+    if len(rows) == 1:
+        return Condition(first["label"], names, {"run": first["run"]}, settings)
+    return Condition(first["label"].replace(f"-s{first['seed']}", ""), names, settings, settings)
+
+
+def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
+    """One training choice in words, None where it says nothing of its own."""
+    value = settings[name]
+    if value is None or name == "rank":
+        return None
+    if name == "method":
+        return f"{value} r{settings['rank']}" if settings["rank"] else str(value)
+    if name == "instructions":
+        return str(value).removesuffix(f"-{settings['size']}")
+    words = {"size": "{} conversations", "steps": "{} steps", "weight": "weight {:g}", "template": "template {}"}
+    if name == "learning_rate":
+        return f"learning rate {rate_text(value)}"
+    if name == "system":
+        return f"system prompt “{value[:24]}”"
+    return Path(str(value).split(":")[-1]).name if name == "model" else words[name].format(value)
+
+
+def language_name(code: str) -> str:
+    """The English name of a language; "all" stays."""
+    return "all" if code == "all" else get_language(code).name
+
+
+def rater_name(rater: str) -> str:
+    """A rater without what kind it is: mistral for judge:mistral, Ana for human:Ana."""
+    return rater.removeprefix("judge:").removeprefix("human:")
+
+
+def slug(text: str) -> str:
+    """Letters, digits and dashes only."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()

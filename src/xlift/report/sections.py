@@ -1,0 +1,196 @@
+"""The report's sections as plain data: what is shown in which order, for the page and for Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from xlift.report import figures, tables
+from xlift.report.figures import Figure, Specification
+from xlift.report.formats import Table
+from xlift.report.numbers import REFERENCE, Findings, curve_rows
+from xlift.report.reading import Material, Scale, language_name, rater_name
+
+
+class Block(NamedTuple):
+    """A figure or a table; `scale` is the slug of the only scale that it belongs to; `folded`: closed at first."""
+
+    figure: Figure | None = None
+    table: Table | None = None
+    scale: str = ""
+    folded: bool = False
+
+
+class Section(NamedTuple):
+    """A part of the report: `lead` says how to read it, `short` is its title in the menu."""
+
+    id: str
+    short: str
+    title: str
+    lead: str
+    blocks: list[Block]
+
+
+def sections_of(material: Material, found: Findings) -> list[Section]:
+    """All sections that have something to show."""
+    made = [
+        ("results", "Results", "Results", RESULTS, _results(material, found)),
+        ("learning-rate", "Learning rate", "Learning rate", CURVES, _curves(material, found, "learning_rate")),
+        ("data-size", "Data size", "Amount of data", CURVES, _curves(material, found, "size")),
+        ("transfer", "Transfer", "English beside the other languages", TRANSFER, _transfer(material, found)),
+        ("selection", "Selection", "Choosing a checkpoint", SELECTION, _selection(material, found)),
+        ("effects", "Effects", "What each training choice contributes", EFFECTS, _effects(material, found)),
+        ("training", "Training", "Training and multilingual validation", TRAINING, _training(material)),
+        ("margins", "Margin", "Language margin", MARGINS, _one(tables.margin_table_of(material, found.margins))),
+        ("facts", "Facts", "Facts over languages", FACTS, _one(tables.facts_table(material, found.facts))),
+        ("agreement", "Agreement", "Agreement and calibration", AGREEMENT, _agreement(material, found)),
+        ("missing", "Missing", "Missing ratings", MISSING, _one(tables.missing_table(material, found.missing))),
+    ]
+    sections = [Section(id, short, title, lead, list(blocks)) for id, short, title, lead, blocks in made]
+    return [section for section in sections if section.blocks]
+
+
+RESULTS = (
+    "Share of answers that a rater gives the best value. The darker a cell, the more answers; below it the interval."
+)
+CURVES = "One point a setting and language; lines through the points are intervals, dashes the untuned model."
+TRANSFER = (
+    "On the dashed line a language is served as well as English, below it worse. Hollow: the untuned model. Vertical "
+    "lines are intervals of the difference to English."
+)
+SELECTION = (
+    "Each rule sees validation prompts or held-out English replies only; test prompts then tell what its pick is worth."
+)
+EFFECTS = (
+    "What is left of a choice when all others are balanced. Right of zero: better than the mean over the levels. An "
+    "interval that touches zero is no effect that chance could not make."
+)
+TRAINING = (
+    "Loss on held-out English replies is all that English-only validation sees; the panels see the other languages."
+)
+MARGINS = "A checkpoint can be measured so in seconds, before it has answered anything."
+FACTS = "Which of the facts that a model gives right in English does it lose in the user's language?"
+AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1 perfect, 0 chance."
+MISSING = "Missing is not zero: what could not be rated says why, and counts neither as right nor as wrong."
+
+
+def _one(table: Table | None) -> Iterator[Block]:
+    if table is not None:
+        yield Block(table=table)
+
+
+def _selection(material: Material, found: Findings) -> Iterator[Block]:
+    yield from (Block(table=table) for table in tables.selection_tables(material, found.selection))
+
+
+def _tables(scale: Scale, *tables: Table | None, folded: bool = True) -> Iterator[Block]:
+    yield from (Block(table=table, scale=scale.slug, folded=folded) for table in tables if table is not None)
+
+
+def _figure(name: str, caption: str, drawn: Specification | None, scale: Scale | None = None) -> Iterator[Block]:
+    if drawn is not None:
+        slug = scale.slug if scale else ""
+        full = f"{name}-{slug}" if slug else name
+        yield Block(Figure(full, f"{scale.title}: {caption}" if scale else caption, drawn), scale=slug)
+
+
+def _results(material: Material, found: Findings) -> Iterator[Block]:
+    for scale in material.scales:
+        own = tables.rows_of(found.shares, scale)
+        shown = [
+            row | {"run": material.name(row["id"], row["step"]), "language": language_name(row["language"])}
+            for row in own
+        ]
+        yield from _figure("heat-map", "share of answers", figures.heat_map(shown), scale)
+        yield from _tables(
+            scale,
+            tables.share_table_of(material, found.shares, scale, "test"),
+            tables.versus_table(material, found.versus, scale),
+            tables.share_table_of(material, found.validation, scale, "validation"),
+        )
+
+
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"language": language_name(row["language"])} for row in rows]
+
+
+def _curves(material: Material, found: Findings, axis: str) -> Iterator[Block]:
+    said = {
+        "learning_rate": ("learning-rate", "by learning rate", "learning rate", "~e"),
+        "size": ("data-size", "by amount of data", "training conversations", "~s"),
+    }
+    name, caption, title, form = said[axis]
+    for scale in material.scales:
+        rows = _named(curve_rows(material, found.means, scale, axis))
+        yield from _figure(name, caption, figures.curve_figure(rows, _names(material), axis, title, form), scale)
+
+
+def _names(material: Material) -> list[str]:
+    return [language_name(code) for code in material.languages]
+
+
+def _transfer(material: Material, found: Findings) -> Iterator[Block]:
+    for scale in material.scales:
+        rows = _named(tables.rows_of(found.gaps, scale))
+        yield from _figure(
+            "transfer", "English beside the others", figures.transfer_figure(rows, _names(material)), scale
+        )
+        yield from _tables(scale, tables.gap_table(material, found.gaps, scale))
+
+
+def _effects(material: Material, found: Findings) -> Iterator[Block]:
+    for scale in material.scales:
+        table = tables.effects_table(material, found.effects, scale)
+        if table is None:
+            continue
+        rows = [row | {"language": row["in"]} for row in table.rows if row["language"] != "all"]
+        yield from _figure(
+            "effects", "effects of the training choices", figures.effects_figure(rows, _names(material)), scale
+        )
+        yield from _tables(scale, table, tables.variance_table(material, found.variance, scale))
+
+
+def _training(material: Material) -> Iterator[Block]:
+    rows = [row | {"run": row["label"]} for row in material.training.to_dicts()]
+    named = {"heldout_loss": "loss on held-out English replies", "loss": "loss on training data"}
+    for value, title in named.items():
+        if value in material.training.columns:
+            name = value.replace("_", "-") if value != "loss" else "training-loss"
+            yield from _figure(name, f"{title[0].upper()}{title[1:]}", figures.training_figure(rows, value, title))
+    watched = {
+        "margins": ("validation-margins", "probability of the user's language", "Leaning to the user's language"),
+        "language": ("validation-language", "share of answers", "Answers wholly in the user's language"),
+    }
+    for key, (name, title, caption) in watched.items():
+        values = [
+            {"panel": row["label"], "step": row["step"], "language": language_name(code), "value": row[f"{key}/{code}"]}
+            for row in rows
+            for code in material.languages
+            if row.get(f"{key}/{code}") is not None and not (key == "margins" and code == REFERENCE)
+        ]
+        caption = f"{caption} during training (validation prompts)"
+        yield from _figure(name, caption, figures.watched_figure(values, _names(material), title))
+
+
+ESTIMATES = {"judge": "judge alone", "people": "people alone", "calibrated": "calibrated"}
+
+
+def _agreement(material: Material, found: Findings) -> Iterator[Block]:
+    # Over all languages where the judge has rated several; single languages are in the table.
+    several = {row["judge"] for row in found.calibration if row["language"] == "all"}
+    panels = [
+        {
+            "panel": f"{row['facet']}, {rater_name(row['judge'])}",
+            "run": row["run"],
+            "who": who,
+            **{part: row[f"{key}_{part}"] for part in ("mean", "low", "high")},
+        }
+        for row in found.calibration
+        if row["labelled"] and (row["language"] == "all" or row["judge"] not in several)
+        for key, who in ESTIMATES.items()
+        if row[f"{key}_mean"] is not None
+    ]
+    yield from _figure(
+        "calibration", "Judges calibrated by people", figures.calibration_figure(panels, list(ESTIMATES.values()))
+    )
+    yield from (Block(table=table) for table in tables.agreement_tables_of(material, found))

@@ -1,0 +1,285 @@
+"""The report in words: sentences made from its numbers. No number without its interval, no difference that chance can
+explain, and what is not known is said too.
+
+A difference is called one only if its interval leaves out 0 and its p, corrected for all comparisons that could have
+been picked, is below 1 - confidence; the cost of a rule of selection, which has no p, by its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from xlift.report.formats import interval_text, value_text
+from xlift.report.numbers import REFERENCE, Findings, detectable, difference_rows
+from xlift.report.reading import Condition, Material, Scale, language_name, setting_text
+from xlift.report.tables import factor_name, rows_of
+
+Rows = Sequence[dict[str, Any]]
+MOST_NAMED = 8
+"""More languages than this are not gone through one by one."""
+
+
+def summary_text(material: Material, found: Findings) -> str:
+    """What was found, as one paragraph."""
+    opening = _design(material)
+    if not material.scales or not found.shares:
+        return f"{opening} Nothing has been rated yet, so nothing can be said."
+    scale = material.scales[0]
+    sentences = [
+        opening,
+        _untuned(material, found, scale),
+        _extremes(material, found, scale),
+        _versus(material, rows_of(found.versus, scale)),
+        _gaps(material, rows_of(found.gaps, scale)),
+        _choosing(material, found.selection),
+        _choices(rows_of(found.variance, scale)),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def unknown_text(material: Material, found: Findings) -> str:
+    """What these numbers cannot say, as one paragraph."""
+    sentences = [
+        _precision(material),
+        _missing(material, found.missing),
+        _seeds(material),
+        _unjudged(material),
+        _unfinished(material),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _design(material: Material) -> str:
+    runs = material.workspace.runs
+    tuned = [run for run in runs if not run.config.untuned]
+    models = list(dict.fromkeys(str(setting_text("model", {"model": run.config.model})) for run in runs))
+    requests = _requests(material)
+    languages = _listed([language_name(code) for code in material.languages])
+    base = " beside the untuned model" if len(tuned) < len(runs) else ""
+    return (
+        f"This study compares {_counted(len(tuned), 'tuned run')} of {_listed(models)}{base} on "
+        f"{_counted(requests, 'test request')} in {languages}."
+    )
+
+
+def _requests(material: Material) -> int:
+    """Test requests, translations counted once."""
+    return len({prompt.get("parallel_id") or prompt["id"] for prompt in material.prompts if prompt["split"] == "test"})
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > MOST_NAMED:
+        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _share(row: dict[str, Any], keys: tuple[str, str, str] = ("mean", "low", "high")) -> str:
+    value, low, high = (row[key] for key in keys)
+    return f"{value_text(value, 'share')} {interval_text(low, high, 'share')}".strip()
+
+
+def _points(row: dict[str, Any], keys: tuple[str, str, str] = ("difference", "low", "high")) -> str:
+    value, low, high = (row[key] for key in keys)
+    return f"{value_text(value, 'points')} points {interval_text(low, high, 'points')}"
+
+
+def _untuned(material: Material, found: Findings, scale: Scale) -> str:
+    """How the untuned model does; where there are several, nothing."""
+    bases = {condition.name for condition in material.conditions if condition.untuned}
+    rows = [row for row in rows_of(found.means, scale) if row["run"] in bases and row["share_2_low"] is not None]
+    if len(bases) != 1 or not rows or len(rows) > MOST_NAMED:
+        return ""
+    keys = ("share_2", "share_2_low", "share_2_high")
+    said = [f"{_share(row, keys)} in {language_name(row['language'])}" for row in rows]
+    return f"Untuned, the share of {scale.title[0].lower()}{scale.title[1:]} is {_listed(said)}."
+
+
+def _extremes(material: Material, found: Findings, scale: Scale) -> str:
+    """The highest and the lowest tuned setting outside English, if they can be told apart."""
+    tuned = [condition for condition in material.conditions if not condition.untuned]
+    frame = _other_languages(material, scale)
+    pairs = list(combinations(tuned, 2))
+    if not pairs or frame.is_empty():
+        return ""
+    means = {one.name: _mean(frame, one) for one in tuned}
+    known = [one for one in tuned if means[one.name] is not None]
+    if len(known) < 2:
+        return ""
+    # Of equal ones the first in the study.
+    best = max(known, key=lambda one: means[one.name] or 0)
+    worst = min(known, key=lambda one: means[one.name] or 0)
+    rows = difference_rows(frame, worst, best, ("facet",), material.resampling) if best is not worst else []
+    where = "outside English" if REFERENCE in material.languages else "over all languages"
+    if not rows or not _is_difference(material, rows[0], len(pairs)):
+        return f"No two tuned settings can be told apart with confidence {where}."
+    row = rows[0]
+    return (
+        f"How it is tuned matters: {where}, {best.name} is {_points(row)} above {worst.name}, the widest of "
+        f"{_counted(len(pairs), 'pair')} of settings (p {_p(row['p'], len(pairs))}, corrected for that choice)."
+    )
+
+
+def _other_languages(material: Material, scale: Scale) -> pl.DataFrame:
+    own = material.test.filter((pl.col("facet") == scale.facet) & (pl.col("rater") == scale.rater))
+    return own.filter(pl.col("language") != REFERENCE) if len(material.languages) > 1 else own
+
+
+def _mean(frame: pl.DataFrame, condition: Condition) -> float | None:
+    """Mean over languages, each counting alike."""
+    own = frame.filter(pl.col("run").is_in(condition.runs))
+    value = own.group_by("language").agg(pl.col("value").mean()).sort("language")["value"].mean()
+    return float(value) if isinstance(value, float) else None
+
+
+def _is_difference(material: Material, row: dict[str, Any], comparisons: int = 1, p: str = "p") -> bool:
+    """Whether a difference is beyond chance: its interval leaves out 0, and so does p, times the comparisons."""
+    if row["low"] is None or row[p] is None:
+        return False
+    level = 1 - material.workspace.study.report.confidence
+    return bool((row["low"] > 0 or row["high"] < 0) and row[p] * comparisons < level)
+
+
+def _p(value: float, comparisons: int = 1) -> str:
+    text = value_text(min(1.0, value * comparisons), "p")
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _versus(material: Material, rows: Rows) -> str:
+    """Which differences to the untuned model are beyond chance."""
+    if not rows:
+        return ""
+    told = [row for row in rows if _is_difference(material, row, p="p_holm")]
+    if not told:
+        return "Against the untuned model, no difference in any one language is beyond chance."
+    parts = []
+    for sign, word in ((1, "more"), (-1, "fewer")):
+        own = sorted((row for row in told if row["difference"] * sign > 0), key=lambda row: -abs(row["difference"]))
+        if own:
+            first = own[0]
+            parts.append(
+                f"{word} such answers in {len(own)} of {len(rows)} cases (setting and language; most, {first['run']} "
+                f"in {language_name(first['language'])}: {_points(first)})"
+            )
+    return f"Against the untuned model there are, beyond chance, {' and '.join(parts)}."
+
+
+def _gaps(material: Material, rows: Rows) -> str:
+    """In how many tuned settings a language is behind English beyond chance."""
+    tuned = [row for row in rows if not row["untuned"]]
+    if not tuned:
+        return ""
+    behind = [row for row in tuned if _is_difference(material, row, p="p_holm") and row["difference"] < 0]
+    if not behind:
+        return "In no tuned setting can a language be told to be behind English."
+    worst = min(behind, key=lambda row: row["difference"])
+    return (
+        f"Tuned, a language is behind English beyond chance in {len(behind)} of {len(tuned)} cases, at most "
+        f"{language_name(worst['language'])} in {worst['run']}: {_points(worst)}."
+    )
+
+
+def _choosing(material: Material, rows: Rows) -> str:
+    """What choosing by English alone costs."""
+    english = [row for row in rows if row["rule"] == "English loss"] or [
+        row for row in rows if row["rule"] == "English quality"
+    ]
+    if not english or not any(row["rule"] == "mean over languages" for row in rows):
+        return ""
+    rule, pick = english[0]["rule"], material.name(english[0]["run"], english[0]["step"])
+    other = next(row for row in rows if row["rule"] == "mean over languages")
+    told = material.name(other["run"], other["step"])
+    if pick == told:
+        return f"Choosing by {rule} and by the mean over languages (validation prompts) both pick {pick}."
+    keys = ("cost", "cost_low", "cost_high")
+    costs = [row for row in english if row["cost_low"] is not None and row["cost_low"] > 0]
+    gains = [row for row in english if row["cost_high"] is not None and row["cost_high"] < 0]
+    said = f"Choosing by {rule} picks {pick}, by the mean over languages on validation prompts {told}"
+    if not costs and not gains:
+        return f"{said}; no cost or gain of that can be told from chance in any language."
+    parts = [f"costs {language_name(row['language'])} {_size(row, keys)}" for row in costs]
+    parts += [f"gains {language_name(row['language'])} {_size(row, keys)}" for row in gains]
+    return f"{said}; the former {_listed(parts)}."
+
+
+def _size(row: dict[str, Any], keys: tuple[str, str, str]) -> str:
+    """A difference without its sign."""
+    bounds = sorted(abs(row[key]) for key in keys[1:])
+    return f"{abs(row[keys[0]]) * 100:.0f} points [{bounds[0] * 100:.0f}, {bounds[1] * 100:.0f}]"
+
+
+def _choices(rows: Rows) -> str:
+    """Which training choice accounts for most, where its interval leaves out 0."""
+    told = [row for row in rows if row["language"] == "all" and row["factor"] != "rest" and (row["low"] or 0) > 0]
+    if not told:
+        return ""
+    first = max(told, key=lambda row: row["share"])
+    keys = ("share", "low", "high")
+    return f"Of what differs between settings, {factor_name(first['factor'])} accounts for {_share(first, keys)}."
+
+
+def _precision(material: Material) -> str:
+    smallest = detectable(material, material.scales[0]) if material.scales else None
+    requests = _requests(material)
+    start = f"{_counted(requests, 'test request')} in each language"
+    if smallest is None:
+        return f"The test has {start}; the intervals say how much other requests could have changed."
+    return (
+        f"With {start}, a difference to the untuned model in one language below about {smallest * 100:.0f} points "
+        "would more often than one time in five go unnoticed: where no difference is found, there may still be one."
+    )
+
+
+def _missing(material: Material, rows: Rows) -> str:
+    asked = len(material.ratings)
+    lacking = [row for row in rows if row["kind"] != "response"]
+    count = sum(row["count"] for row in lacking)
+    if not asked:
+        return ""
+    if not count:
+        return "No rating is missing."
+    reasons: dict[str, int] = {}
+    for row in lacking:
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + row["count"]
+    commonest = max(sorted(reasons), key=lambda reason: reasons[reason])
+    share = count / asked * 100
+    part = "less than 1 %" if share < 1 else f"{share:.0f} %"
+    return f"{count} of {asked} ratings ({part}) are missing, most often because: {commonest}."
+
+
+def _seeds(material: Material) -> str:
+    tuned = [condition for condition in material.conditions if not condition.untuned]
+    if not tuned:
+        return ""
+    single = [condition for condition in tuned if len(condition.runs) == 1]
+    if not single:
+        return ""
+    which = "Every setting" if len(single) == len(tuned) else f"{len(single)} of {len(tuned)} settings"
+    return f"{which} was trained with one seed only, so what another seed would change is in none of their intervals."
+
+
+def _unjudged(material: Material) -> str:
+    kinds = {scale.kind for scale in material.scales}
+    if not kinds:
+        return ""
+    if kinds == {"check"}:
+        return (
+            "Neither people nor a judge model have read the answers: whether they are helpful is not known, and "
+            "surface checks see language and form, not meaning."
+        )
+    return "" if "human" in kinds else "No person has rated these answers, so the judge's leniency is not known."
+
+
+def _unfinished(material: Material) -> str:
+    answered = {one.run.id for one in material.answered if one.responses}
+    open_runs = [run.label for run in material.workspace.runs if run.id not in answered]
+    if not open_runs:
+        return ""
+    return f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}."

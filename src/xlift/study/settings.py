@@ -1,0 +1,340 @@
+"""The settings of a study file, section by section; every one with its default and what it means.
+
+The study as a whole, its grid of runs, and reading it from a file: study.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from xlift.errors import nearest
+from xlift.languages import LANGUAGES, base_code
+from xlift.records import FACETS, fingerprint
+
+EMBEDDED_MODEL = "embedded:gemma-3-270m"
+BUILTIN = "builtin"
+DEFAULT_STEPS = 1000
+"""Optimiser steps of a run that names neither `steps` nor `epochs`, as in arXiv 2402.14778."""
+
+Method = Literal["lora", "full", "none"]
+JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused and values are not changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Settings):
+    """One file or hub dataset of instruction data."""
+
+    path: str = BUILTIN
+    """`builtin`, a JSON or JSONL file, or `hub:OWNER/NAME`."""
+    format: Literal["auto", "messages", "alpaca", "dolly", "lima", "sharegpt"] = "auto"
+    """Format of the records; `auto` recognises it by their fields."""
+    language: str = "en"
+    """Language of the conversations that do not name their own in a field `language`."""
+    size: int | None = Field(None, ge=1)
+    """How many conversations to take; the smaller of two sizes is a subset of the larger."""
+    categories: list[str] | None = None
+    """Only conversations of these categories (the `category` field)."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub dataset."""
+    sha256: str | None = None
+    """Hash of the file's content; filled in when the study is loaded."""
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, code: str) -> str:
+        return checked_language(code)
+
+
+class Instructions(Settings):
+    """Instruction data: one or several sources, mixed."""
+
+    name: str | None = None
+    """Name in run names; made from the sources where it is missing."""
+    sources: Annotated[list[Source], Field(min_length=1)] = [Source()]
+    size: int | None = Field(None, ge=1)
+    """Conversations over all sources together (a nested subset by seed), after each source's own size."""
+    heldout: int = Field(16, ge=0)
+    """Conversations, English ones where there are any, kept out of training; their loss is measured meanwhile."""
+    subset_seed: int = 0
+    """Seed of the subsets; independent of the training seed, so that seeds see the same data."""
+
+    @property
+    def label(self) -> str:
+        names = [Path(source.path.removeprefix("hub:")).stem for source in self.sources]
+        return self.name or "+".join(names) + (f"-{self.size}" if self.size else "")
+
+
+class Adaptation(Settings):
+    """How the weights are changed: LoRA, full fine-tuning, or `none` (the untuned reference)."""
+
+    method: Method = "lora"
+    rank: int = Field(16, ge=1)
+    """LoRA rank."""
+    alpha: float = Field(32.0, gt=0)
+    """LoRA scale: the update is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """LoRA dropout."""
+    targets: str | list[str] = "all-linear"
+    """LoRA target modules: `all-linear`, or names of layers."""
+
+    @property
+    def label(self) -> str:
+        return f"lora-r{self.rank}" if self.method == "lora" else "base" if self.method == "none" else "full"
+
+
+class RunConfig(Settings):
+    """One training configuration; the defaults are those of arXiv 2402.14778 where it names them."""
+
+    model: str = EMBEDDED_MODEL
+    """Base model: `embedded:NAME`, a local folder, or a hub id."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub model."""
+    template: Literal["auto", "own", "llama-2", "chatml", "gemma", "plain"] = "auto"
+    """Chat format; `auto` is the model's own, or a named one that fits its vocabulary."""
+    system: str | None = None
+    """System prompt put before every conversation and prompt."""
+    instructions: Instructions = Instructions()
+    adaptation: Adaptation = Adaptation()
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
+    """Final learning rate as a share of the highest."""
+    warmup_steps: int = Field(0, ge=0)
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps. Give either `steps` or `epochs`; neither means 1,000 steps."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the instruction data."""
+    batch_tokens: int = Field(32768, ge=1)
+    """Tokens, prompts included, behind one optimiser step."""
+    micro_batch_tokens: int = Field(8192, ge=1)
+    """Tokens in one forward pass; `batch_tokens` is reached by accumulation."""
+    max_length: int = Field(2048, ge=8)
+    """Longest conversation in tokens; longer ones are left out and counted."""
+    packing: bool = True
+    """Several conversations in one row, which cannot see each other; otherwise one a row, padded."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(200, ge=1)
+    """Optimiser steps between checkpoints; the last step always makes one."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: int = Field(0, ge=0)
+    """Seed of data order, adapter initialisation and dropout."""
+    weight: float = Field(1.0, gt=0, le=1)
+    """How far the tuned weights are kept: 1 as trained, 0.5 half-way back to the base model."""
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> RunConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either 'steps' or 'epochs', not both")
+        if self.micro_batch_tokens > self.batch_tokens:
+            raise ValueError(
+                f"micro_batch_tokens ({self.micro_batch_tokens}) cannot exceed batch_tokens ({self.batch_tokens})"
+            )
+        return self
+
+    @property
+    def untuned(self) -> bool:
+        return self.adaptation.method == "none"
+
+    @property
+    def content_hash(self) -> str:
+        """Eight hex digits over everything that decides the run's weights."""
+        settings = self.model_dump(mode="json")
+        if self.untuned:
+            settings = {key: settings[key] for key in ("model", "revision", "template", "system")}
+        return fingerprint(settings, length=8)
+
+    @property
+    def trained(self) -> RunConfig:
+        """The run whose training this one's weights come from: itself, unless they are drawn back to the base."""
+        return self.model_copy(update={"weight": 1.0})
+
+
+class PromptSet(Settings):
+    """Where prompts come from and how many are used."""
+
+    source: str = "builtin:open"
+    """`builtin:NAME` (open, constraints, facts), a prompts JSONL file, `paper:FOLDER` or `lcb:FOLDER_OR_ZIP`."""
+    size: int | None = Field(None, ge=1)
+    """Only the first so many prompts in each language."""
+
+
+class Prompts(Settings):
+    """The prompts of a study; validation and test are disjoint by `parallel_id`."""
+
+    languages: Annotated[list[str], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
+    validation: PromptSet = PromptSet()
+    test: PromptSet = PromptSet()
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, codes: list[str]) -> list[str]:
+        return list(dict.fromkeys(checked_language(code) for code in codes))
+
+
+class Decoding(Settings):
+    """How responses are generated; the defaults are those of arXiv 2402.14778."""
+
+    strategy: Literal["greedy", "sample"] = "greedy"
+    max_new_tokens: int = Field(512, ge=1)
+    repetition_penalty: float = Field(1.2, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int = Field(0, ge=0)
+    """Seed of sampling; each response has its own generator, so order and batching do not matter."""
+    checkpoints: Literal["last", "all"] | list[Annotated[int, Field(ge=1)]] = "last"
+    """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
+    batch_size: int = Field(48, ge=1)
+    """Prompts decoded together; it does not change responses."""
+
+    @property
+    def signature(self) -> str:
+        """What decides a response besides the model and the prompt."""
+        text = f"{self.strategy}|rp{self.repetition_penalty:g}|max{self.max_new_tokens}"
+        if self.strategy == "sample":
+            text += f"|t{self.temperature:g}|p{self.top_p:g}|s{self.seed}"
+        return text
+
+
+class Validation(Settings):
+    """What is measured during training, on validation prompts only: at every checkpoint, and every so many steps."""
+
+    every: int | None = Field(None, ge=1)
+    """Optimiser steps between measurements; at checkpoints alone where it is not given."""
+    margins: bool = True
+    """Measure the language margin in every language of the study."""
+    responses: int = Field(0, ge=0)
+    """Also let the model answer so many validation prompts in each language, and rate the language of the answers."""
+    max_new_tokens: int = Field(48, ge=1)
+    """Longest of these answers in tokens."""
+
+
+class Halving(Settings):
+    """Stop hopeless runs early: after `first` steps, and then after each `factor` times as many, the best
+    1 / `factor` of the runs by the validation measure go on."""
+
+    first: int = Field(ge=1)
+    """Optimiser steps before the first comparison."""
+    factor: int = Field(3, ge=2)
+
+
+class Ray(Settings):
+    """Resources of one run's task when `executor` is `ray`."""
+
+    address: str | None = None
+    """Address of a running cluster, or `auto`; a cluster on this machine is started where it is not given."""
+    cpus: float = Field(1, gt=0)
+    """CPU cores of a run."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of a run; one where the device is CUDA, else none, where it is not given."""
+
+
+class Judge(Settings):
+    """A judge model behind an OpenAI-compatible server."""
+
+    model: str
+    """Name of the model, as the server knows it."""
+    name: str | None = None
+    """Name in file names and tables; made from the model's where it is not given."""
+    base_url: str | None = None
+    """Address of the server, for instance http://localhost:8000/v1; the client's own default where it is not given."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; a server on this machine may want none."""
+    calls: Literal["all", "each"] = "all"
+    """One call for all facets (cheap), or one for each facet (careful)."""
+    facets: Annotated[list[JudgedFacet], Field(min_length=1)] = [
+        "language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"
+    ]  # fmt: skip
+    rubrics: str | None = None
+    """Folder with rubrics of one's own (FACET.md), each replacing the built-in one."""
+    rubric_language: Literal["en", "response"] = "en"
+    """Language of the judge's instructions: English, or the response's where it is en, fr, pt or ru."""
+    reference: bool = True
+    """Show the judge the prompt's reference answer, where there is one."""
+    json_schema: bool = True
+    """Ask the server for JSON of a fixed shape; turned off by itself where the server refuses."""
+    temperature: float = Field(0.0, ge=0)
+    max_new_tokens: int = Field(512, ge=1)
+    seed: int = 0
+    concurrency: int = Field(16, ge=1)
+    """Requests under way at one time."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds until a request counts as lost."""
+    price_input: float | None = Field(None, ge=0)
+    price_output: float | None = Field(None, ge=0)
+    """Price of a million tokens read and written."""
+    max_cost: float | None = Field(None, ge=0)
+    """Stop before the judge has cost more than this, in the currency of the prices."""
+    max_requests: int | None = Field(None, ge=1)
+    """Stop before more requests than this have been sent for the study."""
+    batch: bool = False
+    """Send the requests through the server's Batch API."""
+
+    @property
+    def label(self) -> str:
+        """Name in file names: letters, digits, dots and dashes only."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name or self.model.split("/")[-1]).strip("-.") or "judge"
+
+
+class Report(Settings):
+    """What the report says about itself."""
+
+    title: str | None = None
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples behind each bootstrap interval."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    measure: dict[str, float] = Field({"language": 1.0}, min_length=1)
+    """What makes a response good when runs are selected: facets with weights; `facet:judge` or `facet:human` says who
+    is believed, else people before judges before surface checks."""
+
+    @field_validator("measure")
+    @classmethod
+    def _known_facets(cls, measure: dict[str, float]) -> dict[str, float]:
+        for name, weight in measure.items():
+            facet, _, kind = name.partition(":")
+            if facet not in FACETS or kind not in {"", "human", "judge", "check"}:
+                raise ValueError(
+                    f"unknown facet '{name}'; {nearest(facet, FACETS)}, each also as FACET:human and the like"
+                )
+            if weight <= 0:
+                raise ValueError(f"the weight of '{name}' must be above 0")
+        return measure
+
+
+def checked_language(code: str) -> str:
+    if base_code(code) not in LANGUAGES:
+        raise ValueError(f"unknown language code; {nearest(code, LANGUAGES)}")
+    return base_code(code)
+
+
+def flat(settings: dict[str, Any], separator: str = ".", numbered: bool = False) -> dict[str, Any]:
+    """Nested settings as one level: {"adaptation": {"rank": 4}} as {"adaptation.rank": 4}.
+
+    Lists are kept as they are; `numbered` opens those of settings by number, {"judges.0.model": …}.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if numbered and isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        inner = flat(value, separator, numbered) if isinstance(value, dict) and value else None
+        found |= {key: value} if inner is None else {f"{key}{separator}{name}": item for name, item in inner.items()}
+    return found
+
+
+def builtin_path(name: str) -> Path:
+    """A data file that ships with xlift."""
+    return Path(__file__).parents[1] / "data" / "builtin" / name

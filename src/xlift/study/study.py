@@ -1,0 +1,278 @@
+"""The study file as a whole: its settings, and reading it. The grid of runs that it spans: grid.py."""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from xlift.errors import ConfigError, nearest
+from xlift.study.grid import (
+    exclude_problems,
+    expand,
+    matches,
+    merged,
+    range_problems,
+    shape_of,
+    with_numbers,
+    with_ranges,
+)
+from xlift.study.settings import (
+    BUILTIN,
+    Adaptation,
+    Decoding,
+    Halving,
+    Judge,
+    Prompts,
+    PromptSet,
+    Ray,
+    Report,
+    RunConfig,
+    Settings,
+    Source,
+    Validation,
+    builtin_path,
+    flat,
+)
+
+
+class Study(Settings):
+    """A whole study file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    question: str = ""
+    """The question that the study answers; opens the report."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Settings of `RunConfig`, each one value or a list of values (an axis of the grid)."""
+    include: list[dict[str, Any]] = Field([])
+    """More runs: settings that replace those of `training`, each spanning a grid of its own."""
+    exclude: list[dict[str, Any]] = Field([])
+    """Runs to leave out: those that have every value of one of these rules; a list names alternatives."""
+    include_base: bool = True
+    """Also let each untuned base model answer, as the reference."""
+    prompts: Prompts = Prompts()
+    decoding: Decoding = Decoding()
+    raters: list[Literal["language", "language_lcb", "fluency", "constraint", "answers"]] = Field(
+        ["language", "fluency", "constraint", "answers"]
+    )
+    judges: list[Judge] = Field([])
+    """Judge models that rate the answers, too."""
+    validation: Validation = Validation()
+    halving: Halving | None = None
+    """Stop hopeless runs early; off where it is not given."""
+    tracking: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = Field([])
+    """Where training curves are sent, besides train.jsonl."""
+    executor: Literal["local", "ray"] = "local"
+    """Where runs are worked on: in this process, or as tasks of a Ray cluster."""
+    ray: Ray = Ray()
+    report: Report = Report()
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @field_validator("judges")
+    @classmethod
+    def _named_apart(cls, judges: list[Judge]) -> list[Judge]:
+        labels = [judge.label for judge in judges]
+        alike = sorted({label for label in labels if labels.count(label) > 1})
+        if alike:
+            raise ValueError(f"several judges are called {', '.join(alike)}; give each a name of its own")
+        return judges
+
+    def runs(self) -> list[RunConfig]:
+        """Every run of the grid, the untuned base models first.
+
+        Where weights are drawn back to the base, the fully tuned run is in the grid too.
+        """
+        grids = [self.training, *self.include]
+        named = [RunConfig.model_validate(settings) for grid in grids for settings in expand(RunConfig, grid)]
+        tuned = [run for run in named if not any(matches(run, rule) for rule in self.exclude)]
+        keep = {"model", "revision", "template", "system"}
+        bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include=keep)) for run in tuned]
+        drawn = [one for run in tuned for one in (run.trained, run)]
+        found = {run.content_hash: run for run in [*(bases if self.include_base else []), *drawn]}
+        return list(found.values())
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file and apply `key=value` overrides (dots reach into sections).
+
+    Raises ConfigError that lists every problem at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such study file", "xlift ls shows what is there; studies/ has examples")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        hint = None if path.suffix in {".yaml", ".yml"} else "files of responses or ratings end in .jsonl"
+        raise ConfigError(f"{where}: a study file is YAML: {getattr(error, 'problem', error)}", hint) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a study file is a mapping of settings, found {type(raw).__name__}")
+    raw.setdefault("name", path.stem)
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_study(raw, where=str(path), folder=path.parent)
+
+
+def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None) -> Study:
+    """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
+    problems = problems_of(Study, raw)
+    training, changes = raw.get("training") or {}, raw.get("include") or []
+    changes = [{}, *(change for change in changes if isinstance(change, dict))]
+    grids = [merged(training, change) for change in changes] if isinstance(training, dict) else []
+    grids = [with_numbers(RunConfig, grid) for grid in grids]
+    problems += [problem for grid in grids for problem in range_problems(grid)]
+    grids = [with_ranges(grid) for grid in grids]
+    problems += [problem for grid in grids for problem in _training_problems(grid)]
+    exclude = [flat(with_numbers(RunConfig, rule)) for rule in raw.get("exclude") or [] if isinstance(rule, dict)]
+    problems += exclude_problems(exclude)
+    if problems:
+        raise ConfigError([f"{where}: {problem}" for problem in dict.fromkeys(problems)], "xlift check STUDY.yaml")
+    located = [_locate(_with_defaults(RunConfig, grid), folder or Path()) for grid in grids]
+    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": exclude})
+    if not study.runs():
+        raise ConfigError(f"{where}: exclude: no run is left", "xlift check STUDY.yaml")
+    return _locate_files(study, folder or Path())
+
+
+def _training_problems(training: dict[str, Any]) -> list[str]:
+    found = [problem for settings in expand(RunConfig, training) for problem in problems_of(RunConfig, settings)]
+    return [f"training.{problem}" for problem in dict.fromkeys(found)]
+
+
+def problems_of(model: type[BaseModel], raw: dict[str, Any]) -> list[str]:
+    """What is wrong with raw settings, each with where it stands; an empty list if nothing is."""
+    try:
+        model.model_validate(raw)
+    except ValidationError as error:
+        return [_describe(model, dict(item)) for item in error.errors()]
+    return []
+
+
+def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        owner = _owner(model, item["loc"][:-1])
+        choices = owner.model_fields if owner else model.model_fields
+        return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {nearest(location[-1], choices)}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(location)}: {message} (found {item['input']!r})" if location else message
+
+
+def _owner(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
+    owner: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int) or owner is None:
+            continue
+        field = owner.model_fields.get(part)
+        owner = _settings_class(field.annotation) if field else None
+    return owner
+
+
+def _settings_class(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _settings_class(part))), None)
+
+
+def _with_defaults(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with every setting written out, so that the resolved study file is complete."""
+    filled = dict(raw)
+    for key, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        value = filled.get(key, default)
+        nested = shape_of(field.annotation)[1]
+        if nested is not None:
+            values = value if isinstance(value, list) else [value]
+            dumped = [_with_defaults(nested, v if isinstance(v, dict) else v.model_dump(mode="json")) for v in values]
+            filled[key] = dumped if isinstance(value, list) else dumped[0]
+        elif key not in filled:
+            filled[key] = _plain(default)
+    return filled
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _locate(training: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Local data files and model folders as absolute paths, data files with the hash of their content."""
+    located = dict(training)
+    models = training["model"] if isinstance(training["model"], list) else [training["model"]]
+    paths = [_locate_model(name, folder) for name in models]
+    located["model"] = paths if isinstance(training["model"], list) else paths[0]
+    sets = training["instructions"] if isinstance(training["instructions"], list) else [training["instructions"]]
+    placed = [{**one, "sources": _locate_sources(one["sources"], folder)} for one in sets]
+    located["instructions"] = placed if isinstance(training["instructions"], list) else placed[0]
+    return located
+
+
+def _locate_model(name: str, folder: Path) -> str:
+    return str((folder / name).resolve()) if (folder / name).is_dir() else name
+
+
+def _locate_sources(sources: list[Any], folder: Path) -> list[Any]:
+    return [
+        _locate_sources(item, folder) if isinstance(item, list) else _locate_source(item, folder) for item in sources
+    ]
+
+
+def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    source = Source.model_validate(raw)
+    if source.path.startswith("hub:"):
+        return source.model_dump(mode="json")
+    path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else (folder / source.path).resolve()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    shown = BUILTIN if source.path == BUILTIN else str(path)
+    return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}
+
+
+def _locate_files(study: Study, folder: Path) -> Study:
+    def placed(prompt_set: PromptSet) -> PromptSet:
+        kind, colon, where = prompt_set.source.partition(":")
+        if kind == "builtin":
+            return prompt_set
+        located = f"{kind}:{(folder / where).resolve()}" if colon else str((folder / kind).resolve())
+        return prompt_set.model_copy(update={"source": located})
+
+    prompts = study.prompts
+    update = {"validation": placed(prompts.validation), "test": placed(prompts.test)}
+    judges = [
+        judge.model_copy(update={"rubrics": str((folder / judge.rubrics).resolve())}) if judge.rubrics else judge
+        for judge in study.judges
+    ]
+    return study.model_copy(update={"prompts": prompts.model_copy(update=update), "judges": judges})
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override '{override}' is not of the form key=value", "for instance training.steps=50")
+    *sections, last = key.strip().split(".")
+    place = raw
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"override '{override}': '{section}' is not a section of the study file")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override '{override}': the value is not YAML") from None
+
+
+def dump_yaml(settings: BaseModel) -> str:
+    """Settings as YAML that loads back to the same settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

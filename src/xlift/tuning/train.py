@@ -1,0 +1,406 @@
+"""The training loop: from instruction data and a base model to checkpoints.
+
+Everything random is derived from (seed, step), and the data plan is a pure function of the settings. So a run that was
+killed at any moment continues from its last checkpoint to the same weights as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor
+
+from xlift.errors import DataError, ModelError
+from xlift.models import Located, Placement, kept_base, load_model, load_tokenizer, quiet
+from xlift.progress import progress
+from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
+from xlift.study.settings import DEFAULT_STEPS, RunConfig
+from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
+from xlift.tuning.loss import response_loss
+from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
+from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.tracking import tracked
+from xlift.workspace import RunFolder
+
+
+@dataclass(frozen=True)
+class Data:
+    """Tokenised conversations of one run: what is trained on, what is held out, how many were too long."""
+
+    train: list[Encoded]
+    heldout: list[Encoded]
+    too_long: int
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(example) for example in self.train]
+
+
+def encode_data(
+    config: RunConfig, chat: ChatFormat, train: Sequence[Conversation], heldout: Sequence[Conversation]
+) -> Data:
+    """Tokenise conversations; those longer than `max_length` are left out, since a cut reply teaches no ending.
+
+    Raises DataError if nothing is left.
+    """
+    encoded = [chat.encode(conversation["messages"]) for conversation in train]
+    kept = [example for example in encoded if len(example) <= config.max_length]
+    if not kept:
+        shortest = min((len(example) for example in encoded), default=0)
+        raise DataError(
+            f"none of {len(encoded)} conversations fits into max_length={config.max_length} "
+            f"(the shortest has {shortest} tokens)",
+            "raise training.max_length",
+        )
+    checks = [chat.encode(conversation["messages"]) for conversation in heldout]
+    return Data(kept, [one for one in checks if len(one) <= config.max_length], len(encoded) - len(kept))
+
+
+def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+    """The examples of every optimiser step of a run."""
+    steps = config.steps if config.steps or config.epochs else DEFAULT_STEPS
+    return plan_steps(lengths, config.seed, config.batch_tokens, steps, config.epochs)
+
+
+def learning_rate_at(config: RunConfig, step: int, total: int) -> float:
+    """Learning rate of optimiser step `step` (from 0) of `total`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    share = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    return config.learning_rate * (config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * share)
+
+
+def prepare_model(config: RunConfig, base: Located, placement: Placement) -> Any:
+    """The base model made trainable: all weights in float32, or LoRA adapters in float32 on a frozen base."""
+    if placement.dtype == "float16":
+        raise ModelError("training in float16 overflows", "set dtype to bfloat16 or float32")
+    full = config.adaptation.method == "full"
+    if full:
+        # Room for the optimiser: this run does not share the model that LoRA runs keep.
+        kept_base.cache_clear()
+        model: Any = load_model(base.path, placement, base.revision, fp32=True)
+    else:
+        model = with_adapters(kept_base(base.path, placement, base.revision), config)
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+@contextmanager
+def prepared_model(config: RunConfig, base: Located, placement: Placement) -> Iterator[Any]:
+    """The same, with the kept base model as it was before once the run is over."""
+    model = prepare_model(config, base, placement)
+    try:
+        yield model
+    finally:
+        if config.adaptation.method != "full":
+            bare = model.unload()
+            if config.gradient_checkpointing:
+                bare.gradient_checkpointing_disable()
+                bare.disable_input_require_grads()
+            bare.eval()
+
+
+def with_adapters(model: Any, config: RunConfig) -> Any:
+    """A model with fresh LoRA adapters in float32, initialised by the run's seed; the rest is frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = config.adaptation
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with quiet():
+            adapted: Any = get_peft_model(model, lora)
+    except ValueError as error:
+        raise ModelError(f"adaptation.targets {settings.targets!r} does not fit this model: {error}") from None
+    # PEFT keeps the found targets in a set, whose order differs from process to process.
+    found = adapted.peft_config["default"]
+    found.target_modules = sorted(found.target_modules)
+    return adapted
+
+
+def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8)
+
+
+def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, device: str) -> dict[str, Tensor]:
+    batch = pack(examples) if config.packing else pad(examples, pad_id)
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+Watch = Callable[[Any, ChatFormat], dict[str, Any]]
+"""What is measured of the model as it is during training, for train.jsonl."""
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What to measure while a run trains: `watch` at every checkpoint, and every so many steps; where curves go."""
+
+    watch: Watch | None = None
+    every: int | None = None
+    trackers: Sequence[str] = ()
+    project: str = "xlift"
+
+    def due(self, step: int) -> bool:
+        """Whether this step, counted from 1, is one to measure at, whether or not it makes a checkpoint."""
+        return self.every is not None and step % self.every == 0
+
+
+def train(
+    run: RunFolder,
+    base: Located,
+    placement: Placement,
+    conversations: Sequence[Conversation],
+    heldout: Sequence[Conversation],
+    watching: Watching = Watching(),
+    until: int | None = None,
+) -> None:
+    """Train one run to its end, or to step `until`, continuing from its last checkpoint.
+
+    Writes checkpoints and train.jsonl.
+    """
+    # First of all, since it gives every worker its own GPU.
+    PartialState(cpu=placement.device == "cpu")
+    config = run.config
+    started = time.monotonic()
+    with _own_randomness(placement.device):
+        tokenizer = load_tokenizer(base.path, base.revision)
+        chat = chat_format(tokenizer, config.template, config.system)
+        data = encode_data(config, chat, conversations, heldout)
+        steps = plan(config, data.lengths)
+        last = min(until or len(steps), len(steps))
+        first = resume_step(run)
+        if first < last:
+            with prepared_model(config, base, placement) as model:
+                optimizer = make_optimizer(config, model)
+                _check_packing(config, model, data.train, chat)
+                if first:
+                    restore(run.checkpoint(first), model, optimizer)
+                _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
+        if last == len(steps):
+            _finish(run, data, started)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """All that the steps of one run share."""
+
+    run: RunFolder
+    chat: ChatFormat
+    placement: Placement
+    data: Data
+    steps: list[list[int]]
+    model: Any
+    optimizer: torch.optim.AdamW
+    watching: Watching
+
+
+def _train_steps(loop: Loop, first: int, last: int) -> None:
+    """Optimiser steps `first` to `last` (from 0, `last` not included)."""
+    run, config = loop.run, loop.run.config
+    workers = PartialState()
+    if workers.is_main_process:
+        _forget_after(run.train_log, first)
+    with (
+        JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
+        progress(f"train {run.label}", len(loop.steps), first) if workers.is_main_process else nullcontext() as bar,
+        tracked(run, loop.watching.trackers, loop.watching.project) as track,
+    ):
+        if first == 0:
+            log.write({"step": 0} | _measured(loop))
+        for step in range(first, last):
+            torch.manual_seed(config.seed * 1_000_003 + step * workers.num_processes + workers.process_index)
+            examples = [loop.data.train[i] for i in loop.steps[step]]
+            record = train_step(
+                loop.model, loop.optimizer, examples, config, loop.chat, loop.placement, step, len(loop.steps)
+            )
+            saves = (step + 1) % config.checkpoint_every == 0 or step + 1 == last
+            if saves or loop.watching.due(step + 1):
+                record |= _measured(loop)
+            log.write(record)
+            if saves and workers.is_main_process:
+                save_checkpoint(run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
+            track(record)
+            if bar:
+                bar.advance(1, _note(record))
+
+
+def _measured(loop: Loop) -> dict[str, Any]:
+    """The loss on held-out English replies, and what is watched on validation prompts."""
+    config, found = loop.run.config, dict[str, Any]()
+    if loop.data.heldout:
+        found["heldout_loss"] = heldout_loss(loop.model, loop.data.heldout, config, loop.chat, loop.placement)
+    if loop.watching.watch:
+        loop.model.eval()
+        with torch.no_grad(), _autocast(config, loop.placement):
+            found["validation"] = loop.watching.watch(loop.model, loop.chat)
+        loop.model.train()
+    return found
+
+
+def _note(record: dict[str, Any]) -> str:
+    margins = record.get("validation", {}).get("margins", {})
+    leaning = "".join(f"  {code} {value:.0%}" for code, value in margins.items())
+    return f"loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s{leaning}"
+
+
+def train_step(
+    model: Any,
+    optimizer: torch.optim.AdamW,
+    examples: Sequence[Encoded],
+    config: RunConfig,
+    chat: ChatFormat,
+    placement: Placement,
+    step: int,
+    total: int,
+) -> dict[str, Any]:
+    """One optimiser step over `examples`; the loss is the mean over all their response tokens.
+
+    Several processes share the micro-batches of a step and sum their gradients, so their number does not change it.
+    """
+    began = time.monotonic()
+    workers = PartialState()
+    lengths = [len(example) for example in examples]
+    micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
+    learned = sum(sum(example.mask[1:]) for example in examples)
+    loss_sum = torch.zeros((), device=placement.device)
+    for group in micro[workers.process_index :: workers.num_processes]:
+        batch = make_batch([examples[i] for i in group], config, _pad_id(chat), placement.device)
+        with _autocast(config, placement):
+            loss = response_loss(model, batch) / learned
+        loss.backward()
+        loss_sum += loss.detach()
+    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if workers.num_processes > 1:
+        loss_sum = _sum_over_workers(loss_sum, trainable)
+    norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)
+    rate = learning_rate_at(config, step, total)
+    for settings in optimizer.param_groups:
+        settings["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    seconds = time.monotonic() - began
+    return {
+        "step": step + 1,
+        "loss": float(loss_sum),
+        "learning_rate": rate,
+        "grad_norm": float(norm),
+        "tokens": sum(lengths),
+        "response_tokens": learned,
+        "tokens_per_second": round(sum(lengths) / seconds, 1),
+    }
+
+
+def _sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
+    for parameter in trainable:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = reduce(parameter.grad, reduction="sum")
+    return reduce(loss, reduction="sum")
+
+
+@torch.no_grad()
+def heldout_loss(
+    model: Any, examples: Sequence[Encoded], config: RunConfig, chat: ChatFormat, placement: Placement
+) -> float:
+    """Mean loss per response token on held-out conversations."""
+    was_training = model.training
+    model.eval()
+    lengths = [len(example) for example in examples]
+    micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
+    total = 0.0
+    for group in micro:
+        batch = make_batch([examples[i] for i in group], config, _pad_id(chat), placement.device)
+        with _autocast(config, placement):
+            total += float(response_loss(model, batch))
+    model.train(was_training)
+    return total / sum(sum(example.mask[1:]) for example in examples)
+
+
+def _pad_id(chat: ChatFormat) -> int:
+    return int(chat.tokenizer.pad_token_id or 0)
+
+
+def _autocast(config: RunConfig, placement: Placement) -> torch.autocast:
+    """Full fine-tuning keeps float32 weights and computes in the chosen dtype."""
+    mixed = config.adaptation.method == "full" and placement.dtype != "float32"
+    return torch.autocast(placement.device, dtype=torch.bfloat16, enabled=mixed)
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop log records of steps that will be made again."""
+    kept = [record for record in read_records(log) if record["step"] <= step and step > 0]
+    if log.is_file():
+        write_atomic(log, b"".join(encode_record(record) for record in kept))
+
+
+def _finish(run: RunFolder, data: Data, started: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run.set_stage(
+        "train",
+        "done",
+        examples=len(data.train),
+        too_long=data.too_long,
+        heldout=len(data.heldout),
+        seconds=round(time.monotonic() - started, 1),
+        peak_memory_bytes=peak,
+    )
+
+
+@torch.no_grad()
+def _check_packing(config: RunConfig, model: Any, examples: Sequence[Encoded], chat: ChatFormat) -> None:
+    """Refuse to pack where the model lets packed examples see each other.
+
+    Two short openings are run together and apart; recurrent models, for one, carry state across the border.
+    """
+    if not config.packing:
+        return
+    two = [Encoded(example.ids[:12], example.mask[:12]) for example in (examples[0], examples[-1])]
+    device = next(model.parameters()).device
+    model.eval()
+
+    def states(which: list[Encoded]) -> Tensor:
+        batch = {key: value.to(device) for key, value in pack(which).items() if key != "labels"}
+        return model.get_decoder()(**batch, use_cache=False).last_hidden_state[0].float()  # type: ignore[no-any-return]
+
+    together, apart = states(two), torch.cat([states([two[0]]), states([two[1]])])
+    model.train()
+    tolerance = 1e-3 if apart.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32 else 5e-2
+    if (together - apart).norm() > tolerance * apart.norm():
+        raise ModelError("this model lets packed examples see each other", "set training.packing to false")
+
+
+@contextmanager
+def _own_randomness(device: str) -> Iterator[None]:
+    """Seeds set inside do not reach the caller's global generator."""
+    devices = list(range(torch.cuda.device_count())) if device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,83 @@
+"""What is watched while a model trains, on validation prompts only: does it still hold the users' languages?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xlift.errors import DataError
+from xlift.generation.engine import Reply, decode
+from xlift.generation.margin import language_margins, summarise
+from xlift.generation.responses import margin_pairs
+from xlift.rating.language.rater import rate_text
+from xlift.records import Prompt, reply_language
+from xlift.study.settings import Decoding, Validation
+from xlift.tuning.templates import ChatFormat
+
+
+@dataclass(frozen=True)
+class ValidationPrompts:
+    """Prompts that may be looked at while hyperparameters are being chosen. Raises DataError for a test prompt."""
+
+    prompts: tuple[Prompt, ...]
+
+    def __post_init__(self) -> None:
+        leaked = [prompt["id"] for prompt in self.prompts if prompt["split"] != "validation"]
+        if leaked:
+            raise DataError(f"not validation prompts: {', '.join(leaked[:5])}")
+
+    def first(self, count: int) -> list[Prompt]:
+        """The first `count` prompts of each language."""
+        codes = dict.fromkeys(prompt["language"] for prompt in self.prompts)
+        return [p for code in codes for p in [p for p in self.prompts if p["language"] == code][:count]]
+
+
+def validation_prompts(prompts: Sequence[Prompt]) -> ValidationPrompts:
+    """The validation prompts among a study's prompts."""
+    return ValidationPrompts(tuple(prompt for prompt in prompts if prompt["split"] == "validation"))
+
+
+def watcher(
+    settings: Validation, decoding: Decoding, prompts: ValidationPrompts, languages: Sequence[str]
+) -> Callable[[Any, ChatFormat], dict[str, Any]] | None:
+    """A function of a model and its chat format that measures what `settings` ask for; None where that is nothing.
+
+    `margins`: mean probability of opening in the user's language rather than in English, by language. `language`: share
+    of replies to validation prompts that are wholly in the language they must be in, of those that can be told.
+    """
+    chosen = prompts.first(settings.responses)
+    pairs = margin_pairs(languages) if settings.margins else []
+    if not chosen and not pairs:
+        return None
+    brief = decoding.model_copy(update={"max_new_tokens": settings.max_new_tokens})
+
+    def watch(model: Any, chat: ChatFormat) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if pairs:
+            margins = summarise(language_margins(model, chat, pairs))
+            found["margins"] = {one.language: _rounded(one.probability.mean) for one in margins}
+        if chosen:
+            found["language"] = _language_shares(model, chat, chosen, brief)
+        return found
+
+    return watch
+
+
+def _language_shares(
+    model: Any, chat: ChatFormat, prompts: Sequence[Prompt], decoding: Decoding
+) -> dict[str, float | None]:
+    values: dict[str, list[float]] = {prompt["language"]: [] for prompt in prompts}
+
+    def keep(index: int, reply: Reply) -> None:
+        value = rate_text(reply.text, reply_language(prompts[index]))[0]
+        if value is not None:
+            values[prompts[index]["language"]].append(float(value == 2))
+
+    encoded = [chat.encode_prompt(prompt["messages"]) for prompt in prompts]
+    decode(model, chat, encoded, [prompt["id"] for prompt in prompts], decoding, keep)
+    return {code: _rounded(sum(shares) / len(shares)) if shares else None for code, shares in values.items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

