@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
+from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.data.prompts import read_prompt_file
 from xlift.rating.language.rater import rate_text
 from xlift.records import Message, Prompt, write_atomic
 from xlift.stages import train_stage
 from xlift.study.settings import Decoding, builtin_path
 from xlift.study.study import Study, parse_study
-from xlift.workspace import RunFolder, StudyFolder, create_study, open_study
+from xlift.workspace import create_study, open_study
 
 KEPT_TOKENS = 300
 """Likeliest first tokens that are kept of each question."""
@@ -52,7 +53,7 @@ def study(arguments: argparse.Namespace) -> Study:
         "micro_batch_tokens": 320,
         "checkpoint_every": arguments.checkpoint_every,
     }
-    return parse_study({"name": "margin", "training": training})
+    return parse_study({"name": "margin", "training": training, "decoding": {"checkpoints": "all"}})
 
 
 def prompts(folder: Path, name: str, language: str, size: int) -> list[Prompt]:
@@ -61,32 +62,32 @@ def prompts(folder: Path, name: str, language: str, size: int) -> list[Prompt]:
     return [record for record in records if record["split"] == "validation"][:size]
 
 
-def checkpoints(workspace: StudyFolder) -> Iterator[tuple[RunFolder, int]]:
-    for run in workspace.runs:
-        for step in run.evaluated_steps("all"):
-            yield run, step
-
-
 # --- what is measured of a checkpoint
 
 
-def measured(arguments: argparse.Namespace, run: RunFolder, step: int) -> dict[str, Any]:
+def measured(arguments: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
     """Replies and log-probabilities of one checkpoint, read from its file or measured and written to it."""
-    path = Path(arguments.out) / "measured" / f"{run.id}.step-{step}.json"
+    path = Path(arguments.out) / "measured" / f"{checkpoint.run.id}.step-{checkpoint.step}.json"
     if not path.is_file():
-        write_atomic(path, json.dumps(measure(arguments, run, step), ensure_ascii=False))
+        write_atomic(path, json.dumps(measure(arguments, checkpoint), ensure_ascii=False))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def measure(arguments: argparse.Namespace, run: RunFolder, step: int) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
+    from xlift.models import loaded_checkpoint, locate, place
+
+    base = locate(checkpoint.run.config.model)
+    with loaded_checkpoint(base, checkpoint.weights, place(), checkpoint.run.config.weight) as model:
+        return measure_model(arguments, checkpoint, model, base)
+
+
+def measure_model(arguments: argparse.Namespace, checkpoint: Checkpoint, model: Any, base: Any) -> dict[str, Any]:
     from xlift.generation.margin import fact_pairs, language_margins
     from xlift.generation.responses import checkpoint_chat
-    from xlift.models import load_checkpoint, locate, place
 
-    base = locate(run.config.model)
-    chat = checkpoint_chat(run, step, base)
-    model = load_checkpoint(base, run.checkpoint(step) if step else None, place(), run.config.weight)
+    run, step = checkpoint.run, checkpoint.step
+    chat = checkpoint_chat(checkpoint, base)
     facts = {code: prompts(arguments.data, "facts", code, arguments.facts) for code in ["en", *arguments.languages]}
     times = [time.monotonic()]
     language_margins(model, chat, fact_pairs(facts))  # for its time: the table computes it from the whole replies
@@ -443,7 +444,7 @@ def main() -> None:
     workspace = open_study(study(arguments), Path(arguments.out))
     create_study(workspace)
     train_stage(workspace)
-    records = [measured(arguments, run, step) for run, step in checkpoints(workspace)]
+    records = [measured(arguments, one) for one in checkpoints(workspace)]
     data = points(records, arguments.languages, arguments.model)
     print_generated(records, arguments.languages, data)
     print_candidates(data)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xlift.checkpoint import checkpoints, written_prompts
 from xlift.records import Rating, response_signatures, write_jsonl
 from xlift.report.reading import Answered, Material, material_of
-from xlift.results import responses_of, study_prompts
 from xlift.stages import prepare, rate_stage
 from xlift.study.study import parse_study
 from xlift.workspace import RunFolder, StudyFolder
@@ -30,7 +30,7 @@ def made_study(folder: Path, text: Callable[[RunFolder, Any], str], **settings: 
         {"name": "made", "prompts": prompts, "training": training, "report": {"bootstrap": 100}, **settings}
     )
     workspace = prepare(study, folder)
-    asked = study_prompts(workspace)
+    asked = written_prompts(workspace)
     signatures = response_signatures(asked, study.decoding.signature)
     facts = {"finish_reason": "stop", "prompt_tokens": 5, "new_tokens": 9}
     for run in workspace.runs:
@@ -66,9 +66,8 @@ Value = Callable[[RunFolder, Any], float | None]
 def rated_by(workspace: StudyFolder, raters: dict[tuple[str, str], Value]) -> Material:
     """The study with these ratings: by (facet, rater), what `value(run, prompt)` gives, None being missing."""
     answered = []
-    for run in workspace.runs:
-        step = 0 if run.config.untuned else STEP
-        responses = responses_of(workspace, run, step)
+    for checkpoint in checkpoints(workspace):
+        run, step, responses = checkpoint.run, checkpoint.step, checkpoint.responses
         ratings = [
             _rating(response, facet, rater, value(run, response))
             for (facet, rater), value in raters.items()

@@ -26,10 +26,10 @@ from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
 from xlift.annotation import sampling
 from xlift.annotation.campaign import Plan
+from xlift.checkpoint import written_prompts
 from xlift.errors import ConfigError, DataError
 from xlift.rating import text_fingerprint
 from xlift.records import read_jsonl, response_signatures, write_jsonl
-from xlift.results import study_prompts
 from xlift.stages import prepare
 from xlift.study.study import parse_study
 
@@ -222,7 +222,7 @@ def study_with_responses(folder: Path) -> Any:
         }
     )
     workspace = prepare(study, folder / "study")
-    prompts = study_prompts(workspace)
+    prompts = written_prompts(workspace)
     signatures = response_signatures(prompts, study.decoding.signature)
     for run in workspace.runs:
         step = 0 if run.config.untuned else 5
@@ -251,7 +251,7 @@ def test_a_study_is_sampled_from_its_test_prompts_and_gets_its_ratings(tmp_path:
             visitor.open(f"/task/{task}")
             visitor.rate(task, GOOD)
     campaigns.export(campaign, tmp_path / "all.csv")
-    splits = {prompt["id"]: prompt["split"] for prompt in study_prompts(workspace)}
+    splits = {prompt["id"]: prompt["split"] for prompt in written_prompts(workspace)}
     total = 0
     for run in workspace.runs:
         (path,) = run.path.glob("ratings/step-*.human.jsonl")

@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 import torch
 
+from xlift.checkpoint import MARGIN_TOKENS
 from xlift.errors import DataError
-from xlift.generation.margin import START, FactPair, Margin, fact_pairs, language_margins, summarise
+from xlift.generation.margin import FactPair, Margin, fact_pairs, language_margins, summarise
 from xlift.intervals import estimate
 from xlift.models import Placement, load_model, load_tokenizer
 from xlift.records import Prompt
@@ -71,7 +72,7 @@ def by_hand(model: Any, chat: ChatFormat, pair: FactPair) -> float:
     own, english = replies
     while own and english and own[0][0] == english[0][0]:
         own, english = own[1:], english[1:]
-    return sum(value for _, value in own[:START]) - sum(value for _, value in english[:START])
+    return sum(value for _, value in own[:MARGIN_TOKENS]) - sum(value for _, value in english[:MARGIN_TOKENS])
 
 
 @pytest.mark.parametrize("template", ["plain", "gemma", "llama-2"])

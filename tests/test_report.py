@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from report_fixtures import GOOD, chances, log_training, made_study, rated_by, rated_study
 
+from xlift.checkpoint import written_prompts
 from xlift.errors import ConfigError
 from xlift.records import response_signatures, write_jsonl
 from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import share_table, text_table, write_report
 from xlift.report.reading import Material, material_of
 from xlift.report.summary import summary_text, unknown_text
-from xlift.results import study_prompts
 from xlift.stages import prepare, rate_stage, report_stage
 from xlift.study.study import parse_study
 
@@ -186,7 +186,7 @@ def test_facts_are_compared_over_languages(tmp_path: Path) -> None:
     settings = {"languages": ["en", "fr"], "validation": source, "test": source}
     study = parse_study({"name": "facts", "prompts": settings, "training": {}, "raters": ["answers"]})
     folder = prepare(study, tmp_path / "study")
-    base, prompts = folder.runs[0], study_prompts(folder)
+    base, prompts = folder.runs[0], written_prompts(folder)
     signatures = response_signatures(prompts, study.decoding.signature)
     facts = {"run": base.id, "step": 0, "finish_reason": "stop", "prompt_tokens": 5, "new_tokens": 9}
     first = next(prompt["parallel_id"] for prompt in prompts if prompt["split"] == "test")

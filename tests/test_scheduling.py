@@ -11,8 +11,9 @@ import torch
 
 import xlift
 from xlift import models
+from xlift.checkpoint import checkpoints
 from xlift.errors import UserError
-from xlift.halving import surviving
+from xlift.halving import stopped, surviving
 from xlift.models import Placement, load_model, loaded_checkpoint, locate
 from xlift.records import read_records
 from xlift.stages import generate_stage, prepare, run_study, train_stage
@@ -134,10 +135,53 @@ def test_halving_stops_the_worse_runs_and_goes_on_alike_after_a_break(study_file
         record = next(record for record in read_records(run.train_log) if record["step"] == 2)
         return float(record["validation"]["margins"]["ru"])
 
-    stopped = [run for run in trained(workspace) if reached[run.id] == 2]
-    assert max(map(score, stopped)) <= min(score(run) for run in trained(workspace) if run not in stopped)
+    out = [run for run in trained(workspace) if reached[run.id] == 2]
+    assert max(map(score, out)) <= min(score(run) for run in trained(workspace) if run not in out)
+    assert {run.id: step for run in trained(workspace) if (step := reached[run.id]) < 8} == stopped(workspace)
     again = open_study(study, tmp_path / "out")
     assert [run.id for run in surviving(again, again.runs)] == [run.id for run in left]
+
+
+def test_a_run_that_failed_is_tried_again_with_halving_too(study_file: Path, tmp_path: Path) -> None:
+    rates = "training.learning_rate=[1e-3, 1e-2, 1e-1, 1.0]"
+    study = load_study(study_file, [rates, "training.steps=8", "halving={first: 2, factor: 2}"])
+    workspace = prepare(study, tmp_path / "out")
+    broken = trained(workspace)[1]
+    (broken.path / "checkpoints").write_text("in the way")
+    with pytest.raises(UserError, match=broken.label):
+        train_stage(workspace)
+    assert broken.stage("train")["state"] == "failed"
+    assert broken.id not in stopped(workspace)
+    assert max(max(run.checkpoint_steps()) for run in trained(workspace) if run != broken) == 8
+    (broken.path / "checkpoints").unlink()
+    train_stage(workspace)
+    assert broken.checkpoint_steps()[0] == 2
+    assert broken.stage("train")["state"] != "failed"
+
+
+def test_a_run_whose_loss_is_no_number_never_wins(study_file: Path, tmp_path: Path) -> None:
+    rates = "training.learning_rate=[1e-3, 1e-2, 1e-1]"
+    study = load_study(study_file, [rates, "training.steps=8", "halving={first: 2, factor: 3}"])
+    workspace = prepare(study, tmp_path / "out")
+    losses = [None, float("nan"), 9.0]
+    for run, loss in zip(trained(workspace), losses, strict=True):
+        shares = {"language": {"en": 1.0 if loss != 9.0 else 0.0}}
+        run.path.mkdir(exist_ok=True)
+        line = json.dumps({"step": 2, "loss": 1.0, "heldout_loss": loss, "validation": shares})
+        run.train_log.write_text(line + "\n")
+    lost = trained(workspace)[:2]
+    assert stopped(workspace) == {run.id: 2 for run in lost}
+    assert surviving(workspace, lost) == []
+
+
+def test_a_run_that_halving_stopped_has_no_answers_to_count(study_file: Path, tmp_path: Path) -> None:
+    rates = "training.learning_rate=[1e-3, 1e-2]"
+    study = load_study(study_file, [rates, "training.steps=6", "halving={first: 2, factor: 2}"])
+    workspace = run_study(study, tmp_path / "out")
+    (out,) = stopped(workspace)
+    runs = {one.run.id for one in checkpoints(workspace)}
+    assert runs == {run.id for run in workspace.runs} - {out}
+    assert set(xlift.load(workspace.path).ratings["run"]) == runs
 
 
 def test_validation_is_logged_where_asked_and_changes_no_weight(study_file: Path, tmp_path: Path) -> None:
@@ -165,7 +209,7 @@ def test_named_steps_answer_and_curves_reach_the_tracker(study_file: Path, tmp_p
     overrides = ["decoding.checkpoints=[2]", "tracking=[tensorboard]", "training.learning_rate=[1e-3]"]
     workspace = run_study(load_study(study_file, overrides), tmp_path / "out")
     run = trained(workspace)[0]
-    assert run.evaluated_steps([2]) == [2]
+    assert [one.step for one in checkpoints(workspace, [run])] == [2]
     assert run.responses(2).is_file()
     assert not run.responses(4).exists()
     events = EventAccumulator(str(run.path / "tracking" / run.id))

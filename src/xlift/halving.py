@@ -1,4 +1,8 @@
-"""Successive halving: which runs go on. Read from the training logs alone."""
+"""Successive halving: after a number of steps the worse runs are stopped, and the better ones go on.
+
+Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization". Read from the
+training logs alone, so that a study that was killed goes on with the same runs.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,42 @@ import math
 from collections.abc import Sequence
 
 from xlift.records import read_records
-from xlift.study.settings import Halving
 from xlift.workspace import RunFolder, StudyFolder
 
 
 def surviving(workspace: StudyFolder, runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs that successive halving has not stopped; all of them where it is off.
+    """The runs that successive halving has not stopped; all of them where it is off."""
+    out = stopped(workspace)
+    return [run for run in runs if run.trained.name not in out]
 
-    Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization". Read from the
-    training logs alone, so that a study that was killed goes on with the same runs.
+
+def stopped(workspace: StudyFolder) -> dict[str, int]:
+    """The trained runs that halving has stopped, by id, each with the step at which it was compared and lost.
+
+    A run that failed is not among them, since it is tried again, and neither is one that was trained to its end.
     """
     halving = workspace.study.halving
     if halving is None:
-        return list(runs)
-    alive = {run.path for run in _alive(halving, [run for run in workspace.runs if run.trains])}
-    return [run for run in runs if run.config.untuned or run.trained in alive]
-
-
-def _alive(halving: Halving, trained: list[RunFolder]) -> list[RunFolder]:
-    alive, rung = [run for run in trained if run.stage("train")["state"] != "failed"], halving.first
-    while len(alive) > 1:
-        scores = {run.id: score_at(run, rung) for run in alive}
-        known = {run: score for run, score in scores.items() if score is not None}
-        if len(known) < len(alive) or all(_finished_by(run, rung) for run in alive):
+        return {}
+    trained = [run for run in workspace.runs if run.trains]
+    going, rung = [run for run in trained if run.stage("train")["state"] != "failed"], halving.first
+    out: dict[str, int] = {}
+    while len(going) > 1:
+        scores = {run.id: score for run in going if (score := score_at(run, rung)) is not None}
+        if len(scores) < len(going) or all(_finished_by(run, rung) for run in going):
             break
-        alive = sorted(alive, key=lambda run: (-known[run.id], run.id))[: math.ceil(len(alive) / halving.factor)]
-        rung *= halving.factor
-    return alive
+        ranked = sorted(going, key=lambda run: (-scores[run.id], run.id))
+        best = math.ceil(len(going) / halving.factor)
+        out |= {run.id: rung for run in ranked[best:] if run.stage("train")["state"] != "done"}
+        going, rung = ranked[:best], rung * halving.factor
+    return out
 
 
 def score_at(run: RunFolder, step: int) -> float | None:
     """The validation measure of a run at a step (or at its end, where that came earlier); None before it is there.
 
     The mean over languages of the share of replies in the right language, else of the language margins, else the
-    negative loss on held-out replies.
+    negative loss on held-out replies; minus infinity where that loss is no number, so that a broken run never wins.
     """
     records = [record for record in read_records(run.train_log) if "heldout_loss" in record or "validation" in record]
     reached = [record for record in records if record["step"] == step]
@@ -48,12 +54,17 @@ def score_at(run: RunFolder, step: int) -> float | None:
     if not reached:
         return None
     watched = reached[0].get("validation", {})
+    if "heldout_loss" in reached[0] and not _is_number(reached[0]["heldout_loss"]):
+        return -math.inf
     for name in ("language", "margins"):
-        shares = [value for value in watched.get(name, {}).values() if value is not None]
+        shares = [value for value in watched.get(name, {}).values() if _is_number(value)]
         if shares:
             return float(sum(shares) / len(shares))
-    loss = reached[0].get("heldout_loss")
-    return None if loss is None else -float(loss)
+    return -float(reached[0]["heldout_loss"]) if "heldout_loss" in reached[0] else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _finished_by(run: RunFolder, step: int) -> bool:

@@ -6,10 +6,15 @@ dropped when the file is opened again, so that its record is made again. Unknown
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import platform
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -216,21 +221,62 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write a whole file under a temporary name and move it into place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = temporary_path(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
-        os.chmod(temporary, 0o666 & ~_umask())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def sync_folder(folder: Path) -> None:
+    """Make what was moved into a folder survive a loss of power; where the system has no such thing, nothing."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_TEMPORARY = re.compile(r"\..+\.xlift-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
+_DAY_SECONDS = 86_400
+
+
+def temporary_path(path: Path) -> Path:
+    """A new name beside `path` for what is being written; it says which process of which machine writes."""
+    return path.with_name(f".{path.name[:150]}.xlift-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed had under temporary names of ours; nothing else, and of nobody alive."""
+    for path in list(folder.rglob(".*.tmp")):
+        name = _TEMPORARY.fullmatch(path.name)
+        if name and _is_left(path, name[1], int(name[2])):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, machine: str, process: int) -> bool:
+    try:
+        if time.time() - path.stat().st_mtime > _DAY_SECONDS:
+            return True
+        if machine != _machine() or os.name != "posix" or process == os.getpid():
+            return False
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _machine() -> str:
+    return fingerprint(platform.node(), length=8)
 
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a study has found so far, read from its files: up-to-date responses and ratings, and one tidy table of them.
+"""What a study has found so far: one tidy table of its ratings, and one of its training logs.
 
 import xlift
 ratings = xlift.load("results/quickstart").ratings      # a polars frame, one row a rating
@@ -10,80 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
-from xlift.rating import signature_of, text_fingerprint
-from xlift.records import Prompt, Rating, Response, kind_of, read_records, response_signatures
-from xlift.study.settings import Judge, RunConfig, flat
-from xlift.workspace import RunFolder, StudyFolder, current_ratings, current_responses, find_run, find_study
-
-
-def study_prompts(workspace: StudyFolder) -> list[Prompt]:
-    """The study's prompts as written down."""
-    return [cast(Prompt, record) for record in read_records(workspace.prompts)]
-
-
-def responses_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Response]:
-    """Up-to-date responses of one checkpoint."""
-    prompts = study_prompts(workspace)
-    return current_responses(run, step, prompts, response_signatures(prompts, workspace.study.decoding.signature))
-
-
-def rateable(workspace: StudyFolder, run: RunFolder, step: int) -> list[dict[str, Any]]:
-    """The responses of one checkpoint as raters see them.
-
-    A modified request ("…, in a few words") carries the same run's answer to the request that it modifies
-    (`modifies`), which short and long are relative to.
-    """
-    responses = [cast(dict[str, Any], response) for response in responses_of(workspace, run, step)]
-    texts = {response["id"]: response["text"] for response in responses}
-    return [
-        {**response, "unmodified": texts[response["modifies"]]} if response.get("modifies") in texts else response
-        for response in responses
-    ]
-
-
-def ratings_of(workspace: StudyFolder, run: RunFolder, step: int) -> list[Rating]:
-    """Up-to-date ratings of one checkpoint's responses: surface raters, judges and people."""
-    responses = rateable(workspace, run, step)
-    keys = [(response["id"], text_fingerprint(response)) for response in responses]
-    found = []
-    for name in workspace.study.raters:
-        ratings = current_ratings(run, step, name, signature_of(name))
-        found += [ratings[key] for key in keys if key in ratings]
-    return found + judge_ratings(workspace, run, step, responses) + people_ratings(run, step, keys)
-
-
-def judge_ratings(workspace: StudyFolder, run: RunFolder, step: int, responses: list[dict[str, Any]]) -> list[Rating]:
-    """What the study's judges, as they are now, have said of a checkpoint's `responses`, as `rateable` gives them."""
-    if not workspace.study.judges:
-        return []
-    from xlift.judging.ratings import current_judge_ratings
-
-    return [
-        rating
-        for judge in workspace.study.judges
-        for rating in current_judge_ratings(judge_ratings_path(run, step, judge), responses, judge)
-    ]
-
-
-def judge_ratings_path(run: RunFolder, step: int, judge: Judge) -> Path:
-    """Where a judge's ratings of a checkpoint's responses are."""
-    return run.ratings(step, f"judge-{judge.label}")
-
-
-def people_ratings(run: RunFolder, step: int, keys: list[tuple[str, str]]) -> list[Rating]:
-    """What people have said of a checkpoint's responses as they are now; the last word of each person counts."""
-    wanted = set(keys)
-    found = {
-        (record["id"], record["rater"], record["facet"]): cast(Rating, record)
-        for record in read_records(run.ratings(step, "human"))
-        if (record["id"], record["response"]) in wanted
-    }
-    return list(found.values())
-
+from xlift.checkpoint import checkpoints, written_prompts
+from xlift.records import Prompt, Rating, kind_of, read_records
+from xlift.study.settings import RunConfig, flat
+from xlift.workspace import RunFolder, StudyFolder, find_run, find_study
 
 AXES = {
     "model": pl.String, "method": pl.String, "rank": pl.Int64, "learning_rate": pl.Float64, "instructions": pl.String,
@@ -130,13 +64,9 @@ class Results:
     @cached_property
     def ratings(self) -> pl.DataFrame:
         """One row a rating: COLUMNS, then the run's AXES. `value` is null where it is missing, `reason` says why."""
-        checkpoints = self.workspace.study.decoding.checkpoints
-        found = (
-            (run, ratings_of(self.workspace, run, step))
-            for run in self.workspace.runs
-            for step in run.evaluated_steps(checkpoints)
-        )
-        return tidy_table(found, study_prompts(self.workspace))
+        prompts = written_prompts(self.workspace)
+        found = checkpoints(self.workspace, prompts=prompts)
+        return tidy_table(((one.run, one.ratings) for one in found), prompts)
 
     @cached_property
     def training(self) -> pl.DataFrame:

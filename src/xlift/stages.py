@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts, margin_languages
 from xlift.errors import UserError, raise_together
@@ -16,9 +17,8 @@ from xlift.halving import surviving
 from xlift.models import kept_base
 from xlift.planning.pending import say_pending
 from xlift.progress import say
-from xlift.rating import in_scope, rate, signature_of, text_fingerprint
+from xlift.rating import rate
 from xlift.records import Conversation, JsonlWriter, write_jsonl
-from xlift.results import rateable, responses_of, study_prompts
 from xlift.study.settings import Instructions, Judge
 from xlift.study.study import Study
 from xlift.watch import validation_prompts, watcher
@@ -26,12 +26,12 @@ from xlift.workspace import (
     RunFolder,
     StudyFolder,
     create_study,
-    current_ratings,
     environment,
     first_worker,
     is_created,
     locked,
     open_study,
+    refuse_foreign,
 )
 
 
@@ -66,6 +66,7 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
     Raises ConfigError where that would change a study that another process is working on.
     """
     workspace = open_study(study, folder)
+    refuse_foreign(workspace.path)
     prompts = load_prompts(study.prompts)
     if first_worker() and not is_created(workspace, prompts):
         with locked(workspace.path):
@@ -75,20 +76,29 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
 
 
 def train_stage(workspace: StudyFolder, offline: bool = False) -> None:
-    """Train every run of the grid that is not trained yet."""
-    runs = [run for run in workspace.runs if run.trains]
+    """Train every run of the grid that is not trained yet; one that failed before is tried again, once."""
     halving = workspace.study.halving
     failures: list[UserError] = []
-    until = halving.first if halving else None
-    while halving and until and len(going := _unfinished(surviving(workspace, runs))) > 1:
-        failures += _failures(each_run, workspace, going, "train", offline, partial(_train, until=until))
+    failed: set[str] = set()
+
+    def left() -> list[RunFolder]:
+        runs = [run for run in workspace.runs if run.trains and run.id not in failed]
+        return [run for run in surviving(workspace, runs) if not _is_trained(run)]
+
+    def train_all(runs: list[RunFolder], until: int | None) -> None:
+        failures.extend(_failures(each_run, workspace, runs, "train", offline, partial(_train, until=until)))
+        failed.update(run.id for run in runs if run.stage("train")["state"] == "failed")
+
+    until = halving.first if halving else 0
+    while halving and len(runs := left()) > 1:
+        train_all(runs, until)
         until *= halving.factor
-    failures += _failures(each_run, workspace, _unfinished(surviving(workspace, runs)), "train", offline, _train)
+    train_all(left(), None)
     raise_together(failures)
 
 
-def _unfinished(runs: list[RunFolder]) -> list[RunFolder]:
-    return [run for run in runs if run.stage("train")["state"] != "done" or not run.checkpoint_steps()]
+def _is_trained(run: RunFolder) -> bool:
+    return run.stage("train")["state"] == "done" and bool(run.checkpoint_steps())
 
 
 def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | None = None) -> None:
@@ -104,7 +114,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | N
     run.set_stage("train", "running")
     study = workspace.study
     languages = margin_languages(study.prompts.languages)
-    watch = watcher(study.validation, study.decoding, validation_prompts(study_prompts(workspace)), languages)
+    watch = watcher(study.validation, study.decoding, validation_prompts(written_prompts(workspace)), languages)
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
     train(run, base, placement, train_set, heldout, watching, until)
 
@@ -134,18 +144,14 @@ def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
 
 
 def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
-    decoding = workspace.study.decoding
-    prompts = study_prompts(workspace)
-    steps = run.evaluated_steps(decoding.checkpoints)
     if _trained_by(workspace, run).stage("train")["state"] == "failed":
         return
-    if not steps:
+    found = checkpoints(workspace, [run])
+    if not found:
         there = ", ".join(map(str, run.checkpoint_steps()))
         problem = f"none of the steps of decoding.checkpoints has a checkpoint; there are: {there}"
         raise UserError(problem if there else "no checkpoint to generate from", "xlift train makes it")
-    languages = margin_languages(workspace.study.prompts.languages)
-    unmeasured = [step for step in steps if languages and run.margins_of(step, languages) is None]
-    if not unmeasured and all(len(responses_of(workspace, run, step)) == len(prompts) for step in steps):
+    if not any(one.unanswered or one.unmeasured for one in found):
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
         return
@@ -158,7 +164,7 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("generate", "running")
     started = time.monotonic()
-    made = sum(answer_checkpoint(run, step, base, placement, prompts, decoding, languages) for step in steps)
+    made = sum(answer_checkpoint(one, base, placement) for one in found)
     run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
 
 
@@ -173,22 +179,20 @@ def rate_stage(workspace: StudyFolder, offline: bool = False) -> None:
 
 
 def _rate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
-    made = seen = 0
-    for step in run.evaluated_steps(workspace.study.decoding.checkpoints):
-        responses = rateable(workspace, run, step)
-        seen += len(responses)
-        for name in workspace.study.raters:
-            done = current_ratings(run, step, name, signature_of(name))
-            keys = [(response["id"], text_fingerprint(response)) for response in responses]
-            wanted = [one for one, key in zip(responses, keys, strict=True) if key not in done and in_scope(one, name)]
-            if not wanted:
-                continue
-            with JsonlWriter(run.ratings(step, name)) as log:
-                for response in wanted:
-                    log.write(rate(response, name))
-            made += len(wanted)
-    if made or (seen and run.stage("rate")["state"] != "done"):
+    found = checkpoints(workspace, [run])
+    made = sum(_rate_by(one, name) for one in found for name in workspace.study.raters)
+    if made or (any(one.responses for one in found) and run.stage("rate")["state"] != "done"):
         run.set_stage("rate", "done", ratings=made)
+
+
+def _rate_by(checkpoint: Checkpoint, rater: str) -> int:
+    """Rate what a rater has not rated yet; how many that were."""
+    wanted = checkpoint.unrated_by(rater)
+    if wanted:
+        with JsonlWriter(checkpoint.run.ratings(checkpoint.step, rater)) as log:
+            for response in wanted:
+                log.write(rate(response, rater))
+    return len(wanted)
 
 
 def judge_stage(workspace: StudyFolder, offline: bool = False) -> None:

@@ -13,9 +13,9 @@ import datetime
 import json
 import os
 import platform
-import shutil
+import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -24,8 +24,8 @@ from typing import Any, cast
 
 import yaml
 
-from xlift.errors import ConfigError, DataError
-from xlift.records import Rating, Response, encode_record, read_records, write_atomic
+from xlift.errors import ConfigError
+from xlift.records import encode_record, remove_leftovers, write_atomic
 from xlift.study.labels import run_labels
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study, dump_yaml, load_study
@@ -68,13 +68,6 @@ class RunFolder:
     def margins(self, step: int) -> Path:
         return self.path / "margins" / f"step-{step}.json"
 
-    def margins_of(self, step: int, languages: Sequence[str]) -> list[dict[str, Any]] | None:
-        """The language margins of a checkpoint, None where they have not been measured in all these languages."""
-        path = self.margins(step)
-        found = json.loads(path.read_text(encoding="utf-8"))["languages"] if path.is_file() else []
-        own = [row for row in found if row["language"] in languages]
-        return own if {row["language"] for row in own} == set(languages) else None
-
     def ratings(self, step: int, rater: str) -> Path:
         return self.path / "ratings" / f"step-{step}.{rater}.jsonl"
 
@@ -105,15 +98,6 @@ class RunFolder:
 
     def stage(self, stage: str) -> dict[str, Any]:
         return cast(dict[str, Any], self.manifest().get("stages", {}).get(stage, {"state": "not started"}))
-
-    def evaluated_steps(self, checkpoints: str | Sequence[int]) -> list[int]:
-        """The checkpoints that answer prompts: 0 for an untuned base; of a trained run the last, all, or some."""
-        if self.config.untuned:
-            return [0]
-        steps = self.checkpoint_steps()
-        if isinstance(checkpoints, str):
-            return steps if checkpoints == "all" else steps[-1:]
-        return [step for step in steps if step in checkpoints]
 
 
 @dataclass(frozen=True)
@@ -162,8 +146,28 @@ def create_study(folder: StudyFolder) -> None:
     write_atomic(folder.path / "study.yaml", dump_yaml(folder.study))
 
 
+_OWN = re.compile(
+    r"\.lock|study\.yaml|prompts\.jsonl|runs|report|comparisons|annotations\.sqlite.*|judge-.*\.jsonl|\..*\.tmp"
+)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises ConfigError for a folder that holds something else than a study: nothing of the user's is touched."""
+    if folder.is_file():
+        raise ConfigError(f"{folder}: a file, not a folder for a study", "choose another --out")
+    if not folder.is_dir() or (folder / "study.yaml").is_file():
+        return
+    foreign = sorted(path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name))
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        problem = f"{folder}: no study folder; it holds {', '.join(foreign[:3])}{more}"
+        raise ConfigError(problem, "choose another --out: a new or empty folder, or one of a study")
+
+
 def is_created(folder: StudyFolder, prompts: list[Any]) -> bool:
     """Whether the study's files say what they should, so that nothing needs to be written."""
+    if not all((run.path / name).is_file() for run in folder.runs for name in ("run.yaml", "manifest.json")):
+        return False
     try:
         same_prompts = folder.prompts.read_bytes() == b"".join(encode_record(prompt) for prompt in prompts)
         return same_prompts and (folder.path / "study.yaml").read_text(encoding="utf-8") == dump_yaml(folder.study)
@@ -175,7 +179,7 @@ def find_study(path: str | Path) -> StudyFolder:
     """The study of a study folder or of a study file that has been run. Raises ConfigError where there is none."""
     path = Path(path)
     if (path / "study.yaml").is_file():
-        return open_study(load_study(path / "study.yaml"), path)
+        return open_study(load_study(path / "study.yaml", resolved=True), path)
     if path.is_file():
         return open_study(load_study(path))
     raise ConfigError(f"{path}: neither a study file nor a study folder", "xlift ls shows the studies that are there")
@@ -190,28 +194,6 @@ def find_run(path: str | Path) -> RunFolder:
     trained = next(path.parent.glob(f"*-{config.trained.content_hash}"), path)
     run = RunFolder(path, path.name.rsplit("-", 1)[0], config, trained)
     return replace(run, label=run.manifest().get("label", run.label))
-
-
-def current_responses(run: RunFolder, step: int, prompts: list[Any], signatures: dict[str, str]) -> list[Response]:
-    """The responses of a checkpoint that belong to the prompts and decoding as they are now, in prompt order.
-
-    `signatures` maps prompt id to the signature that a response must carry; others are kept on disk, unused.
-    """
-    made = {
-        record["id"]: record
-        for record in read_records(run.responses(step))
-        if signatures.get(record.get("id", "")) == record.get("signature")
-    }
-    return [cast(Response, made[prompt["id"]]) for prompt in prompts if prompt["id"] in made]
-
-
-def current_ratings(run: RunFolder, step: int, rater: str, signature: str) -> dict[tuple[str, str], Rating]:
-    """Ratings of one rater with this signature, by (prompt id, fingerprint of the rated text)."""
-    return {
-        (record["id"], record["response"]): cast(Rating, record)
-        for record in read_records(run.ratings(step, rater))
-        if record.get("signature") == signature
-    }
 
 
 def now() -> str:
@@ -256,28 +238,22 @@ def locked(folder: Path) -> Iterator[None]:
 
     The first of several workers locks for all; the others end with the block, since results are told by the first.
     """
-    import fcntl
+    from filelock import FileLock, Timeout
 
     if not first_worker():
         yield
         raise SystemExit(0)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{folder}: another xlift process is working on this study", "wait for it") from None
-        for left in list(folder.rglob(".*.tmp")):
-            # What a killed process was writing under its temporary name.
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{folder}: another xlift process is working on this study", "wait for it") from None
+    try:
+        remove_leftovers(folder)
         yield
-
-
-def read_prompts(folder: StudyFolder) -> list[Any]:
-    """The prompts that the study wrote down. Raises DataError before the study has been run."""
-    if not folder.prompts.is_file():
-        raise DataError(f"{folder.prompts}: not there yet", "xlift run STUDY.yaml makes it")
-    return read_records(folder.prompts)
+    finally:
+        lock.release()
 
 
 def study_state(folder: StudyFolder) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xlift.annotation.database import FACETS
+from xlift.checkpoint import checkpoints
 from xlift.errors import DataError, nearest
 from xlift.languages import LANGUAGES, base_code
 from xlift.rating import text_fingerprint
 from xlift.records import fingerprint, read_jsonl, reply_language
-from xlift.results import rateable
 from xlift.workspace import StudyFolder
 
 
@@ -29,10 +29,8 @@ class Task(NamedTuple):
 
 
 def study_responses(workspace: StudyFolder, split: str | None = None) -> list[dict[str, Any]]:
-    """The up-to-date responses of a study's evaluated checkpoints, of one split or of all."""
-    checkpoints = workspace.study.decoding.checkpoints
-    places = [(run, step) for run in workspace.runs for step in run.evaluated_steps(checkpoints)]
-    found = [response for run, step in places for response in rateable(workspace, run, step)]
+    """The up-to-date responses of the checkpoints that count, of one split or of all."""
+    found = [response for one in checkpoints(workspace) for response in one.rateable]
     return [response for response in found if split is None or response.get("split") == split]
 
 

@@ -5,8 +5,8 @@ checkpoint's own chat format,
 
     margin = log p(start of the reply in X | question in X) - log p(start of the English reply | question in X)
 
-in nats, where the start is the first START tokens from the token on which the two replies part. Above zero the model
-would sooner open like the reply in X, below zero like the English one; the logistic function of the margin is the
+in nats, where the start is the first MARGIN_TOKENS tokens from the token on which the two replies part. Above zero the
+model would sooner open like the reply in X, below zero like the English one; the logistic function of the margin is the
 probability of X if those two starts were the only choices, and 0.5 means even.
 
 Only the start counts, since a reply goes on in the language in which it opens; whole replies are dominated by how hard
@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xlift.checkpoint import MARGIN_TOKENS
 from xlift.errors import DataError
 from xlift.intervals import Estimate, estimate
 from xlift.languages import base_code
@@ -35,9 +36,6 @@ from xlift.tuning.loss import projection
 from xlift.tuning.packing import IGNORED, pad, split_micro_batches
 from xlift.tuning.templates import ChatFormat, Encoded
 
-START = 3
-"""Tokens of a reply that count, from the first on which the two replies differ."""
-SIGNATURE = f"language margin v1|first {START} differing tokens|builtin:facts, validation"
 CHUNK = 256
 """Positions whose logits are held at once: 0.3 GB in float32 with a vocabulary of 262 k."""
 
@@ -142,7 +140,7 @@ def _reply(text: str) -> Message:
 def _cut(whole: Encoded, first: int) -> Encoded:
     # What a template writes behind the end of turn belongs to no reply; the mask's last token is that end.
     end = len(whole) - whole.mask[::-1].index(True)
-    ids = whole.ids[: min(first + START, end)]
+    ids = whole.ids[: min(first + MARGIN_TOKENS, end)]
     return Encoded(ids, [place >= first for place in range(len(ids))])
 
 

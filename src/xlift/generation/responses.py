@@ -7,51 +7,39 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from xlift.checkpoint import Checkpoint, margin_signature
 from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
-from xlift.generation.margin import SIGNATURE, FactPair, MarginSummary, fact_pairs, language_margins, summarise
+from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.models import Located, Placement, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
-from xlift.records import JsonlWriter, Prompt, response_signatures, write_atomic
-from xlift.study.settings import Decoding, RunConfig
+from xlift.records import JsonlWriter, Prompt, write_atomic
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
-from xlift.workspace import RunFolder, current_responses
 
 
-def answer_checkpoint(
-    run: RunFolder,
-    step: int,
-    base: Located,
-    placement: Placement,
-    prompts: Sequence[Prompt],
-    decoding: Decoding,
-    languages: Sequence[str],
-) -> int:
-    """Measure one checkpoint's margins in `languages` and let it answer `prompts`, as far as that is not done yet.
+def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement) -> int:
+    """Measure a checkpoint's language margins and let it answer its prompts, as far as that is not done yet.
 
     Returns how many responses were made.
     """
-    signatures = response_signatures(prompts, decoding.signature)
-    done = {response["id"] for response in current_responses(run, step, list(prompts), signatures)}
-    open_prompts = [prompt for prompt in prompts if prompt["id"] not in done]
-    unmeasured = bool(languages) and run.margins_of(step, languages) is None
-    if not open_prompts and not unmeasured:
+    run, step, asked = checkpoint.run, checkpoint.step, checkpoint.unanswered
+    if not asked and not checkpoint.unmeasured:
         return 0
-    chat = checkpoint_chat(run, step, base)
-    encoded = [chat.encode_prompt(prompt["messages"]) for prompt in open_prompts]
+    chat = checkpoint_chat(checkpoint, base)
+    encoded = [chat.encode_prompt(prompt["messages"]) for prompt in asked]
     title = f"generate {run.label} step {step}"
-    checkpoint = run.checkpoint(step) if step else None
-    with loaded_checkpoint(base, checkpoint, placement, run.config.weight) as model:
-        if unmeasured:
-            write_margins(run, step, summarise(language_margins(model, chat, margin_pairs(languages))))
-        with JsonlWriter(run.responses(step)) as log, progress(title, len(prompts), len(done)) as bar:
+    with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight) as model:
+        if checkpoint.unmeasured:
+            write_margins(checkpoint, summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured))))
+        count = len(checkpoint.prompts)
+        with JsonlWriter(run.responses(step)) as log, progress(title, count, count - len(asked)) as bar:
 
             def keep(index: int, reply: Reply) -> None:
-                log.write(_record(open_prompts[index], reply, run, step, signatures))
+                log.write(_record(asked[index], reply, checkpoint))
                 bar.advance(1)
 
-            decode(model, chat, encoded, [prompt["id"] for prompt in open_prompts], decoding, keep)
-    return len(open_prompts)
+            decode(model, chat, encoded, [prompt["id"] for prompt in asked], checkpoint.study.decoding, keep)
+    return len(asked)
 
 
 def margin_pairs(languages: Sequence[str]) -> list[FactPair]:
@@ -59,31 +47,37 @@ def margin_pairs(languages: Sequence[str]) -> list[FactPair]:
     return fact_pairs(fact_prompts(list(languages))) if languages else []
 
 
-def write_margins(run: RunFolder, step: int, found: Sequence[MarginSummary]) -> None:
-    """Write down the language margins of a run's checkpoint."""
+def write_margins(checkpoint: Checkpoint, found: Sequence[MarginSummary]) -> None:
+    """Write down a checkpoint's language margins, beside those of other languages that are up to date."""
     rows = [
-        {"language": one.language, "probability": asdict(one.probability), "wins": asdict(one.wins)} for one in found
+        {
+            "language": one.language,
+            "signature": margin_signature(one.language),
+            "probability": asdict(one.probability),
+            "wins": asdict(one.wins),
+        }
+        for one in found
     ]
-    facts = {"signature": SIGNATURE, "languages": rows}
-    write_atomic(run.margins(step), json.dumps(facts, indent=2, ensure_ascii=False))
+    facts = {"languages": [*checkpoint.margins.values(), *rows]}
+    write_atomic(checkpoint.run.margins(checkpoint.step), json.dumps(facts, indent=2, ensure_ascii=False))
 
 
-def checkpoint_chat(run: RunFolder, step: int, base: Located) -> ChatFormat:
+def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:
     """The chat format saved with a checkpoint; for the untuned base, the one its tuned runs use."""
-    config: RunConfig = run.config
-    if step:
-        return load_chat_format(load_tokenizer(str(run.checkpoint(step))), config.template, config.system)
+    config = checkpoint.run.config
+    if checkpoint.weights:
+        return load_chat_format(load_tokenizer(str(checkpoint.weights)), config.template, config.system)
     return chat_format(load_tokenizer(base.path, base.revision), config.template, config.system)
 
 
-def _record(prompt: Prompt, reply: Reply, run: RunFolder, step: int, signatures: dict[str, str]) -> dict[str, Any]:
+def _record(prompt: Prompt, reply: Reply, checkpoint: Checkpoint) -> dict[str, Any]:
     made = {
-        "run": run.id,
-        "step": step,
+        "run": checkpoint.run.id,
+        "step": checkpoint.step,
         "text": reply.text,
         "finish_reason": reply.finish_reason,
         "prompt_tokens": reply.prompt_tokens,
         "new_tokens": reply.new_tokens,
-        "signature": signatures[prompt["id"]],
+        "signature": checkpoint.signatures[prompt["id"]],
     }
     return {**prompt, **made}

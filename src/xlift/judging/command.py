@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, DataError, nearest
-from xlift.halving import surviving
 from xlift.judging.batches import judge_in_batches
 from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
@@ -23,7 +23,6 @@ from xlift.judging.ratings import (
     read_responses,
 )
 from xlift.progress import say
-from xlift.results import judge_ratings_path, rateable
 from xlift.study.settings import Judge
 from xlift.study.study import problems_of
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
@@ -95,12 +94,8 @@ def _judge(parts: Sequence[Part], judge: Judge, ledger: Path, total: int, pace: 
 
 
 def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[str, Any]], Path]]:
-    """The responses of every checkpoint that answers prompts, with the file for the judge's ratings of them."""
-    return [
-        (rateable(workspace, run, step), judge_ratings_path(run, step, judge))
-        for run in surviving(workspace, workspace.runs)
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
-    ]
+    """The responses of every checkpoint that counts, with the file for the judge's ratings of them."""
+    return [(one.rateable, one.judge_file(judge)) for one in checkpoints(workspace)]
 
 
 def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: bool) -> str:
@@ -163,8 +158,8 @@ def _run_named(workspace: StudyFolder, name: str) -> RunFolder:
 
 
 def _answers(workspace: StudyFolder, run: RunFolder) -> list[dict[str, Any]]:
-    steps = run.evaluated_steps(workspace.study.decoding.checkpoints)
-    return [one for one in rateable(workspace, run, steps[-1]) if one["split"] == "test"] if steps else []
+    found = checkpoints(workspace, [run])
+    return [one for one in found[-1].rateable if one["split"] == "test"] if found else []
 
 
 def probe_judge(judge: Judge) -> str:

@@ -9,17 +9,16 @@ from typing import Any
 
 import yaml
 
-from xlift.data.prompts import load_prompts, margin_languages
+from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
+from xlift.data.prompts import load_prompts
 from xlift.halving import surviving
-from xlift.judging.command import judged_parts
 from xlift.judging.questions import load_texts
 from xlift.judging.ratings import judge_records, unrated
 from xlift.progress import say
 from xlift.rating import in_scope, signature_of, text_fingerprint
-from xlift.records import Prompt, read_records, response_signatures
-from xlift.results import rateable, study_prompts
+from xlift.records import Prompt, read_records
 from xlift.study.settings import DEFAULT_STEPS, Judge, flat
-from xlift.workspace import TRAINING_STATE, RunFolder, StudyFolder, current_ratings, current_responses
+from xlift.workspace import TRAINING_STATE, RunFolder, StudyFolder
 
 NAMED = 3
 """Runs that a row names before it only counts them."""
@@ -32,9 +31,8 @@ def pending(workspace: StudyFolder) -> list[str]:
     time. Raises DataError for prompts that cannot be read.
     """
     prompts = load_prompts(workspace.study.prompts)
-    work = [
-        (run.label, text) for run in surviving(workspace, workspace.runs) for text in _work(workspace, run, prompts)
-    ]
+    going = surviving(workspace, workspace.runs)
+    work = [(run.label, text) for run in going for text in _work(workspace, run, prompts)]
     judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]
     rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work) + judging
     return rows + _unused(workspace) if rows else []
@@ -85,7 +83,7 @@ def _shown(settings: dict[str, Any], key: str) -> str:
 
 def _changed_prompts(workspace: StudyFolder, prompts: Sequence[Prompt]) -> list[str]:
     """How many prompts came, went or read otherwise since last time."""
-    before = {prompt["id"]: prompt for prompt in study_prompts(workspace)}
+    before = {prompt["id"]: prompt for prompt in written_prompts(workspace)}
     after = {prompt["id"]: prompt for prompt in prompts}
     if not before:
         return []
@@ -123,8 +121,7 @@ def _left_to_answer(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt
     """Prompts that a run has not answered at its last step, as far as that is known before it is trained again."""
     answered = [int(path.stem.removeprefix("step-")) for path in (run.path / "responses").glob("step-*.jsonl")]
     last = _total_steps(run) or max(answered, default=0)
-    signatures = response_signatures(prompts, workspace.study.decoding.signature)
-    return len(prompts) - len(current_responses(run, last, prompts, signatures))
+    return len(Checkpoint(workspace.study, run, last, tuple(prompts)).unanswered)
 
 
 def _training(run: RunFolder) -> str | None:
@@ -148,34 +145,23 @@ def _total_steps(run: RunFolder) -> int | None:
 
 def _answering(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
     """What the checkpoints of a trained run have still to answer, and which ratings are missing."""
-    wanted = workspace.study.decoding.checkpoints
-    steps = run.evaluated_steps(wanted)
-    if not steps:
-        return [f"cannot answer: no checkpoint of decoding.checkpoints {wanted}"]
-    several = len(steps) > 1
-    rows = []
-    for step in steps:
-        where = f" at step {step}" if several else ""
-        rows += [f"{text}{where}" for text in _step_work(workspace, run, step, prompts)]
-    return rows
+    found = checkpoints(workspace, [run], prompts)
+    if not found:
+        return [f"cannot answer: no checkpoint of decoding.checkpoints {workspace.study.decoding.checkpoints}"]
+    where = {one.step: f" at step {one.step}" if len(found) > 1 else "" for one in found}
+    return [f"{text}{where[one.step]}" for one in found for text in _step_work(one)]
 
 
-def _step_work(workspace: StudyFolder, run: RunFolder, step: int, prompts: list[Prompt]) -> list[str]:
+def _step_work(checkpoint: Checkpoint) -> list[str]:
     rows = []
-    languages = margin_languages(workspace.study.prompts.languages)
-    if languages and run.margins_of(step, languages) is None:
-        known = [code for code in languages if run.margins_of(step, [code]) is not None]
-        missing = ", ".join(code for code in languages if code not in known)
-        rows.append(f"measure the language margin (not measured in {missing})")
-    open_prompts, reasons = _unanswered(workspace, run, step, prompts)
-    if open_prompts:
-        rows.append(f"answer {len(open_prompts)} of {len(prompts)} prompts ({_reasons(reasons)})")
+    if checkpoint.unmeasured:
+        rows.append(f"measure the language margin (not measured in {', '.join(checkpoint.unmeasured)})")
+    if checkpoint.unanswered:
+        reasons = _reasons(_unanswered(checkpoint))
+        rows.append(f"answer {len(checkpoint.unanswered)} of {len(checkpoint.prompts)} prompts ({reasons})")
     by_reason: dict[str, list[str]] = {}
-    signatures = response_signatures(prompts, workspace.study.decoding.signature)
-    replies = [one for one in rateable(workspace, run, step) if signatures.get(one["id"]) == one["signature"]]
-    for name in workspace.study.raters:
-        unrated = _unrated(run, step, replies, open_prompts, name)
-        if unrated:
+    for name in checkpoint.study.raters:
+        if unrated := _unrated(checkpoint, name):
             text = f"rate {unrated.total()} replies by RATER ({_reasons(unrated)})"
             by_reason.setdefault(text, []).append(name)
     return rows + [text.replace("RATER", ", ".join(names), 1) for text, names in by_reason.items()]
@@ -188,20 +174,15 @@ def _reasons(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
 
 
-def _unanswered(
-    workspace: StudyFolder, run: RunFolder, step: int, prompts: list[Prompt]
-) -> tuple[list[Prompt], Counter[str]]:
-    """Prompts without an up-to-date response of a checkpoint, and why."""
-    signatures = response_signatures(prompts, workspace.study.decoding.signature)
-    done = {response["id"] for response in current_responses(run, step, prompts, signatures)}
-    missing = [prompt for prompt in prompts if prompt["id"] not in done]
-    made = (
-        {record["id"]: str(record.get("signature")) for record in read_records(run.responses(step))} if missing else {}
-    )
-    finished = run.stage("generate")["state"] == "done" and bool(made)
+def _unanswered(checkpoint: Checkpoint) -> Counter[str]:
+    """Why a checkpoint's prompts have no up-to-date response."""
+    finished = checkpoint.run.stage("generate")["state"] == "done" and bool(checkpoint.made)
     absent = "prompt added" if finished else "not made yet"
-    why = [_outdated(made[p["id"]], signatures[p["id"]]) if p["id"] in made else absent for p in missing]
-    return missing, Counter(why)
+    made, signatures = checkpoint.made, checkpoint.signatures
+    names = [prompt["id"] for prompt in checkpoint.unanswered]
+    return Counter(
+        _outdated(str(made[name].get("signature")), signatures[name]) if name in made else absent for name in names
+    )
 
 
 def _outdated(old: str, new: str) -> str:
@@ -210,19 +191,13 @@ def _outdated(old: str, new: str) -> str:
     return f"decoding changed: {old_decoding} → {new_decoding}" if old_decoding != new_decoding else "prompt changed"
 
 
-def _unrated(
-    run: RunFolder, step: int, replies: list[dict[str, Any]], open_prompts: list[Prompt], name: str
-) -> Counter[str]:
-    """How many of a checkpoint's up-to-date `replies` lack an up-to-date rating of a rater, by reason."""
-    done = current_ratings(run, step, name, signature_of(name))
-    missing = [
-        key for one in replies if in_scope(one, name) and (key := (one["id"], text_fingerprint(one))) not in done
-    ]
-    old = {
-        (record["id"], record["response"]): str(record["signature"]) for record in _ratings(run, step, name, missing)
-    }
+def _unrated(checkpoint: Checkpoint, name: str) -> Counter[str]:
+    """How many of a checkpoint's replies, those to be made too, a rater has still to rate, by reason."""
+    why = Counter("not made yet" for prompt in checkpoint.unanswered if in_scope({**prompt}, name))
+    missing = [(one["id"], text_fingerprint(one)) for one in checkpoint.unrated_by(name)]
+    records = read_records(checkpoint.run.ratings(checkpoint.step, name)) if missing else []
+    old = {(record["id"], record["response"]): str(record["signature"]) for record in records}
     rated = {prompt for prompt, _ in old}
-    why = Counter("not made yet" for prompt in open_prompts if in_scope({**prompt}, name))
     for key in missing:
         if key in old:
             why[f"rater changed: {old[key]} → {signature_of(name)}"] += 1
@@ -233,28 +208,14 @@ def _unrated(
 
 def _judging(workspace: StudyFolder, judge: Judge, prompts: list[Prompt]) -> list[str]:
     """How many replies, those that are still to be made too, a judge has to rate, and why."""
-    signatures = response_signatures(prompts, workspace.study.decoding.signature)
-    parts = [
-        ([one for one in items if signatures.get(one["id"]) == one["signature"]], path)
-        for items, path in judged_parts(workspace, judge)
-    ]
-    asked = len(prompts) * _answering_checkpoints(workspace)
-    why = Counter({"not made yet": asked - sum(len(items) for items, _ in parts)})
+    found = checkpoints(workspace, prompts=prompts)
+    untrained = len(surviving(workspace, workspace.runs)) - len({one.run.id for one in found})
+    made = sum(len(one.responses) for one in found)
+    why = Counter({"not made yet": len(prompts) * (len(found) + untrained) - made})
     before: dict[Path, set[str]] = {}
-    for one in unrated(parts, judge, load_texts(judge)):
+    for one in unrated(((one.rateable, one.judge_file(judge)) for one in found), judge, load_texts(judge)):
         if one.path not in before:
             before[one.path] = {str(record["id"]) for record in judge_records(one.path, judge)}
         why["judge, rubric or reply changed" if one.record["id"] in before[one.path] else "not rated yet"] += 1
     why += Counter()  # without the zeros
     return [f"judge {judge.label}: rate {why.total()} replies ({_reasons(why)})"] if why else []
-
-
-def _answering_checkpoints(workspace: StudyFolder) -> int:
-    """Checkpoints that have answered prompts or will; one of each run that is still to be trained."""
-    wanted = workspace.study.decoding.checkpoints
-    runs = surviving(workspace, workspace.runs)
-    return sum(len(run.evaluated_steps(wanted)) or run.stage("train")["state"] != "done" for run in runs)
-
-
-def _ratings(run: RunFolder, step: int, name: str, missing: Sequence[Any]) -> list[dict[str, Any]]:
-    return read_records(run.ratings(step, name)) if missing else []

@@ -21,7 +21,6 @@ from xlift.analysis.estimates import SETTINGS, summary, with_conditions
 from xlift.analysis.measures import holm
 from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
-from xlift.data.prompts import margin_languages
 from xlift.intervals import Estimate
 from xlift.report.reading import (
     Condition,
@@ -239,10 +238,9 @@ def _effects(material: Material, function: Any) -> list[dict[str, Any]]:
 
 def margin_rows(material: Material) -> list[dict[str, Any]]:
     """One row a checkpoint and language: how likely the model opens in the user's language rather than in English."""
-    languages = margin_languages(material.languages)
     rows = []
     for one in material.answered:
-        measured = {row["language"]: row["probability"] for row in one.run.margins_of(one.step, languages) or []}
+        measured = {code: margin["probability"] for code, margin in one.margins.items()}
         for code in material.languages if measured else []:
             found = Estimate(**measured[code]) if code in measured else Estimate(None, None, None, 0, 0)
             facts = {"run": one.run.label, "id": one.run.id, "step": one.step, "language": code}

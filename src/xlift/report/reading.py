@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
+from xlift.checkpoint import checkpoints, written_prompts
 from xlift.languages import get_language
 from xlift.records import FACETS, Prompt, Rating, Response
-from xlift.results import Results, ratings_of, responses_of, study_prompts, tidy_table
+from xlift.results import Results, tidy_table
 from xlift.study.labels import rate_text
 from xlift.workspace import RunFolder, StudyFolder
 
@@ -44,12 +45,13 @@ PEOPLE = "people"
 
 
 class Answered(NamedTuple):
-    """One checkpoint's up-to-date responses and ratings."""
+    """One checkpoint's up-to-date responses, ratings and language margins."""
 
     run: RunFolder
     step: int
     responses: list[Response]
     ratings: list[Rating]
+    margins: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Scale(NamedTuple):
@@ -155,17 +157,13 @@ class Material:
 
 def read_answers(workspace: StudyFolder) -> list[Answered]:
     """Every checkpoint that answers prompts, its files read once for all tables."""
-    return [
-        Answered(run, step, responses_of(workspace, run, step), ratings_of(workspace, run, step))
-        for run in workspace.runs
-        for step in run.evaluated_steps(workspace.study.decoding.checkpoints)
-    ]
+    return [Answered(one.run, one.step, one.responses, one.ratings, one.margins) for one in checkpoints(workspace)]
 
 
 def material_of(workspace: StudyFolder, answered: list[Answered] | None = None) -> Material:
     """All that the report is made from; `answered` where it is read already."""
     found = read_answers(workspace) if answered is None else answered
-    prompts = study_prompts(workspace)
+    prompts = written_prompts(workspace)
     frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
     return Material(workspace, prompts, found, frame, Results(workspace).training)
 

@@ -98,8 +98,11 @@ class Study(Settings):
         return list(found.values())
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool = False) -> Study:
     """Read a study file and apply `key=value` overrides (dots reach into sections).
+
+    A `resolved` file, one of a study folder, is believed: nothing outside is looked at, so that a study can be read
+    where its data and models are not, or have changed since.
 
     Raises ConfigError that lists every problem at once.
     """
@@ -120,10 +123,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     raw.setdefault("name", path.stem)
     for override in overrides:
         _apply_override(raw, override)
-    return parse_study(raw, where=str(path), folder=path.parent)
+    return parse_study(raw, str(path), path.parent, resolved)
 
 
-def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None) -> Study:
+def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None, resolved: bool = False) -> Study:
     """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
     problems = problems_of(Study, raw)
     training, changes = raw.get("training") or {}, raw.get("include") or []
@@ -137,11 +140,12 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     problems += exclude_problems(exclude)
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in dict.fromkeys(problems)], "xlift check STUDY.yaml")
-    located = [_locate(_with_defaults(RunConfig, grid), folder or Path()) for grid in grids]
+    filled = [_with_defaults(RunConfig, grid) for grid in grids]
+    located = filled if resolved else [_locate(grid, folder or Path()) for grid in filled]
     study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": exclude})
     if not study.runs():
         raise ConfigError(f"{where}: exclude: no run is left", "xlift check STUDY.yaml")
-    return _locate_files(study, folder or Path())
+    return study if resolved else _locate_files(study, folder or Path())
 
 
 def _training_problems(training: dict[str, Any]) -> list[str]:

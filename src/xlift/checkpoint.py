@@ -1,0 +1,182 @@
+"""A checkpoint: a run's weights at a step, what they have answered and how that was rated, as far as it is up to date.
+
+Which checkpoints count, and which of their responses, ratings and margins belong to the study as it is now, is asked
+here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpoints` again for what has come since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from xlift.data.prompts import fact_prompts, margin_languages
+from xlift.halving import surviving
+from xlift.rating import in_scope, signature_of, text_fingerprint
+from xlift.records import Prompt, Rating, Response, fingerprint, read_records, response_signatures
+from xlift.study.settings import Judge
+from xlift.study.study import Study
+from xlift.workspace import RunFolder, StudyFolder
+
+MARGIN_TOKENS = 3
+"""Tokens of a reply that count for the language margin, from the first on which the two replies differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One run at one step (0: the untuned base), with the study's `prompts` as they are now."""
+
+    study: Study
+    run: RunFolder
+    step: int
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of the tuned weights; None for the untuned base."""
+        return self.run.checkpoint(self.step) if self.step else None
+
+    @cached_property
+    def signatures(self) -> dict[str, str]:
+        """Per prompt id, what a response must carry to be up to date."""
+        return response_signatures(self.prompts, self.study.decoding.signature)
+
+    @cached_property
+    def made(self) -> dict[str, dict[str, Any]]:
+        """All responses on disk by prompt id, those of other prompts or decoding too; the latest of each counts."""
+        return {str(record["id"]): record for record in read_records(self.run.responses(self.step))}
+
+    @cached_property
+    def responses(self) -> list[Response]:
+        """The up-to-date responses, in prompt order."""
+        return [cast(Response, self.made[one["id"]]) for one in self.prompts if self._is_current(one["id"])]
+
+    @cached_property
+    def unanswered(self) -> list[Prompt]:
+        """The prompts without an up-to-date response."""
+        return [prompt for prompt in self.prompts if not self._is_current(prompt["id"])]
+
+    def _is_current(self, name: str) -> bool:
+        return name in self.made and self.made[name].get("signature") == self.signatures[name]
+
+    @cached_property
+    def rateable(self) -> list[dict[str, Any]]:
+        """The responses as raters see them.
+
+        A modified request ("…, in a few words") carries the same run's answer to the request that it modifies
+        (`modifies`), which short and long are relative to.
+        """
+        texts = {response["id"]: response["text"] for response in self.responses}
+        return [
+            {**one, "unmodified": texts[one["modifies"]]} if one.get("modifies") in texts else {**one}
+            for one in self.responses
+        ]
+
+    @cached_property
+    def _keys(self) -> list[tuple[str, str]]:
+        return [(response["id"], text_fingerprint(response)) for response in self.rateable]
+
+    def rated_by(self, rater: str) -> dict[tuple[str, str], Rating]:
+        """What a surface rater, as it is now, has said: by prompt id and fingerprint of the rated text."""
+        signature, wanted = signature_of(rater), set(self._keys)
+        return {
+            key: cast(Rating, record)
+            for record in read_records(self.run.ratings(self.step, rater))
+            if record.get("signature") == signature and (key := (record["id"], record["response"])) in wanted
+        }
+
+    def unrated_by(self, rater: str) -> list[dict[str, Any]]:
+        """The responses within a surface rater's scope that it has still to rate."""
+        done = self.rated_by(rater)
+        return [
+            one for one, key in zip(self.rateable, self._keys, strict=True) if key not in done and in_scope(one, rater)
+        ]
+
+    @cached_property
+    def ratings(self) -> list[Rating]:
+        """The up-to-date ratings: surface raters, judges and people."""
+        found = []
+        for name in self.study.raters:
+            done = self.rated_by(name)
+            found += [done[key] for key in self._keys if key in done]
+        return [*found, *(one for judge in self.study.judges for one in self.judged_by(judge)), *self._people]
+
+    def judge_file(self, judge: Judge) -> Path:
+        """Where a judge's ratings of the responses are."""
+        return self.run.ratings(self.step, f"judge-{judge.label}")
+
+    def judged_by(self, judge: Judge) -> list[Rating]:
+        """What a judge, as it is now, has said of the responses."""
+        from xlift.judging.ratings import current_judge_ratings
+
+        return current_judge_ratings(self.judge_file(judge), self.rateable, judge)
+
+    @property
+    def _people(self) -> list[Rating]:
+        """What people have said of the responses as they are now; the last word of each person counts."""
+        wanted = set(self._keys)
+        found = {
+            (record["id"], record["rater"], record["facet"]): cast(Rating, record)
+            for record in read_records(self.run.ratings(self.step, "human"))
+            if (record["id"], record["response"]) in wanted
+        }
+        return list(found.values())
+
+    @cached_property
+    def margin_languages(self) -> list[str]:
+        """The languages whose margin against English is measured at every checkpoint; [] where that is turned off."""
+        return margin_languages(self.study.prompts.languages) if self.study.validation.margins else []
+
+    @cached_property
+    def margins(self) -> dict[str, dict[str, Any]]:
+        """The up-to-date language margins by language: `probability` and `wins`, each an interval of a mean."""
+        path = self.run.margins(self.step)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"languages": []}
+        rows = {row["language"]: row for row in found["languages"]}
+        return {
+            code: rows[code]
+            for code in self.margin_languages
+            if code in rows and rows[code].get("signature") == margin_signature(code)
+        }
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """The languages whose margin is still to be measured."""
+        return [code for code in self.margin_languages if code not in self.margins]
+
+
+@lru_cache(maxsize=64)
+def margin_signature(language: str) -> str:
+    """What decides a language margin besides the model: the definition and the built-in facts of the language."""
+    facts = [prompt for prompts in fact_prompts([language]).values() for prompt in prompts]
+    return f"language margin v1|first {MARGIN_TOKENS} differing tokens|{fingerprint(facts, length=8)}"
+
+
+def checkpoints(
+    workspace: StudyFolder, runs: Iterable[RunFolder] | None = None, prompts: Sequence[Prompt] | None = None
+) -> list[Checkpoint]:
+    """The checkpoints that count, of all runs or of some: those that answer prompts, of the runs that were not stopped.
+
+    `prompts` are the study's as written down where they are not given.
+    """
+    asked = tuple(written_prompts(workspace) if prompts is None else prompts)
+    going = surviving(workspace, workspace.runs if runs is None else list(runs))
+    return [Checkpoint(workspace.study, run, step, asked) for run in going for step in _answering(workspace, run)]
+
+
+def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:
+    """The steps of a run that answer prompts: 0 for an untuned base; of a trained run the last, all, or some."""
+    if run.config.untuned:
+        return [0]
+    wanted, there = workspace.study.decoding.checkpoints, run.checkpoint_steps()
+    if isinstance(wanted, str):
+        return there if wanted == "all" else there[-1:]
+    return [step for step in there if step in wanted]
+
+
+def written_prompts(workspace: StudyFolder) -> list[Prompt]:
+    """The study's prompts as written down; [] before that."""
+    return [cast(Prompt, record) for record in read_records(workspace.prompts)]
