@@ -14,8 +14,8 @@ from xlift.errors import ConfigError, ModelError
 from xlift.models import Placement, load_tokenizer, locate
 from xlift.planning.check import check_study, spread
 from xlift.planning.forecast import (
-    Job,
-    Work,
+    Probing,
+    Workload,
     answer_bytes,
     answering_bound,
     answering_checkpoints,
@@ -36,7 +36,7 @@ from xlift.workspace import StudyFolder
 CPU = Placement("cpu", "float32", "test")
 
 
-def planned(config: RunConfig, every: int | None = None) -> Work:
+def planned(config: RunConfig, every: int | None = None) -> Workload:
     chat = chat_format(load_tokenizer(config.model), config.template, config.system)
     return work_of(config, encode_data(config, chat, *load_instructions(config.instructions)), every)
 
@@ -64,9 +64,11 @@ def giant(tiny: Path, folder: Path, vocabulary: int = 400) -> Path:
     return folder
 
 
-def job(model: Path, config: RunConfig, widest: list[tuple[list[int], list[bool]]], prompts: list[list[int]]) -> Job:
+def job(
+    model: Path, config: RunConfig, widest: list[tuple[list[int], list[bool]]], prompts: list[list[int]]
+) -> Probing:
     placement = (CPU.device, CPU.dtype, CPU.why)
-    return Job(
+    return Probing(
         config.model_dump(mode="json"), (str(model), None), placement, {"max_new_tokens": 8}, [], prompts, widest
     )
 
@@ -119,7 +121,7 @@ def test_memory_bounds_count_what_training_really_holds(tiny: Path, tmp_path: Pa
         optimizer.step()
         moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
         gradients = [one.grad for one in model.parameters() if one.grad is not None]
-        bound = training_bound(config, size, Work(), CPU)
+        bound = training_bound(config, size, Workload(), CPU)
         assert bound["weights"] == sum(one.nbytes for one in model.parameters())
         assert bound["gradients and AdamW"] == sum(one.nbytes for one in [*gradients, *moments])
     whole = answering_bound(RunConfig(adaptation=Adaptation(method="full")), size, CPU)

@@ -126,11 +126,6 @@ class Checkpoint:
         return list(found.values())
 
     @cached_property
-    def margin_languages(self) -> list[str]:
-        """The languages whose margin against English is measured at every checkpoint; [] where that is turned off."""
-        return margin_languages(self.study.prompts.languages) if self.study.validation.margins else []
-
-    @cached_property
     def margins(self) -> dict[str, dict[str, Any]]:
         """The up-to-date language margins by language: `probability` and `wins`, each an interval of a mean."""
         path = self.run.margins(self.step)
@@ -138,14 +133,19 @@ class Checkpoint:
         rows = {row["language"]: row for row in found["languages"]}
         return {
             code: rows[code]
-            for code in self.margin_languages
+            for code in measured_languages(self.study)
             if code in rows and rows[code].get("signature") == margin_signature(code)
         }
 
     @property
     def unmeasured(self) -> list[str]:
         """The languages whose margin is still to be measured."""
-        return [code for code in self.margin_languages if code not in self.margins]
+        return [code for code in measured_languages(self.study) if code not in self.margins]
+
+
+def measured_languages(study: Study) -> list[str]:
+    """The languages whose margin against English is measured at every checkpoint; [] where that is turned off."""
+    return margin_languages(study.prompts.languages) if study.validation.margins else []
 
 
 @lru_cache(maxsize=64)

@@ -15,11 +15,11 @@ from xlift.errors import ConfigError, UserError, raise_together
 from xlift.records import write_atomic
 from xlift.workspace import RunFolder, StudyFolder
 
-Work = Callable[[StudyFolder, RunFolder, bool], None]
-Outcome = tuple[RunFolder, UserError | None]
+Task = Callable[[StudyFolder, RunFolder, bool], None]
+Ended = tuple[RunFolder, UserError | None]
 
 
-def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offline: bool, work: Work) -> None:
+def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offline: bool, work: Task) -> None:
     """Do one stage's work on every run. Raises UserError with the problems of all runs that failed."""
     # Rating is quick and wants no GPU: it stays here.
     spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
@@ -32,13 +32,13 @@ def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offl
     raise_together(failures)
 
 
-def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Work) -> Iterator[Outcome]:
+def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Task) -> Iterator[Ended]:
     for run in runs:
         yield run, _attempt(work, workspace, run, stage, offline)
 
 
-def _attempt(work: Work, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:
-    """Work on one run; what went wrong, if anything did."""
+def _attempt(work: Task, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:
+    """Task on one run; what went wrong, if anything did."""
     log = run.path / f"error-{stage}.txt"
     try:
         work(workspace, run, offline)
@@ -51,7 +51,7 @@ def _attempt(work: Work, workspace: StudyFolder, run: RunFolder, stage: str, off
     return None
 
 
-def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Work) -> Iterator[Outcome]:
+def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Task) -> Iterator[Ended]:
     """One task a run, each with the resources it asks for; yielded as they end."""
     ray = _connected(workspace)
     settings = workspace.study.ray

@@ -10,7 +10,7 @@ from typing import Any
 
 from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
 from xlift.data.instructions import load_instructions
-from xlift.data.prompts import load_prompts, margin_languages
+from xlift.data.prompts import load_prompts
 from xlift.errors import UserError, raise_together
 from xlift.executors import each_run
 from xlift.halving import surviving
@@ -113,8 +113,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | N
     run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("train", "running")
     study = workspace.study
-    languages = margin_languages(study.prompts.languages)
-    watch = watcher(study.validation, study.decoding, validation_prompts(written_prompts(workspace)), languages)
+    watch = watcher(study, validation_prompts(written_prompts(workspace)))
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
     train(run, base, placement, train_set, heldout, watching, until)
 

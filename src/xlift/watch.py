@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xlift.checkpoint import measured_languages
 from xlift.errors import DataError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins, summarise
 from xlift.generation.responses import margin_pairs
 from xlift.rating.language.rater import rate_text
 from xlift.records import Prompt, reply_language
-from xlift.study.settings import Decoding, Validation
+from xlift.study.settings import Decoding
+from xlift.study.study import Study
 from xlift.tuning.templates import ChatFormat
 
 
@@ -38,19 +40,17 @@ def validation_prompts(prompts: Sequence[Prompt]) -> ValidationPrompts:
     return ValidationPrompts(tuple(prompt for prompt in prompts if prompt["split"] == "validation"))
 
 
-def watcher(
-    settings: Validation, decoding: Decoding, prompts: ValidationPrompts, languages: Sequence[str]
-) -> Callable[[Any, ChatFormat], dict[str, Any]] | None:
-    """A function of a model and its chat format that measures what `settings` ask for; None where that is nothing.
+def watcher(study: Study, prompts: ValidationPrompts) -> Callable[[Any, ChatFormat], dict[str, Any]] | None:
+    """A function of a model and its chat format that measures what `validation` asks for; None where that is nothing.
 
     `margins`: mean probability of opening in the user's language rather than in English, by language. `language`: share
     of replies to validation prompts that are wholly in the language they must be in, of those that can be told.
     """
-    chosen = prompts.first(settings.responses)
-    pairs = margin_pairs(languages) if settings.margins else []
+    settings = study.validation
+    chosen, pairs = prompts.first(settings.responses), margin_pairs(measured_languages(study))
     if not chosen and not pairs:
         return None
-    brief = decoding.model_copy(update={"max_new_tokens": settings.max_new_tokens})
+    brief = study.decoding.model_copy(update={"max_new_tokens": settings.max_new_tokens})
 
     def watch(model: Any, chat: ChatFormat) -> dict[str, Any]:
         found: dict[str, Any] = {}

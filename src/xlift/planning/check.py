@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xlift.checkpoint import measured_languages
 from xlift.data.instructions import load_instructions
-from xlift.data.prompts import load_prompts, margin_languages
+from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.generation.responses import margin_pairs
 from xlift.models import Located, Placement, load_tokenizer, locate, place
 from xlift.planning.forecast import (
     Asked,
     Disk,
-    Job,
     Probed,
+    Probing,
     Size,
-    Work,
+    Workload,
     answer_bytes,
     answering_bound,
     answering_checkpoints,
@@ -81,7 +82,7 @@ class Planned:
     size: Size
     chat: ChatFormat
     data: Data | None
-    work: Work
+    work: Workload
     """Its own training; empty for the untuned and for weights drawn back from another run."""
     answering: int
     """How many checkpoints answer."""
@@ -172,25 +173,25 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
     tokenizer = (base.path, base.revision)
     chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), config.template, config.system), "chat", chat_key)
     asked, watched = shared(lambda: _asked(study, prompts, chat), "asked", chat_key)
-    data, work = None, Work()
+    data, work = None, Workload()
     if not config.untuned:
         instructions = config.instructions
         data_key = (chat_key, instructions.model_dump(mode="json"), config.max_length)
         data = shared(lambda: encode_data(config, chat, *load_instructions(instructions, offline)), "data", data_key)
         work = work_of(config, data, study.validation.every)
     size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
-    return Planned(run, base, size, chat, data, work if run.trains else Work(), answering, asked, watched)
+    return Planned(run, base, size, chat, data, work if run.trains else Workload(), answering, asked, watched)
 
 
 def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked, Asked]:
     """What a checkpoint is asked once it is there, and what is asked each time while training."""
     encoded = {prompt["id"]: chat.encode_prompt(prompt["messages"]) for prompt in prompts}
-    pairs = len(margin_pairs(margin_languages(study.prompts.languages)))
     validation = study.validation
+    pairs = len(margin_pairs(measured_languages(study)))
     watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]
     return (
         Asked(list(encoded.values()), pairs, study.decoding.max_new_tokens),
-        Asked(watched, pairs if validation.margins else 0, validation.max_new_tokens),
+        Asked(watched, pairs, validation.max_new_tokens),
     )
 
 
@@ -237,15 +238,15 @@ def _measured(
     return {plan.run.id: _takes(study, plan, takes[plan.run.id], own, speeds, placement) for plan in plans}
 
 
-def _job(study: Study, plan: Planned, placement: Placement, answers: bool) -> Job:
+def _job(study: Study, plan: Planned, placement: Placement, answers: bool) -> Probing:
     """A probe of one run. It answers the longest prompts, a batch of them."""
     prompts = sorted(plan.asked.prompts, key=len)[-study.decoding.batch_size :]
-    return Job(
+    return Probing(
         plan.config.model_dump(mode="json"),
         (plan.base.path, plan.base.revision),
         (placement.device, placement.dtype, placement.why),
         study.decoding.model_dump(mode="json"),
-        margin_languages(study.prompts.languages),
+        measured_languages(study),
         prompts if answers else [],
         [(example.ids, example.mask) for example in plan.work.widest],
     )

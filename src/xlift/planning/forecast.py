@@ -55,7 +55,7 @@ CHUNK = 512
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What training does, counted from its plan; all zero for a run that is not trained itself."""
 
     steps: int = 0
@@ -72,7 +72,7 @@ class Work:
     """How often the held-out loss and the margins are measured."""
 
 
-def work_of(config: RunConfig, data: Data, every: int | None) -> Work:
+def work_of(config: RunConfig, data: Data, every: int | None) -> Workload:
     """Count the plan of a run; `every` is the setting validation.every."""
     steps = plan(config, data.lengths)
     padded, budget = not config.packing, config.micro_batch_tokens
@@ -81,7 +81,7 @@ def work_of(config: RunConfig, data: Data, every: int | None) -> Work:
     widest = groups[max(range(len(groups)), key=widths.__getitem__)]
     checkpoints = [*range(config.checkpoint_every, len(steps), config.checkpoint_every), len(steps)]
     also = range(every, len(steps), every) if every else ()
-    return Work(
+    return Workload(
         len(steps),
         sum(data.lengths[i] for step in steps for i in step),
         widths,
@@ -96,7 +96,7 @@ def _width(lengths: list[int], padded: bool) -> int:
     return max(lengths) * len(lengths) if padded else sum(lengths)
 
 
-def answering_checkpoints(config: RunConfig, work: Work, decoding: Decoding) -> int:
+def answering_checkpoints(config: RunConfig, work: Workload, decoding: Decoding) -> int:
     """How many checkpoints of a run will answer the prompts; `work` is that of the run whose weights it uses."""
     if config.untuned or decoding.checkpoints == "last":
         return 1
@@ -161,7 +161,7 @@ def _bytes_per(placement: Placement) -> int:
     return placement.torch_dtype.itemsize
 
 
-def training_bound(config: RunConfig, size: Size, work: Work, placement: Placement) -> dict[str, int]:
+def training_bound(config: RunConfig, size: Size, work: Workload, placement: Placement) -> dict[str, int]:
     """Bytes that training cannot do without, by what takes them: a lower bound.
 
     Weights (float32 in full fine-tuning), gradients and AdamW's two moments of the trainable ones in float32, what each
@@ -197,7 +197,7 @@ class Disk(NamedTuple):
     spare: int
 
 
-def disk_of(config: RunConfig, size: Size, work: Work, placement: Placement, base: Located, answers: int) -> Disk:
+def disk_of(config: RunConfig, size: Size, work: Workload, placement: Placement, base: Located, answers: int) -> Disk:
     """Checkpoints (weights and tokenizer), the newest with what training continues from, and `answers` bytes."""
     if not work.checkpoints:
         return Disk(answers, 0)
@@ -220,7 +220,7 @@ def answer_bytes(prompts: Sequence[Prompt], decoding: Decoding, raters: int) -> 
 
 
 @dataclass(frozen=True)
-class Job:
+class Probing:
     """What a probe does: plain data, sent to the child as JSON.
 
     Without `widest` it does not train, without `prompts` it loads the model that answers and lets it answer nothing.
@@ -261,7 +261,7 @@ class Probed:
     """Seconds for the language margin of one question."""
 
 
-def run_probe(job: Job) -> Probed | None:
+def run_probe(job: Probing) -> Probed | None:
     """Measure in a child process; None where it ran out of memory.
 
     Raises UserError with what the child found wrong, ConfigError where it broke.
@@ -281,7 +281,7 @@ def run_probe(job: Job) -> Probed | None:
 
 def main() -> None:
     """The child: a job on stdin, {} for "out of memory" or the measurements on stdout."""
-    job = Job(**json.load(sys.stdin))
+    job = Probing(**json.load(sys.stdin))
     _go_first()
     try:
         found = asdict(_probe(job))
@@ -302,7 +302,7 @@ def _go_first() -> None:
         score.write_text("1000")
 
 
-def _probe(job: Job) -> Probed:
+def _probe(job: Probing) -> Probed:
     config, placement = RunConfig.model_validate(job.config), Placement(*job.placement)
     base, decoding = Located(*job.base, {}), Decoding.model_validate(job.decoding)
     PartialState(cpu=placement.device == "cpu")
@@ -350,7 +350,7 @@ def _probe_training(
     return {"training": loaded, "micro_batch": fixed, "token": token, "heldout_token": heldout / wide}
 
 
-def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Job) -> dict[str, float]:
+def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Probing) -> dict[str, float]:
     """Times of one batch of prompts: the first pass reads them, each later one adds a token to every reply."""
     brief = decoding.model_copy(update={"max_new_tokens": NEW_TOKENS})
     keys = [str(number) for number in range(len(job.prompts))]
@@ -392,7 +392,7 @@ class Asked:
         return reading + len(self.prompts) * self.new_tokens * speed.new_token
 
 
-def training_seconds(work: Work, watched: Asked, own: Probed, speed: Probed) -> float:
+def training_seconds(work: Workload, watched: Asked, own: Probed, speed: Probed) -> float:
     """Seconds of training, with what is measured meanwhile; `speed` is a probe of the same model that answered."""
     if not work.steps:
         return 0.0
