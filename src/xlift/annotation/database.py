@@ -29,7 +29,6 @@ FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmle
 BOUND_TO_FLUENCY = ("helpfulness", "accuracy", "coherence")
 """Facets that are 0 where fluency is 0 because the text makes no sense."""
 WHOLE = "response"
-FIELDS = (*FACETS, WHOLE, "senseless", "comment")
 NO_REASON = "no reason given"
 
 metadata = MetaData()

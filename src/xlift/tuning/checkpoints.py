@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xlift.models import Placement
-from xlift.records import write_atomic
+from xlift.records import temporary_path, write_atomic
 from xlift.tuning.templates import ChatFormat
 from xlift.workspace import TRAINING_STATE, RunFolder
 
@@ -33,8 +33,7 @@ def save_checkpoint(
     Only the newest checkpoint keeps that state; older ones keep their weights.
     """
     folder = run.checkpoint(step)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
     if run.config.adaptation.method == "full":
         weights = {name: value.to(placement.torch_dtype) for name, value in model.state_dict().items()}
