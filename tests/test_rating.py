@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from xlift.errors import DataError
-from xlift.rating import DEFAULT_RATERS, RATERS, files, in_scope, rate, text_fingerprint
+from xlift.errors import ConfigError, DataError
+from xlift.rating import RATERS, Rater, files, in_scope, rate, text_fingerprint
 from xlift.rating.files import rate_file
 from xlift.records import FACETS, read_records
-from xlift.study.study import Study
+from xlift.study.study import parse_study
 
+ROOT = Path(__file__).parent.parent
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
 EN = "The leaves turn yellow because the days become shorter and colder."
 
@@ -25,10 +26,39 @@ def write(path: Path, records: list[Any]) -> Path:
     return path
 
 
-def test_raters_rate_known_facets_and_a_study_can_name_them_all() -> None:
+def test_a_rater_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry of RATERS, and studies, the command, its help, the report and the default know it."""
+    from typer.testing import CliRunner
+
+    from xlift.cli import app
+
+    for default in (True, False):
+        rates = Rater("coherence", "Answers that rhyme", lambda _: (2.0, {}, None), lambda: "rhyme v1", default=default)
+        monkeypatch.setitem(RATERS, "rhyme", rates)
+        study = parse_study({"name": "x"})
+        assert ("rhyme" in study.raters) is default
+        assert parse_study({"name": "x", "raters": ["rhyme"]}).raters == ["rhyme"]
+        shown = CliRunner().invoke(app, ["rate", "--help"]).stdout
+        assert "rhyme" in shown
+        assert "Answers that rhyme" in shown
+
+
+def test_raters_rate_known_facets_and_the_docs_name_each() -> None:
+    table = (ROOT / "docs" / "raters.md").read_text(encoding="utf-8").split("|---|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    assert [(row[0], row[1]) for row in rows] == [(name, one.facet) for name, one in RATERS.items()]
     assert {rater.facet for rater in RATERS.values()} <= set(FACETS)
-    assert set(get_args(get_args(Study.model_fields["raters"].annotation)[0])) == set(RATERS)
-    assert set(DEFAULT_RATERS) <= set(RATERS)
+    assert all(one.title for one in RATERS.values())
+
+
+def test_unknown_raters_are_refused_all_at_once_and_a_study_has_at_least_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_study({"name": "x", "raters": ["langage", "fluency", "answer", "fluency"]})
+    assert "did you mean 'language'" in str(caught.value)
+    assert "did you mean 'answers'" in str(caught.value)
+    assert parse_study({"name": "x", "raters": ["fluency", "fluency"]}).raters == ["fluency"]
+    with pytest.raises(ConfigError, match="raters"):
+        parse_study({"name": "x", "raters": []})
 
 
 def test_missing_fields_are_missing_not_a_crash() -> None:

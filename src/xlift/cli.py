@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from xlift.errors import UserError
 
@@ -62,27 +63,35 @@ def generate(study: StudyFile, overrides: Overrides = None, out: Out = None, off
     _stage("generate_stage", study, overrides, out, offline)
 
 
-@app.command()
+class _NamesRaters(TyperCommand):
+    """A command whose help ends with the raters there are; they are loaded for that alone."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from xlift.rating import RATERS
+
+        with formatter.section("Raters"):
+            shown = {
+                name: f"{one.title}{'' if one.default else '; only where it is named'}" for name, one in RATERS.items()
+            }
+            formatter.write_dl(list(shown.items()))
+
+
+@app.command(cls=_NamesRaters)
 def rate(
     source: Annotated[
         Path, typer.Argument(metavar="FILE.jsonl|STUDY", help="Responses with text and language, or a study.")
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
-    raters: Annotated[
-        str, typer.Option(help="Raters, separated by commas: language, language_lcb, fluency, constraint, answers.")
-    ] = "language,fluency,constraint,answers",
+    raters: Annotated[str | None, typer.Option(help="Only these raters, separated by commas.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
 ) -> None:
     """Rate any file of responses, or a study's responses."""
-    from xlift.errors import ConfigError, DataError, nearest
-    from xlift.rating import RATERS
+    from xlift.errors import ConfigError, DataError
+    from xlift.rating import checked_raters, default_raters
 
     if source.suffix != ".jsonl":
         return _stage("rate_stage", source, None, None, True)
-    names = [name.strip() for name in raters.split(",")]
-    unknown = [name for name in names if name not in RATERS]
-    if unknown:
-        raise ConfigError([f"unknown rater '{name}'; {nearest(name, RATERS)}" for name in unknown])
+    names = checked_raters(name.strip() for name in raters.split(",")) if raters is not None else default_raters()
     if output is None:
         raise ConfigError("where should the ratings go?", f"xlift rate {source} -o RATINGS.jsonl")
     from xlift.rating.files import rate_file
@@ -315,11 +324,11 @@ def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None
 
 
 def _print_result(workspace: Any, path: Path | None = None) -> None:
+    from xlift.rating import RATERS
     from xlift.report.page import text_table
-    from xlift.report.reading import TITLES
     from xlift.terminal import aligned
 
-    table = [[TITLES[workspace.study.raters[0]], *workspace.study.prompts.languages]]
+    table = [[RATERS[workspace.study.raters[0]].title, *workspace.study.prompts.languages]]
     table += [[run, *cells] for run, cells in text_table(workspace)]
     print(aligned(table))
     print(f"\nreport: {path or workspace.report / 'index.html'}")

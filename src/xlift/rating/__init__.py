@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from xlift.errors import ConfigError, nearest
 from xlift.rating import answers, constraints, fluency
 from xlift.rating.language import lcb, rater
 from xlift.records import Rated, Rating, fingerprint
 
 
 class Rater(NamedTuple):
-    """A facet, the function from a response record to (value, detail, reason), and how it signs.
+    """A facet, what a value of 2 says of answers, the function from a response record to (value, detail, reason), and
+    how it signs.
 
-    Records without the field `needs` are outside its scope: they get no rating, not a missing one.
+    Records without the field `needs` are outside its scope: they get no rating, not a missing one. A study has the
+    `default` ones where it names none.
     """
 
     facet: str
+    title: str
     rate: Callable[[dict[str, Any]], Rated]
     signature: Callable[[], str]
     needs: str = "text"
+    default: bool = True
 
 
 RATERS: dict[str, Rater] = {
-    "language": Rater("language", rater.rate_language, rater.signature),
-    "language_lcb": Rater("language", lcb.rate_lcb, lcb.signature),
-    "fluency": Rater("fluency", fluency.rate_fluency, fluency.signature),
-    "constraint": Rater("constraint", constraints.rate_constraint, constraints.signature, "constraint"),
-    "answers": Rater("accuracy", answers.rate_answers, answers.signature, "answers"),
+    "language": Rater("language", "Answers wholly in the user's language", rater.rate_language, rater.signature),
+    "language_lcb": Rater(
+        "language",
+        "Answers without error by the Language Confusion Benchmark's rule",
+        lcb.rate_lcb,
+        lcb.signature,
+        default=False,
+    ),
+    "fluency": Rater("fluency", "Answers without a sign of reduced fluency", fluency.rate_fluency, fluency.signature),
+    "constraint": Rater(
+        "constraint", "Constraints followed", constraints.rate_constraint, constraints.signature, "constraint"
+    ),
+    "answers": Rater("accuracy", "Facts answered right", answers.rate_answers, answers.signature, "answers"),
 }
-DEFAULT_RATERS = ("language", "fluency", "constraint", "answers")
+
+
+def default_raters() -> list[str]:
+    """The raters of a study, or of a file, that names none."""
+    return [name for name, rater in RATERS.items() if rater.default]
+
+
+def checked_raters(names: Iterable[str]) -> list[str]:
+    """These names, each once. Raises ConfigError that lists every unknown one."""
+    found = list(dict.fromkeys(names))
+    if unknown := [name for name in found if name not in RATERS]:
+        raise ConfigError([f"unknown rater '{name}'; {nearest(name, RATERS)}" for name in unknown])
+    return found
+
 
 # What a rating is bound to: change one of these and the response is rated again.
 _BOUND_TO = (

@@ -18,19 +18,14 @@ import polars as pl
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
 from xlift.checkpoint import checkpoints, written_prompts
 from xlift.languages import get_language
+from xlift.rating import RATERS
 from xlift.records import FACETS, Prompt, Rating, Response
 from xlift.results import Results, tidy_table
 from xlift.study.labels import rate_text
 from xlift.workspace import RunFolder, StudyFolder
 
 # What a value of 2 says, by rater.
-TITLES = {
-    "language": "Answers wholly in the user's language",
-    "language_lcb": "Answers without error by the Language Confusion Benchmark's rule",
-    "fluency": "Answers without a sign of reduced fluency",
-    "constraint": "Constraints followed",
-    "answers": "Facts answered right",
-}
+TITLES = {name: rater.title for name, rater in RATERS.items()}
 BEST = {
     "language": "Answers wholly in the right language",
     "fluency": "Fluent answers",

@@ -41,6 +41,12 @@ from xlift.study.settings import (
 )
 
 
+def _default_raters() -> list[str]:
+    from xlift.rating import default_raters
+
+    return default_raters()
+
+
 class Study(Settings):
     """A whole study file."""
 
@@ -57,9 +63,8 @@ class Study(Settings):
     """Also let each untuned base model answer, as the reference."""
     prompts: Prompts = Prompts()
     decoding: Decoding = Decoding()
-    raters: list[Literal["language", "language_lcb", "fluency", "constraint", "answers"]] = Field(
-        ["language", "fluency", "constraint", "answers"]
-    )
+    raters: list[str] = Field(default_factory=_default_raters, min_length=1)
+    """Surface checks of the answers: names of `xlift.rating.RATERS`, which says which are there where none is named."""
     judges: list[Judge] = Field([])
     """Judge models that rate the answers, too."""
     validation: Validation = Validation()
@@ -73,6 +78,16 @@ class Study(Settings):
     report: Report = Report()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @field_validator("raters")
+    @classmethod
+    def _known_raters(cls, names: list[str]) -> list[str]:
+        from xlift.rating import checked_raters
+
+        try:
+            return checked_raters(names)
+        except ConfigError as error:
+            raise ValueError("; ".join(error.problems)) from None
 
     @field_validator("judges")
     @classmethod
