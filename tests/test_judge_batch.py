@@ -15,13 +15,13 @@ from test_judging import judge_at, judged, records
 
 from xlift.errors import DataError, UserError
 from xlift.judging.batches import judge_in_batches
-from xlift.judging.command import judge_file
-from xlift.judging.ratings import Outcome, current_judge_ratings
+from xlift.judging.judges import judge_file
+from xlift.judging.ratings import JudgingOutcome, current_judge_ratings
 from xlift.records import read_records, write_jsonl
 from xlift.study.settings import Judge
 
 
-def by_batch(folder: Path, settings: Judge, items: list[dict[str, Any]]) -> Outcome:
+def by_batch(folder: Path, settings: Judge, items: list[dict[str, Any]]) -> JudgingOutcome:
     parts = [(items, folder / "ratings.jsonl")]
     return judge_in_batches(parts, settings, folder / "ledger.jsonl", total=len(items), poll_seconds=0.01)
 

@@ -20,16 +20,16 @@ from judge_server import Script, Serving, faulty, honest, identity, serving
 
 from xlift.errors import ConfigError
 from xlift.judging.client import Pace
-from xlift.judging.command import judge_file
+from xlift.judging.judges import judge_file
 from xlift.judging.ledger import estimated_tokens, most_tokens
 from xlift.judging.questions import BUILTIN_RUBRICS, again_messages, load_texts, requests_for
 from xlift.judging.ratings import (
     current_judge_ratings,
-    dry_run,
+    estimate_calls,
+    estimate_text,
     judge_parts,
     judge_responses,
     outcome_text,
-    plan_text,
 )
 from xlift.rating import text_fingerprint
 from xlift.records import read_records, write_jsonl
@@ -247,18 +247,18 @@ def test_tokens_are_estimated_and_marked_where_the_server_tells_none(tmp_path: P
 def test_a_dry_run_sends_and_writes_nothing_and_foresees_the_calls(server: Serving, tmp_path: Path) -> None:
     settings = judge_at(server, calls="each", **PRICES)
     parts = [(records(4), tmp_path / "ratings.jsonl")]
-    plan = dry_run(parts, settings, tmp_path / "ledger.jsonl")
+    plan = estimate_calls(parts, settings, tmp_path / "ledger.jsonl")
     assert server.state.requests == 0
     assert list(tmp_path.iterdir()) == []
     assert (plan.responses, plan.calls, plan.measured) == (4, 24, False)
     assert plan.cost == pytest.approx((plan.input_tokens + 2 * plan.output_tokens) / 1e6, rel=1e-3)
-    assert "estimated" in plan_text(plan, settings)
+    assert "estimated" in estimate_text(plan, settings)
     judged(tmp_path, settings, records(4))
-    after = dry_run([(records(6), tmp_path / "ratings.jsonl")], settings, tmp_path / "ledger.jsonl")
+    after = estimate_calls([(records(6), tmp_path / "ratings.jsonl")], settings, tmp_path / "ledger.jsonl")
     assert (after.responses, after.calls, after.measured) == (2, 12, True)
     spent = judged(tmp_path, settings, records(4))[0]
     assert after.input_tokens == round(spent.input_tokens / 24 * 12)
-    assert "mean of the calls so far" in plan_text(after, settings)
+    assert "mean of the calls so far" in estimate_text(after, settings)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from xlift.judging.client import Pace
-from xlift.judging.command import judge_file
+from xlift.judging.judges import judge_file
 from xlift.study.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 pace = Pace(tries=8, first_wait=0.01, longest_wait=0.2)
@@ -339,11 +339,11 @@ class FaultRun:
 
 
 def _first_replies(folder: Path, key: str) -> Iterator[Any]:
-    from xlift.judging.questions import Reply
+    from xlift.judging.replies import JudgeReply
 
     for line in read_records(folder / "ledger.jsonl"):
         if line["request"] == key and line["part"] == 1 and "reply" in line:
-            yield Reply(line["reply"], line["finish"], line["refusal"])
+            yield JudgeReply(line["reply"], line["finish"], line["refusal"])
 
 
 @pytest.fixture(scope="module")

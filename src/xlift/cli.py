@@ -145,7 +145,7 @@ def judge(
     probe: Annotated[bool, typer.Option("--probe", help="Test the judge on responses with known faults.")] = False,
 ) -> None:
     """Let a judge model rate responses, compare two runs, or be tested itself."""
-    from xlift.judging import command as judges
+    from xlift.judging import judges
 
     given = {
         "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,

@@ -203,7 +203,7 @@ def judge_stage(workspace: StudyFolder, offline: bool = False) -> None:
 
 
 def _judge(workspace: StudyFolder, judge: Judge) -> None:
-    from xlift.judging.command import judge_with
+    from xlift.judging.judges import judge_with
     from xlift.judging.ratings import outcome_text
 
     say(outcome_text(judge_with(workspace, judge), judge))

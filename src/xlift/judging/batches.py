@@ -1,4 +1,4 @@
-"""Judging through the Batch API of a server that offers one: cheaper, answered within a day.
+"""Judging through the Batch API of a server that offers one, in place of client.py: cheaper, answered within a day.
 
 The replies of a batch go to the same ledger as those of single calls, under the same keys, and are read by the same
 code. What a batch leaves open (failed lines, re-asks) goes into the next one. Beside the ledger lies a small file that
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xlift.errors import ConfigError, UserError
 from xlift.judging.client import Features, api_key, check_budget, read_completion, request_body
 from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, open_ledger, text_of
-from xlift.judging.questions import Answer, Reply, Request, Texts, again_messages, load_texts, needs_again
-from xlift.judging.ratings import Display, Outcome, Part, rating_jobs, unrated
+from xlift.judging.questions import Request, Texts, again_messages, load_texts, needs_again
+from xlift.judging.ratings import Display, JudgingOutcome, Part, rating_groups, unrated
+from xlift.judging.replies import JudgeAnswer, JudgeReply
 from xlift.progress import progress, say
 from xlift.records import Message, encode_record, fingerprint, write_atomic
 from xlift.study.settings import Judge
@@ -40,7 +41,7 @@ Call = tuple[Request, int, list[Message]]
 
 def judge_in_batches(
     parts: Sequence[Part], settings: Judge, ledger: Path, total: int, poll_seconds: float = 30.0
-) -> Outcome:
+) -> JudgingOutcome:
     """Judge responses like `judge_parts`, by batches; waits until they are done. `parts` are gone through repeatedly.
 
     Killed and run again, it goes on with the batch under way. Raises UserError where the server offers no batches,
@@ -48,24 +49,24 @@ def judge_in_batches(
     """
     check_budget(settings)
     texts = load_texts(settings)
-    outcome = Outcome()
+    outcome = JudgingOutcome()
     with open_ledger(ledger, settings) as book:
         before = book.requests
         outcome.stopped = _send_all(parts, settings, texts, book, poll_seconds)
         with progress(f"judge {settings.label}", total) as bar:
-            for job in rating_jobs(parts, settings, texts, Display(bar, book, settings, outcome)):
-                answers = [_answer(book, request) for request in job.requests]
+            for group in rating_groups(parts, settings, texts, Display(bar, book, settings, outcome)):
+                answers = [_answer(book, request) for request in group.requests]
                 if not (outcome.stopped and any(answer.failure for answer in answers)):
-                    job.finish(answers)
+                    group.finish(answers)
         outcome.count(book, before)
     return outcome
 
 
-def _answer(book: Ledger, request: Request) -> Answer:
+def _answer(book: Ledger, request: Request) -> JudgeAnswer:
     replies = book.replies(request.key)
     if not replies or needs_again(request, replies):
-        return Answer(replies, failure="the batch brought no answer")
-    return Answer(replies)
+        return JudgeAnswer(replies, failure="the batch brought no answer")
+    return JudgeAnswer(replies)
 
 
 def _send_all(
@@ -217,7 +218,7 @@ def _keep(line: dict[str, Any], book: Ledger) -> str | None:
     key, _, part = line["custom_id"].rpartition("-")
     response = line.get("response") or {}
     result, usage = read_completion(response.get("body"))
-    if response.get("status_code") != 200 or not isinstance(result, Reply):
+    if response.get("status_code") != 200 or not isinstance(result, JudgeReply):
         body = response.get("body") or {}
         said = (line.get("error") or body.get("error") or {}).get("message") or f"status {response.get('status_code')}"
         book.add_failure(key, int(part), str(said)[:200])

@@ -1,8 +1,9 @@
-"""Calls to an OpenAI-compatible server: many at once, retried, within a budget, each written down in the ledger.
+"""Sends the requests of questions.py to an OpenAI-compatible server and brings replies; the ledger keeps each call.
 
-What goes wrong is one of four kinds: try again (429, 5xx, timeouts, cut connections, answers that are no completion),
-send it differently (a parameter that the server does not know), leave this one out (too long), or stop everything
-(wrong key, unknown model, budget). Stopping lets the calls under way end, so that nothing paid for is lost.
+Many at once, retried, within a budget. What goes wrong is one of four kinds: try again (429, 5xx, timeouts, cut
+connections, answers that are no completion), send it differently (a parameter that the server does not know), leave
+this one out (too long), or stop everything (wrong key, unknown model, budget). Stopping lets the calls under way end,
+so that nothing paid for is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from urllib.parse import urlsplit
 
 from xlift.errors import ConfigError, UserError
 from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
-from xlift.judging.questions import Answer, Reply, Request, again_messages, needs_again
+from xlift.judging.questions import Request, again_messages, needs_again
+from xlift.judging.replies import JudgeAnswer, JudgeReply
 from xlift.progress import say
 from xlift.records import Message
 from xlift.study.settings import Judge
@@ -52,11 +54,11 @@ class Pace(NamedTuple):
 PACE = Pace()
 
 
-class Job(NamedTuple):
+class RequestGroup(NamedTuple):
     """Requests whose answers belong together, and what to do with the answers."""
 
     requests: list[Request]
-    finish: Callable[[list[Answer]], None]
+    finish: Callable[[list[JudgeAnswer]], None]
 
 
 class Features(NamedTuple):
@@ -135,17 +137,17 @@ def check_budget(settings: Judge) -> None:
         )
 
 
-def run_jobs(jobs: Iterable[Job], settings: Judge, ledger: Ledger, pace: Pace = PACE) -> str | None:
-    """Answer and finish every job, `settings.concurrency` calls at once; jobs are taken as there is room for them.
+def answer_groups(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, pace: Pace = PACE) -> str | None:
+    """Answer and finish every group, `settings.concurrency` calls at once; groups are taken as there is room for them.
 
     Returns why the budget stopped it, None where it did not. Raises UserError where the server makes it impossible to
     go on, after the calls under way have ended. ConfigError without a key, or without the openai package.
     """
     check_budget(settings)
-    return asyncio.run(_run(jobs, settings, ledger, pace))
+    return asyncio.run(_run(groups, settings, ledger, pace))
 
 
-async def _run(jobs: Iterable[Job], settings: Judge, ledger: Ledger, pace: Pace) -> str | None:
+async def _run(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, pace: Pace) -> str | None:
     try:
         from openai import AsyncOpenAI
     except ImportError:
@@ -156,25 +158,25 @@ async def _run(jobs: Iterable[Job], settings: Judge, ledger: Ledger, pace: Pace)
     async with AsyncOpenAI(base_url=settings.base_url, **options) as client:
         features = Features(schema=settings.json_schema)
         session = Session(settings, ledger, pace, client, secret, features, random.Random(pace.seed))
-        shared = iter(jobs)
+        shared = iter(groups)
         await asyncio.gather(*[_work(session, shared) for _ in range(settings.concurrency)])
     if session.error:
         raise session.error
     return session.budget
 
 
-async def _work(session: Session, jobs: Iterator[Job]) -> None:
-    for job in jobs:
+async def _work(session: Session, groups: Iterator[RequestGroup]) -> None:
+    for group in groups:
         try:
-            answers = [await ask(session, request) for request in job.requests]
+            answers = [await ask(session, request) for request in group.requests]
         except Stopped:
             return
-        job.finish(answers)
+        group.finish(answers)
         if session.stopping.is_set():
             return
 
 
-async def ask(session: Session, request: Request) -> Answer:
+async def ask(session: Session, request: Request) -> JudgeAnswer:
     """The answer to a request: from the ledger where it is there, else from the server, with one re-ask if need be.
 
     The same request is never under way twice. Raises Stopped.
@@ -189,28 +191,28 @@ async def ask(session: Session, request: Request) -> Answer:
         busy.set()
 
 
-async def _converse(session: Session, request: Request, replies: tuple[Reply, ...]) -> Answer:
+async def _converse(session: Session, request: Request, replies: tuple[JudgeReply, ...]) -> JudgeAnswer:
     if not replies:
         first = await _call(session, request, 1, request.messages)
         if isinstance(first, Trouble):
-            return Answer(failure=first.why)
+            return JudgeAnswer(failure=first.why)
         replies = (first,)
     if needs_again(request, replies):
         second = await _call(session, request, 2, again_messages(request, replies[0]))
         if isinstance(second, Trouble):
-            return Answer(replies, failure=second.why)
+            return JudgeAnswer(replies, failure=second.why)
         replies = (*replies, second)
-    return Answer(replies)
+    return JudgeAnswer(replies)
 
 
-async def _call(session: Session, request: Request, part: int, messages: list[Message]) -> Reply | Trouble:
+async def _call(session: Session, request: Request, part: int, messages: list[Message]) -> JudgeReply | Trouble:
     """One reply, tried as often as the pace allows. Raises Stopped."""
     base = features = session.features
     trouble = Trouble("again", "not tried")
     tries = 0
     while tries < session.pace.tries:
         result = await _send(session, request, part, messages, features)
-        if isinstance(result, Reply):
+        if isinstance(result, JudgeReply):
             _adopt(session, base, features)
             session.failures_in_a_row = 0
             return result
@@ -269,7 +271,7 @@ async def _pause(session: Session, seconds: float) -> None:
 
 async def _send(
     session: Session, request: Request, part: int, messages: list[Message], features: Features
-) -> Reply | Trouble:
+) -> JudgeReply | Trouble:
     """Send one request and write down what came of it. Raises Stopped."""
     await _pause(session, session.quiet_until - time.monotonic())
     reserved = await _reserve(session, messages)
@@ -310,7 +312,7 @@ async def _reserve(session: Session, messages: list[Message]) -> float:
     raise Stopped
 
 
-async def _post(session: Session, body: dict[str, Any]) -> tuple[Reply | Trouble, tuple[int, int] | None]:
+async def _post(session: Session, body: dict[str, Any]) -> tuple[JudgeReply | Trouble, tuple[int, int] | None]:
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
     try:
@@ -344,12 +346,12 @@ def request_body(settings: Judge, request: Request, messages: list[Message], fea
     return body
 
 
-def read_completion(data: Any) -> tuple[Reply | Trouble, tuple[int, int] | None]:
+def read_completion(data: Any) -> tuple[JudgeReply | Trouble, tuple[int, int] | None]:
     """The reply in a chat completion and its (input, output) tokens, None where the server does not tell them."""
     try:
         choice = data["choices"][0]
         message = choice["message"]
-        reply = Reply(message.get("content") or "", choice.get("finish_reason") or "stop", message.get("refusal"))
+        reply = JudgeReply(message.get("content") or "", choice.get("finish_reason") or "stop", message.get("refusal"))
         usage = data.get("usage") or {}
     except (TypeError, KeyError, IndexError, AttributeError):
         return Trouble("again", "the answer is not a chat completion"), None

@@ -1,4 +1,4 @@
-"""What a judge's calls have cost and what they brought: a JSONL file beside the ratings, one line a request sent.
+"""What client.py's calls have cost and what they brought: a JSONL file beside the ratings, one line a request sent.
 
     {"request", "part": 1|2, "reply", "finish", "refusal", "input", "output", "cost", "estimated"?}   an answered call
     {"request", "part": 1|2, "failed": why}                                                           one without answer
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from xlift.errors import ConfigError
-from xlift.judging.questions import Reply
+from xlift.judging.replies import JudgeReply
 from xlift.records import JsonlWriter, encode_record, parse_line
 from xlift.study.settings import Judge
 
@@ -62,19 +62,19 @@ class Ledger:
     def price(self, input_tokens: float, output_tokens: float) -> float:
         return (input_tokens * self.price_input + output_tokens * self.price_output) / 1e6
 
-    def replies(self, key: str) -> tuple[Reply, ...]:
+    def replies(self, key: str) -> tuple[JudgeReply, ...]:
         """The replies already paid for: none, one, or two where there was a re-ask."""
         return tuple(reply for part in (1, 2) if (reply := self._reply(key, part)))
 
-    def _reply(self, key: str, part: int) -> Reply | None:
+    def _reply(self, key: str, part: int) -> JudgeReply | None:
         place = self.places.get((int(key, 16), part))
         if place is None:
             return None
         self.reading.seek(place)
         line = parse_line(self.reading.readline(), str(self.path))
-        return Reply(line["reply"], line["finish"], line["refusal"])
+        return JudgeReply(line["reply"], line["finish"], line["refusal"])
 
-    def add(self, key: str, part: int, reply: Reply, tokens: tuple[int, int], estimated: bool = False) -> None:
+    def add(self, key: str, part: int, reply: JudgeReply, tokens: tuple[int, int], estimated: bool = False) -> None:
         """Write down an answered call with its (input, output) tokens, `estimated` where the server told none."""
         line: dict[str, Any] = {"request": key, "part": part, **reply._asdict()}
         line = {"reply" if name == "text" else name: value for name, value in line.items()}

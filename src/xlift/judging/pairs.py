@@ -1,4 +1,4 @@
-"""Two runs' responses to the same prompts compared by a judge model, each pair asked in both orders.
+"""Two runs' responses to the same prompts compared by a judge, from question to table; each pair asked in both orders.
 
 A judge that prefers whatever it reads first gives itself away: its two verdicts disagree, the pair counts as a tie, and
 the share of such pairs is told beside the result. Records, one a pair:
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from xlift.intervals import Estimate, estimate
-from xlift.judging.client import PACE, Job, Pace, run_jobs
+from xlift.judging.client import PACE, Pace, RequestGroup, answer_groups
 from xlift.judging.ledger import open_ledger
 from xlift.judging.questions import (
     KEPT_CHARACTERS,
-    Answer,
     Request,
     Texts,
     context_blocks,
@@ -36,7 +35,7 @@ from xlift.judging.questions import (
     signature,
     unreadable_record,
 )
-from xlift.judging.replies import PREFERENCES, read_preference, refuses
+from xlift.judging.replies import PREFERENCES, JudgeAnswer, read_preference, refuses
 from xlift.progress import progress
 from xlift.rating import text_fingerprint
 from xlift.records import JsonlWriter, encode_record, fingerprint, read_records
@@ -74,7 +73,7 @@ def pairs_of(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) 
 def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: Path, pace: Pace = PACE) -> str | None:
     """Append a record for each pair that `output` does not hold yet. Returns why the budget stopped it, or None.
 
-    Interrupted and run again, it goes on like judging does. Raises UserError as `run_jobs` does.
+    Interrupted and run again, it goes on like judging does. Raises UserError as `answer_groups` does.
     """
     texts = load_texts(settings)
     done = {record["request"] for record in read_records(output) if not record.get("incomplete")}
@@ -84,7 +83,7 @@ def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: 
         progress(f"compare by {settings.label}", len(pairs)) as bar,
     ):
 
-        def jobs() -> Iterator[Job]:
+        def groups() -> Iterator[RequestGroup]:
             signed = signature(settings, texts)
             for pair in pairs:
                 requests = pair_requests(pair, settings, texts)
@@ -92,13 +91,13 @@ def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: 
                     bar.advance(1)
                     continue
 
-                def finish(answers: list[Answer], pair: Pair = pair, requests: Any = requests) -> None:
+                def finish(answers: list[JudgeAnswer], pair: Pair = pair, requests: Any = requests) -> None:
                     log.write_encoded(encode_record(pair_record(pair, settings, signed, requests, answers)))
                     bar.advance(1, f"{book.input + book.output} tokens")
 
-                yield Job(requests, finish)
+                yield RequestGroup(requests, finish)
 
-        return run_jobs(jobs(), settings, book, pace)
+        return answer_groups(groups(), settings, book, pace)
 
 
 def _key(requests: Sequence[Request], pair: Pair) -> str:
@@ -135,7 +134,7 @@ def _pair_request(pair: Pair, order: tuple[int, int], settings: Judge, texts: di
 
 
 def pair_record(
-    pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[Answer]
+    pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[JudgeAnswer]
 ) -> dict[str, Any]:
     """What both orders say together: their verdict where they agree, a tie where they do not."""
     orders: list[str | None] = [_preference(answer) for answer in answers]
@@ -164,12 +163,12 @@ def pair_record(
     return record
 
 
-def _preference(answer: Answer) -> str | None:
+def _preference(answer: JudgeAnswer) -> str | None:
     read = [read_preference(reply.text) for reply in answer.replies] if not answer.failure else []
     return next((one for one in read if one), None)
 
 
-def _why_missing(answers: Sequence[Answer]) -> dict[str, Any]:
+def _why_missing(answers: Sequence[JudgeAnswer]) -> dict[str, Any]:
     if not answers:
         return {"reason": "a response has no text"}
     lost = next((answer for answer in answers if answer.failure), None)

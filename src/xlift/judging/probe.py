@@ -13,7 +13,7 @@ from typing import Any
 
 from xlift.intervals import wilson
 from xlift.judging.client import PACE, Pace
-from xlift.judging.ratings import Outcome, current_judge_ratings, judge_responses, ledger_path
+from xlift.judging.ratings import JudgingOutcome, current_judge_ratings, judge_responses, ledger_path
 from xlift.records import FACETS, Rating, read_jsonl
 from xlift.study.settings import Judge
 from xlift.terminal import aligned
@@ -57,7 +57,7 @@ def probe_cases(languages: Sequence[str] | None = None, path: Path = PROBE) -> l
 
 def probe(
     settings: Judge, folder: Path, cases: Sequence[dict[str, Any]] | None = None, pace: Pace = PACE
-) -> tuple[list[Hit], Outcome]:
+) -> tuple[list[Hit], JudgingOutcome]:
     """Let the judge rate the probe; ratings and ledger are kept in `folder`, so that a second run costs nothing."""
     shown = probe_cases() if cases is None else cases
     ratings = folder / f"probe-{settings.label}.jsonl"

@@ -1,8 +1,8 @@
-"""Judge models: what they are asked, and how their replies are read. No network here; judging.py makes the calls.
+"""What a judge is asked about a response, and the ratings that its replies make. No network: client.py sends.
 
 The judged text is filled in once, in blocks whose boundaries bear a code computed from all that is shown, so that no
 text can contain its own boundary. A reply counts only where it holds 0, 1 or 2; anything else is missing, with the
-reply kept. How replies are read: replies.py.
+reply kept. How a reply is read: replies.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.errors import ConfigError
-from xlift.judging.replies import read_ratings, read_why, refuses
+from xlift.judging.replies import JudgeAnswer, JudgeReply, read_values, read_why, refuses
 from xlift.languages import LANGUAGES, base_code
 from xlift.rating import text_fingerprint
 from xlift.records import Message, Rating, fingerprint, reply_language
@@ -58,21 +58,6 @@ class Texts(NamedTuple):
 
     frame: dict[str, str]
     rubrics: dict[str, str]
-
-
-class Reply(NamedTuple):
-    """What a judge model sent back for one call."""
-
-    text: str
-    finish: str = "stop"
-    refusal: str | None = None
-
-
-class Answer(NamedTuple):
-    """The replies to one request (a second one after a re-ask), or why there is none (`failure`)."""
-
-    replies: tuple[Reply, ...] = ()
-    failure: str | None = None
 
 
 class Request(NamedTuple):
@@ -215,7 +200,7 @@ def _rating_request(
     kinds = {name: {"type": "string"} if name == "why" else {"type": "integer", "enum": [0, 1, 2]} for name in names}
 
     def readable(text: str) -> bool:
-        return all(value is not None for value, _ in read_ratings(text, facets).values())
+        return all(value is not None for value, _ in read_values(text, facets).values())
 
     again = fill(texts.frame["again"], {"format": form})
     return make_request(system, user, again, kinds, facets, notes, readable, settings)
@@ -266,7 +251,7 @@ def language_name(record: dict[str, Any]) -> str:
     return known.name if known.name == known.native_name else f"{known.name} ({known.native_name})"
 
 
-def again_messages(request: Request, first: Reply) -> list[Message]:
+def again_messages(request: Request, first: JudgeReply) -> list[Message]:
     """The messages of the one re-ask."""
     if not first.text.strip():
         # Many servers refuse an empty turn, and two user turns in a row.
@@ -276,13 +261,13 @@ def again_messages(request: Request, first: Reply) -> list[Message]:
     return [*request.messages, said, {"role": "user", "content": request.again}]
 
 
-def needs_again(request: Request, replies: Sequence[Reply]) -> bool:
+def needs_again(request: Request, replies: Sequence[JudgeReply]) -> bool:
     """Whether the judge is to be asked once more: it has answered once, unreadably, and has not refused."""
     return len(replies) == 1 and not refuses(replies[0]) and not request.readable(replies[0].text)
 
 
 def ratings_for(
-    record: dict[str, Any], settings: Judge, signed: str, requests: Iterable[Request], answers: Iterable[Answer]
+    record: dict[str, Any], settings: Judge, signed: str, requests: Iterable[Request], answers: Iterable[JudgeAnswer]
 ) -> list[Rating]:
     """A rating for each facet of one response, the rules between facets applied.
 
@@ -334,11 +319,11 @@ def _identity(record: dict[str, Any], settings: Judge, signed: str) -> dict[str,
 _Found = tuple[float | None, str | None, dict[str, Any], str]
 
 
-def _facets_of(request: Request, answer: Answer) -> dict[str, _Found]:
+def _facets_of(request: Request, answer: JudgeAnswer) -> dict[str, _Found]:
     """Per facet: the value (of the first reply that has one), the reason where there is none, details, the key."""
     if answer.failure:
         return {facet: (None, answer.failure, {}, request.key) for facet in request.facets}
-    read = [read_ratings("" if refuses(reply) else reply.text, request.facets) for reply in answer.replies]
+    read = [read_values("" if refuses(reply) else reply.text, request.facets) for reply in answer.replies]
     last = answer.replies[-1]
     found: dict[str, _Found] = {}
     for facet in request.facets:
@@ -354,7 +339,7 @@ def _facets_of(request: Request, answer: Answer) -> dict[str, _Found]:
     return found
 
 
-def _reason(reply: Reply, why: str | None) -> str:
+def _reason(reply: JudgeReply, why: str | None) -> str:
     if refuses(reply):
         return "the judge refused to rate"
     if reply.finish == "length":

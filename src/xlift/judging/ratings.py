@@ -1,4 +1,4 @@
-"""Judge responses with a model: files of responses, and the checkpoints of a study.
+"""Responses in, a judge's ratings out: questions.py asks, client.py or batches.py brings replies, here they are kept.
 
 Ratings are appended response by response; the ledger (ledger.py) holds every reply. Killed and run again, what is rated
 is left as it is, what has been answered is read from the ledger, and only the rest is sent. A rating is bound to its
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.errors import DataError
-from xlift.judging.client import PACE, Job, Pace, check_budget, run_jobs
+from xlift.judging.client import PACE, Pace, RequestGroup, answer_groups, check_budget
 from xlift.judging.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, text_of
 from xlift.judging.questions import (
-    Answer,
     Request,
     Texts,
     load_texts,
@@ -28,6 +27,7 @@ from xlift.judging.questions import (
     signature,
     unreadable_record,
 )
+from xlift.judging.replies import JudgeAnswer
 from xlift.progress import Progress, progress
 from xlift.records import JsonlWriter, Rating, encode_record, parse_line
 from xlift.study.settings import Judge
@@ -39,7 +39,7 @@ _OUTPUT_TOKENS = {"all": 60.0, "each": 45.0}
 
 
 @dataclass
-class Outcome:
+class JudgingOutcome:
     """What came of judging: responses rated now, ratings written and how many of them are missing, requests sent now,
     tokens and cost of the study so far (earlier runs included), and why it stopped early, if it did."""
 
@@ -62,7 +62,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CallEstimate:
     """What judging would take. Tokens are estimates unless `measured`: then they are the mean of the calls so far."""
 
     responses: int
@@ -86,7 +86,7 @@ def judge_responses(
     ledger: Path,
     total: int | None = None,
     pace: Pace = PACE,
-) -> Outcome:
+) -> JudgingOutcome:
     """Append the judge's ratings of response records to `output`; see `judge_parts`.
 
     Items without a length need `total`, for the progress display.
@@ -95,20 +95,20 @@ def judge_responses(
     return judge_parts([(items, output)], settings, ledger, known, pace)
 
 
-def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int, pace: Pace = PACE) -> Outcome:
+def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int, pace: Pace = PACE) -> JudgingOutcome:
     """Judge the responses of several files (checkpoints), one stream over all of them.
 
     Items are taken as they are needed, so memory does not grow with their number. `total` is for the progress display.
     Raises UserError where the server makes it impossible to go on; what is done is kept. The budget's end is told in
-    `Outcome.stopped`.
+    `JudgingOutcome.stopped`.
     """
     texts = load_texts(settings)
-    outcome = Outcome()
+    outcome = JudgingOutcome()
     with open_ledger(ledger, settings) as book, progress(f"judge {settings.label}", total) as bar:
         before = book.requests
         seen = Display(bar, book, settings, outcome)
         try:
-            outcome.stopped = run_jobs(rating_jobs(parts, settings, texts, seen), settings, book, pace)
+            outcome.stopped = answer_groups(rating_groups(parts, settings, texts, seen), settings, book, pace)
         finally:
             outcome.count(book, before)
     return outcome
@@ -136,7 +136,7 @@ def read_responses(source: Path, unreadable: list[str]) -> Iterator[dict[str, An
 class Display:
     """Counts what comes of judging and shows it: responses, spend, what is missing."""
 
-    def __init__(self, bar: Progress, ledger: Ledger, settings: Judge, outcome: Outcome) -> None:
+    def __init__(self, bar: Progress, ledger: Ledger, settings: Judge, outcome: JudgingOutcome) -> None:
         self.bar, self.ledger, self.settings, self.outcome = bar, ledger, settings, outcome
 
     def kept(self) -> None:
@@ -184,19 +184,21 @@ def unrated(
                 kept()
 
 
-def rating_jobs(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], seen: Display) -> Iterator[Job]:
-    """A job for each response without current ratings."""
+def rating_groups(
+    parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], seen: Display
+) -> Iterator[RequestGroup]:
+    """The requests about each response without current ratings."""
     signed = signature(settings, texts)
     for one in unrated(_mended(parts), settings, texts, seen.kept):
         if one.reason:
             _append(one.path, missing_ratings(one.record, settings, signed, one.reason), seen, False)
             continue
 
-        def finish(answers: list[Answer], one: Unrated = one) -> None:
+        def finish(answers: list[JudgeAnswer], one: Unrated = one) -> None:
             ratings = ratings_for(one.record, settings, signed, one.requests, answers)
             _append(one.path, ratings, seen, any(answer.failure for answer in answers))
 
-        yield Job(one.requests, finish)
+        yield RequestGroup(one.requests, finish)
 
 
 def _mended(parts: Iterable[Part]) -> Iterator[Part]:
@@ -274,39 +276,40 @@ def current_judge_ratings(path: Path, responses: Iterable[dict[str, Any]], setti
     return [found[key] for key in sorted(found, key=lambda key: key[0])]
 
 
-def dry_run(parts: Iterable[Part], settings: Judge, ledger: Path) -> Plan:
+def estimate_calls(parts: Iterable[Part], settings: Judge, ledger: Path) -> CallEstimate:
     """What judging these responses would take; nothing is sent or written."""
     texts = load_texts(settings)
     check_budget(settings)
     responses = calls = 0
-    estimate = 0.0
+    guessed = 0.0
     with open_ledger(ledger, settings) as book:
         for one in unrated(parts, settings, texts):
             unpaid = [request for request in one.requests if not book.replies(request.key)]
             responses += 1
             calls += len(unpaid)
-            estimate += sum(estimated_tokens(text_of(request.messages)) for request in unpaid)
+            guessed += sum(estimated_tokens(text_of(request.messages)) for request in unpaid)
         known = mean_tokens(book)
-        read = calls * known[0] if known else estimate
+        read = calls * known[0] if known else guessed
         written = calls * (known[1] if known else _OUTPUT_TOKENS[settings.calls])
         priced = settings.price_input is not None or settings.price_output is not None
         cost = book.price(read, written) if priced else None
-        return Plan(responses, calls, round(read), round(written), cost, book.cost, known is not None)
+        return CallEstimate(responses, calls, round(read), round(written), cost, book.cost, known is not None)
 
 
-def plan_text(plan: Plan, settings: Judge) -> str:
-    """A plan in words."""
-    how = "mean of the calls so far" if plan.measured else "estimated from the characters, within a factor of two"
-    price = "set price_input and price_output to see the price" if plan.cost is None else f"{plan.cost:.4f}"
+def estimate_text(estimate: CallEstimate, settings: Judge) -> str:
+    """An estimate in words."""
+    how = "mean of the calls so far" if estimate.measured else "estimated from the characters, within a factor of two"
+    price = "set price_input and price_output to see the price" if estimate.cost is None else f"{estimate.cost:.4f}"
     lines = [
-        f"judge {settings.label} ({settings.model}), {settings.calls}: {plan.responses} responses, {plan.calls} calls",
-        f"tokens: {plan.input_tokens} to read, {plan.output_tokens} to write ({how}; re-asks come on top)",
+        f"judge {settings.label} ({settings.model}), {settings.calls}: "
+        f"{estimate.responses} responses, {estimate.calls} calls",
+        f"tokens: {estimate.input_tokens} to read, {estimate.output_tokens} to write ({how}; re-asks come on top)",
         f"price: {price}",
     ]
-    return "\n".join([*lines, f"spent so far: {plan.spent:.4f}"] if plan.spent else lines)
+    return "\n".join([*lines, f"spent so far: {estimate.spent:.4f}"] if estimate.spent else lines)
 
 
-def outcome_text(outcome: Outcome, settings: Judge) -> str:
+def outcome_text(outcome: JudgingOutcome, settings: Judge) -> str:
     """An outcome in words."""
     lines = [
         f"{outcome.made} ratings of {outcome.responses} responses added, {outcome.missing} missing with a reason",

@@ -1,11 +1,11 @@
-"""Reading a judge model's reply: tolerant of what stands around the ratings, strict about the ratings themselves."""
+"""What a judge sent back to a question and what it says: tolerant around the values, strict about them."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 SCALE = (0, 1, 2)
 READ_CHARACTERS = 50_000
@@ -23,15 +23,30 @@ _REFUSALS = re.compile(
 )
 
 
-def refuses(reply: Any) -> bool:
-    """Whether a Reply is a refusal: by its own field, by the server's filter, or by its words (without any rating)."""
+class JudgeReply(NamedTuple):
+    """What a judge model sent back for one call."""
+
+    text: str
+    finish: str = "stop"
+    refusal: str | None = None
+
+
+class JudgeAnswer(NamedTuple):
+    """The replies to one request (a second one after a re-ask), or why there is none (`failure`)."""
+
+    replies: tuple[JudgeReply, ...] = ()
+    failure: str | None = None
+
+
+def refuses(reply: JudgeReply) -> bool:
+    """Whether a reply is a refusal: by its own field, by the server's filter, or by its words (without any rating)."""
     if reply.refusal or reply.finish == "content_filter":
         return True
     text = _answer_of(reply.text)
     return not re.search(r"[{\d]", text) and bool(_REFUSALS.search(text[:400].replace("’", "'")))
 
 
-def read_ratings(text: str, facets: Sequence[str]) -> dict[str, tuple[float | None, str | None]]:
+def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | None, str | None]]:
     """Per facet (value, None), or (None, why it cannot be read). Only 0, 1 and 2 are values.
 
     A JSON object counts wherever it stands; several that disagree are ambiguous and count for nothing. Without an

@@ -30,7 +30,7 @@ MAX_PROBLEMS = 20
 
 
 @dataclass
-class Outcome:
+class RatingCounts:
     """What came of rating a file: ratings made, how many of them are missing, and lines that could not be read."""
 
     made: int = 0
@@ -38,14 +38,14 @@ class Outcome:
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def add(self, other: Outcome) -> None:
+    def add(self, other: RatingCounts) -> None:
         self.made += other.made
         self.missing += other.missing
         self.unreadable += other.unreadable
         self.problems += other.problems[: MAX_PROBLEMS - len(self.problems)]
 
 
-def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | None = None) -> Outcome:
+def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | None = None) -> RatingCounts:
     """Append the ratings of every response in `source` to `target`.
 
     Records already rated with the same text and signature are left out. Raises DataError if `source` is not there, or
@@ -58,14 +58,14 @@ def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | 
     total = _count_lines(source)
     done = _already_rated(target)
     workers = (os.cpu_count() or 1) if workers is None else workers
-    outcome = Outcome()
+    counts = RatingCounts()
     with JsonlWriter(target) as log, progress(f"rate {source.name}", total) as bar:
         used = workers if total >= MIN_FOR_WORKERS else 1
         for lines, encoded, one in _rated_chunks(source, list(raters), done, used):
             log.write_encoded(encoded)
-            outcome.add(one)
+            counts.add(one)
             bar.advance(lines)
-    return outcome
+    return counts
 
 
 def _count_lines(path: Path) -> int:
@@ -96,7 +96,7 @@ def _holds(keys: array[int], key: int) -> bool:
 
 def _rated_chunks(
     source: Path, raters: list[str], done: array[int], workers: int
-) -> Iterator[tuple[int, bytes, Outcome]]:
+) -> Iterator[tuple[int, bytes, RatingCounts]]:
     if workers == 1:
         for first, lines in _chunks(source):
             yield len(lines), *_rate_lines(first, lines, str(source), raters, done)
@@ -104,7 +104,7 @@ def _rated_chunks(
     prepare()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(done,)) as pool:
-        waiting: deque[tuple[int, Future[tuple[bytes, Outcome]]]] = deque()
+        waiting: deque[tuple[int, Future[tuple[bytes, RatingCounts]]]] = deque()
         for first, lines in _chunks(source):
             waiting.append((len(lines), pool.submit(_rate_lines, first, lines, str(source), raters, None)))
             # A bounded queue: the file is never read far ahead of what is rated.
@@ -132,9 +132,9 @@ def _chunks(source: Path) -> Iterator[tuple[int, list[bytes]]]:
 
 def _rate_lines(
     first: int, lines: Iterable[bytes], name: str, raters: list[str], done: array[int] | None
-) -> tuple[bytes, Outcome]:
+) -> tuple[bytes, RatingCounts]:
     known = _done_in_worker if done is None else done
-    outcome = Outcome()
+    counts = RatingCounts()
     encoded = []
     for number, raw in enumerate(lines, start=first):
         if not raw.strip():
@@ -142,8 +142,8 @@ def _rate_lines(
         try:
             record = parse_line(raw, f"{name}:{number}")
         except DataError as error:
-            outcome.unreadable += 1
-            outcome.problems += error.problems
+            counts.unreadable += 1
+            counts.problems += error.problems
             continue
         # Responses of other systems often carry no id: the line number then tells them apart.
         record.setdefault("id", str(number))
@@ -153,6 +153,6 @@ def _rate_lines(
                 continue
             rating = rate(record, rater)
             encoded.append(encode_record(rating))
-            outcome.made += 1
-            outcome.missing += rating["value"] is None
-    return b"".join(encoded), outcome
+            counts.made += 1
+            counts.missing += rating["value"] is None
+    return b"".join(encoded), counts

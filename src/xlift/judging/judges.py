@@ -1,4 +1,4 @@
-"""Judge models at work on a study, a file, or the probe: what `xlift judge` does."""
+"""Which judges are meant, and what they are set to: the responses of a study or a file, two runs, or the probe."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from xlift.judging.batches import judge_in_batches
 from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
     MAX_PROBLEMS,
-    Outcome,
+    JudgingOutcome,
     Part,
     count_lines,
-    dry_run,
+    estimate_calls,
+    estimate_text,
     judge_parts,
     ledger_path,
     outcome_text,
-    plan_text,
     read_responses,
 )
 from xlift.progress import say
@@ -73,20 +73,22 @@ def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool
         raise ConfigError(f"not a judge of this study: {', '.join(unknown)}", "add it to `judges:` in the study file")
     if dry:
         return "\n\n".join(
-            plan_text(dry_run(judged_parts(workspace, judge), judge, ledger_path(workspace.path, judge)), judge)
+            estimate_text(
+                estimate_calls(judged_parts(workspace, judge), judge, ledger_path(workspace.path, judge)), judge
+            )
             for judge in found
         )
     with locked(workspace.path):
         return "\n\n".join(outcome_text(judge_with(workspace, judge), judge) for judge in found)
 
 
-def judge_with(workspace: StudyFolder, judge: Judge) -> Outcome:
+def judge_with(workspace: StudyFolder, judge: Judge) -> JudgingOutcome:
     """Let one judge rate every response of a study that it has not rated yet."""
     parts = judged_parts(workspace, judge)
     return _judge(parts, judge, ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts))
 
 
-def _judge(parts: Sequence[Part], judge: Judge, ledger: Path, total: int, pace: Pace = PACE) -> Outcome:
+def _judge(parts: Sequence[Part], judge: Judge, ledger: Path, total: int, pace: Pace = PACE) -> JudgingOutcome:
     """Call by call, or in batches, as the judge is set."""
     if judge.batch:
         return judge_in_batches(parts, judge, ledger, total)
@@ -105,7 +107,7 @@ def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: b
     if dry:
         unreadable: list[str] = []
         part: Part = (read_responses(source, unreadable), output)
-        return plan_text(dry_run([part], judge, output.with_suffix(".ledger.jsonl")), judge)
+        return estimate_text(estimate_calls([part], judge, output.with_suffix(".ledger.jsonl")), judge)
     outcome = judge_file(source, output, judge)
     if outcome.problems:
         say(outcome_text(outcome, judge))
@@ -113,7 +115,9 @@ def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: b
     return outcome_text(outcome, judge)
 
 
-def judge_file(source: Path, output: Path, settings: Judge, ledger: Path | None = None, pace: Pace = PACE) -> Outcome:
+def judge_file(
+    source: Path, output: Path, settings: Judge, ledger: Path | None = None, pace: Pace = PACE
+) -> JudgingOutcome:
     """Judge every response of a JSONL file; the ledger lies beside the ratings where it is not given.
 
     Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError if `source` is not
