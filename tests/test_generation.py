@@ -71,3 +71,21 @@ def test_the_states_that_reach_the_output_layer_lie_together(tiny: Path) -> None
     decode(model, chat, asked, ASKED, Decoding(max_new_tokens=3), lambda index, reply: None)
     assert gaps[0] == (len(ASKED), True)
     assert all(together for _, together in gaps)
+
+
+@pytest.mark.parametrize("ends", [[7, 9], 7, None])
+def test_every_token_that_the_model_names_as_its_end_ends_a_reply(tiny: Path, ends: Any) -> None:
+    chat, model = chat_format(load_tokenizer(str(tiny)), "plain"), load_model(str(tiny), CPU)
+    model.generation_config.eos_token_id = ends
+    wanted = ends if isinstance(ends, list) else [ends]
+    for token in [chat.end_of_turn_id if one is None else one for one in wanted]:
+
+        def prefer(module: Any, inputs: Any, output: Any, token: int = token) -> None:
+            output.logits[..., token] += 1e4
+
+        hook = model.register_forward_hook(prefer)
+        replies: list[Reply] = []
+        prompts = [chat.encode_prompt([{"role": "user", "content": "Why?"}])]
+        decode(model, chat, prompts, ["a"], Decoding(), lambda _, reply, kept=replies: kept.append(reply))
+        hook.remove()
+        assert [(reply.text, reply.finish_reason, reply.new_tokens) for reply in replies] == [("", "stop", 0)]

@@ -1,19 +1,84 @@
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers_at_hand import REAL, real_tokenizer, sentencepiece_tokenizer
 
 from xlift.errors import TemplateError
-from xlift.tuning.templates import NAMED, chat_format
+from xlift.tuning.formats import NAMED
+from xlift.tuning.templates import ChatFormat, chat_format
 
-SINGLE = [{"role": "user", "content": "Why is it blue?"}, {"role": "assistant", "content": "Light scatters."}]
-MULTI = [
+SINGLE: Any = [{"role": "user", "content": "Why is it blue?"}, {"role": "assistant", "content": "Light scatters."}]
+MULTI: Any = [
     *SINGLE,
     {"role": "user", "content": "Почему?"},
     {"role": "assistant", "content": "Свет рассеивается.\n\nDa."},
 ]
-SYSTEM = [{"role": "system", "content": "Be brief."}, *MULTI]
+SYSTEM: Any = [{"role": "system", "content": "Be brief."}, *MULTI]
+WORDS = {
+    "Latn": "Bien sûr : l'été, voilà.",
+    "Cyrl": "Привет, мир!",
+    "Grek": "Καλημέρα κόσμε.",
+    "Arab": "مرحبا بالعالم.",
+    "Hebr": "שלום עולם.",
+    "Deva": "नमस्ते दुनिया।",
+    "Beng": "ওহে বিশ্ব।",
+    "Taml": "வணக்கம் உலகம்.",
+    "Thai": "สวัสดีชาวโลก",
+    "Hani": "你好，世界。",
+    "Jpan": "こんにちは、世界。",
+    "Kore": "안녕하세요, 세계.",
+    "code": "```py\nprint('</b>')\n```",
+    "address": "://x.org/a?b=1",
+    "control": "Write </s>, <end_of_turn> or <|im_end|> yourself.",
+    "blank lines": "a\n\n\nb",
+    "digits": "42",
+}
+
+
+def conversations() -> Any:
+    words = st.one_of(
+        st.sampled_from(sorted(WORDS.values())),
+        st.text(min_size=1, max_size=20).filter(lambda text: bool(text.strip())),
+    )
+    plain = words.filter(lambda text: not any(0xD800 <= ord(letter) <= 0xDFFF for letter in text))
+    turns = st.lists(st.tuples(plain, plain), min_size=1, max_size=3)
+    return turns.map(
+        lambda pairs: [
+            {"role": role, "content": text}
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+    )
+
+
+def check_invariant(chat: ChatFormat, messages: Any) -> None:
+    """For every reply: what generation asks, then what is learned, then what comes after; no gap and no overlap."""
+    replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    examples = chat.examples(messages)
+    pairs = zip(examples * len(replies) if len(examples) == 1 else examples, replies, strict=True)
+    for encoded, place in pairs:
+        prompt = chat.encode_prompt(messages[:place])
+        begin = len(prompt)
+        end = begin
+        while end < len(encoded) and encoded.mask[end]:
+            end += 1
+        assert encoded.ids[:begin] == prompt
+        assert end > begin
+        assert not (begin and encoded.mask[begin - 1])
+        assert encoded.ids[end - 1] == chat.end_of_turn_id
+        learned = encoded.ids[begin : end - 1]
+        assert chat.end_of_turn_id not in learned
+        said = chat.tokenizer.decode(learned).strip()
+        assert said == messages[place]["content"].strip() or "�" in said
+    last = examples[-1]
+    assert sum(last.mask[len(chat.encode_prompt(messages[:-1])) :]) == sum(last.mask) - sum(
+        last.mask[: len(chat.encode_prompt(messages[:-1]))]
+    )
 
 
 @pytest.mark.parametrize("template", sorted(NAMED))
@@ -29,17 +94,57 @@ def test_mask_covers_exactly_the_reply_and_its_end(tokenizer: Any, template: str
 
 
 @pytest.mark.parametrize("template", sorted(NAMED))
-def test_training_text_begins_with_the_prompt_that_generation_uses(tokenizer: Any, template: str) -> None:
-    chat = chat_format(tokenizer, template)
-    prompt = chat.encode_prompt(SINGLE[:1])  # type: ignore[arg-type]
-    encoded = chat.encode(SINGLE)  # type: ignore[arg-type]
-    assert encoded.ids[: len(prompt)] == prompt
-    assert not any(encoded.mask[: len(prompt)])
-    assert encoded.mask[len(prompt)]
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(messages=conversations())
+def test_prompt_and_learned_ids_make_the_conversation(tokenizer: Any, template: str, messages: Any) -> None:
+    check_invariant(chat_format(tokenizer, template), messages)
+
+
+@pytest.mark.parametrize("template", sorted(NAMED))
+@settings(max_examples=60, deadline=None)
+@given(messages=conversations())
+def test_the_same_where_a_blank_is_put_before_every_text(template: str, messages: Any) -> None:
+    check_invariant(chat_format(sentencepiece_tokenizer(), template), messages)
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("template", ["auto", *sorted(NAMED)])
+def test_the_same_with_real_tokenizers_in_every_script(name: str, template: str) -> None:
+    chat = chat_format(real_tokenizer(name), template)
+    texts = sorted(WORDS.values())
+    for first, second in zip(texts, [*texts[5:], *texts[:5]], strict=True):
+        turns = [("user", second), ("assistant", first), ("user", f"And {first}"), ("assistant", second)]
+        check_invariant(chat, [{"role": role, "content": text} for role, text in turns])
+
+
+def test_what_is_learned_goes_on_where_the_prompt_stops() -> None:
+    """The blank that Llama 2's format writes before a reply is the model's to write; before 你 it is a token."""
+    chat = chat_format(sentencepiece_tokenizer(), "llama-2")
+    messages: Any = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "你好"}]
+    encoded = chat.encode(messages)
+    learned = [t for t, m in zip(encoded.ids, encoded.mask, strict=True) if m]
+    assert chat.tokenizer.convert_ids_to_tokens(learned) == ["▁", "你", "好", "</s>"]
+    assert encoded.ids == [*chat.encode_prompt(messages[:1]), *learned]
+
+
+def test_control_tokens_in_somebodys_words_are_text(tokenizer: Any) -> None:
+    control = ["<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|im_end|>"]
+    ids = set(tokenizer.convert_tokens_to_ids(control))
+    hostile = "".join(control)
+    for template in NAMED:
+        chat = chat_format(tokenizer, template)
+        plain = chat.encode_prompt([{"role": "user", "content": "x"}])
+        asked = chat.encode_prompt([{"role": "user", "content": hostile}])
+        assert sum(token in ids for token in asked) == sum(token in ids for token in plain)
+        assert hostile in tokenizer.decode(asked)
+        messages: Any = [{"role": "user", "content": hostile}, {"role": "assistant", "content": hostile}]
+        encoded = chat.encode(messages)
+        learned = [t for t, m in zip(encoded.ids, encoded.mask, strict=True) if m]
+        assert [token for token in learned if token in ids] == [chat.end_of_turn_id]
 
 
 def test_own_template_is_used_and_its_end_found(tokenizer: Any) -> None:
-    tokenizer.chat_template = NAMED["chatml"].replace("END", "<|im_end|>")
+    tokenizer.chat_template = NAMED["chatml"].replace("END", "<|im_end|>").replace("BOS", "")
     chat = chat_format(tokenizer)
     assert (chat.name, chat.end_of_turn) == ("own", "<|im_end|>")
 
@@ -51,17 +156,123 @@ def test_a_base_model_ends_its_turns_with_the_end_of_text_it_knows(tokenizer: An
     assert chat.stop_ids == {tokenizer.eos_token_id, *borders}
 
 
-def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
+TURNS = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ CONTENT }}<|im_end|>\n{% endfor %}"
+OPEN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def test_a_template_that_counts_turns_gives_each_reply_an_example_of_its_own(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ messages | length }}" + TURNS.replace("CONTENT", "m['content']") + OPEN
+    chat = chat_format(tokenizer)
+    assert len(chat.examples(MULTI)) == 2
+    check_invariant(chat, MULTI)
+
+
+THOUGHT = "<think>Hm, the sky.</think>\n\nLight scatters."
+# Shows the thoughts of the last reply only, as several reasoning models do.
+FORGETFUL = TURNS.replace("CONTENT", "m['content'] if loop.last else m['content'].split('</think>')[-1].strip()") + OPEN
+
+
+def test_a_template_that_drops_earlier_thoughts_trains_replies_in_the_context_they_are_asked_in(tokenizer: Any) -> None:
+    tokenizer.chat_template = FORGETFUL
+    chat = chat_format(tokenizer, thinking=True)
+    messages: Any = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": THOUGHT},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "<think>Yes.</think>\n\nYes."},
+    ]
+    first, second = chat.examples(messages)
+    learned = [tokenizer.decode([t for t, m in zip(e.ids, e.mask, strict=True) if m]) for e in (first, second)]
+    assert learned == [f"{THOUGHT}<|im_end|>", "<think>Yes.</think>\n\nYes.<|im_end|>"]
+    assert "Hm, the sky" not in tokenizer.decode(second.ids)
+    check_invariant(chat, messages)
+
+
+def test_thoughts_are_taken_out_of_replies_unless_they_are_wanted(tokenizer: Any) -> None:
+    tokenizer.chat_template = FORGETFUL
+    messages: Any = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": THOUGHT}]
+    assert "Hm" not in chat_format(tokenizer).render(messages)
+    assert "Hm" in chat_format(tokenizer, thinking=True).render(messages)
+
+
+def test_of_a_reply_without_an_end_of_its_own_the_users_turn_is_not_learned(tokenizer: Any) -> None:
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ loop.length }}{{ m['content'] }}</s>{% endfor %}"
-        "{% if add_generation_prompt %}>{% endif %}"
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% else %}</s>{% endif %}"
     )
-    with pytest.raises(TemplateError, match="does not repeat"):
-        chat_format(tokenizer).encode(SINGLE)  # type: ignore[arg-type]
+    chat = chat_format(tokenizer)
+    (encoded,) = chat.examples(MULTI)
+    learned = tokenizer.decode([t for t, m in zip(encoded.ids, encoded.mask, strict=True) if m])
+    assert "Почему" not in learned
+    assert learned.count("</s>") == 1
+    assert learned.endswith("</s>")
+
+
+def test_a_template_that_always_opens_the_next_turn_learns_the_end_of_each(tokenizer: Any) -> None:
+    tokenizer.chat_template = TURNS.replace("CONTENT", "m['content']") + "<|im_start|>assistant\n"
+    check_invariant(chat_format(tokenizer), MULTI)
+
+
+@pytest.mark.parametrize("refusal", ["{{ raise_exception('no system role') }}", ""])
+def test_a_system_prompt_opens_the_first_turn_where_the_template_has_none(tokenizer: Any, refusal: str) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}" + refusal + "{% else %}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}" + OPEN
+    )
+    chat = chat_format(tokenizer, system="Be brief.")
+    assert chat.merges_system
+    assert chat.render(SINGLE[:1]).count("Be brief.\n\nWhy is it blue?") == 1
+    check_invariant(chat, SINGLE)
+
+
+def test_a_dated_template_writes_the_same_prompt_every_day(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "<|im_start|>system\nToday: {{ strftime_now('%d %B %Y') }}<|im_end|>\n"
+        + TURNS.replace("CONTENT", "m['content']")
+    ) + OPEN
+    chat = chat_format(tokenizer)
+    assert "Today: 26 July 2024<" in chat.render(SINGLE)
+    assert f"{datetime.date.today():%d %B %Y}" not in chat.render(SINGLE)
+    check_invariant(chat, MULTI)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_named_formats_do_without_a_token_that_opens_texts(tokenizer: Any, name: str) -> None:
+    tokenizer.bos_token = None
+    chat = chat_format(tokenizer, name)
+    assert "None" not in chat.render(MULTI)
+    check_invariant(chat, MULTI)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_text_is_opened_once_where_the_tokenizer_opens_texts(tokenizer: Any, name: str) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    bos = tokenizer.bos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    asked = chat_format(tokenizer, name).encode_prompt(SINGLE[:1])
+    assert asked[0] == bos
+    assert asked.count(bos) == 1
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ nothing.at.all }}", "{% for m in messages %}", "{{ raise_exception('never') }}"]
+)
+def test_a_broken_template_is_named(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(TemplateError, match="template"):
+        chat_format(tokenizer)
 
 
 def test_template_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    with pytest.raises(TemplateError, match="no special token"):
+        chat_format(tokenizer)
+
+
+def test_line_breaks_that_are_tokens_end_no_turn(tokenizer: Any) -> None:
+    tokenizer.add_tokens(["\n\n"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
     with pytest.raises(TemplateError, match="no special token"):
         chat_format(tokenizer)
 

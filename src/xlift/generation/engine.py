@@ -64,7 +64,8 @@ def _decode_batch(
     from transformers import DynamicCache
 
     ids, mask = _pad_left([row.prompt for row in rows], chat.tokenizer.pad_token_id or 0, model.device)
-    seen = _Seen(ids, mask, decoding.repetition_penalty, chat.stop_ids)
+    stops = chat.stop_ids | _ends_of(model)
+    seen = _Seen(ids, mask, decoding.repetition_penalty, stops)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     # An index copies the states together: a slice of them times a frozen output layer makes torch copy that layer once
@@ -82,7 +83,8 @@ def _decode_batch(
         logits = seen.penalise(output.logits[:, -1].float())
         ids = choose(logits, decoding, [row.generator for row in rows])[:, None]
         seen.add(ids)
-        alive = [_append(row, int(token), chat, decoding, on_reply) for row, token in zip(rows, ids[:, 0], strict=True)]
+        chosen = zip(rows, ids[:, 0].tolist(), strict=True)
+        alive = [_append(row, token, token in stops, chat, decoding, on_reply) for row, token in chosen]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions[:, -1:] + 1
         if not all(alive):
@@ -94,11 +96,17 @@ def _decode_batch(
                 cache.batch_select_indices(keep)
 
 
+def _ends_of(model: Any) -> set[int]:
+    """The tokens that the model itself says end its text: one, several, or none."""
+    config = getattr(model, "generation_config", None)
+    ends: Any = getattr(config, "eos_token_id", None)
+    return set(ends if isinstance(ends, list | tuple) else [ends]) - {None}
+
+
 def _append(
-    row: _Row, token: int, chat: ChatFormat, decoding: Decoding, on_reply: Callable[[int, Reply], None]
+    row: _Row, token: int, stopped: bool, chat: ChatFormat, decoding: Decoding, on_reply: Callable[[int, Reply], None]
 ) -> bool:
-    """Add a token to a row; report the reply and return False when it has ended."""
-    stopped = token in chat.stop_ids
+    """Add a token to a row, unless it ends the reply; report the reply and return False when it has ended."""
     if not stopped:
         row.tokens.append(token)
     if not stopped and len(row.tokens) < decoding.max_new_tokens:

@@ -1,60 +1,39 @@
 """Chat format and loss mask: one piece of code for training and for generation.
 
-A conversation is rendered by a Jinja chat template and tokenised as one text. The mask marks exactly the tokens of the
-assistant's words and of the end-of-turn token that follows them.
+A conversation is rendered by a Jinja chat template. What is learned of each reply is all that the model must write
+once it has been asked: from the end of the prompt, as generation asks it, through the token that ends the turn. Text is
+tokenised in segments that part at these borders, so that for every reply
+
+    ids of the prompt as generation asks it + learned ids = ids of the conversation so far,
+
+with no gap and no overlap. Where a template rewrites earlier turns (drops their thoughts, say), every reply becomes an
+example of its own, in the context that generation would show it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from xlift.errors import TemplateError
 from xlift.records import Message
+from xlift.tuning.formats import NAMED, TURN_TOKENS, filled, fitting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# END stands for the end-of-turn token; it is filled in when the template is put on a tokenizer.
-_SYSTEM_IN_USER = (
-    "{%- set ns = namespace(system='') -%}"
-    "{%- if messages[0]['role'] == 'system' -%}"
-    "{%- set ns.system = messages[0]['content'] -%}{%- set messages = messages[1:] -%}"
-    "{%- endif -%}"
-)
-
-NAMED: dict[str, str] = {
-    "gemma": "{{- bos_token -}}" + _SYSTEM_IN_USER + "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}"
-    "{{- '<start_of_turn>user\\n' -}}"
-    "{%- if loop.first and ns.system -%}{{- ns.system + '\\n\\n' -}}{%- endif -%}"
-    "{{- message['content'] + '<end_of_turn>\\n' -}}"
-    "{%- else -%}{{- '<start_of_turn>model\\n' + message['content'] + 'END\\n' -}}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}",
-    "llama-2": _SYSTEM_IN_USER + "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}"
-    "{{- bos_token + '[INST] ' -}}"
-    "{%- if loop.first and ns.system -%}{{- '<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n' -}}{%- endif -%}"
-    "{{- message['content'] + ' [/INST]' -}}"
-    "{%- else -%}{{- ' ' + message['content'] + 'END' -}}{%- endif -%}"
-    "{%- endfor -%}",
-    "chatml": "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] -}}"
-    "{%- if message['role'] == 'assistant' -%}{{- 'END\\n' -}}{%- else -%}{{- '<|im_end|>\\n' -}}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}",
-    "plain": "{{- bos_token -}}" + _SYSTEM_IN_USER + "{%- if ns.system -%}{{- ns.system + '\\n\\n' -}}{%- endif -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}{{- 'User: ' + message['content'] + '\\n\\nAssistant:' -}}"
-    "{%- else -%}{{- ' ' + message['content'] + 'END\\n\\n' -}}{%- endif -%}"
-    "{%- endfor -%}",
-}
-
-_TURN_TOKENS = ("<end_of_turn>", "<start_of_turn>", "<|im_end|>", "<|im_start|>")
+CHOICES_HINT = "set training.template to llama-2, chatml, gemma or plain"
+TODAY = datetime.date(2024, 7, 26)
+"""The date of templates that write one: always the same, so that a prompt is the same tomorrow."""
 _PROBE = "xliftprobe"
+_DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_CONTEXT = 16
+"""Characters before a segment that can change how it is tokenised."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +47,13 @@ class Encoded:
         return len(self.ids)
 
 
+class Region(NamedTuple):
+    """Characters of a rendered conversation that are learned: a reply, from the end of its prompt to its own end."""
+
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class ChatFormat:
     """A tokenizer that carries its chat template, and the token that ends the assistant's turn."""
@@ -77,120 +63,228 @@ class ChatFormat:
     end_of_turn: str
     end_of_turn_id: int
     system: str | None = None
+    thinking: bool = False
+    """Whether a template that lets the model think first may do so; otherwise thoughts are taken out of replies."""
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a reply: the end of turn, the model's own end of text, and whatever borders another turn."""
         vocabulary = self.tokenizer.get_vocab()
-        borders = {vocabulary[token] for token in _TURN_TOKENS if token in vocabulary}
+        borders = {vocabulary[token] for token in TURN_TOKENS if token in vocabulary}
         return frozenset({self.end_of_turn_id, self.tokenizer.eos_token_id, *borders} - {None})
+
+    @cached_property
+    def merges_system(self) -> bool:
+        """Whether the template has no system turn, so that the system prompt opens the first user's turn instead."""
+        try:
+            shown = self._rendered([{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}], True)
+        except TemplateError:
+            return True
+        return _PROBE not in shown
 
     def render(self, messages: Sequence[Message], reply_next: bool = False) -> str:
         """The conversation as the model sees it; `reply_next` opens the assistant's turn."""
-        cleaned = [{"role": m["role"], "content": m["content"].strip()} for m in messages]
-        if self.system and messages[0]["role"] != "system":
-            cleaned.insert(0, {"role": "system", "content": self.system})
+        return self._rendered(self._spoken(messages), reply_next)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt that ends with the opened assistant's turn."""
+        return self._prompt_ids(self._spoken(messages))
+
+    def examples(self, messages: Sequence[Message]) -> list[Encoded]:
+        """A conversation that ends with the assistant's reply as training examples: one, or one for each reply where
+        the template shows earlier turns otherwise once more have come.
+
+        Raises TemplateError if the template refuses the conversation, or gives its last reply no end.
+        """
+        spoken = self._spoken(messages)
+        text = self._rendered(spoken)
+        regions = self._regions(spoken, text)
+        if regions is not None:
+            return [self._encoded(spoken, text, regions)]
+        return [self._apart(spoken[: i + 1]) for i, message in enumerate(spoken) if message["role"] == "assistant"]
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """The training example that ends with a conversation's last reply."""
+        return self.examples(messages)[-1]
+
+    def _spoken(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as they are rendered: without outer blanks, the system prompt where the template wants it."""
+        spoken: list[Message] = [{"role": m["role"], "content": self._words(m)} for m in messages]
+        if self.system and spoken[0]["role"] != "system":
+            spoken.insert(0, {"role": "system", "content": self.system})
+        if len(spoken) > 1 and spoken[0]["role"] == "system" and self.merges_system:
+            first = f"{spoken[0]['content']}\n\n{spoken[1]['content']}"
+            spoken[:2] = [{"role": spoken[1]["role"], "content": first}]
+        return spoken
+
+    def _words(self, message: Message) -> str:
+        if message["role"] == "assistant" and not self.thinking:
+            return _THOUGHTS.sub("", message["content"]).strip()
+        return message["content"].strip()
+
+    def _rendered(self, spoken: Sequence[Message], reply_next: bool = False) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(cleaned, tokenize=False, add_generation_prompt=reply_next)
+            text = self.tokenizer.apply_chat_template(
+                [{"role": m["role"], "content": m["content"]} for m in spoken],
+                tokenize=False,
+                add_generation_prompt=reply_next,
+                enable_thinking=self.thinking,
+            )
         except Exception as error:  # a template may raise any error of its own on what it does not support
             raise TemplateError(f"the chat template '{self.name}' refuses this conversation: {error}") from None
         return cast(str, text)
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a prompt that ends with the opened assistant's turn."""
-        return self._ids(self.render(messages, reply_next=True))
+    def _regions(self, spoken: Sequence[Message], text: str) -> list[Region] | None:
+        """What is learned of a rendered conversation; None where a reply's prompt is no beginning of it."""
+        regions: list[Region] = []
+        for i, message in enumerate(spoken):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._rendered(spoken[:i], True)
+            start = len(prompt)
+            words = text.find(message["content"], start) if text.startswith(prompt) else -1
+            if words < 0 or text[start:words].strip() or (regions and start < regions[-1].end):
+                return None
+            following = spoken[i + 1]["content"] if i + 1 < len(spoken) else None
+            regions.append(Region(start, self._end(text, words + len(message["content"]), following)))
+        return regions
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
-        """Token ids and loss mask of a conversation that ends with the assistant's reply.
-
-        Raises TemplateError if the template rewrites earlier turns, so that training and generation would differ.
-        """
-        text = self.render(messages)
-        regions = [
-            self._region(messages[:i], message, text) for i, message in enumerate(messages) if _is_reply(message)
-        ]
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = cast(list[int], encoding["input_ids"])
-        mask = [any(a < end and b > start for start, end in regions) for a, b in encoding["offset_mapping"]]
-        if self._opens_as_generation_does(messages, ids, mask):
-            return Encoded(ids, mask)
-        return self._encode_in_pieces(text, regions)
-
-    def _region(self, before: Sequence[Message], reply: Message, text: str) -> tuple[int, int]:
-        """Characters of one reply and its end of turn in the rendered text."""
-        prompt = self.render(before, reply_next=True)
-        words = reply["content"].strip()
-        start = text.find(words, len(prompt)) if text.startswith(prompt) else -1
-        if start < 0 or text[len(prompt) : start].strip():
-            raise TemplateError(
-                f"the chat template '{self.name}' does not repeat a conversation's turns unchanged, "
-                "so the model would be trained on another text than it is asked with",
-                "set training.template to llama-2, chatml, gemma or plain",
-            )
-        end = text.find(self.end_of_turn, start + len(words))
-        if end < 0:
+    def _end(self, text: str, after: int, following: str | None) -> int:
+        """Where the turn of a reply ends whose words end at `after`; `following` are the words of the next turn."""
+        if text[after:].lstrip().startswith(self.end_of_turn):
+            return text.index(self.end_of_turn, after) + len(self.end_of_turn)
+        limit = len(text) if following is None else text.find(following, after)
+        found = text.find(self.end_of_turn, after, limit)
+        if found < 0 and following is None:
             raise TemplateError(f"the chat template '{self.name}' leaves a reply without its end '{self.end_of_turn}'")
-        return start, end + len(self.end_of_turn)
+        # The next turn is the user's: of a reply that has no end of its own, the words alone are learned.
+        return found + len(self.end_of_turn) if found >= 0 else after
 
-    def _opens_as_generation_does(self, messages: Sequence[Message], ids: list[int], mask: list[bool]) -> bool:
-        """Whether what precedes the first reply is tokenised as it will be when the model is asked."""
-        first = next(i for i, message in enumerate(messages) if _is_reply(message))
-        prompt = self.encode_prompt(messages[:first])
-        return ids[: len(prompt)] == prompt and not any(mask[: len(prompt)])
-
-    def _encode_in_pieces(self, text: str, regions: list[tuple[int, int]]) -> Encoded:
-        """Tokenise replies apart from what surrounds them, where a token would straddle the border."""
+    def _encoded(self, spoken: Sequence[Message], text: str, regions: Sequence[Region]) -> Encoded:
+        """Ids and mask of a text, tokenised in segments that part at the regions' borders."""
         ids: list[int] = []
         mask: list[bool] = []
         position = 0
-        for start, end in [*regions, (len(text), len(text))]:
-            for piece, learned in ((text[position:start], False), (text[start:end], True)):
-                tokens = self._ids(piece)
-                ids += tokens
-                mask += [learned] * len(tokens)
-            position = end
+        control = self._control_borders(spoken, text)
+        for border in sorted({end for region in regions for end in region} | set(control) | {len(text)}):
+            tokens = self._continued(text[max(0, position - _CONTEXT) : position], text[position:border])
+            ids += tokens
+            mask += [any(region.start <= position < region.end for region in regions)] * len(tokens)
+            position = border
         return Encoded(ids, mask)
+
+    def _prompt_ids(self, spoken: Sequence[Message]) -> list[int]:
+        text = self._rendered(spoken, True)
+        return self._encoded(spoken, text, self._regions(spoken, text) or []).ids
+
+    def _apart(self, spoken: Sequence[Message]) -> Encoded:
+        """The last reply alone, in the context that generation shows it."""
+        before, reply = spoken[:-1], spoken[-1]["content"]
+        asked, prompt = self._rendered(before, True), self._prompt_ids(before)
+        text = self._rendered(spoken)
+        words = text.rfind(reply)
+        if text.startswith(asked) and words >= len(asked):
+            piece = text[len(asked) : self._end(text, words + len(reply), None)]
+        else:
+            piece = reply + self.end_of_turn
+        shown = [*before, Message(role="assistant", content=reply)]
+        learned = self._encoded(shown, asked + piece, [Region(len(asked), len(asked) + len(piece))])
+        count = sum(learned.mask)
+        return Encoded([*prompt, *learned.ids[-count:]], [False] * len(prompt) + [True] * count)
+
+    @cached_property
+    def _control_tokens(self) -> list[str]:
+        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        return sorted((token for token in special | set(self.tokenizer.all_special_tokens) if len(token) > 1), key=len)
+
+    def _control_borders(self, spoken: Sequence[Message], text: str) -> list[int]:
+        """Places inside what reads like a control token in somebody's words: parted there, it is tokenised as text."""
+        quoted = [t for t in self._control_tokens if any(t in message["content"] for message in spoken)]
+        if not quoted:
+            return []
+        borders = []
+        for start, end in self._contents(spoken, text):
+            for token in quoted:
+                found = text.find(token, start, end)
+                while found >= 0:
+                    borders.append(found + 1)
+                    found = text.find(token, found + 1, end)
+        return borders
+
+    def _contents(self, spoken: Sequence[Message], text: str) -> list[tuple[int, int]]:
+        """Where the messages' words stand in a rendered text, told by the same conversation of other words."""
+        marks: list[Message] = [{"role": m["role"], "content": f"{_PROBE}{i}x"} for i, m in enumerate(spoken)]
+        reply_next = spoken[-1]["role"] != "assistant"
+        skeleton, position, places = self._rendered(marks, reply_next), 0, []
+        for mark, message in zip(marks, spoken, strict=True):
+            before, found, skeleton = skeleton.partition(mark["content"])
+            start = position + len(before)
+            position = start + len(message["content"])
+            alike = text.startswith(before, start - len(before)) and text.startswith(message["content"], start)
+            if not found or not alike:
+                raise TemplateError(
+                    f"a message holds a control token of the model; the chat template '{self.name}' changes messages",
+                    f"take the token out of the data, or {CHOICES_HINT}",
+                )
+            places.append((start, position))
+        return places
+
+    @cached_property
+    def _starts_alike(self) -> bool:
+        """Whether a text is tokenised as it is in the middle of another: no blank is put before it."""
+        alone = self._ids("a")
+        return self._ids("\na")[-len(alone) :] == alone
+
+    def _continued(self, before: str, piece: str) -> list[int]:
+        """Token ids of `piece` as it goes on after `before`, not as at the beginning of a text."""
+        if not before or self._starts_alike:
+            return self._ids(piece)
+        for context in (before, "]", ".", "\n"):
+            encoding = self.tokenizer(context + piece, add_special_tokens=False, return_offsets_mapping=True)
+            ids, offsets = cast(list[int], encoding["input_ids"]), encoding["offset_mapping"]
+            first = next((i for i, (start, _) in enumerate(offsets) if start >= len(context)), len(ids))
+            if all(end <= len(context) for _, end in offsets[:first]):
+                return ids[first:]
+        return self._ids(piece)
 
     def _ids(self, text: str) -> list[int]:
         return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _is_reply(message: Message) -> bool:
-    return message["role"] == "assistant"
-
-
-def chat_format(tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None) -> ChatFormat:
+def chat_format(
+    tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None, thinking: bool = False
+) -> ChatFormat:
     """Put a chat template on a tokenizer and find its end-of-turn token.
 
     `template` is a name of NAMED, `own` (the model's own), or `auto`: own where there is one, otherwise the named
     format whose tokens the vocabulary holds. Raises TemplateError where replies have no recognisable end.
     """
     if template == "auto":
-        template = "own" if tokenizer.chat_template else _fitting(tokenizer)
+        template = "own" if tokenizer.chat_template else fitting(tokenizer.get_vocab())
     if template == "own":
         if not tokenizer.chat_template:
             raise TemplateError("the model has no chat template of its own", f"choices: auto, {', '.join(NAMED)}")
+        tokenizer.chat_template = _undated(str(tokenizer.chat_template))
         end = _find_end_of_turn(tokenizer)
     else:
         end = _named_end(tokenizer)
-        tokenizer.chat_template = NAMED[template].replace("END", end)
+        tokenizer.chat_template = filled(template, end, _opening(tokenizer))
     end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
-    return ChatFormat(tokenizer, template, end, end_id, system)
+    return ChatFormat(tokenizer, template, end, end_id, system, thinking)
 
 
-def load_chat_format(tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None) -> ChatFormat:
+def load_chat_format(
+    tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None, thinking: bool = False
+) -> ChatFormat:
     """The chat format that was saved with a checkpoint's tokenizer."""
     end = _find_end_of_turn(tokenizer)
-    return ChatFormat(tokenizer, name, end, cast(int, tokenizer.convert_tokens_to_ids(end)), system)
+    end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
+    return ChatFormat(tokenizer, name, end, end_id, system, thinking)
 
 
-def _fitting(tokenizer: PreTrainedTokenizerBase) -> str:
-    vocabulary = tokenizer.get_vocab()
-    if "<start_of_turn>" in vocabulary and "<end_of_turn>" in vocabulary:
-        return "gemma"
-    if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
-        return "chatml"
-    return "plain"
+def _undated(template: str) -> str:
+    """A template with the date that it asks for written out."""
+    return _DATE.sub(lambda asked: repr(TODAY.strftime(asked[2])), template)
 
 
 def _named_end(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -201,16 +295,29 @@ def _named_end(tokenizer: PreTrainedTokenizerBase) -> str:
     return cast(str, tokenizer.eos_token)
 
 
+def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that the tokenizer puts before every text by itself; empty where it puts none."""
+    ids = cast(list[int], tokenizer("a")["input_ids"])
+    return str(tokenizer.bos_token) if tokenizer.bos_token and ids[0] == tokenizer.bos_token_id else ""
+
+
 def _find_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first special token that the template writes after a reply."""
+    """The first control token that the template writes after a reply; Gemma's tokens of line breaks are none."""
     probe: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
-    text = cast(str, tokenizer.apply_chat_template(probe, tokenize=False))
+    try:
+        text = cast(str, tokenizer.apply_chat_template(probe, tokenize=False))
+    except Exception as error:  # a template may raise any error of its own
+        raise TemplateError(f"the model's own chat template fails: {error}", CHOICES_HINT) from None
     tail = text[text.rfind(_PROBE) + len(_PROBE) :]
-    special = {str(token) for token in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens)
-    found = [(tail.find(token), -len(token), token) for token in special if token and token in tail]
-    if not found:
-        raise TemplateError(
-            "the model's own chat template puts no special token after a reply, so it could not learn to stop",
-            "set training.template to llama-2, chatml, gemma or plain",
-        )
-    return min(found)[2]
+    added = list(tokenizer.added_tokens_decoder.values())
+    for tokens in ([*(str(one) for one in added if one.special), *tokenizer.all_special_tokens], map(str, added)):
+        if end := _first_of(tokens, tail):
+            return end
+    raise TemplateError(
+        "the model's own chat template puts no special token after a reply, so it could not learn to stop", CHOICES_HINT
+    )
+
+
+def _first_of(tokens: Iterable[str], text: str) -> str | None:
+    found = [(text.find(token), -len(token), token) for token in tokens if token.strip() and token in text]
+    return min(found)[2] if found else None

@@ -21,7 +21,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
-from xlift.errors import DataError, ModelError
+from xlift.errors import DataError, ModelError, TemplateError
 from xlift.models import Located, Placement, kept_base, load_model, load_tokenizer, quiet
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
@@ -54,7 +54,7 @@ def encode_data(
 
     Raises DataError if nothing is left.
     """
-    encoded = [chat.encode(conversation["messages"]) for conversation in train]
+    encoded = [example for conversation in train for example in _examples(chat, conversation)]
     kept = [example for example in encoded if len(example) <= config.max_length]
     if not kept:
         shortest = min((len(example) for example in encoded), default=0)
@@ -63,8 +63,17 @@ def encode_data(
             f"(the shortest has {shortest} tokens)",
             "raise training.max_length",
         )
-    checks = [chat.encode(conversation["messages"]) for conversation in heldout]
+    checks = [example for conversation in heldout for example in _examples(chat, conversation)]
     return Data(kept, [one for one in checks if len(one) <= config.max_length], len(encoded) - len(kept))
+
+
+def _examples(chat: ChatFormat, conversation: Conversation) -> list[Encoded]:
+    try:
+        return chat.examples(conversation["messages"])
+    except TemplateError as error:
+        raise TemplateError(
+            [f"conversation '{conversation['id']}': {one}" for one in error.problems], error.hint
+        ) from None
 
 
 def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:

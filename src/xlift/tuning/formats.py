@@ -1,0 +1,60 @@
+"""Named chat formats, for base models that bring none, as Jinja templates.
+
+END stands for the token that ends a turn; it is filled in when the template is put on a tokenizer. Tokens that a
+tokenizer may lack are written as nothing.
+"""
+
+from __future__ import annotations
+
+_SYSTEM_IN_USER = (
+    "{%- set ns = namespace(system='') -%}"
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set ns.system = messages[0]['content'] -%}{%- set messages = messages[1:] -%}"
+    "{%- endif -%}"
+)
+
+NAMED: dict[str, str] = {
+    "gemma": "{{- bos_token or '' -}}" + _SYSTEM_IN_USER + "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}"
+    "{{- '<start_of_turn>user\\n' -}}"
+    "{%- if loop.first and ns.system -%}{{- ns.system + '\\n\\n' -}}{%- endif -%}"
+    "{{- message['content'] + '<end_of_turn>\\n' -}}"
+    "{%- else -%}{{- '<start_of_turn>model\\n' + message['content'] + 'END\\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}",
+    "llama-2": _SYSTEM_IN_USER + "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}"
+    "{{- (bos_token or '') + '[INST] ' -}}"
+    "{%- if loop.first and ns.system -%}{{- '<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n' -}}{%- endif -%}"
+    "{{- message['content'] + ' [/INST]' -}}"
+    "{%- else -%}{{- ' ' + message['content'] + 'END' -}}{%- endif -%}"
+    "{%- endfor -%}",
+    # BOS stands for the token that opens a text, where the tokenizer puts one before every text by itself.
+    "chatml": "BOS{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] -}}"
+    "{%- if message['role'] == 'assistant' -%}{{- 'END\\n' -}}{%- else -%}{{- '<|im_end|>\\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}",
+    "plain": "{{- bos_token or '' -}}"
+    + _SYSTEM_IN_USER
+    + "{%- if ns.system -%}{{- ns.system + '\\n\\n' -}}{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}{{- 'User: ' + message['content'] + '\\n\\nAssistant:' -}}"
+    "{%- else -%}{{- ' ' + message['content'] + 'END\\n\\n' -}}{%- endif -%}"
+    "{%- endfor -%}",
+}
+TURN_TOKENS = ("<end_of_turn>", "<start_of_turn>", "<|im_end|>", "<|im_start|>")
+
+
+def filled(name: str, end: str, bos: str) -> str:
+    """The template of a named format with its end of turn; `bos` opens the text, or is empty."""
+    return NAMED[name].replace("END", end).replace("BOS", bos)
+
+
+def fitting(vocabulary: dict[str, int]) -> str:
+    """The named format whose tokens a vocabulary holds."""
+    if "<start_of_turn>" in vocabulary and "<end_of_turn>" in vocabulary:
+        return "gemma"
+    if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
+        return "chatml"
+    return "plain"
