@@ -170,6 +170,113 @@ def test_ratings_never_overwrite_responses(tmp_path: Path) -> None:
     assert source.read_bytes() == before
 
 
+def test_the_same_answer_of_another_run_or_step_has_ratings_of_its_own(tmp_path: Path) -> None:
+    base = {"id": "1", "text": FR, "language": "fr"}
+    owners: list[dict[str, Any]] = [{"run": "a", "step": 1}, {"run": "b", "step": 1}, {"run": "a", "step": 2}, {}]
+    source = write(tmp_path / "responses.jsonl", [base | owner for owner in owners])
+    target = tmp_path / "ratings.jsonl"
+    assert rate_file(source, target, ["language"]).made == 4
+    assert [(one["run"], one["step"]) for one in read_records(target)] == [("a", 1), ("b", 1), ("a", 2), ("", 0)]
+    assert rate_file(source, target, ["language"]).made == 0
+    write(source, [base | {"run": "c", "step": 1}])
+    assert rate_file(source, target, ["language"]).made == 1
+
+
+ODD = [
+    None,
+    True,
+    0,
+    -3,
+    2.5,
+    float("nan"),
+    float("inf"),
+    10**400,
+    "",
+    "final",
+    "4",
+    [],
+    [1],
+    {},
+    {"a": [None]},
+    "\ud800",
+]
+FIELDS = (
+    *("id", "run", "step", "text", "language", "reply_language", "finish_reason", "messages", "prompt"),
+    *("constraint", "unmodified", "answers", "answers_any", "wrong", "reference", "detail"),
+)
+
+
+def test_no_value_of_any_field_stops_the_rest(tmp_path: Path) -> None:
+    good = {"text": FR, "language": "fr", "constraint": {"name": "short"}, "unmodified": FR * 2, "answers": ["Paris"]}
+    odd = [good | {field: value} for field in FIELDS for value in ODD]
+    odd.append(good | {"constraint": {"name": "length", "max_words": "x"}})
+    huge = json.dumps(good | {"step": 0}).replace('"step": 0', '"step": ' + "9" * 5000).encode() + b"\n"
+    deep = json.dumps(good | {"id": 0}).replace('"id": 0', '"id": ' + "[" * 900 + "]" * 900).encode() + b"\n"
+    source = write(tmp_path / "r.jsonl", [*odd, huge, deep, b"[" * 100_000 + b"\n", {**good, "id": "last"}])
+    target = tmp_path / "ratings.jsonl"
+    counts = rate_file(source, target, list(RATERS))
+    made = read_records(target)
+    assert {one["rater"] for one in made if one["id"] == "last"} == set(RATERS)
+    assert all(one["value"] is not None or one["reason"] for one in made)
+    wrong = {problem.split("jsonl:")[1].split(":")[0] for problem in counts.problems}
+    # Of all values only an odd step makes a response nobody's; every other line has its ratings.
+    steps = {str(number) for number, record in enumerate(odd, start=1) if record.get("step", 0) in ODD[3:8] + ODD[9:10]}
+    assert steps <= wrong
+    assert counts.unreadable == len(wrong)
+    assert rate_file(source, target, list(RATERS)).made == 0
+
+
+def test_two_at_once_cannot_write_the_same_ratings(tmp_path: Path) -> None:
+    source = write(tmp_path / "responses.jsonl", [{"text": FR, "language": "fr"}])
+    target = tmp_path / "ratings.jsonl"
+    code = f"""
+import sys
+from pathlib import Path
+from xlift.rating import files
+files._count_lines = lambda path: 1
+real = files._already_rated
+def slow(target):
+    print("holds", flush=True)
+    sys.stdin.readline()
+    return real(target)
+files._already_rated = slow
+print(files.rate_file(Path({str(source)!r}), Path({str(target)!r}), ["language"]).made)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as first:
+        assert first.stdout
+        assert first.stdin
+        assert first.stdout.readline() == "holds\n"
+        with pytest.raises(ConfigError, match="another xlift process is writing"):
+            rate_file(source, target, ["language"])
+        assert first.communicate("\n")[0] == "1\n"
+    assert rate_file(source, target, ["language"]).made == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"my notes, without an end of line", b"my notes\n", b'{"id": "1", "text": "x"}', b"["]
+)
+def test_ratings_never_go_into_a_file_of_something_else(content: bytes, tmp_path: Path) -> None:
+    source = write(tmp_path / "responses.jsonl", [{"text": FR, "language": "fr"}])
+    target = tmp_path / "notes"
+    target.write_bytes(content)
+    with pytest.raises(DataError, match="something else than ratings"):
+        rate_file(source, target, ["language"])
+    assert target.read_bytes() == content
+    with pytest.raises(DataError, match="not a file"):
+        rate_file(source, tmp_path, ["language"])
+
+
+@pytest.mark.parametrize("kept", range(0, 300, 23))
+def test_a_first_rating_cut_anywhere_is_made_again(kept: int, tmp_path: Path) -> None:
+    source = write(tmp_path / "responses.jsonl", [{"text": FR, "language": "fr"}])
+    target = tmp_path / "ratings.jsonl"
+    rate_file(source, target, ["language"])
+    whole = target.read_bytes()
+    target.write_bytes(whole[: min(kept, len(whole) - 2)])
+    assert rate_file(source, target, ["language"]).made == 1
+    assert target.read_bytes() == whole
+
+
 def test_the_command_says_what_was_wrong_and_keeps_what_it_rated(tmp_path: Path) -> None:
     write(tmp_path / "r.jsonl", [{"id": "a", "text": FR, "language": "fr"}, b"{\n"])
     command = [sys.executable, "-m", "xlift", "rate", "r.jsonl", "-o", "out.jsonl", "--raters", "language,fluency"]

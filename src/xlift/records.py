@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
-from xlift.errors import DataError
+from xlift.errors import ConfigError, DataError
 from xlift.languages import LANGUAGES, base_code
 
 Role = Literal["system", "user", "assistant"]
@@ -145,9 +145,27 @@ def parse_line(raw: bytes, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise DataError(f"{where}: not usable JSON: nested too deeply") from None
+    except ValueError:
+        raise DataError(f"{where}: not usable JSON: a number of too many digits") from None
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
     return record
+
+
+def parse_response(raw: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The response in one line of anybody's file: with the line number as `id` where there is none, and a whole `step`.
+
+    Raises DataError with the line number.
+    """
+    record = parse_line(raw, f"{path}:{number}")
+    step = record.get("step") or 0
+    if isinstance(step, str) and step.isascii() and step.isdigit() and len(step) < 19:
+        step = int(step)
+    if not isinstance(step, int | float) or step != step or not 0 <= step < 2**63 or step != int(step):
+        raise DataError(f"{path}:{number}: 'step' must be a whole number, found {str(step)[:40]!r}")
+    # Responses of other systems often carry no id: the line number then tells them apart.
+    own = {"id": str(number)} if record.get("id") is None else {}
+    return record | own | {"step": int(step)}
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -215,6 +233,23 @@ def _drop_torn_line(path: Path) -> None:
             position = start
         if position < end:
             file.truncate(position)
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file, which is left behind, empty. Raises ConfigError(`busy`) where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(busy, "wait for it") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:

@@ -25,7 +25,7 @@ from typing import Any, cast
 import yaml
 
 from xlift.errors import ConfigError
-from xlift.records import encode_record, remove_leftovers, write_atomic
+from xlift.records import encode_record, exclusive, remove_leftovers, write_atomic
 from xlift.study.labels import run_labels
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study, dump_yaml, load_study
@@ -238,22 +238,12 @@ def locked(folder: Path) -> Iterator[None]:
 
     The first of several workers locks for all; the others end with the block, since results are told by the first.
     """
-    from filelock import FileLock, Timeout
-
     if not first_worker():
         yield
         raise SystemExit(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"{folder}: another xlift process is working on this study", "wait for it") from None
-    try:
+    with exclusive(folder / ".lock", f"{folder}: another xlift process is working on this study"):
         remove_leftovers(folder)
         yield
-    finally:
-        lock.release()
 
 
 def study_state(folder: StudyFolder) -> dict[str, Any]:

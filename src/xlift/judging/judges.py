@@ -23,6 +23,7 @@ from xlift.judging.ratings import (
     read_responses,
 )
 from xlift.progress import say
+from xlift.rating.files import check_files
 from xlift.study.settings import Judge
 from xlift.study.study import problems_of
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
@@ -120,13 +121,9 @@ def judge_file(
 ) -> JudgingOutcome:
     """Judge every response of a JSONL file; the ledger lies beside the ratings where it is not given.
 
-    Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError if `source` is not
-    there, or is `output`.
+    Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError (`check_files`).
     """
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
-    if output.exists() and source.samefile(output):
-        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
+    check_files(source, output)
     unreadable: list[str] = []
     items = read_responses(source, unreadable)
     # Batches go through the responses repeatedly.

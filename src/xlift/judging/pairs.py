@@ -33,11 +33,10 @@ from xlift.judging.questions import (
     rater,
     shown,
     signature,
-    unreadable_record,
 )
 from xlift.judging.replies import PREFERENCES, JudgeAnswer, read_preference, refuses
 from xlift.progress import progress
-from xlift.rating import text_fingerprint
+from xlift.rating import text_fingerprint, unreadable_record
 from xlift.records import JsonlWriter, encode_record, fingerprint, read_records
 from xlift.study.settings import Judge
 from xlift.terminal import aligned

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 from xlift.errors import ConfigError
 from xlift.judging.replies import JudgeAnswer, JudgeReply, read_values, read_why, refuses
 from xlift.languages import LANGUAGES, base_code
-from xlift.rating import text_fingerprint
+from xlift.rating import identity, text_fingerprint
 from xlift.records import Message, Rating, fingerprint, reply_language
 from xlift.study.settings import Judge
 
@@ -290,12 +290,6 @@ def ratings_for(
     return ratings
 
 
-def unreadable_record(record: dict[str, Any]) -> str | None:
-    """Why a record cannot be shown to a judge at all; None where it can."""
-    missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
-    return f"the response has no '{missing}'" if missing else None
-
-
 def missing_ratings(record: dict[str, Any], settings: Judge, signed: str, reason: str) -> list[Rating]:
     """The ratings of a record that cannot be shown to a judge."""
     own = {**_identity(record, settings, signed), "value": None, "reason": reason, "request": ""}
@@ -303,11 +297,12 @@ def missing_ratings(record: dict[str, Any], settings: Judge, signed: str, reason
 
 
 def _identity(record: dict[str, Any], settings: Judge, signed: str) -> dict[str, Any]:
+    name, run, step = identity(record)
     return {
-        "id": str(record.get("id", "")),
+        "id": name,
         "language": str(record.get("language") or ""),
-        "run": str(record.get("run", "")),
-        "step": int(record.get("step") or 0),
+        "run": run,
+        "step": step,
         "facet": "",
         "rater": rater(settings),
         "value": None,

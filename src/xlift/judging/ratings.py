@@ -25,11 +25,11 @@ from xlift.judging.questions import (
     ratings_for,
     requests_for,
     signature,
-    unreadable_record,
 )
 from xlift.judging.replies import JudgeAnswer
 from xlift.progress import Progress, progress
-from xlift.records import JsonlWriter, Rating, encode_record, parse_line
+from xlift.rating import identity, unreadable_record
+from xlift.records import JsonlWriter, Rating, encode_record, parse_line, parse_response
 from xlift.study.settings import Judge
 
 Part = tuple[Iterable[dict[str, Any]], Path]
@@ -126,11 +126,9 @@ def read_responses(source: Path, unreadable: list[str]) -> Iterator[dict[str, An
             if not raw.strip():
                 continue
             try:
-                record = parse_line(raw, f"{source}:{number}")
+                yield parse_response(raw, source, number)
             except DataError as error:
                 unreadable += error.problems
-                continue
-            yield {"id": str(number), **record}
 
 
 class Display:
@@ -225,8 +223,7 @@ def _append(path: Path, ratings: list[Rating], seen: Display, unanswered: bool) 
 
 def _mark(record: dict[str, Any], key: str) -> int:
     """A number for one request about one response of one checkpoint."""
-    parts = (str(record.get("run", "")), int(record.get("step") or 0), str(record.get("id", "")), key)
-    digest = hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(repr((identity(record), key)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 

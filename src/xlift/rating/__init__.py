@@ -80,13 +80,14 @@ def in_scope(record: dict[str, Any], name: str) -> bool:
 def rate(record: dict[str, Any], name: str) -> Rating:
     """One rating of a response record with at least `text` and `language`; what cannot be rated says why."""
     rater = RATERS[name]
-    missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
-    value, detail, reason = (None, {}, f"the response has no '{missing}'") if missing else rater.rate(record)
+    missing = unreadable_record(record)
+    value, detail, reason = (None, {}, missing) if missing else rater.rate(record)
+    ident, run, step = identity(record)
     rating: Rating = {
-        "id": str(record.get("id", "")),
+        "id": ident,
         "language": str(record.get("language") or ""),
-        "run": str(record.get("run", "")),
-        "step": int(record.get("step") or 0),
+        "run": run,
+        "step": step,
         "facet": rater.facet,
         "rater": name,
         "value": value,
@@ -98,6 +99,20 @@ def rate(record: dict[str, Any], name: str) -> Rating:
     if detail:
         rating["detail"] = detail
     return rating
+
+
+def unreadable_record(record: dict[str, Any]) -> str | None:
+    """Why no rater, and no judge, can be shown a record; None where it can."""
+    missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
+    if missing:
+        return f"the response has no '{missing}'"
+    odd = record.get("reply_language")
+    return None if odd is None or isinstance(odd, str) else f"'reply_language' must be text, found {str(odd)[:40]}"
+
+
+def identity(record: dict[str, Any]) -> tuple[str, str, int]:
+    """Whose a response is: id, run and step, as ratings of it carry them."""
+    return str(record.get("id", "")), str(record.get("run", "")), int(record.get("step") or 0)
 
 
 def text_fingerprint(record: dict[str, Any]) -> str:

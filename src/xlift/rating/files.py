@@ -15,12 +15,13 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from xlift.errors import DataError
 from xlift.progress import progress
-from xlift.rating import in_scope, rate, signature_of, text_fingerprint
+from xlift.rating import identity, in_scope, rate, signature_of, text_fingerprint
 from xlift.rating.language.wordlists import prepare
-from xlift.records import JsonlWriter, encode_record, parse_line, read_jsonl
+from xlift.records import JsonlWriter, encode_record, exclusive, parse_line, parse_response, read_jsonl
 
 CHUNK = 128 * 1024
 """Bytes, to the end of the line, handed to a worker at once."""
@@ -48,24 +49,49 @@ class RatingCounts:
 def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | None = None) -> RatingCounts:
     """Append the ratings of every response in `source` to `target`.
 
-    Records already rated with the same text and signature are left out. Raises DataError if `source` is not there, or
-    if it is `target`.
+    Responses that the same run has given at the same step, and that are rated by the same signature, are left out.
+    Raises DataError as `check_files` does; ConfigError while another process writes `target`.
     """
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
-    if target.exists() and source.samefile(target):
-        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
+    check_files(source, target)
     total = _count_lines(source)
-    done = _already_rated(target)
     workers = (os.cpu_count() or 1) if workers is None else workers
     counts = RatingCounts()
-    with JsonlWriter(target) as log, progress(f"rate {source.name}", total) as bar:
+    with (
+        exclusive(target.with_name(f".{target.name}.lock"), f"{target}: another xlift process is writing this file"),
+        JsonlWriter(target) as log,
+        progress(f"rate {source.name}", total) as bar,
+    ):
+        done = _already_rated(target)
         used = workers if total >= MIN_FOR_WORKERS else 1
         for lines, encoded, one in _rated_chunks(source, list(raters), done, used):
             log.write_encoded(encoded)
             counts.add(one)
             bar.advance(lines)
     return counts
+
+
+def check_files(source: Path, target: Path) -> None:
+    """Raises DataError if responses are not there, or would go where something else than ratings is."""
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise DataError(f"{target}: not a file", "choose another -o")
+    if source.samefile(target):
+        raise DataError(f"{source}: responses and ratings cannot be the same file", "choose another -o")
+    with target.open("rb") as lines:
+        first = lines.readline()
+    if first and not _is_rating(first):
+        raise DataError(f"{target}: holds something else than ratings", "choose another -o")
+
+
+def _is_rating(line: bytes) -> bool:
+    """Whether a line is a rating, or the beginning of one that was cut off when its process was killed."""
+    try:
+        return "rater" in parse_line(line, "")
+    except DataError:
+        return not line.endswith(b"\n") and line.startswith(b'{"id": '[: len(line)])
 
 
 def _count_lines(path: Path) -> int:
@@ -75,17 +101,14 @@ def _count_lines(path: Path) -> int:
 
 def _already_rated(target: Path) -> array[int]:
     """Sorted 64-bit keys of the ratings in a file: eight bytes each, since every worker gets them."""
-    if not target.is_file():
-        return array("Q")
-    with JsonlWriter(target):
-        pass  # drops a torn last line
     rated = (record for _, record in read_jsonl(target))
-    keys = array("Q", (_key(r.get("id"), r.get("response"), r.get("rater"), r.get("signature")) for r in rated))
+    keys = array("Q", (_key(r, r.get("response"), r.get("rater"), r.get("signature")) for r in rated))
     return array("Q", sorted(keys))
 
 
-def _key(*parts: object) -> int:
-    text = repr(parts).encode("utf-8", "surrogatepass")
+def _key(record: dict[str, Any], *parts: object) -> int:
+    """A number for one rater's word on one response: whose it is, and what `parts` say of its text and the rater."""
+    text = repr((identity(record), *parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
@@ -140,16 +163,14 @@ def _rate_lines(
         if not raw.strip():
             continue
         try:
-            record = parse_line(raw, f"{name}:{number}")
+            record = parse_response(raw, Path(name), number)
         except DataError as error:
             counts.unreadable += 1
             counts.problems += error.problems
             continue
-        # Responses of other systems often carry no id: the line number then tells them apart.
-        record.setdefault("id", str(number))
         mark = text_fingerprint(record)
         for rater in raters:
-            if not in_scope(record, rater) or _holds(known, _key(str(record["id"]), mark, rater, signature_of(rater))):
+            if not in_scope(record, rater) or _holds(known, _key(record, mark, rater, signature_of(rater))):
                 continue
             rating = rate(record, rater)
             encoded.append(encode_record(rating))
