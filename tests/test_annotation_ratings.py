@@ -129,11 +129,11 @@ def test_mistakes_on_the_command_line_are_told_together_and_change_nothing(tmp_p
 
 def test_every_unusable_line_of_responses_and_controls_is_told(tmp_path: Path) -> None:
     bad: list[dict[str, Any]] = [{"id": "a", "language": "fr", "text": "x"}] * 2 + [
-        {"language": "xx", "text": 3, "step": "1"}
+        {"language": "xx", "text": 3, "step": "one"}
     ]
     with pytest.raises(DataError) as caught:
         sampling.file_responses(response_file(tmp_path, bad))
-    assert [re.search(r":(\d+):", problem)[1] for problem in caught.value.problems] == ["2", "3", "3", "3", "3"]  # type: ignore[index]
+    assert [re.search(r":(\d+):", problem)[1] for problem in caught.value.problems] == ["2", "3", "3", "3"]  # type: ignore[index]
     controls = [{"id": "a", "language": "fr", "text": "x", "expected": {"style": 3}}]
     with pytest.raises(DataError) as caught:
         sampling.read_controls(response_file(tmp_path, controls))

@@ -113,7 +113,7 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
         "training.adaptation.rank",
         "did you mean 'path'",
         "did you mean 'max_new_tokens'",
-        "unknown language code",
+        "prompts.languages.0: unknown language 'xx'",
     ):
         assert part in text
 

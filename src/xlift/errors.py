@@ -55,6 +55,16 @@ def raise_together(errors: Iterable[UserError]) -> None:
         raise UserError(list(dict.fromkeys(problems)), hints[0] if hints else None)
 
 
+MAX_PROBLEMS = 20
+"""Problems of one kind that are shown; of more, how many there are besides."""
+
+
+def shortened(problems: list[str]) -> list[str]:
+    """The first problems, and how many more there are."""
+    more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    return [*problems[:MAX_PROBLEMS], *more]
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A phrase that names the closest choice and all of them: "did you mean 'x'? choices: x, y"."""
     known = sorted(choices)

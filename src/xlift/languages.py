@@ -1,21 +1,32 @@
-"""Languages: code, names, script, direction, and how words are cut."""
+"""Languages: one reading of every code and name that comes in; names, script, direction, and how words are cut.
+
+Whatever names a language, in a study file, a record, an option or a file name, is read by `get_language`, and what
+xlift writes and groups by is the `code` of what it returns: ISO 639-1 (639-3 where there is none), without the region,
+and with the script only where it is not the one that the language is usually written in (sr-Latn, hi-Latn).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+import importlib.util
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
 
-from xlift.errors import DataError, nearest
+from xlift.errors import DataError
 
 WordCut = Literal["spaces", "characters"]
 
 
 @dataclass(frozen=True)
 class Language:
-    """One language as xlift knows it.
+    """One language.
 
-    `code` is ISO 639-1 (639-3 where there is none), `script` ISO 15924, and `words` says whether words are
-    separated by spaces or have to be counted by characters.
+    `code` is what xlift calls it, `script` ISO 15924, `region` ISO 3166 where one was given. `words` says whether words
+    are separated by spaces or have to be counted by characters, and `rated` whether surface checks have what they
+    need for it, lists of words first of all: without, it is a language all the same, and such ratings are missing.
     """
 
     code: str
@@ -23,10 +34,17 @@ class Language:
     native_name: str
     script: str = "Latn"
     words: WordCut = "spaces"
+    region: str | None = None
+    rated: bool = True
 
     @property
     def right_to_left(self) -> bool:
-        return self.script in {"Arab", "Hebr"}
+        return self.script in {"Arab", "Hebr", "Thaa", "Nkoo", "Syrc", "Adlm", "Rohg"}
+
+    @property
+    def tag(self) -> str:
+        """The code with the region, where one was given: pt-BR."""
+        return f"{self.code}-{self.region}" if self.region else self.code
 
 
 _TABLE = [
@@ -75,19 +93,160 @@ _TABLE = [
 ]
 
 LANGUAGES: dict[str, Language] = {language.code: language for language in _TABLE}
+"""The languages that surface checks rate."""
+
+# Names alone: these languages can be tuned on and asked in.
+_OTHERS = """
+af Afrikaans Afrikaans|am Amharic አማርኛ|az Azerbaijani azərbaycan|be Belarusian беларуская|bs Bosnian bosanski
+cy Welsh Cymraeg|eo Esperanto esperanto|et Estonian eesti|eu Basque euskara|fil Filipino Filipino|ga Irish Gaeilge
+gu Gujarati ગુજરાતી|ha Hausa Hausa|hy Armenian հայերեն|ig Igbo Igbo|is Icelandic íslenska|jv Javanese Jawa
+ka Georgian ქართული|kk Kazakh қазақ|km Khmer ខ្មែរ|kn Kannada ಕನ್ನಡ|ku Kurdish Kurdî|ky Kyrgyz кыргызча|la Latin Latina
+lb Luxembourgish Lëtzebuergesch|lo Lao ລາວ|lt Lithuanian lietuvių|lv Latvian latviešu|mg Malagasy Malagasy
+mi Maori Māori|mk Macedonian македонски|ml Malayalam മലയാളം|mn Mongolian монгол|mt Maltese Malti|my Burmese မြန်မာ
+ne Nepali नेपाली|pa Punjabi ਪੰਜਾਬੀ|ps Pashto پښتو|rw Kinyarwanda Ikinyarwanda|sd Sindhi سنڌي|si Sinhala සිංහල
+sl Slovenian slovenščina|sn Shona chiShona|so Somali Soomaali|sq Albanian shqip|su Sundanese Sunda|tg Tajik тоҷикӣ
+tk Turkmen türkmen|tt Tatar татар|ug Uyghur ئۇيغۇرچە|uz Uzbek oʻzbek|xh Xhosa isiXhosa|yi Yiddish ייִדיש|yo Yoruba Yorùbá
+yue Cantonese 粵語|zu Zulu isiZulu
+"""
+_ALIASES = {
+    **{"mandarin": "zh", "mandarin chinese": "zh", "simplified chinese": "zh-Hans", "traditional chinese": "zh-Hant"},
+    **{"farsi": "fa", "dari": "fa-AF", "castilian": "es", "standard arabic": "ar", "modern standard arabic": "ar"},
+    **{"tagalog": "fil", "bokmal": "no", "norwegian bokmal": "no", "nynorsk": "no", "norwegian nynorsk": "no"},
+    **{"brazilian portuguese": "pt-BR", "european portuguese": "pt-PT", "modern greek": "el", "valencian": "ca"},
+    **{"serbo-croatian": "sh", "moldavian": "ro", "flemish": "nl-BE", "slovene": "sl"},
+}
+_STANDS_FOR = {"Hani": ("Hani", "Hans", "Hant"), "Jpan": ("Jpan", "Hira", "Kana", "Hrkt"), "Kore": ("Kore", "Hang")}
+_UNSPACED = {"Hani", "Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
+_SCRIPT_NAMES = {"Latn": "Latin", "Cyrl": "Cyrillic", "Arab": "Arabic", "Deva": "Devanagari", "Grek": "Greek"}
+_WHOLE = {"nb": "no", "nn": "no"}
+# Undetermined, several, none, private use; and Allar, whose code is the name of the mean over languages.
+_NO_LANGUAGE = re.compile(r"und|mul|mis|zxx|all|q[a-t][a-z]")
+_LONGEST = 80
 
 
-def base_code(code: str) -> str:
-    """The bare language of a code with region or script: "pt-BR" → "pt", "zh_Hans" → "zh"."""
-    return code.replace("_", "-").split("-")[0].lower()
+def get_language(text: Any) -> Language:
+    """The language that a code or a name stands for.
 
+    Read are ISO 639 codes of two and three letters, with script and region, replaced codes (iw, sh), members that stand
+    for the whole (cmn, nb), and the names of the languages above, English or their own.
 
-def get_language(code: str) -> Language:
-    """The language of `code` (region and script subtags allowed).
-
-    Raises DataError, naming the nearest known code, if the language is unknown.
+    Raises DataError, naming the nearest, where it is no language.
     """
-    found = LANGUAGES.get(base_code(code))
+    found = find_language(text)
     if found is None:
-        raise DataError(f"unknown language code '{code}'; {nearest(code, LANGUAGES)}")
+        raise DataError(language_problem(text))
     return found
+
+
+def find_language(text: Any) -> Language | None:
+    """The same, but None where it is no language."""
+    return _read(text) if isinstance(text, str) and len(text) <= _LONGEST else None
+
+
+def language_code(text: Any) -> str:
+    """The code by which xlift knows a language; raises DataError where it is none."""
+    return get_language(text).code
+
+
+def known_code(text: Any) -> str:
+    """The same, but "" where it is no language."""
+    found = find_language(text)
+    return found.code if found else ""
+
+
+def language_problem(text: Any) -> str:
+    """What to say of what is no language."""
+    if isinstance(text, bool):
+        return "unknown language: YAML reads a bare no as false; for Norwegian write 'no', in quotes"
+    if not isinstance(text, str):
+        return f"unknown language: expected a code or a name, found {text!r:.60}"
+    meant = _meant(text[:_LONGEST])
+    return (
+        f"unknown language '{text:.60}'; {meant}choices: ISO 639 codes and English names, for instance fr, pt-BR, Hindi"
+    )
+
+
+def rated_language(text: Any) -> tuple[str, str | None]:
+    """The code of a language, and the reason why surface checks cannot rate it, where they cannot."""
+    found = find_language(text)
+    if found is None:
+        return "", f"unknown language '{text!s:.60}'"
+    return found.code, None if found.rated else f"no word lists of {found.name} ({found.code})"
+
+
+@lru_cache(maxsize=4_096)
+def _read(text: str) -> Language | None:
+    if text in LANGUAGES:
+        return LANGUAGES[text]
+    import langcodes
+
+    name = _folded(text)
+    tags = _tags_of_names()
+    tag = tags.get(name) or tags.get(re.sub(r"\s*\(.*\)$", "", name)) or text.strip()
+    try:
+        found = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True))
+    except ValueError:  # of every kind that langcodes raises for what is no tag
+        return None
+    base = _WHOLE.get(found.language or "", found.language or "")
+    if not re.fullmatch("[a-z]{2,3}", base) or _NO_LANGUAGE.fullmatch(base) or not found.is_valid():
+        return None
+    own = LANGUAGES.get(base) or _unrated(base)
+    script = found.maximize().script or own.script
+    if script in _STANDS_FOR.get(own.script, (own.script,)):
+        return replace(own, region=found.territory)
+    return Language(
+        f"{base}-{script}",
+        f"{own.name} ({_SCRIPT_NAMES.get(script, script)})",
+        own.native_name,
+        script,
+        _cut(script),
+        found.territory,
+        rated=False,
+    )
+
+
+def _unrated(base: str) -> Language:
+    import langcodes
+
+    tag = langcodes.Language.get(base)
+    names = _other_names().get(base, (base, base))
+    # This package holds the names of all languages; langcodes prints advice where it is not there.
+    if names == (base, base) and importlib.util.find_spec("language_data"):
+        names = tag.display_name(), tag.autonym()
+    script = tag.maximize().script or "Latn"
+    return Language(base, *names, script, _cut(script), rated=False)
+
+
+def _cut(script: str) -> WordCut:
+    return "characters" if script in _UNSPACED else "spaces"
+
+
+@lru_cache(maxsize=1)
+def _other_names() -> dict[str, tuple[str, str]]:
+    rows = [row.split(" ") for row in _OTHERS.replace("\n", "|").split("|") if row]
+    return {code: (name, native) for code, name, native in rows}
+
+
+@lru_cache(maxsize=1)
+def _tags_of_names() -> dict[str, str]:
+    named = [(one.code, name) for one in LANGUAGES.values() for name in (one.name, one.native_name)]
+    named += [(code, name) for code, names in _other_names().items() for name in names]
+    return {_folded(name): code for code, name in named} | _ALIASES
+
+
+def _folded(text: str) -> str:
+    """For comparing names: small letters, without accents, spaces evened out."""
+    apart = unicodedata.normalize("NFKD", " ".join(text.split()).casefold())
+    return "".join(c for c in apart if not unicodedata.combining(c))
+
+
+def _meant(text: str) -> str:
+    import langcodes
+
+    country = re.fullmatch("[A-Za-z]{2}", text.strip())
+    spoken = _read(langcodes.Language.get(f"und-{country[0]}").maximize().language or "") if country else None
+    if spoken is None or spoken.code == "en":  # English stands for countries that langcodes does not know
+        names = _tags_of_names()
+        close = difflib.get_close_matches(_folded(text), names, n=1, cutoff=0.6)
+        spoken = _read(names[close[0]]) if close else None
+    return f"did you mean '{spoken.code}' ({spoken.name})? " if spoken else ""

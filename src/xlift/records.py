@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from xlift.errors import ConfigError, DataError
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import find_language, language_problem
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["validation", "test"]
@@ -54,7 +54,8 @@ class Prompt(TypedDict):
     """A user request in one language; translations of a request share `parallel_id`.
 
     `answers` are accepted short answers to a factual question, `answers_any` those in other languages, `wrong` known
-    wrong ones, and `reference` is a full answer; `modifies` is the id of the request that this one constrains.
+    wrong ones, and `reference` is a full answer; `modifies` is the id of the request that this one constrains;
+    `variety` is the reply language as it was given, where that says more than its code: pt-BR.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Prompt(TypedDict):
     messages: list[Message]
     split: Split
     reply_language: NotRequired[str]
+    variety: NotRequired[str]
     parallel_id: NotRequired[str]
     category: NotRequired[str]
     constraint: NotRequired[dict[str, Any]]
@@ -153,19 +155,28 @@ def parse_line(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def parse_response(raw: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The response in one line of anybody's file: with the line number as `id` where there is none, and a whole `step`.
+    """The response in one line of anybody's file; see `any_response`."""
+    where = f"{path}:{number}"
+    return any_response(parse_line(raw, where), where, number)
 
-    Raises DataError with the line number.
+
+def any_response(record: dict[str, Any], where: str, number: int) -> dict[str, Any]:
+    """A response of any system, from line `number` of a file: its languages by their codes, a whole `step`.
+
+    The line number is the `id` where there is none, as often in responses of other systems. Raises DataError that
+    begins with `where`.
     """
-    record = parse_line(raw, f"{path}:{number}")
     step = record.get("step") or 0
     if isinstance(step, str) and step.isascii() and step.isdigit() and len(step) < 19:
         step = int(step)
+    given = number if record.get("id") is None else record["id"]
+    record = record | {"id": str(given) if type(given) is int else given}
+    problems = read_languages(record, where)
     if not isinstance(step, int | float) or step != step or not 0 <= step < 2**63 or step != int(step):
-        raise DataError(f"{path}:{number}: 'step' must be a whole number, found {str(step)[:40]!r}")
-    # Responses of other systems often carry no id: the line number then tells them apart.
-    own = {"id": str(number)} if record.get("id") is None else {}
-    return record | own | {"step": int(step)}
+        problems.append(f"{where}: 'step' must be a whole number, found {str(step)[:40]!r}")
+    if problems:
+        raise DataError(problems)
+    return record | {"step": int(step)}
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -350,26 +361,47 @@ def _check_message(message: Any, where: str) -> list[str]:
 
 
 def check_prompt(record: dict[str, Any], where: str) -> list[str]:
-    """What is wrong with a prompt record; an empty list if nothing is."""
+    """What is wrong with a prompt record, whose languages are replaced by their codes; an empty list if nothing is."""
     problems = [
         f"{where}: '{field}' must be non-empty text, found {_kind(record.get(field))}"
         for field in ("id", "language")
         if not (isinstance(record.get(field), str) and record[field])
     ]
-    for field in ("language", "reply_language"):
-        code = record.get(field)
-        if isinstance(code, str) and code and base_code(code) not in LANGUAGES:
-            problems.append(f"{where}: unknown language code '{code}' in '{field}'; choices: {', '.join(LANGUAGES)}")
-    problems += _check_extras(record, where)
+    problems += read_languages(record, where) + _check_extras(record, where)
     if record.get("split") not in SPLITS:
         problems.append(f"{where}: 'split' must be validation or test, found {record.get('split')!r}")
     problems += check_messages(record.get("messages"), f"{where}: messages", ends_with="user")
     return problems
 
 
+def read_languages(record: dict[str, Any], where: str) -> list[str]:
+    """Replaces texts that name the languages of a record by their codes, and returns what is wrong with them.
+
+    What a name said beyond the code is kept in `variety`: "pt-BR" becomes "pt" with the variety "pt-BR".
+    """
+    problems = []
+    for field in ("language", "reply_language"):
+        if not isinstance(record.get(field), str) or not record[field]:
+            continue
+        if found := find_language(record[field]):
+            record[field] = found.code
+            if field == "reply_language" or not record.get("reply_language"):
+                record |= {"variety": found.tag} if found.tag != found.code else {}
+        else:
+            problems.append(f"{where}: '{field}': {language_problem(record[field])}")
+    return problems
+
+
 def _check_extras(record: dict[str, Any], where: str) -> list[str]:
     constraint, answers = record.get("constraint"), record.get("answers")
-    problems = []
+    problems = [
+        f"{where}: '{field}' must be text, found {record[field]!r:.60}"
+        for field in ("reply_language", "parallel_id", "category", "modifies", "reference")
+        if not isinstance(record.get(field) or "", str)
+    ]
+    if isinstance(constraint, dict) and constraint.get("name") == "reply_language":
+        asked = constraint.get("language")
+        problems += [] if find_language(asked) else [f"{where}: 'constraint': {language_problem(asked)}"]
     if constraint is not None and not (isinstance(constraint, dict) and isinstance(constraint.get("name"), str)):
         problems.append(f"{where}: 'constraint' must be an object with a name, found {constraint!r:.60}")
     if answers is not None and not (isinstance(answers, list) and all(isinstance(a, str) and a for a in answers)):

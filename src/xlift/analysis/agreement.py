@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from xlift.analysis.measures import SCALE, Floats, deviation, holm, interval, kappa, measured, pooled, resampled
 from xlift.errors import DataError
+from xlift.languages import known_code
 from xlift.records import KINDS, kind_of
 from xlift.terminal import aligned
 
@@ -90,7 +91,8 @@ def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], 
             wrong[problem] = wrong.get(problem, 0) + 1
         else:
             place = (str(record.get("run", "")), int(record.get("step") or 0), str(record["id"]))
-            item = Item(*place, str(record.get("response") or ""), str(record["language"]))
+            language = known_code(record["language"]) or str(record["language"])
+            item = Item(*place, str(record.get("response") or ""), language)
             found[item, str(record["facet"]), str(record["rater"])] = None if value is None else float(value)
     if wrong:
         shown = [f"{text} ({count} times)" if count > 1 else text for text, count in list(wrong.items())[:10]]

@@ -31,7 +31,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from xlift.annotation import database as db
-from xlift.languages import base_code, get_language
+from xlift.languages import get_language, known_code
 from xlift.records import fingerprint
 
 FOLDER = Path(__file__).parent
@@ -195,7 +195,7 @@ async def _welcome(request: Request) -> Response:
 
 def _message(request: Request, title: str, text: str, code: int, onward: bool = False) -> Response:
     """A page for whoever is not known (yet): the same words in every interface language."""
-    asked = base_code(request.headers.get("accept-language", "en")[:35].split(",")[0])
+    asked = known_code(request.headers.get("accept-language", "en")[:35].split(",")[0])
     first = [asked] if asked in TEXTS else ["en"]
     said = [(code, TEXTS[code][title], TEXTS[code].get(text, "")) for code in dict.fromkeys([*first, *TEXTS])]
     page = TEMPLATES.get_template("message.html").render(said=said[:1] if onward else said, onward=onward)

@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 
 from xlift.annotation import database as db
 from xlift.annotation import sampling, transfer
-from xlift.errors import ConfigError, DataError, nearest
-from xlift.languages import LANGUAGES, base_code
+from xlift.errors import ConfigError, DataError
+from xlift.languages import find_language, language_code, language_problem
 from xlift.progress import say
 from xlift.terminal import aligned
 from xlift.workspace import StudyFolder, find_study
@@ -100,15 +100,15 @@ def add(
 
 
 def _checked_person(name: str, languages: Sequence[str]) -> list[str]:
-    codes = list(dict.fromkeys(base_code(code.strip()) for code in languages if code.strip()))
-    problems = [f"unknown language '{code}'; {nearest(code, LANGUAGES)}" for code in codes if code not in LANGUAGES]
+    given = [text.strip() for text in languages if text.strip()]
+    problems = [language_problem(text) for text in given if not find_language(text)]
     if not name.strip() or len(name) > 100 or not name.isprintable():
         problems.append("a name must be 1 to 100 printable characters")
-    if not codes:
+    if not given:
         problems.append("which languages does this person read?")
     if problems:
         raise ConfigError(problems, "xlift annotate STUDY --add NAME --languages fr,pt")
-    return codes
+    return list(dict.fromkeys(map(language_code, given)))
 
 
 def _settle(connection: Connection, plan: Plan) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _reassign(connection: Connection, per_response: int, seed: int) -> None:
 
 
 def _task(row: Any) -> sampling.Task:
-    languages = frozenset({base_code(row.language), base_code(row.reply_language)})
+    languages = frozenset({row.language, row.reply_language})
     return sampling.Task(row.id, languages, row.expected is not None)
 
 

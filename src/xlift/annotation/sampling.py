@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 from xlift.annotation.database import FACETS
 from xlift.checkpoint import checkpoints
 from xlift.errors import DataError, nearest
-from xlift.languages import LANGUAGES, base_code
 from xlift.rating import text_fingerprint
-from xlift.records import fingerprint, read_jsonl, reply_language
+from xlift.records import any_response, fingerprint, read_jsonl, reply_language
 from xlift.workspace import StudyFolder
 
 
@@ -35,7 +34,7 @@ def study_responses(workspace: StudyFolder, split: str | None = None) -> list[di
 
 
 def file_responses(path: Path) -> list[dict[str, Any]]:
-    """The responses in any JSONL file: `id`, `text` and `language`, and where present `run`, `step`, `messages`.
+    """The responses in any JSONL file: `text` and `language`, and where present `id`, `run`, `step`, `messages`.
 
     Raises DataError with every line that cannot be used.
     """
@@ -43,11 +42,16 @@ def file_responses(path: Path) -> list[dict[str, Any]]:
     for number, record in read_jsonl(path):
         where = f"{path}:{number}"
         wrong = _response_problems(record, where)
-        key = (record.get("run", ""), record.get("step", 0), record.get("id"))
+        try:
+            response = any_response(record, where, number)
+        except DataError as error:
+            problems += wrong + error.problems
+            continue
+        key = (response.get("run", ""), response.get("step", 0), response["id"])
         if not wrong and key in seen:
-            wrong = [f"{where}: a second response to '{record['id']}' by the same run and step"]
+            wrong = [f"{where}: a second response to '{response['id']}' by the same run and step"]
         seen.add(key) if not wrong else problems.extend(wrong)
-        found.append(record)
+        found.append(response)
     if problems:
         raise DataError(problems, f"mend {path} and run again")
     return found
@@ -70,21 +74,15 @@ def read_controls(path: Path) -> list[dict[str, Any]]:
 
 
 def _response_problems(record: dict[str, Any], where: str) -> list[str]:
-    problems = [
-        f"{where}: '{field}' must be non-empty text"
-        for field in ("id", "language")
-        if not (isinstance(record.get(field), str) and record[field])
-    ]
+    problems = []
     if not isinstance(record.get("text"), str):
         problems.append(f"{where}: 'text' must be the text of the response")
-    for field in ("language", "reply_language"):
-        code = record.get(field)
-        if isinstance(code, str) and code and base_code(code) not in LANGUAGES:
-            problems.append(f"{where}: unknown language '{code}'; {nearest(base_code(code), LANGUAGES)}")
+    for field in ("id", "language", "reply_language"):
+        given = str(record[field]) if field == "id" and type(record.get(field)) is int else record.get(field)
+        if not isinstance(given, str | None) or given == "" or (given is None and field == "language"):
+            problems.append(f"{where}: '{field}' must be non-empty text")
     if not isinstance(record.get("run", ""), str):
         problems.append(f"{where}: 'run' must be text")
-    if type(record.get("step", 0)) is not int:
-        problems.append(f"{where}: 'step' must be a whole number")
     messages = record.get("messages", [])
     turns = messages if isinstance(messages, list) else [None]
     if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):

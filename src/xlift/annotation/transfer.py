@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from xlift.annotation import database as db
-from xlift.errors import ConfigError, DataError, nearest
+from xlift.errors import ConfigError, DataError, nearest, shortened
+from xlift.languages import find_language, known_code, language_problem
 from xlift.rating import text_fingerprint
 from xlift.records import Rating, encode_record, parse_line, write_atomic, write_jsonl
 from xlift.workspace import StudyFolder
@@ -30,7 +31,6 @@ NEEDED = ("id", "language", "run", "step", "facet", "rater", "value")
 _FORMULA, _SHIELDED = re.compile(r"\A['=+\-@\t\r]"), re.compile(r"\A'(?=['=+\-@\t\r])")
 """A comment that a spreadsheet would compute is written behind an apostrophe, which reading takes away."""
 COLUMNS = (*NEEDED, "reason", "comment", "seconds", "raw", "response", "signature")
-MAX_PROBLEMS = 50
 
 
 class Judged(NamedTuple):
@@ -195,8 +195,7 @@ def read_ratings(
     if not given and not problems:
         problems = [f"{path}: holds no ratings"]
     if problems:
-        more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-        raise DataError([*problems[:MAX_PROBLEMS], *more], "nothing was taken in; mend these and import again")
+        raise DataError(shortened(problems), "nothing was taken in; mend these and import again")
     return records
 
 
@@ -215,7 +214,9 @@ def _given_problems(one: Given, index: dict[tuple[str, int, str], dict[str, Any]
     response = index.get((one.run, int(one.step), one.id))
     if response is None:
         return [*problems, f"{one.where}: {_nothing_like(one, index)}"]
-    if one.language and one.language != response["language"]:
+    if one.language and not find_language(one.language):
+        problems.append(f"{one.where}: {language_problem(one.language)}")
+    elif one.language and known_code(one.language) != response["language"]:
         problems.append(f"{one.where}: '{one.id}' is in {response['language']}, not in {one.language}")
     return problems
 

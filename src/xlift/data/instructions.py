@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from xlift.errors import DataError
-from xlift.languages import LANGUAGES, base_code
+from xlift.errors import MAX_PROBLEMS, DataError
+from xlift.languages import language_code
 from xlift.records import Conversation, Message, check_messages, fingerprint, read_jsonl, unique
 from xlift.study.settings import BUILTIN, Instructions, Source, builtin_path
 
 Reader = Callable[[dict[str, Any], str], list[Message]]
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-MAX_PROBLEMS = 20
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
@@ -142,13 +141,20 @@ def load_source(source: Source, offline: bool = False) -> list[Conversation]:
 def _conversation(record: dict[str, Any], source: Source, where: str) -> Conversation:
     name = source.format if source.format != "auto" else recognise(record, where)
     messages = READERS[name](record, where)
+    language = _language(record.get("language"), source, where)
     # The id is the content, so that a repeated conversation is one and subsets do not hang on line numbers.
-    own = base_code(str(record.get("language")))
-    language = own if own in LANGUAGES else source.language
     kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "language": language}
     if isinstance(record.get("category"), str):
         kept["category"] = record["category"]
     return cast(Conversation, kept)
+
+
+def _language(given: Any, source: Source, where: str) -> str:
+    """The record's own language where it names one, else the source's."""
+    try:
+        return source.language if given in (None, "") else language_code(given)
+    except DataError as error:
+        raise DataError(f"{where}: 'language': {error}") from None
 
 
 def _raw_records(source: Source, offline: bool) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import cast
 
 from xlift.data.sources import published_prompts
-from xlift.errors import DataError, nearest
-from xlift.languages import base_code
-from xlift.records import Prompt, Split, check_prompt, read_jsonl
+from xlift.errors import DataError, nearest, shortened
+from xlift.records import Prompt, Split, check_prompt, fingerprint, read_jsonl, reply_language
 from xlift.study.settings import Prompts, PromptSet, builtin_path
-
-MAX_PROBLEMS = 20
 
 
 def builtin_sets() -> list[str]:
@@ -22,15 +19,37 @@ def builtin_sets() -> list[str]:
 def load_prompts(settings: Prompts) -> list[Prompt]:
     """Validation prompts, then test prompts, in the study's languages.
 
-    Raises DataError for malformed records, repeated ids, a language without prompts, or a request (`parallel_id`) that
-    is in both splits: hyperparameters chosen on validation prompts must not have seen the test prompts.
+    Raises DataError for malformed records, repeated ids, a language without prompts, or a request that is in both
+    splits, by `parallel_id` or word by word: hyperparameters chosen on validation prompts must not have seen the test
+    prompts.
     """
     validation = _load_split(settings.validation, "validation", settings.languages)
     test = _load_split(settings.test, "test", settings.languages)
-    shared = {_request(prompt) for prompt in validation} & {_request(prompt) for prompt in test}
-    if shared:
-        raise DataError(f"requests in both validation and test: {', '.join(sorted(shared)[:5])}")
-    return validation + test
+    _check_apart(validation, test)
+    return [*validation.values(), *test.values()]
+
+
+def _check_apart(validation: dict[str, Prompt], test: dict[str, Prompt]) -> None:
+    first: dict[tuple[str, ...], str] = {}
+    for where, prompt in validation.items():
+        for _, mark in _marks(prompt):
+            first.setdefault(mark, where)
+    problems = []
+    for where, prompt in test.items():
+        found = next(((what, mark) for what, mark in _marks(prompt) if mark in first), None)
+        if found:
+            problems.append(f"{found[0]} is in both validation and test: {first[found[1]]} and {where}")
+    if problems:
+        raise DataError(shortened(problems), "validation and test must not share requests: take one of each pair out")
+
+
+def _marks(prompt: Prompt) -> list[tuple[str, tuple[str, ...]]]:
+    """What no prompt of the other split may share, and how it is called."""
+    return [
+        (f"id '{prompt['id']}'", ("id", prompt["id"])),
+        (f"request '{_request(prompt)}'", ("request", _request(prompt))),
+        (f"what '{prompt['id']}' asks", ("words", fingerprint(prompt["messages"]), reply_language(prompt))),
+    ]
 
 
 def fact_prompts(languages: list[str]) -> dict[str, list[Prompt]]:
@@ -49,22 +68,28 @@ def _request(prompt: Prompt) -> str:
     return prompt.get("parallel_id") or prompt["id"]
 
 
-def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> list[Prompt]:
-    if prompt_set.source.startswith(("paper:", "lcb:")):
-        records = published_prompts(prompt_set.source, languages, split)
+def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> dict[str, Prompt]:
+    """The prompts of one split, in the order of the languages, by where they stand."""
+    source = prompt_set.source
+    if source.startswith(("paper:", "lcb:")):
+        records = {f"{source}: {prompt['id']}": prompt for prompt in published_prompts(source, languages, split)}
     else:
-        records = [prompt for path in _files(prompt_set, languages) for prompt in read_prompt_file(path)]
-    chosen: list[Prompt] = []
+        records = {}
+        for path in _files(prompt_set, languages):
+            records |= _read_prompts(path)
+    there = {where: prompt for where, prompt in records.items() if prompt["split"] == split}
+    have = ", ".join(sorted({prompt["language"] for prompt in there.values()})) or "none"
+    chosen: dict[str, Prompt] = {}
+    problems = []
     for language in languages:
-        own = [p for p in records if p["split"] == split and base_code(p["language"]) == language]
+        own = [(where, prompt) for where, prompt in there.items() if prompt["language"] == language]
         if not own:
-            have = sorted({base_code(p["language"]) for p in records if p["split"] == split})
-            raise DataError(f"{prompt_set.source}: no {split} prompts in '{language}'; there are: {', '.join(have)}")
-        if prompt_set.size is not None and len(own) < prompt_set.size:
-            raise DataError(
-                f"{prompt_set.source}: {len(own)} {split} prompts in '{language}', asked: {prompt_set.size}"
-            )
-        chosen += own[: prompt_set.size]
+            problems.append(f"{source}: no {split} prompts in '{language}'; there are: {have}")
+        elif len(own) < (prompt_set.size or 0):
+            problems.append(f"{source}: {len(own)} {split} prompts in '{language}', asked: {prompt_set.size}")
+        chosen |= dict(own[: prompt_set.size])
+    if problems:
+        raise DataError(problems, f"edit prompts.languages or prompts.{split} in the study file")
     return chosen
 
 
@@ -80,17 +105,20 @@ def _files(prompt_set: PromptSet, languages: list[str]) -> list[Path]:
 
 def read_prompt_file(path: Path) -> list[Prompt]:
     """The prompts of a JSONL file. Raises DataError that lists what is wrong by line number."""
+    return list(_read_prompts(path).values())
+
+
+def _read_prompts(path: Path) -> dict[str, Prompt]:
     problems: list[str] = []
-    prompts: list[Prompt] = []
+    prompts: dict[str, Prompt] = {}
     lines: dict[str, int] = {}
     for number, record in read_jsonl(path):
-        found = check_prompt(record, f"{path}:{number}")
+        where = f"{path}:{number}"
+        problems += check_prompt(record, where)
         first = lines.setdefault(str(record.get("id")), number)
         if first != number:
-            found.append(f"{path}:{number}: id '{record.get('id')}' is already on line {first}")
-        problems += found
-        prompts.append(cast(Prompt, record))
+            problems.append(f"{where}: id '{record.get('id')}' is already on line {first}")
+        prompts[where] = cast(Prompt, record)
     if problems:
-        more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-        raise DataError([*problems[:MAX_PROBLEMS], *more])
+        raise DataError(shortened(problems))
     return prompts

@@ -13,13 +13,15 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from xlift.errors import DataError
+from xlift.errors import DataError, shortened
+from xlift.languages import known_code, language_code
 from xlift.records import Message, Prompt, Split, check_messages
 
+File = TypeVar("File")
 PAPER = "alpacaeval_test_subset"
 MODIFIERS = "modifiers"
 
@@ -35,8 +37,8 @@ def modifier_constraint(kind: str) -> dict[str, Any]:
     """
     if found := re.fullmatch(r"num_items_(\d+)", kind):
         return {"name": "items", "count": int(found[1])}
-    if found := re.fullmatch(r"lang_([a-z]{2})", kind):
-        return {"name": "reply_language", "language": found[1]}
+    if kind.startswith("lang_"):
+        return {"name": "reply_language", "language": language_code(kind.removeprefix("lang_"))}
     if kind in _FOR_JUDGES:
         return {"name": "style", "style": _FOR_JUDGES[kind]}
     name = kind.removesuffix("_template").lower()
@@ -52,14 +54,13 @@ def paper_prompts(folder: Path, language: str, split: Split) -> list[Prompt]:
 
     Raises DataError with the line number for a file that is missing or malformed.
     """
-    plain = _paper_lines(folder / f"{PAPER}.{language}.jsonl")
-    modified = _paper_lines(folder / f"{MODIFIERS}.{language}.jsonl")
-    kinds = _types(folder / f"{MODIFIERS}.{language}.types", len(modified))
+    plain = _paper_lines(_paper_file(folder, PAPER, language, "jsonl"))
+    modified = _paper_lines(_paper_file(folder, MODIFIERS, language, "jsonl"))
+    constraints = _constraints(_paper_file(folder, MODIFIERS, language, "types"), len(modified))
     prompts = [_prompt(f"paper-{i:03d}", language, split, m, "open") for i, m in enumerate(plain, start=1)]
     originals = _modified_originals(folder, plain, modified, language)
-    for i, (messages, kind) in enumerate(zip(modified, kinds, strict=True), start=1):
+    for i, (messages, (kind, constraint)) in enumerate(zip(modified, constraints, strict=True), start=1):
         prompt = _prompt(f"modified-{i:03d}", language, split, messages, kind)
-        constraint = modifier_constraint(kind)
         prompt["constraint"] = constraint
         if constraint["name"] == "reply_language":
             prompt["reply_language"] = constraint["language"]
@@ -80,9 +81,28 @@ def _prompt(parallel_id: str, language: str, split: Split, messages: list[Messag
     }
 
 
+def _paper_file(folder: Path, name: str, language: str, ending: str) -> Path:
+    """The file of a language, however the file's name writes it; raises DataError that says what there is."""
+    files = {path.name[len(name) + 1 : -len(ending) - 1]: path for path in sorted(folder.glob(f"{name}.*.{ending}"))}
+    found = _of_language(files, language, folder)
+    if found is None:
+        there = f"; there are: {', '.join(files)}" if files else ""
+        wanted = folder / f"{name}.{language}.{ending}"
+        raise DataError(
+            f"{wanted}: no such file{there}", "paper:FOLDER wants the folder with the released prompt files"
+        )
+    return found
+
+
+def _of_language(files: Mapping[str, File], language: str, where: Path) -> File | None:
+    """The one of several files by the tags in their names that is in `language`."""
+    found = [language] if language in files else [tag for tag in files if known_code(tag) == language]
+    if len(found) > 1:
+        raise DataError(f"{where}: {' and '.join(found)} are both '{language}'", "leave one of these files there")
+    return files[found[0]] if found else None
+
+
 def _paper_lines(path: Path) -> list[list[Message]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file", "paper:FOLDER wants the folder with the released prompt files")
     found, problems = [], []
     for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
         try:
@@ -93,22 +113,31 @@ def _paper_lines(path: Path) -> list[list[Message]]:
         problems += check_messages(messages, f"{path}:{number}", ends_with="user")
         found.append(cast(list[Message], messages))
     if problems:
-        raise DataError(problems[:20])
+        raise DataError(shortened(problems))
     return found
 
 
-def _types(path: Path, count: int) -> list[str]:
-    kinds = path.read_text(encoding="utf-8").split() if path.is_file() else []
+def _constraints(path: Path, count: int) -> list[tuple[str, dict[str, Any]]]:
+    """The modifier type of each modified prompt and the constraint that it stands for."""
+    kinds = path.read_text(encoding="utf-8").split()
     if len(kinds) != count:
         raise DataError(f"{path}: {len(kinds)} modifier types for {count} modified prompts")
-    return kinds
+    known, problems = {}, []
+    for number, kind in enumerate(kinds, start=1):
+        try:
+            known[kind] = modifier_constraint(kind)
+        except DataError as error:
+            problems += [f"{path}: type {number} ('{kind}'): {problem}" for problem in error.problems]
+    if problems:
+        raise DataError(shortened(problems))
+    return [(kind, known[kind]) for kind in kinds]
 
 
 def _modified_originals(
     folder: Path, plain: list[list[Message]], modified: list[list[Message]], language: str
 ) -> dict[int, int]:
     """Which plain prompt each modified one extends, by line; read off the English files, which repeat it."""
-    english = [(folder / f"{name}.en.jsonl") for name in (PAPER, MODIFIERS)]
+    english = [folder / f"{name}.en.jsonl" for name in (PAPER, MODIFIERS)]
     if language != "en" and all(path.is_file() for path in english):
         plain, modified = _paper_lines(english[0]), _paper_lines(english[1])
     texts = {messages[-1]["content"].strip(): i for i, messages in enumerate(plain)}
@@ -150,20 +179,26 @@ def _lcb_prompt(task: str, source: str, number: int, language: str, split: Split
 
 
 def _lcb_files(path: Path, language: str) -> Iterator[tuple[str, str]]:
-    def wanted(name: str) -> bool:
-        parts = PurePosixPath(name).parts
-        return len(parts) >= 3 and parts[-3] in {"monolingual", "crosslingual"} and parts[-1] == f"{language}.csv"
-
     if path.is_dir():
-        for file in sorted(path.rglob(f"{language}.csv")):
-            if wanted(file.as_posix()):
-                yield file.as_posix(), _decoded(file.read_bytes(), str(file))
+        for name in _lcb_names((file.as_posix() for file in path.rglob("*.csv")), language, path):
+            yield name, _decoded(Path(name).read_bytes(), name)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            for name in sorted(filter(wanted, archive.namelist())):
+            for name in _lcb_names(archive.namelist(), language, path):
                 yield name, _decoded(archive.read(name), f"{path}/{name}")
     else:
         raise DataError(f"{path}: neither a folder nor a zip file")
+
+
+def _lcb_names(names: Iterable[str], language: str, where: Path) -> list[str]:
+    """One file of the language, however its name writes it, from each folder of the two tasks."""
+    folders: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in sorted(names):
+        parts = PurePosixPath(name).parts
+        if len(parts) >= 3 and parts[-3] in {"monolingual", "crosslingual"} and parts[-1].endswith(".csv"):
+            folders.setdefault(parts[:-1], {})[parts[-1].removesuffix(".csv")] = name
+    found = (_of_language(files, language, where / "/".join(folder)) for folder, files in folders.items())
+    return [name for name in found if name is not None]
 
 
 def _decoded(data: bytes, where: str) -> str:

@@ -30,7 +30,7 @@ from torch import Tensor
 from xlift.checkpoint import MARGIN_TOKENS
 from xlift.errors import DataError
 from xlift.intervals import Estimate, estimate
-from xlift.languages import base_code
+from xlift.languages import language_code
 from xlift.records import Message, Prompt, Split
 from xlift.tuning.loss import projection
 from xlift.tuning.packing import IGNORED, pad, split_micro_batches
@@ -91,7 +91,7 @@ def fact_pairs(prompts_by_language: Mapping[str, Sequence[Prompt]], split: Split
     DataError that lists prompts without a reference or without an English partner.
     """
     chosen = {
-        base_code(language): [prompt for prompt in prompts if prompt["split"] == split]
+        language_code(language): [prompt for prompt in prompts if prompt["split"] == split]
         for language, prompts in prompts_by_language.items()
     }
     english = {prompt.get("parallel_id"): prompt.get("reference", "") for prompt in chosen.pop("en", [])}

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import checkpoints
-from xlift.errors import ConfigError, DataError, nearest
+from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
 from xlift.judging.batches import judge_in_batches
 from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
-    MAX_PROBLEMS,
     JudgingOutcome,
     Part,
     count_lines,

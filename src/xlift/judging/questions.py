@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from xlift.errors import ConfigError
 from xlift.judging.replies import JudgeAnswer, JudgeReply, read_values, read_why, refuses
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import find_language, known_code
 from xlift.rating import identity, text_fingerprint
 from xlift.records import Message, Rating, fingerprint, reply_language
 from xlift.study.settings import Judge
@@ -164,7 +164,7 @@ def requests_for(record: dict[str, Any], settings: Judge, texts: dict[str, Texts
 
 def frame_language(record: dict[str, Any], texts: dict[str, Texts]) -> str:
     """The language of the instructions: the response's where there are instructions in it, else English."""
-    code = base_code(reply_language(record))
+    code = known_code(reply_language(record))
     return code if code in texts else "en"
 
 
@@ -245,10 +245,11 @@ def boundary_code(contents: Sequence[str]) -> str:
 
 def language_name(record: dict[str, Any]) -> str:
     """The language that the response must be in, as a judge reads it: "French (français)"."""
-    known = LANGUAGES.get(base_code(reply_language(record)))
+    known = find_language(record.get("variety") or reply_language(record))
     if known is None:
         return re.sub(r"[^\w-]", "", reply_language(record))[:20]
-    return known.name if known.name == known.native_name else f"{known.name} ({known.native_name})"
+    name = known.name if known.name == known.native_name else f"{known.name} ({known.native_name})"
+    return f"{name}, as in {known.region}" if known.region else name
 
 
 def again_messages(request: Request, first: JudgeReply) -> list[Message]:

@@ -34,7 +34,6 @@ from xlift.study.settings import Judge
 
 Part = tuple[Iterable[dict[str, Any]], Path]
 """Response records, and the file that their ratings go to."""
-MAX_PROBLEMS = 20
 _OUTPUT_TOKENS = {"all": 60.0, "each": 45.0}
 
 

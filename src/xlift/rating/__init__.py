@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from xlift.errors import ConfigError, nearest
+from xlift.languages import known_code
 from xlift.rating import answers, constraints, fluency
 from xlift.rating.language import lcb, rater
 from xlift.records import Rated, Rating, fingerprint
@@ -85,7 +86,7 @@ def rate(record: dict[str, Any], name: str) -> Rating:
     ident, run, step = identity(record)
     rating: Rating = {
         "id": ident,
-        "language": str(record.get("language") or ""),
+        "language": known_code(record.get("language")) or str(record.get("language") or ""),
         "run": run,
         "step": step,
         "facet": rater.facet,

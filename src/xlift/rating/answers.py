@@ -19,7 +19,7 @@ from importlib import metadata
 from itertools import islice
 from typing import Any
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import find_language, known_code
 from xlift.rating.language.rater import identify
 from xlift.rating.language.wordlists import frequencies, neighbours
 from xlift.rating.text import at_boundary, fold, spaced, visible
@@ -96,7 +96,7 @@ def signature() -> str:
 
 def rate_answers(record: dict[str, Any]) -> Rated:
     """Value 2 / 0 or None, detail (the form that was found), and the reason where there is no value."""
-    text, language = record.get("text"), base_code(str(record.get("reply_language") or record.get("language") or ""))
+    text, language = record.get("text"), known_code(record.get("reply_language") or record.get("language"))
     if not _forms(record.get("answers")):
         return None, {}, "the prompt has no answers"
     if not isinstance(text, str) or not visible(text).strip():
@@ -119,12 +119,13 @@ def _in_another_language(record: dict[str, Any], text: str, expected: str) -> di
     """The match of a form of `answers_any`, if the reply is in that form's language; {} if there is none."""
     given = record.get("answers_any")
     for language, forms in given.items() if isinstance(given, dict) else ():
-        code = base_code(language)
+        code = known_code(language)
         kind, form = _find(record, text, code, forms)
         if kind == "matched":
-            inserted = code == "en" and expected in LANGUAGES and LANGUAGES[expected].script != "Latn"
+            own = find_language(expected)
+            inserted = code == "en" and own is not None and own.script != "Latn"
             sure = inserted or code == expected or _fold(text, code).strip(" .!¶") == _fold(form, code)
-            guess = code if sure else identify(text[:5000])[0]
+            guess = code if sure else known_code(identify(text[:5000])[0])
             if guess == code or neighbours(guess, code):
                 return {"matched": form, "language": language}
     return {}

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import find_language, known_code
 from xlift.rating.language.rater import rate_text
 from xlift.rating.text import (
     Line,
@@ -92,7 +92,7 @@ def rate_constraint(record: dict[str, Any]) -> Rated:
         return None, {}, f"the constraint must be an object with a 'name', found {constraint!r:.80}"
     if not isinstance(text, str):
         return None, {}, "the response has no 'text'"
-    language = str(record.get("reply_language") or record.get("language") or "")
+    language = known_code(record.get("reply_language") or record.get("language"))
     kind = {"kind": constraint["name"]}
     if problem := _problem(constraint, language):
         return None, kind, problem
@@ -117,7 +117,7 @@ _NEEDED = {
     "json": "keys",
     "ends_with": "phrase",
 }
-_UNCASED = {"Arab", "Hebr", "Hani", "Jpan", "Kore", "Deva", "Beng", "Taml", "Telu", "Thai"}
+_CASED = {"Latn", "Cyrl", "Grek", "Armn", "Cher", "Copt", "Glag", "Adlm"}
 
 
 def _problem(constraint: dict[str, Any], language: str) -> str | None:
@@ -131,10 +131,10 @@ def _problem(constraint: dict[str, Any], language: str) -> str | None:
     for key in [*needed, *(key for key in _COUNTS if key in constraint and key not in needed)]:
         if wrong := _malformed(key, constraint.get(key)):
             return f"constraint '{name}': {wrong}"
-    known = LANGUAGES.get(base_code(language))
-    if name in ("capitalized", "lowercase") and known and known.script in _UNCASED:
+    known = find_language(language)
+    if name in ("capitalized", "lowercase") and known and known.script not in _CASED:
         return f"{known.name} is written without capital letters"
-    if name == "sentences" and base_code(language) in ("th", "lo"):
+    if name == "sentences" and known and known.code in ("th", "lo"):
         return "the end of a sentence is not marked in this language"
     return None
 

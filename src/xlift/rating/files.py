@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from xlift.errors import DataError
+from xlift.errors import MAX_PROBLEMS, DataError
 from xlift.progress import progress
 from xlift.rating import identity, in_scope, rate, signature_of, text_fingerprint
 from xlift.rating.language.wordlists import prepare
@@ -27,7 +27,6 @@ CHUNK = 128 * 1024
 """Bytes, to the end of the line, handed to a worker at once."""
 MIN_FOR_WORKERS = 2_000
 """Lines below which starting workers costs more than it saves."""
-MAX_PROBLEMS = 20
 
 
 @dataclass

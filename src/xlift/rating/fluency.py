@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import LANGUAGES, rated_language
 from xlift.rating.language.masks import mask, script, scripts_of
 from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import WORDFREQ_CODES, evidence, in_lexicon, zipf
@@ -65,9 +65,10 @@ def signature() -> str:
 
 def rate_fluency(record: dict[str, Any]) -> Rated:
     """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`."""
-    code, whole = base_code(reply_language(record)), str(record["text"])
-    if code not in LANGUAGES:
-        return None, {}, f"unknown language code '{reply_language(record)}'"
+    code, unrated = rated_language(reply_language(record))
+    if unrated:
+        return None, {}, unrated
+    whole = str(record["text"])
     text = visible(whole[:READ])
     prose = prose_of(text)
     tokens = tokens_of(prose)

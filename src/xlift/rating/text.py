@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import groupby
 from typing import NamedTuple
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import find_language, known_code
 
 # Control, format and surrogate characters: zero-width, bidirectional marks, soft hyphen. Newlines and tabs stay.
 _INVISIBLE = re.compile(
@@ -44,7 +44,7 @@ def visible(text: str) -> str:
 def fold(text: str, language: str = "") -> str:
     """The text for matching: NFKC, casefolded as the language does, vowel signs and spacing evened out."""
     wide = unicodedata.normalize("NFKC", visible(text))
-    cased = wide.translate(_TURKISH) if base_code(language) == "tr" else wide
+    cased = wide.translate(_TURKISH) if known_code(language) == "tr" else wide
     folded = unicodedata.normalize("NFKC", cased.casefold())
     return " ".join(_UNWRITTEN.sub("", folded.translate(_FOLDED)).split())
 
@@ -57,7 +57,7 @@ def without_code(text: str) -> str:
 
 def spaced(language: str) -> bool:
     """Whether the language separates words by spaces; True for a language that xlift does not know."""
-    known = LANGUAGES.get(base_code(language))
+    known = find_language(language)
     return known is None or known.words == "spaces"
 
 
@@ -132,7 +132,7 @@ _ATTACHED = {
 def occurrences(text: str, word: str, language: str) -> int:
     """How often the word or phrase occurs as whole words, with what the language attaches to them."""
     haystack, needle = fold(text, language), fold(word, language)
-    attached = _ATTACHED.get(base_code(language), _Attached())
+    attached = _ATTACHED.get(known_code(language), _Attached())
     if len(needle) < attached.letters:
         attached = _Attached()
     found, start = 0, haystack.find(needle) if needle else -1
@@ -329,7 +329,7 @@ def split_sentences(text: str, language: str) -> list[str]:
     A stop ends a sentence unless what follows goes on in lower case, or it belongs to a number, an initial, an
     abbreviation or an enumerator. In Chinese and Japanese a stop inside quotes ends one only at the end of a line.
     """
-    found = [sentence for block in _blocks(text) for sentence in _split_block(block, base_code(language))]
+    found = [sentence for block in _blocks(text) for sentence in _split_block(block, known_code(language))]
     return [sentence for sentence in found if any(map(str.isalnum, sentence))]
 
 

@@ -17,7 +17,7 @@ import gzip
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import get_language
 from xlift.records import Prompt, Rating, encode_record, reply_language
 from xlift.report.reading import Answered
 
@@ -55,9 +55,13 @@ def pack(prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Packed:
         "signatures": list(names.signatures),
         "values": [[_letters(prompts, ratings, scale) for scale in names.scales] for ratings in rated],
         "piece": size,
-        "rtl": [code for code, language in LANGUAGES.items() if language.right_to_left],
+        "rtl": sorted(code for code in _languages(prompts) if get_language(code).right_to_left),
     }
     return Packed(_packed(head), [_packed(piece) for piece in _pieces(prompts, answered, rated, names, size)])
+
+
+def _languages(prompts: Sequence[Prompt]) -> set[str]:
+    return {code for prompt in prompts for code in (prompt["language"], reply_language(prompt))}
 
 
 def _by_prompt(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
@@ -70,8 +74,8 @@ def _by_prompt(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
 def _prompt_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
     return {
         "id": [prompt["id"] for prompt in prompts],
-        "language": [base_code(prompt["language"]) for prompt in prompts],
-        "reply": [base_code(reply_language(prompt)) for prompt in prompts],
+        "language": [prompt["language"] for prompt in prompts],
+        "reply": [reply_language(prompt) for prompt in prompts],
         "split": [prompt["split"] for prompt in prompts],
         "category": [prompt.get("category", "") for prompt in prompts],
         "constraint": [(prompt.get("constraint") or {}).get("name", "") for prompt in prompts],

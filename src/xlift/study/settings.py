@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from xlift.errors import nearest
-from xlift.languages import LANGUAGES, base_code
+from xlift.errors import DataError, nearest
+from xlift.languages import language_code
 from xlift.records import FACETS, fingerprint
 
 EMBEDDED_MODEL = "embedded:gemma-3-270m"
@@ -22,6 +22,17 @@ DEFAULT_STEPS = 1000
 
 Method = Literal["lora", "full", "none"]
 JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
+
+
+def _code(text: Any) -> str:
+    try:
+        return language_code(text)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
+LanguageCode = Annotated[str, BeforeValidator(_code)]
+"""Any code or name of a language, as the code by which xlift knows it."""
 
 
 class Settings(BaseModel):
@@ -37,7 +48,7 @@ class Source(Settings):
     """`builtin`, a JSON or JSONL file, or `hub:OWNER/NAME`."""
     format: Literal["auto", "messages", "alpaca", "dolly", "lima", "sharegpt"] = "auto"
     """Format of the records; `auto` recognises it by their fields."""
-    language: str = "en"
+    language: LanguageCode = "en"
     """Language of the conversations that do not name their own in a field `language`."""
     size: int | None = Field(None, ge=1)
     """How many conversations to take; the smaller of two sizes is a subset of the larger."""
@@ -49,11 +60,6 @@ class Source(Settings):
     """Commit, tag or branch of a hub dataset."""
     sha256: str | None = None
     """Hash of the file's content; filled in when the study is loaded."""
-
-    @field_validator("language")
-    @classmethod
-    def _known_language(cls, code: str) -> str:
-        return checked_language(code)
 
 
 class Instructions(Settings):
@@ -176,14 +182,14 @@ class PromptSet(Settings):
 class Prompts(Settings):
     """The prompts of a study; validation and test are disjoint by `parallel_id`."""
 
-    languages: Annotated[list[str], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
+    languages: Annotated[list[LanguageCode], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
     validation: PromptSet = PromptSet()
     test: PromptSet = PromptSet()
 
     @field_validator("languages")
     @classmethod
-    def _known_languages(cls, codes: list[str]) -> list[str]:
-        return list(dict.fromkeys(checked_language(code) for code in codes))
+    def _each_once(cls, codes: list[str]) -> list[str]:
+        return list(dict.fromkeys(codes))
 
 
 class Decoding(Settings):
@@ -313,12 +319,6 @@ class Report(Settings):
             if weight <= 0:
                 raise ValueError(f"the weight of '{name}' must be above 0")
         return measure
-
-
-def checked_language(code: str) -> str:
-    if base_code(code) not in LANGUAGES:
-        raise ValueError(f"unknown language code; {nearest(code, LANGUAGES)}")
-    return base_code(code)
 
 
 def flat(settings: dict[str, Any], separator: str = ".", numbered: bool = False) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import known_code, rated_language
 from xlift.rating.language.rater import identify
 from xlift.rating.language.wordlists import frequencies
 from xlift.records import Rated
@@ -50,9 +50,9 @@ def signature() -> str:
 def rate_lcb(record: dict[str, Any], words: Path | None = None) -> Rated:
     """2 where the benchmark finds no error, 1 with a word error, 0 with a line error; None where it skips."""
     expected = str(record.get("reply_language") or record["language"])
-    if base_code(expected) not in LANGUAGES:
-        return None, {}, f"unknown language code '{expected}'"
-    code = base_code(expected)
+    code, unrated = rated_language(expected)
+    if unrated:
+        return None, {}, unrated
     text = str(record["text"]).split("\nQ:")[0].strip().translate(_PUNCTUATION)
     lines = [line for line in text.split("\n") if _tokens(line, code) >= MIN_TOKENS]
     if not lines:
@@ -69,7 +69,7 @@ def rate_lcb(record: dict[str, Any], words: Path | None = None) -> Rated:
 
 def _identified(line: str) -> str:
     guess, sure = identify(line)
-    return guess if sure > MIN_CONFIDENCE else "und"
+    return known_code(guess) if sure > MIN_CONFIDENCE else ""
 
 
 def _tokens(line: str, code: str) -> float:

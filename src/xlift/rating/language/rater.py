@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from xlift.languages import LANGUAGES, base_code
+from xlift.languages import rated_language
 from xlift.rating.language.masks import (
     WORD,
     all_but_letters_outside,
@@ -75,9 +75,9 @@ def rate_language(record: dict[str, Any]) -> Rated:
 
 def rate_text(text: str, expected: str) -> Rated:
     """The same for a bare text and a language code."""
-    code = base_code(expected)
-    if code not in LANGUAGES:
-        return None, {}, f"unknown language code '{expected}'"
+    code, unrated = rated_language(expected)
+    if unrated:
+        return None, {}, unrated
     if not text or text.isspace():
         return None, {}, "empty response"
     known = vocabulary(code)
