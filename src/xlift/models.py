@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from xlift.errors import DataError, ModelError, nearest
 from xlift.records import write_atomic
@@ -274,7 +274,9 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     from transformers import AutoTokenizer
 
     with quiet():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
     if not tokenizer.is_fast:
         raise ModelError(f"{path}: its tokenizer has no fast version, which the loss mask needs")
     if tokenizer.pad_token_id is None:
@@ -283,19 +285,89 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def load_model(path: str, placement: Placement, revision: str | None = None, fp32: bool = False) -> PreTrainedModel:
-    """A causal language model in evaluation mode; `fp32` keeps the weights in float32 whatever the placement."""
+    """A causal language model in evaluation mode; `fp32` keeps the weights in float32 whatever the placement.
+
+    Raises ModelError for a model of another kind, and for one whose files lack a tensor, or hold one that it does not
+    know: it would run with weights drawn at random.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if fp32 else placement.torch_dtype
+    with quiet():
+        causal_config(path, revision)
+        try:
+            model, told = _loaded(path, revision, dtype, "sdpa")
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
+            model, told = _loaded(path, revision, dtype, "eager")
+    problems = _unfit_tensors(told)
+    if problems:
+        raise ModelError([f"{path}: {problem}" for problem in problems], _prefix_hint(told))
+    return model.to(placement.device).eval()  # type: ignore[arg-type]
+
+
+def _loaded(path: str, revision: str | None, dtype: Any, attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
     try:
-        with quiet():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                path, revision=revision, dtype=dtype, attn_implementation="sdpa"
-            )
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            # Told with the others instead of raised without a name.
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path}: its weights cannot be read: {error}") from None
+    return cast("tuple[PreTrainedModel, dict[str, Any]]", found)
+
+
+def causal_config(path: str, revision: str | None = None) -> Any:
+    """The configuration of a causal language model. Raises ModelError for a model of another kind."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
-    return model.to(placement.device).eval()  # type: ignore[arg-type]
+    if config.is_encoder_decoder:
+        problem = f"{path}: {config.model_type} reads with an encoder and writes with a decoder"
+        raise ModelError(problem, "xlift tunes models that only write, such as Llama, Qwen, Gemma or Mistral")
+    return config
+
+
+def _unfit_tensors(told: dict[str, Any]) -> list[str]:
+    """What is wrong with the tensors of a model's files, by what loading has told."""
+    kinds = {
+        "missing_keys": "the model wants tensors that its files lack",
+        "unexpected_keys": "its files hold tensors that the model does not know",
+        "mismatched_keys": "tensors of another shape than the model's",
+    }
+    found = {
+        what: sorted(str(one[0] if isinstance(one, tuple) else one) for one in told[key]) for key, what in kinds.items()
+    }
+    return [f"{what}: {_first_names(names)}" for what, names in found.items() if names]
+
+
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _prefix_hint(told: dict[str, Any]) -> str:
+    """What to do about tensors that do not fit: told by the prefix that has come before or is lacking, if one has."""
+    missing, extra = set(map(str, told["missing_keys"])), sorted(map(str, told["unexpected_keys"]))
+    for name in missing:
+        for other in extra:
+            for long, short, what in ((other, name, "without"), (name, other, "with")):
+                prefix = long.removesuffix(short)
+                if prefix != long and prefix.endswith("."):
+                    return f"{what} the prefix '{prefix}' they would fit: save the model again with plain names"
+    return "take a whole copy of the model, saved by save_pretrained"
 
 
 @lru_cache(maxsize=1)

@@ -8,9 +8,10 @@ of a 262 k vocabulary is most of the cost on a CPU).
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -61,39 +62,73 @@ def decode(
 def _decode_batch(
     model: Any, chat: ChatFormat, rows: list[_Row], decoding: Decoding, on_reply: Callable[[int, Reply], None]
 ) -> None:
-    from transformers import DynamicCache
-
-    ids, mask = _pad_left([row.prompt for row in rows], chat.tokenizer.pad_token_id or 0, model.device)
+    batch = Batch(model, [row.prompt for row in rows], chat.tokenizer.pad_token_id or 0)
     stops = chat.stop_ids | _ends_of(model)
-    seen = _Seen(ids, mask, decoding.repetition_penalty, stops)
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    # An index copies the states together: a slice of them times a frozen output layer makes torch copy that layer once
-    # a row.
-    last = torch.tensor([-1], device=model.device)
-    while rows:
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=last,
-        )
-        logits = seen.penalise(output.logits[:, -1].float())
-        ids = choose(logits, decoding, [row.generator for row in rows])[:, None]
-        seen.add(ids)
-        chosen = zip(rows, ids[:, 0].tolist(), strict=True)
-        alive = [_append(row, token, token in stops, chat, decoding, on_reply) for row, token in chosen]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        positions = positions[:, -1:] + 1
-        if not all(alive):
-            keep = torch.tensor([i for i, going in enumerate(alive) if going], device=model.device, dtype=torch.long)
-            rows = [row for row, going in zip(rows, alive, strict=True) if going]
-            ids, mask, positions = ids[keep], mask[keep], positions[keep]
+    seen = _Seen(batch.ids, batch.mask, decoding.repetition_penalty, stops)
+    going = [True] * len(rows)
+    while any(going):
+        ids = choose(seen.penalise(batch.logits()), decoding, [row.generator for row in rows])
+        seen.add(ids[:, None])
+        batch.add(ids)
+        for i, token in enumerate(ids.tolist()):
+            going[i] = going[i] and _append(rows[i], token, token in stops, chat, decoding, on_reply)
+        if any(going) and not all(going) and batch.can_keep:
+            keep = torch.tensor([i for i, on in enumerate(going) if on], device=model.device)
+            rows, going = [row for row, on in zip(rows, going, strict=True) if on], [True] * len(keep)
+            batch.keep(keep)
             seen.keep(keep)
-            if rows:
-                cache.batch_select_indices(keep)
+
+
+class Batch:
+    """Rows of tokens that a model goes on with together, padded on the left, and what it keeps of them.
+
+    `ids`, `mask`: (rows, tokens). The model makes the cache that suits it.
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[list[int]], pad_id: int) -> None:
+        self.model = model
+        self.ids, self.mask = _pad_left(prompts, pad_id, model.device)
+        self._new = self.ids
+        self._positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        self._cache: Any = None
+        # State-space models keep no keys and values.
+        self._kept_as = "cache_params" if _keeps_states(model) else "past_key_values"
+        # An index copies the states together: a slice of them times a frozen output layer makes torch copy that layer
+        # once a row.
+        self._last = torch.tensor([-1], device=model.device)
+
+    def logits(self) -> Tensor:
+        """The scores of each row's next token, (rows, vocabulary), in float32."""
+        output = self.model(
+            input_ids=self._new,
+            attention_mask=self.mask,
+            position_ids=self._positions,
+            use_cache=True,
+            logits_to_keep=self._last,
+            **({self._kept_as: self._cache} if self._cache is not None else {}),
+        )
+        self._cache = output[self._kept_as]
+        return cast(Tensor, output.logits[:, -1].float())
+
+    def add(self, ids: Tensor) -> None:
+        """One more token for each row, (rows,)."""
+        self._new = ids[:, None]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], dim=1)
+        self._positions = self._positions[:, -1:] + 1
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether rows can be let go: states of linear attention cannot be told apart by row."""
+        return all(hasattr(layer, "batch_select_indices") for layer in getattr(self._cache, "layers", ()))
+
+    def keep(self, rows: Tensor) -> None:
+        """Let all other rows go."""
+        self._new, self.mask, self._positions = self._new[rows], self.mask[rows], self._positions[rows]
+        self._cache.batch_select_indices(rows)
+
+
+def _keeps_states(model: Any) -> bool:
+    return "cache_params" in inspect.signature(model.forward).parameters
 
 
 def _ends_of(model: Any) -> set[int]:

@@ -11,6 +11,7 @@ from xlift.checkpoint import Checkpoint, margin_signature
 from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
+from xlift.generation.proof import prove_answering
 from xlift.models import Located, Placement, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Prompt, write_atomic
@@ -29,6 +30,7 @@ def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placemen
     encoded = [chat.encode_prompt(prompt["messages"]) for prompt in asked]
     title = f"generate {run.label} step {step}"
     with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight) as model:
+        prove_answering(model, checkpoint.study.decoding.batch_size)
         if checkpoint.unmeasured:
             write_margins(checkpoint, summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured))))
         count = len(checkpoint.prompts)

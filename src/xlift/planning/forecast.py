@@ -29,7 +29,7 @@ from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins
 from xlift.generation.responses import margin_pairs
-from xlift.models import Located, Placement, load_tokenizer, loaded_checkpoint, quiet
+from xlift.models import Located, Placement, causal_config, load_tokenizer, loaded_checkpoint, quiet
 from xlift.records import Prompt, encode_record
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.packing import split_micro_batches
@@ -128,10 +128,10 @@ def model_size(base: Located, adaptation: Adaptation) -> Size:
 
 @lru_cache(maxsize=64)
 def _size(path: str, revision: str | None, settings: str) -> Size:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     adaptation = Adaptation.model_validate_json(settings)
-    config = AutoConfig.from_pretrained(path, revision=revision)
+    config = causal_config(path, revision)
     with quiet(), torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
         parameters = sum(parameter.numel() for parameter in model.parameters())

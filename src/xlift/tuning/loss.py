@@ -59,12 +59,12 @@ def summed_loss(project: Project, hidden: Tensor, targets: Tensor, weights: list
 def projection(model: Any) -> tuple[Project, list[Tensor]]:
     """How a causal language model turns hidden states into logits, and that layer's trainable parameters.
 
-    Covers the output layer and the rescaling that some families apply behind it (Gemma 2's soft cap, Cohere's and
+    Covers the output layer and the rescaling that some families apply behind it (Gemma's soft caps, Cohere's and
     Granite's scale).
     """
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     scale = getattr(config, "logit_scale", None)
     divisor = getattr(config, "logits_scaling", None)
 
@@ -77,13 +77,20 @@ def projection(model: Any) -> tuple[Project, list[Tensor]]:
     return project, [parameter for parameter in head.parameters() if parameter.requires_grad]
 
 
+def decoder_of(model: Any) -> Any:
+    """The part of a causal language model that ends with hidden states, adapters included."""
+    decoder = model.get_decoder()
+    # Some families take themselves for their decoder.
+    return decoder if decoder.get_output_embeddings() is None else decoder.model
+
+
 def response_loss(model: Any, batch: dict[str, Tensor], chunk: int = 512) -> Tensor:
     """Summed cross-entropy of the response tokens in a batch (see packing.py for its fields).
 
     Divide by the number of response tokens of the whole accumulated batch to get the mean that is trained on.
     """
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids") if key in batch}
-    hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    hidden = decoder_of(model)(**inputs, use_cache=False).last_hidden_state
     learned = batch["labels"][:, 1:] != -100
     project, weights = projection(model)
     return summed_loss(project, hidden[:, :-1][learned], batch["labels"][:, 1:][learned], weights, chunk)

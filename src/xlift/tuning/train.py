@@ -29,6 +29,7 @@ from xlift.study.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
+from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
 from xlift.workspace import RunFolder
@@ -210,7 +211,7 @@ def train(
         if first < last:
             with prepared_model(config, base, placement) as model:
                 optimizer = make_optimizer(config, model)
-                _check_packing(config, model, data.train, chat)
+                prove_training(model, chat, config.packing)
                 if first:
                     restore(run.checkpoint(first), model, optimizer)
                 _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
@@ -382,29 +383,6 @@ def _finish(run: RunFolder, data: Data, started: float) -> None:
         seconds=round(time.monotonic() - started, 1),
         peak_memory_bytes=peak,
     )
-
-
-@torch.no_grad()
-def _check_packing(config: RunConfig, model: Any, examples: Sequence[Encoded], chat: ChatFormat) -> None:
-    """Refuse to pack where the model lets packed examples see each other.
-
-    Two short openings are run together and apart; recurrent models, for one, carry state across the border.
-    """
-    if not config.packing:
-        return
-    two = [Encoded(example.ids[:12], example.mask[:12]) for example in (examples[0], examples[-1])]
-    device = next(model.parameters()).device
-    model.eval()
-
-    def states(which: list[Encoded]) -> Tensor:
-        batch = {key: value.to(device) for key, value in pack(which).items() if key != "labels"}
-        return model.get_decoder()(**batch, use_cache=False).last_hidden_state[0].float()  # type: ignore[no-any-return]
-
-    together, apart = states(two), torch.cat([states([two[0]]), states([two[1]])])
-    model.train()
-    tolerance = 1e-3 if apart.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32 else 5e-2
-    if (together - apart).norm() > tolerance * apart.norm():
-        raise ModelError("this model lets packed examples see each other", "set training.packing to false")
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""What answering relies on, proved on the model itself with a few tokens before anything is spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlift.generation.engine import Batch
+from xlift.tuning.proof import Claim, alike, probe_ids, refuse
+
+
+@torch.inference_mode()
+def prove_answering(model: Any, batch_size: int) -> None:
+    """Raises ModelError that names all of what answering relies on and this model does not do.
+
+    Going on token by token gives the scores of the whole text at once; and, where prompts are answered together, a row
+    gives the same beside a longer one, and after a row that has ended was let go.
+    """
+    ids = probe_ids(model, 14)[0].tolist()
+    short, long = ids[:5], ids[5:]
+    whole = model(input_ids=torch.tensor([long], device=model.device), use_cache=False).logits[0, -3:]
+
+    def claim(prompts: list[list[int]], problem: str, hint: str) -> Claim:
+        try:
+            found = _scores(model, prompts, long[-2:])
+        except Exception as error:  # a model of a family that nobody has tried may fail in any way
+            return Claim(False, f"{problem}: {type(error).__name__}: {error}", hint)
+        return Claim(alike(found.to(whole.dtype), whole), problem, hint)
+
+    alone = "this model, asked token by token, does not give the scores that it gives to the whole text"
+    claims = [claim([long[:-2]], alone, "no setting mends that; please report it with the model's name")]
+    if batch_size > 1 and claims[0].holds:
+        beside = "this model answers otherwise beside another prompt"
+        claims.append(claim([short, long[:-2]], beside, "set decoding.batch_size to 1"))
+    refuse(claims)
+
+
+def _scores(model: Any, prompts: list[list[int]], goes_on: list[int]) -> Tensor:
+    """The scores of the last prompt's next tokens, `goes_on` being those that come; the others end after one."""
+    batch = Batch(model, prompts, 0)
+    found = [batch.logits()[-1]]
+    for token in goes_on:
+        batch.add(torch.full((len(batch.mask),), token, device=model.device))
+        if len(batch.mask) > 1 and len(found) == 1 and batch.can_keep:
+            batch.keep(torch.tensor([len(batch.mask) - 1], device=model.device))
+        found.append(batch.logits()[-1])
+    return torch.stack(found)

@@ -1,0 +1,109 @@
+"""What training relies on, proved on the model itself with a few tokens before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xlift.errors import ModelError
+from xlift.tuning.loss import decoder_of, projection
+from xlift.tuning.packing import pack
+from xlift.tuning.templates import ChatFormat, Encoded
+
+EXACT, ROUGH = 1e-3, 5e-2
+"""Relative error that is rounding: in float32, and in half precision."""
+
+
+class Claim(NamedTuple):
+    """Something that a model must do: whether it does, what is wrong if not, and what to change."""
+
+    holds: bool
+    problem: str
+    hint: str
+
+
+@torch.no_grad()
+def prove_training(model: Any, chat: ChatFormat, packing: bool) -> None:
+    """Raises ModelError that names all of what training relies on and this model does not do.
+
+    The decoder's states through the output layer are the model's own logits; no token sees a later one; packed examples
+    do not see each other; every token of the tokenizer has its embedding. Evaluation mode while it lasts.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        claims = [_embedded(model, chat), *_computed(model, packing)]
+    except Exception as error:  # a model of a family that nobody has tried may fail in any way
+        raise ModelError(f"this model cannot be trained: {type(error).__name__}: {error}") from None
+    finally:
+        model.train(was_training)
+    refuse(claims)
+
+
+def refuse(claims: Sequence[Claim]) -> None:
+    """Raises ModelError with the problems of all claims that do not hold."""
+    failed = [claim for claim in claims if not claim.holds]
+    if failed:
+        hints = dict.fromkeys(claim.hint for claim in failed)
+        raise ModelError([claim.problem for claim in failed], "; ".join(hints))
+
+
+def _embedded(model: Any, chat: ChatFormat) -> Claim:
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(chat.tokenizer.get_vocab().values())
+    problem = f"the tokenizer has token {highest} and the model embeddings for {rows} tokens only"
+    return Claim(highest < rows, problem, "take the tokenizer that belongs to the model")
+
+
+def _computed(model: Any, packing: bool) -> list[Claim]:
+    ids = probe_ids(model, 20)
+    whole = model(input_ids=ids, use_cache=False).logits
+    project, _ = projection(model)
+    states = project(decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    other = torch.cat([ids[:, :10], ids[:, 10:].flip(1)], dim=1)
+    causal = model(input_ids=other, use_cache=False).logits[:, :10]
+    claims = [
+        Claim(
+            alike(states, whole),
+            "this model computes its scores in a way that xlift does not know",
+            "please report it with the model's name",
+        ),
+        Claim(
+            alike(causal, whole[:, :10]),
+            "this model's tokens see those that come after them: it is no causal language model",
+            "take a model that was trained to write, such as one of text-generation on the hub",
+        ),
+    ]
+    if packing:
+        problem = "this model lets packed examples see each other"
+        claims.append(Claim(_packs(model, ids[0].tolist()), problem, "set training.packing to false"))
+    return claims
+
+
+def _packs(model: Any, ids: list[int]) -> bool:
+    """Whether two examples in one row give the states that they give apart."""
+    two = [Encoded(part, [True] * len(part)) for part in (ids[:9], ids[9:])]
+
+    def states(which: list[Encoded]) -> Tensor:
+        batch = {key: value.to(model.device) for key, value in pack(which).items() if key != "labels"}
+        found: Tensor = decoder_of(model)(**batch, use_cache=False).last_hidden_state[0]
+        return found
+
+    return alike(states(two), torch.cat([states(two[:1]), states(two[1:])]))
+
+
+def probe_ids(model: Any, count: int, seed: int = 0) -> Tensor:
+    """Some token ids, (1, count), always the same for a model."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(rows // 100, rows, (1, count), generator=generator).to(model.device)
+
+
+def alike(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two results differ by rounding only."""
+    tolerance = EXACT if wanted.dtype == torch.float32 else ROUGH
+    found, wanted = found.float(), wanted.float()
+    return bool((found - wanted).norm() <= tolerance * wanted.norm())
