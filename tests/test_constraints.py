@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xlift.rating import constraints
-from xlift.rating.constraints import KINDS, rate_constraint, signature
+from xlift.rating.constraints import CHECKS, rate_constraint, signature
 from xlift.rating.text import count_words, split_sentences
 
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def rate(text: str, name: str, language: str = "en", cut: bool = False, **more: 
     return rate_constraint(record | {"finish_reason": "length" if cut else "stop", "unmodified": unmodified})
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("text", ["", " \n\t", "\u200b\u200f\ufeff", "\x00"])
 def test_an_empty_reply_follows_nothing(name: str, text: str) -> None:
     assert rate(text, name) == (0, {"kind": name, "empty": True}, None)
@@ -102,7 +102,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("part", HOSTILE)
 def test_hostile_text_is_rated_in_time_that_grows_with_its_length(part: str) -> None:
-    for name in KINDS.keys() - {"reply_language"}:
+    for name in CHECKS.keys() - {"reply_language"}:
         for text in (part * (200_000 // len(part)), "sun " + part * 1000 + "\x00\x01\u200f~"):
             started = time.process_time()
             value(text, name)

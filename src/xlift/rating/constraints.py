@@ -66,7 +66,7 @@ NEARLY_LOWERCASE = 0.98
 """Share of right points or words for 1. Ordinary prose has some 90 % of its words in lower case."""
 
 
-class Reply(NamedTuple):
+class Checked(NamedTuple):
     """What a check sees: the text, the language that it must be in, whether it was cut, the response to compare."""
 
     text: str
@@ -75,7 +75,7 @@ class Reply(NamedTuple):
     unmodified: str | None
 
 
-Check = Callable[[Reply, dict[str, Any]], Rated]
+Check = Callable[[Checked, dict[str, Any]], Rated]
 
 
 def signature() -> str:
@@ -100,8 +100,8 @@ def rate_constraint(record: dict[str, Any]) -> Rated:
         return 0, kind | {"empty": True}, None
     unmodified = record.get("unmodified")
     cut = record.get("finish_reason") == "length"
-    reply = Reply(text, language, cut, unmodified if isinstance(unmodified, str) else None)
-    value, detail, reason = KINDS[constraint["name"]](reply, constraint)
+    reply = Checked(text, language, cut, unmodified if isinstance(unmodified, str) else None)
+    value, detail, reason = CHECKS[constraint["name"]](reply, constraint)
     return value, kind | detail | ({"cut": True} if cut else {}), reason
 
 
@@ -125,8 +125,8 @@ def _problem(constraint: dict[str, Any], language: str) -> str | None:
     name = constraint["name"]
     if name == "style":
         return f"a judge has to decide: {constraint.get('style', 'style')}"
-    if name not in KINDS:
-        return f"unknown constraint '{name}'; known: {', '.join(sorted([*KINDS, 'style']))}"
+    if name not in CHECKS:
+        return f"unknown constraint '{name}'; known: {', '.join(sorted([*CHECKS, 'style']))}"
     needed = [_NEEDED[name]] if name in _NEEDED else []
     for key in [*needed, *(key for key in _COUNTS if key in constraint and key not in needed)]:
         if wrong := _malformed(key, constraint.get(key)):
@@ -150,15 +150,15 @@ def _malformed(key: str, value: Any) -> str | None:
     return None if right else f"'{key}' must be text, found {value!r:.40}"
 
 
-def _short(reply: Reply, constraint: dict[str, Any]) -> Rated:
+def _short(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return _length(reply, constraint, "max", RELATIVE_SHORT)
 
 
-def _long(reply: Reply, constraint: dict[str, Any]) -> Rated:
+def _long(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return _length(reply, constraint, "min", RELATIVE_LONG)
 
 
-def _length(reply: Reply, constraint: dict[str, Any], bound: str, share: float) -> Rated:
+def _length(reply: Checked, constraint: dict[str, Any], bound: str, share: float) -> Rated:
     words, characters = constraint.get(f"{bound}_words"), constraint.get(f"{bound}_characters")
     if characters and not (words and spaced(reply.language)):
         return _bounded(count_characters(reply.text, reply.language), characters, bound, reply.cut)
@@ -173,6 +173,7 @@ def _length(reply: Reply, constraint: dict[str, Any], bound: str, share: float) 
     return _bounded(length, share * other, bound, reply.cut)
 
 
+# e.g. en {"name": "short", "max_words": 3}: "One two three four." → 0
 def _bounded(found: int, limit: float, bound: str, cut: bool) -> Rated:
     detail = {"found": found, bound: limit}
     followed = found <= limit if bound == "max" else found >= limit
@@ -189,7 +190,7 @@ def _counted(found: int, wanted: int, cut: bool, **detail: Any) -> Rated:
     return 2 if found == wanted else 0, detail, None
 
 
-def _items(reply: Reply, constraint: dict[str, Any]) -> Rated:
+def _items(reply: Checked, constraint: dict[str, Any]) -> Rated:
     readings, wanted = list_readings(reply.text, reply.language), constraint["count"]
     if not readings:
         return None, {}, "no list markup: what an item is cannot be told"
@@ -203,15 +204,19 @@ def _items(reply: Reply, constraint: dict[str, Any]) -> Rated:
     return _counted(found, wanted, reply.cut, by=by)
 
 
-def _paragraphs(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "paragraphs", "count": 2}: "One.\n\nTwo." → 2
+def _paragraphs(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return _counted(len(paragraphs(reply.text)), constraint["count"], reply.cut)
 
 
-def _sentences(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. es {"name": "sentences", "count": 2}: "¿Vienes? El Sr. Ruiz espera." → 2
+def _sentences(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return _counted(len(split_sentences(reply.text, reply.language)), constraint["count"], reply.cut)
 
 
-def _numbered(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "numbered"}: "1. One\n2. Two" → 2
+# e.g. en {"name": "numbered"}: "1. One\n3. Two" → 0
+def _numbered(reply: Checked, constraint: dict[str, Any]) -> Rated:
     numbers = [line.number or 0 for line in top_lines(parse_lines(reply.text)) if line.kind == "number"]
     if reply.cut and numbers in ([], [1]):
         return None, {"numbers": numbers}, "cut by the token limit before a second item"
@@ -222,7 +227,8 @@ def _numbered(reply: Reply, constraint: dict[str, Any]) -> Rated:
     return 2 if ordered else 0, {"numbers": numbers[:50]}, None
 
 
-def _reply_language(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "reply_language", "language": "fr"}: "Il fait beau aujourd'hui." → 2
+def _reply_language(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return rate_text(reply.text, constraint["language"])
 
 
@@ -239,7 +245,9 @@ _MARKDOWN = {
 _MARKDOWN_ITEM = re.compile(r"^[ \t]{0,12}(?:[-*+]|\d{1,3}[.)])[ \t]+\S", re.MULTILINE)
 
 
-def _markdown(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "markdown"}: "This is **bold**." → 2
+# e.g. en {"name": "markdown"}: "2 * 3 * 4" → 0
+def _markdown(reply: Checked, constraint: dict[str, Any]) -> Rated:
     text = visible(reply.text)
     found = [name for name, pattern in _MARKDOWN.items() if pattern.search(text)]
     items = len(_MARKDOWN_ITEM.findall(text))
@@ -259,7 +267,9 @@ _BALANCED = re.compile(
 _UNCLOSED = re.compile("p|li|dt|dd|tr|td|th|thead|tbody|tfoot|br|hr|img|meta|link|input|option|figcaption")
 
 
-def _html(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "html"}: "<p>One</p><p>Two</p>" → 0
+# e.g. en {"name": "html"}: "<html><p>One</html>" → 2
+def _html(reply: Checked, constraint: dict[str, Any]) -> Rated:
     """Tags are read by a pattern: html.parser takes minutes for 200 kB of unfinished tags."""
     text = visible(reply.text)
     fenced = [block for block in _FENCED.findall(text) if _TAG.search(block)]
@@ -294,7 +304,9 @@ def _html_faults(source: str, tags: list[tuple[str, str]], cut: bool) -> list[st
     return [fault for fault, is_so in faults.items() if is_so]
 
 
-def _arrow(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "arrow", "marker": "->"}: "-> one\n-> two" → 2
+# e.g. en {"name": "arrow", "marker": "->"}: "a -> b -> c" → 0
+def _arrow(reply: Checked, constraint: dict[str, Any]) -> Rated:
     marker = fold(constraint["marker"])
     lines = parse_lines(reply.text)
     marked = [i for i, line in enumerate(lines) if _carries(line, marker)]
@@ -336,15 +348,18 @@ def _share_value(share: float, partly: float) -> int:
     return 2 if share == 1.0 else 1 if share >= partly else 0
 
 
-def _capitalized(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. fr {"name": "capitalized"}: "L'Été Arrive." → 2
+# e.g. ja {"name": "capitalized"}: "夏です。" → None
+def _capitalized(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return _by_word(reply, lambda word: any(is_capital(part[0]) for part in word[:2]), PARTLY)
 
 
-def _lowercase(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "lowercase"}: "no capitals here." → 2
+def _lowercase(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return _by_word(reply, lambda word: not any(map(is_capital, "".join(word))), NEARLY_LOWERCASE)
 
 
-def _by_word(reply: Reply, right: Callable[[list[str]], bool], partly: float) -> Rated:
+def _by_word(reply: Checked, right: Callable[[list[str]], bool], partly: float) -> Rated:
     words = cased_words(reply.text)
     if words is None:
         return None, {}, "most of the response is not in a script with capital letters"
@@ -354,14 +369,16 @@ def _by_word(reply: Reply, right: Callable[[list[str]], bool], partly: float) ->
     return _share_value(share, partly), {"words": len(words), "wrong": len(wrong), "first": wrong[:3]}, None
 
 
-def _include(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. ko {"name": "include", "word": "바다"}: "바다에서 놀았다." → 2
+def _include(reply: Checked, constraint: dict[str, Any]) -> Rated:
     found = occurrences(reply.text, constraint["word"], reply.language)
     if reply.cut and not found:
         return None, {"found": 0}, "cut by the token limit before the word occurred"
     return 2 if found else 0, {"found": found}, None
 
 
-def _exclude(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "exclude", "word": "cat"}: "A category." → 2
+def _exclude(reply: Checked, constraint: dict[str, Any]) -> Rated:
     found = occurrences(reply.text, constraint["word"], reply.language)
     return 0 if found else 2, {"found": found}, None
 
@@ -369,7 +386,8 @@ def _exclude(reply: Reply, constraint: dict[str, Any]) -> Rated:
 _ENDING = " \t\n\"'”’»›」』）)]}*_`~"
 
 
-def _ends_with(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "ends_with", "phrase": "the end"}: "And so, *the end*" → 2
+def _ends_with(reply: Checked, constraint: dict[str, Any]) -> Rated:
     if reply.cut:
         return None, {}, "cut by the token limit before its end"
     text, phrase = (fold(part, reply.language).rstrip(_ENDING) for part in (reply.text, constraint["phrase"]))
@@ -377,7 +395,8 @@ def _ends_with(reply: Reply, constraint: dict[str, Any]) -> Rated:
     return 2 if ends else 0, {"end": text[-40:]}, None
 
 
-def _json(reply: Reply, constraint: dict[str, Any]) -> Rated:
+# e.g. en {"name": "json", "keys": ["a"]}: "Here: {\"a\": 1}" → 1
+def _json(reply: Checked, constraint: dict[str, Any]) -> Rated:
     if reply.cut:
         return None, {}, "cut by the token limit before the object was closed"
     keys, text = sorted(constraint["keys"]), reply.text.strip().lstrip("\ufeff")
@@ -406,7 +425,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-KINDS: dict[str, Check] = {
+CHECKS: dict[str, Check] = {
     "short": _short,
     "long": _long,
     "items": _items,

@@ -63,6 +63,8 @@ def signature() -> str:
     return f"fluency v{VERSION}|{words_signature()}"
 
 
+# e.g. fr: "Le train part à neuf heures du premier quai." → 2
+# e.g. fr: "Le trian prat de la gaer à nuef hueres du permier quia tuos les jorus." → 0
 def rate_fluency(record: dict[str, Any]) -> Rated:
     """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`."""
     code, unrated = rated_language(reply_language(record))
@@ -162,6 +164,9 @@ def _unknown(text: str, codes: Sequence[str]) -> tuple[list[str], int]:
     return [word for word in found if not any(is_word(word, code) for code in codes[1:])], len(verdicts)
 
 
+# e.g. is_word("Donaudampfer", "de") → True
+# e.g. is_word("hauskatze", "de") → True
+# e.g. is_word("Xyzzy", "fr") → None
 @lru_cache(maxsize=200_000)
 def is_word(token: str, code: str) -> bool | None:
     """Whether a token is in the lists or made of words that are; None for numbers, names and another script."""
@@ -179,6 +184,7 @@ def is_word(token: str, code: str) -> bool | None:
     return len(word) <= _LONGEST and any(_compound(word, end, code) for end in range(4, len(word) - 3))
 
 
+# e.g. _compound("hausboot", 4, "de") → True
 def _compound(word: str, end: int, code: str) -> bool:
     """Whether a word is a common one up to `end` and then another."""
     if not _common(word[:end], code):
@@ -218,6 +224,7 @@ def repetition(text: str, tokens: Sequence[str]) -> dict[str, Any]:
     return {name: round(share, 4) for name, share in shares.items()}
 
 
+# e.g. repeated_ngrams(["a", "b", "c", "d"], 4, 10) → (0.0, 0.0)
 def repeated_ngrams(tokens: Sequence[str], size: int, shortest: int) -> tuple[float, float]:
     """The share of tokens in the longest loop, and the share of n-grams that occurred before.
 
@@ -241,6 +248,7 @@ def repeated_ngrams(tokens: Sequence[str], size: int, shortest: int) -> tuple[fl
     return max(thrice, min(twice, MOSTLY_LOOPED * len(tokens))) / max(1, len(tokens)), share
 
 
+# e.g. repeated_lines("one line is\none line is\ntwo lines are\nthree lines") → 0.25
 def repeated_lines(text: str) -> float:
     """The share of lines that occurred before; short ones, rules and markup do not count."""
     lines = [line.strip(" \t-=_*|.:#") for line in re.sub(r"<[^<>\n]{1,200}>", "", text).lower().split("\n")]
@@ -261,6 +269,7 @@ _MOJIBAKE = re.compile(
 _APART = frozenset("Latn Grek Cyrl Armn Hebr Arab Deva Beng Guru Gujr Taml Telu Knda Mlym Geor".split())
 
 
+# e.g. broken("schön") → {"broken": 0.0}
 def broken(text: str) -> dict[str, Any]:
     """The share of characters that are no text, and examples."""
     text = re.sub("\ufffd{1,4}\\Z", "", text)  # the token limit may fall within a character
@@ -276,6 +285,8 @@ def broken(text: str) -> dict[str, Any]:
     return {"broken": round(count / max(100, len(text)), 4)} | ({"examples": examples} if examples else {})
 
 
+# e.g. _is_mixed("приветhello") → True
+# e.g. _is_mixed("SMSка") → False
 def _is_mixed(word: str) -> bool:
     """Whether two scripts make one word that is none: "μm", "SMSка" and "الAPI" are."""
     scripts = Counter(map(script, word))
@@ -289,6 +300,8 @@ _STOPS = ".!?…‽。！？｡．؟۔।॥։"
 _CLOSERS = " \t\n\"'”’»›)]}」』）】》*_`~"
 
 
+# e.g. cut("Er ging nach", "de") → True
+# e.g. cut("是的。", "zh") → False
 def cut(text: str, code: str) -> bool:
     """Whether a text that the token limit ended stops within a sentence; False where sentences have no stop."""
     if code == "th" or text.count("```") % 2:
@@ -310,6 +323,7 @@ _TEMPLATE = re.compile(
 _TURN = re.compile(r"\n(?:\*\*)?(?:User|Human|Assistant|AI|Bot)(?:\*\*)? ?:", re.MULTILINE)
 
 
+# e.g. leaked("Fine.<|im_end|>") → ["<|im_end|>"]
 def leaked(text: str) -> list[str]:
     """Tokens and role names of chat templates that stand in the text."""
     found: list[str] = _TEMPLATE.findall(re.sub(r"<s>[^<>\n]{1,200}</s>", " ", text))
@@ -330,6 +344,7 @@ _CUE = re.compile(
 _DUMMY = re.compile(r"(?i:lorem ipsum)|(?<!\w)X{3,}(?!\w)")
 
 
+# e.g. placeholders("Cher [Insert Name],", "fr") → ["[Insert Name]"]
 def placeholders(text: str, code: str) -> list[str]:
     """English placeholders in a text in another language, and those in no language.
 

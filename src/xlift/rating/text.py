@@ -35,12 +35,15 @@ _TURKISH = str.maketrans({"İ": "i", "I": "ı"})
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 
+# e.g. visible("a\u00adb\r\nc") → "ab\nc"
 def visible(text: str) -> str:
     """The text in NFC without invisible characters, every line break a newline."""
     shown = _LONG_RUN.sub(r"\1", _INVISIBLE.sub("", _NEWLINE.sub("\n", text)))
     return unicodedata.normalize("NFC", shown)
 
 
+# e.g. fold("ISPARTA", "tr") → "ısparta"
+# e.g. fold("مُحَمَّد") → "محمد"
 def fold(text: str, language: str = "") -> str:
     """The text for matching: NFKC, casefolded as the language does, vowel signs and spacing evened out."""
     wide = unicodedata.normalize("NFKC", visible(text))
@@ -55,12 +58,15 @@ def without_code(text: str) -> str:
     return outside if outside.strip() else re.sub(r"```\w*", "\n", text)
 
 
+# e.g. spaced("th") → False
 def spaced(language: str) -> bool:
     """Whether the language separates words by spaces; True for a language that xlift does not know."""
     known = find_language(language)
     return known is None or known.words == "spaces"
 
 
+# e.g. count_words("C'est l'été — enfin !", "fr") → 3
+# e.g. count_words("今天很好。", "zh") → 4
 def count_words(text: str, language: str) -> int:
     """Words with at least one letter or digit; for zh, ja, th their letters, without punctuation.
 
@@ -75,6 +81,7 @@ def count_words(text: str, language: str) -> int:
     return dense + sum(any(map(str.isalnum, token)) for token in tokens)
 
 
+# e.g. count_characters("a  b", "en") → 3
 def count_characters(text: str, language: str) -> int:
     """For zh, ja, th their letters, without punctuation; elsewhere all characters, a run of spaces as one."""
     return len(" ".join(visible(text).split())) if spaced(language) else count_words(text, language)
@@ -85,6 +92,8 @@ _NO_WORDS = re.compile(
 )
 
 
+# e.g. cased_words("l'Été 12 jours") → [["l", "Été"], ["jours"]]
+# e.g. cased_words("今天 OK") → None
 def cased_words(text: str) -> list[list[str]] | None:
     """Words that begin with a letter of a cased script, cut at apostrophes; None if most letters have no case."""
     tokens = [re.split(r"['’ʼ]", token) for token in _NO_WORDS.sub(" ", visible(text)).split()]
@@ -95,6 +104,7 @@ def cased_words(text: str) -> list[list[str]] | None:
     return cased if cased and 2 * len(cased) > len(words) else None
 
 
+# e.g. _cased("ბ") → False
 def _cased(letter: str) -> bool:
     # Georgian has capitals in Unicode, but no word begins with one: its title case is the small letter.
     return letter.title() != letter.lower()
@@ -129,6 +139,8 @@ _ATTACHED = {
 }
 
 
+# e.g. occurrences("والكتاب على الطاولة", "كتاب", "ar") → 1
+# e.g. occurrences("the category of cats", "cat", "en") → 0
 def occurrences(text: str, word: str, language: str) -> int:
     """How often the word or phrase occurs as whole words, with what the language attaches to them."""
     haystack, needle = fold(text, language), fold(word, language)
@@ -155,6 +167,9 @@ def _stands_alone(text: str, start: int, end: int, attached: _Attached) -> bool:
     return bool(re.fullmatch(attached.before, prefix) and re.fullmatch(attached.after, suffix))
 
 
+# e.g. at_boundary("a-b", 1) → True
+# e.g. at_boundary("人口", 1) → True
+# e.g. at_boundary("ab", 1) → False
 def at_boundary(text: str, index: int) -> bool:
     """Whether a word may begin or end between two characters: always in scripts without spaces."""
     if not 0 < index < len(text):
@@ -219,6 +234,7 @@ def parse_lines(text: str) -> list[Line]:
     return lines
 
 
+# e.g. _is_rule("* * *") → True
 def _is_rule(bare: str) -> bool:
     marks = bare.replace(" ", "")
     return len(marks) >= 3 and marks[0] in "-*_=" and marks == marks[0] * len(marks)
@@ -245,6 +261,8 @@ def _number(found: re.Match[str]) -> int | None:
     return _ideographic(groups["ideographs"]) if groups.get("ideographs") else None
 
 
+# e.g. _ideographic("二十三") → 23
+# e.g. _ideographic("一二") → 12
 def _ideographic(numeral: str) -> int:
     """一 to 九十九; two digits without 十 (一二) are read as 12."""
     values = [int(unicodedata.numeric(character)) for character in numeral]
@@ -264,6 +282,8 @@ def top_lines(lines: list[Line]) -> list[Line]:
     return [line for line in listed if line.indent < listed[0].indent + 2]
 
 
+# e.g. list_readings("- a\n- b\n  - c", "en") → {"dash": 2}
+# e.g. list_readings("Oui, non, peut-être.", "fr") → {}
 def list_readings(text: str, language: str) -> dict[str, int]:
     """How many items the text has, by what could be its items, the likeliest first; {} where that cannot be told.
 
@@ -323,6 +343,7 @@ _GERMAN_ORDINAL = re.compile(
 )
 
 
+# e.g. split_sentences("Il y a env. 5 m. Voilà !", "fr") → ["Il y a env. 5 m.", "Voilà !"]
 def split_sentences(text: str, language: str) -> list[str]:
     """The sentences of the text; a line or list item without a stop is one, fenced code is none.
 
@@ -388,6 +409,7 @@ def _full_stop_ends(before: str, following: str, after: str, language: str) -> b
     return not (_ABBREVIATION.fullmatch(name) or initial or _DOTTED.fullmatch(token))
 
 
+# e.g. paragraphs("# Titre\n\nUn.\nDeux.\n\nTrois.") → ["Un.\nDeux.", "Trois."]
 def paragraphs(text: str) -> list[str]:
     """Blocks between blank lines; where there is no blank line, every line. Rules and lone headings are none."""
     lines = [line.strip() for line in visible(text).strip().split("\n")]

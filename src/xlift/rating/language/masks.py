@@ -44,6 +44,8 @@ _SCRIPTS = (
 _WRITTEN_IN = {"Jpan": {"Hani", "Kana"}, "Kore": {"Hang"}}
 
 
+# e.g. script("я") → "Cyrl"
+# e.g. script("7") → ""
 @lru_cache(maxsize=70_000)
 def script(character: str) -> str:
     """ISO 15924 code of a letter's script; "" for marks and for scripts that xlift does not tell apart."""
@@ -93,6 +95,8 @@ _CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|retur
 PROSE_FENCES = {"", "json", "text", "txt", "markdown", "md", "plaintext"}
 
 
+# e.g. fr: "Le fichier est rangé dans `read_all_the_lines` par la fonction." → 2
+# e.g. mask("de l'ADN") → "de l'   "
 def mask(text: str) -> str:
     """The text with blameless parts as spaces; offsets stay."""
     if "```" in text:
@@ -144,6 +148,8 @@ def blank_out(text: str, stretches: list[tuple[int, int]]) -> str:
     return "".join([*pieces, text[position:]])
 
 
+# e.g. _is_code("python", "") → True
+# e.g. _is_code("", "bonjour à tous") → False
 def _is_code(tag: str, inside: str) -> bool:
     """Whether a fenced block is code; prose in a fence, and the values of JSON, are read by people."""
     if tag.strip().lower() not in PROSE_FENCES:
@@ -229,6 +235,7 @@ def letters_of(scripts: frozenset[str], count: int) -> re.Pattern[str]:
     return re.compile(rf"[{one}](?:[^{one}]*[{one}]){{{count - 1}}}")
 
 
+# e.g. lowered("DIŞ", "tr") → "dış"
 def lowered(text: str, code: str) -> str:
     source = text.replace("İ", "i").replace("I", "ı") if code == "tr" else text
     lower = source.lower()
@@ -241,6 +248,7 @@ _QUOTES = re.compile(r"[\"“„«「『《〈‘]([^\"”“»」』》〉’\n
 GLOSS_WORDS = 5
 
 
+# e.g. ru: "Он спросил: «How are you?» и сразу ушёл домой, не дождавшись ответа." → 2
 def excuses(text: str) -> list[tuple[int, int]]:
     """Stretches in which another language is apt: short glosses in brackets, and quotations.
 
@@ -253,10 +261,13 @@ def excuses(text: str) -> list[tuple[int, int]]:
     return glosses + (quotes if quoted < 0.5 * len(text.strip()) else [])
 
 
+# e.g. _is_gloss("machine learning") → True
+# e.g. _is_gloss("How do we go on from here?") → False
 def _is_gloss(inside: str) -> bool:
     return len(inside.split()) <= GLOSS_WORDS and ":" not in inside and not inside.rstrip().endswith(("?", "!", "."))
 
 
+# e.g. _mixed("это very nice") → True
 def _mixed(inside: str) -> bool:
     """Whether lower-case Latin words follow words of another script: then the bracket goes on in the language."""
     first = WORD.search(inside)
@@ -273,6 +284,7 @@ def _is_value(text: str, start: int) -> bool:
 _TERM_BEFORE = re.compile(r"[A-Za-z][A-Za-z .&-]{1,40}\Z")
 
 
+# e.g. glossed_terms("Deep learning（深層学習）") → {"deep learning"}
 def glossed_terms(text: str) -> set[str]:
     """Foreign terms that are explained right behind them in brackets: "Stable diffusion（ステーブル…）"."""
     found = set()

@@ -73,6 +73,8 @@ def rate_language(record: dict[str, Any]) -> Rated:
     return rate_text(str(record["text"]), str(record.get("reply_language") or record["language"]))
 
 
+# e.g. pt: "O resultado foi very good para todos os alunos da escola." → 1
+# e.g. en: "Ha!" → None
 def rate_text(text: str, expected: str) -> Rated:
     """The same for a bare text and a language code."""
     code, unrated = rated_language(expected)
@@ -117,6 +119,7 @@ def _letters(text: str, start: int, end: int) -> int:
     return _count(WORD.findall(text, start, end))
 
 
+# e.g. nl: "De trein naar de kust vertrekt om negen uur van het eerste spoor." → 2
 def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """The common case, fast: nothing in another script, no word that speaks for a rival, enough that speak for it."""
     if "```" in text or letters_outside(scripts_of(known.code)).search(text):
@@ -144,6 +147,7 @@ MANY_WORDS = 12
 MOSTLY = 0.8
 
 
+# e.g. de: "The train leaves at nine and it takes us to the coast where we will walk and swim." → 0
 def _plainly_wrong(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> Span | None:
     """The other common case, fast: prose that is in another language throughout."""
     if len(words) < MANY_WORDS or _NOT_PROSE.search(text):
@@ -205,6 +209,7 @@ def _joined(spans: list[Span], text: str) -> list[Span]:
     return joined
 
 
+# e.g. fr: "Tá an aimsir go breá inniu agus beidh muid ag siúl cois farraige." → 0
 def _unlisted_lines(masked: str, weights: list[Weight], known: Vocabulary) -> list[Span]:
     """Lines that fastText is sure are in another language, where word lists cannot tell: mostly unknown words."""
     spans = []
@@ -240,6 +245,7 @@ def _strange(line: str, known: Vocabulary) -> bool:
     return len(words) >= STRANGE_WORDS and len(words) - unknown < STRANGE * len(words)
 
 
+# e.g. _wrong_lines("ab\ncd", []) → []
 def _wrong_lines(text: str, spans: list[Span]) -> list[int]:
     """Numbers (from 1) of the lines most of whose letters lie in foreign spans, which are in order."""
     if not spans:
@@ -276,6 +282,8 @@ def _mostly_foreign(text: str, start: int, end: int, spans: list[Span]) -> bool:
 _UNMISTAKABLE = frozenset({"Kana", "Hang", "Thai", "Grek", "Hebr", "Beng", "Taml", "Telu", "Armn", "Geor"})
 
 
+# e.g. ko: "네, 맞아요." → 2
+# e.g. ru: "Да." → None
 def _supported(masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """Whether the text shows that it is in the expected language: by its script, by its words, or by fastText."""
     written = scripts_of(known.code)

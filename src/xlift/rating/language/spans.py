@@ -126,6 +126,8 @@ def _other_script(said: Said, scripts: list[str], written: frozenset[str]) -> li
     return found
 
 
+# e.g. es: "La casa está muy cerca del mar и города, con una vista preciosa." → 1
+# e.g. fr: "La constante π vaut environ trois, et α est un angle du triangle." → 2
 def _judge_script(said: Said, run: range, name: str) -> str | None:
     """The language of a run in a script that is neither the expected one nor Latin; None where it is blameless."""
     words = [said.words[j] for j in run]
@@ -136,6 +138,8 @@ def _judge_script(said: Said, run: range, name: str) -> str | None:
     return _LANGUAGE_OF.get(name, "und")
 
 
+# e.g. ru: "Мы живём недалеко от Heathrow и часто летаем." → 2
+# e.g. ru: "Это очень important для всех нас." → 1
 def _judge_latin(said: Said, run: range) -> str | None:
     """The language of a Latin run in a text of another script; None where it may be a name, a term or a title."""
     text, code, longer = said.text, said.code, [j for j in run if len(said.words[j]) > 1]
@@ -173,6 +177,7 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
+# e.g. _attached("в city центре", 2, 6, "ru") → False
 def _attached(text: str, start: int, end: int, code: str) -> bool:
     """Whether letters of the expected script touch the run in a language that separates words by spaces."""
     if code in {"ja", "zh", "ko"}:
@@ -205,6 +210,7 @@ def _latin_zipf(word: str) -> tuple[float, str]:
     return best
 
 
+# e.g. _latin_language(["house", "with"]) → "en"
 def _latin_language(words: list[str]) -> str:
     votes = Counter([language for strength, language in map(_latin_zipf, words) if strength >= 3.0])
     return max(votes, key=votes.__getitem__) if votes else "und"
@@ -224,6 +230,7 @@ CHINESE_ONLY = re.compile(
 _HAN_LINE = 6
 
 
+# e.g. ja: "今日は天気がいいです。\n我们这样说吧，没问题\n明日も晴れるでしょう。" → 1
 def _chinese_lines(text: str, masked: str, code: str) -> list[Span]:
     """In Japanese, lines of Han characters alone that hold simplified forms Japanese does not use are Chinese."""
     if code != "ja" or not CHINESE_ONLY.search(masked):
@@ -303,6 +310,7 @@ def _likeliest(against: list[tuple[float, ...]]) -> list[int]:
 HEADING_WORDS = 5
 
 
+# e.g. fr: "The History of the City and of Its People\n\nLa ville a été fondée il y a deux mille ans." → 1
 def _headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
     """Whole lines in English title case, whose capitals would pass for names elsewhere."""
     if said.code == "en":
@@ -343,6 +351,7 @@ def _segments(said: Said, scores: list[float], rival: str) -> list[tuple[float, 
     return found
 
 
+# e.g. it: "Ho studiato con Helen Baker a New Haven per due anni." → 2
 def _limits(said: Said, positive: list[int]) -> list[tuple[int, float]]:
     """Words that may be names or acronyms, and how much they can say for another language."""
     text, found = said.text, []
@@ -365,6 +374,7 @@ def _is_label(text: str, start: int, end: int) -> bool:
     return not WORD.search(text, _line_of(text, start)[0], start) and bool(_COLON.match(text, end))
 
 
+# e.g. _in_hyphenated_name("Stratford-upon", 10) → True
 def _in_hyphenated_name(text: str, position: int) -> bool:
     """Whether a word goes on a capitalised one behind a hyphen: Stratford-upon-Avon."""
     unit = re.search(r"[^\s,;:()]{1,60}\Z", text[max(0, position - 60) : position])
@@ -397,6 +407,8 @@ def _convincing(said: Said, first: int, end: int, scores: list[float], rival: st
     return not terms and not _is_title(said, range(first, end), strong)
 
 
+# e.g. fr: "Nous devons several choses avant la fin de la semaine." → 1
+# e.g. fr: "Elle fait du jogging le matin avant de partir." → 2
 def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     word, code, (start, end) = said.words[j], said.code, said.places[j]
     named = code != "en" and said.capital(j) and not _is_label(said.text, start, end)
@@ -413,6 +425,7 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     return strength >= (SINGLE_KNOWN if known else SINGLE if known is False else 1.8)
 
 
+# e.g. de: "Er arbeitet am Institute for Advanced Study in Princeton." → 2
 def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
     """Capitalised words joined by little ones, as in "Institute for Nuclear Research": a name or a title."""
     small = [j for j in strong if not said.capital(j)]
@@ -425,6 +438,7 @@ def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
 TORN = 20
 
 
+# e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
 def excused(span: Span, text: str, terms: set[str]) -> bool:
     """Whether a foreign span is a term that the text explains, or a last word that was torn off."""
     said = text[span.start : span.end].strip().lower()

@@ -232,6 +232,7 @@ def _lexicons() -> tuple[Any, frozenset[str]]:
     return DictionaryLookupStrategy(_Lexicons()), frozenset(SUPPORTED_LANGUAGES)
 
 
+# e.g. in_lexicon("maisons", "fr") → True
 @lru_cache(maxsize=100_000)
 def in_lexicon(word: str, code: str) -> bool | None:
     """Whether the lexicon of `code` has the word as a form; None where there is no lexicon."""
@@ -243,6 +244,7 @@ def in_lexicon(word: str, code: str) -> bool | None:
 # --- evidence ---------------------------------------------------------------------------------------------------
 
 
+# e.g. rivals("ru") → ("uk", "bg", "mk")
 @lru_cache(maxsize=64)
 def rivals(code: str) -> tuple[str, ...]:
     """Languages of the same script to weigh `code` against; Malay only against Indonesian, which it resembles."""
@@ -253,6 +255,7 @@ def rivals(code: str) -> tuple[str, ...]:
     return tuple(other for other in found if other != "ms" or code == "id")
 
 
+# e.g. neighbours("pt", "es") → True
 @lru_cache(maxsize=4_096)
 def neighbours(one: str, other: str) -> bool:
     """Whether two languages are easily mistaken for each other."""
@@ -268,6 +271,8 @@ def evidence(word: str, expected: str, rival: str) -> float:
     return _evidence(zipf(word, expected), zipf(word, rival), floor(expected))
 
 
+# e.g. _evidence(3.0, 6.0, 1.0) → 3.0
+# e.g. _evidence(None, None, 1.0) → 0.0
 def _evidence(own: float | None, other: float | None, rarest: float) -> float:
     if other is None or other < COMMON:
         return 0.0 if own is None else max(-4.0, min(0.0, 2.0 - own))

@@ -1,0 +1,63 @@
+"""The worked examples beside the rules of the raters: `# e.g. ru: "text" → 2`, or `# e.g. function("text") → value`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xlift
+from xlift.rating.answers import rate_answers
+from xlift.rating.constraints import rate_constraint
+from xlift.rating.fluency import rate_fluency
+from xlift.rating.language import rate_text
+
+ROOT = Path(xlift.__file__).parent
+FILES = [*sorted((ROOT / "rating").rglob("*.py")), ROOT / "judging" / "replies.py"]
+# A language, what the prompt asks for where it asks for something, the response, and the verdict.
+VERDICT = re.compile(r"(?P<language>[a-z]{2,3}) ?(?P<asked>[\[{].*?[\]}])?: (?P<text>(?P<quote>[\"']).*(?P=quote))")
+
+
+def examples() -> Iterator[Any]:
+    for path in FILES:
+        module = ".".join(["xlift", *path.relative_to(ROOT).with_suffix("").parts])
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            if token.type == tokenize.COMMENT and token.string.startswith("# e.g."):
+                shown, _, value = token.string.removeprefix("# e.g.").strip().rpartition(" → ")
+                yield pytest.param(module, shown, value, id=f"{path.stem}:{token.start[0]}")
+
+
+def verdict(module: str, language: str, asked: Any, text: str) -> float | None:
+    record = {"text": text, "language": language}
+    if module == "xlift.rating.answers":
+        return rate_answers(record | {"answers": asked})[0]
+    if module == "xlift.rating.constraints":
+        return rate_constraint(record | {"constraint": asked})[0]
+    return rate_fluency(record)[0] if module == "xlift.rating.fluency" else rate_text(text, language)[0]
+
+
+@pytest.mark.parametrize(("module", "shown", "value"), examples())
+def test_a_worked_example_is_true(module: str, shown: str, value: str) -> None:
+    expected = ast.literal_eval(value)
+    if found := VERDICT.fullmatch(shown):
+        asked = ast.literal_eval(found["asked"] or "None")
+        assert verdict(module, found["language"], asked, ast.literal_eval(found["text"])) == expected
+    else:
+        call = ast.parse(shown, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        function = getattr(importlib.import_module(module), call.func.id)
+        assert function(*map(ast.literal_eval, call.args)) == expected
+
+
+def test_every_module_of_the_raters_has_worked_examples() -> None:
+    exempt = {"__init__", "files", "lcb"}
+    told = {parameters.values[0].rpartition(".")[2] for parameters in examples()}
+    assert {path.stem for path in FILES} - exempt <= told
