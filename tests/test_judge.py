@@ -213,7 +213,7 @@ def _changes() -> dict[str, Any]:
 
 def test_the_signature_names_model_and_rubrics_and_changes_with_an_edit(tmp_path: Path) -> None:
     built_in = signature(JUDGE, load_texts(JUDGE))
-    assert re.fullmatch(r"judge v1\|m\|t0\|all\|rubrics [0-9a-f]{8}", built_in)
+    assert re.fullmatch(r"judge v2\|m\|t0\|all\|rubrics [0-9a-f]{8}", built_in)
     own = Judge(model="m", rubrics=str(tmp_path))
     assert signature(own, load_texts(own)) == built_in
     (tmp_path / "accuracy.md").write_text("Is it true?")

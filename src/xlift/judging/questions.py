@@ -20,7 +20,7 @@ from xlift.rating import identity, text_fingerprint
 from xlift.records import Message, Rating, fingerprint, reply_language
 from xlift.study.settings import Judge
 
-VERSION = "judge v1"
+VERSION = "judge v2"
 SHOWN_CHARACTERS = 12_000
 """Longest text that a judge is shown of a response, a turn or a reference; the rest is cut, visibly."""
 KEPT_CHARACTERS = 4_000

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from xlift.rating.reasoning import without_reasoning
+
 SCALE = (0, 1, 2)
 READ_CHARACTERS = 50_000
 """A reply longer than this is read from its end only."""
 PREFERENCES = ("first", "second", "tie")
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _LINE = r"""^[\s*_#"'`>-]*{facet}[\s*_"'`]*[:=][\s*_"'`]*(-?\d+(?:\.\d+)?)[\s*_"'`,.;]*$"""
 _REFUSALS = re.compile(
     r"\b(?:i(?:'m| am) (?:very )?(?:sorry|unable)|i (?:can(?:'|no)t|won't|will not|must decline)|as an ai\b)"
@@ -62,15 +63,18 @@ def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | Non
 
 def read_why(text: str) -> str | None:
     """The reason that a judge gives in its reply, where it was asked for one."""
-    reasons = [one["why"] for one in map(_folded, _objects(_answer_of(text))) if isinstance(one.get("why"), str)]
+    said = [why for one in map(_folded, _objects(_answer_of(text))) for why in one.get("why", ())]
+    reasons = [why for why in said if isinstance(why, str)]
     return reasons[-1].strip() or None if reasons else None
 
 
 # e.g. read_preference("Tie.") → "tie"
+# e.g. read_preference('first</think>{"better": "second"}') → "second"
 def read_preference(text: str) -> str | None:
     """The response that a judge prefers: first, second or tie; None where the reply cannot be read."""
     answer = _answer_of(text)
-    said = [str(one["better"]).strip().lower() for one in map(_folded, _objects(answer)) if "better" in one]
+    objects = map(_folded, _objects(answer))
+    said = [str(better).strip().lower() for one in objects for better in one.get("better", ())]
     if not said:
         said = [answer.strip(" \n.\"'`*").lower()]
     return said[0] if len(set(said)) == 1 and said[0] in PREFERENCES else None
@@ -78,11 +82,13 @@ def read_preference(text: str) -> str | None:
 
 def _answer_of(text: str) -> str:
     """The reply without its reasoning."""
-    return _THOUGHT.sub("", text[-READ_CHARACTERS:]).strip()
+    return without_reasoning(text[-READ_CHARACTERS:]).strip()
 
 
-def _one_facet(text: str, objects: list[dict[str, Any]], facet: str, alone: bool) -> tuple[float | None, str | None]:
-    said = [one[facet] for one in objects if facet in one]
+def _one_facet(
+    text: str, objects: list[dict[str, list[Any]]], facet: str, alone: bool
+) -> tuple[float | None, str | None]:
+    said = [value for one in objects for value in one.get(facet, ())]
     if not said:
         pattern = re.compile(_LINE.format(facet=facet), re.MULTILINE | re.IGNORECASE)
         said = list(pattern.findall(text))
@@ -106,9 +112,13 @@ def _value(said: Any) -> float | None:
     return float(said) if number and said in SCALE else None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+Pairs = tuple[tuple[str, Any], ...]
+"""A JSON object as it is written: a name may stand in it twice."""
+
+
+def _objects(text: str) -> Iterator[Pairs]:
     """Every outermost JSON object in a text."""
-    decoder, place = json.JSONDecoder(), text.find("{")
+    decoder, place = json.JSONDecoder(object_pairs_hook=tuple), text.find("{")
     while place >= 0:
         try:
             found, end = decoder.raw_decode(text, place)
@@ -119,15 +129,26 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         place = text.find("{", end)
 
 
-# e.g. _folded({"Fluency": {"value": 2}}) → {"fluency": 2}
-def _folded(found: dict[str, Any]) -> dict[str, Any]:
-    """Names in lower case; ratings one level down ({"ratings": {…}}, {"fluency": {"value": 2}}) brought up."""
-    flat: dict[str, Any] = {}
-    for name, value in found.items():
-        if isinstance(value, dict):
-            inner = {str(key).strip().lower(): one for key, one in value.items()}
-            values = [inner[key] for key in ("value", "score", "rating") if key in inner]
-            flat |= {name.strip().lower(): values[0]} if values else inner
-        else:
-            flat[name.strip().lower()] = value
+# e.g. _folded((("Fluency", (("value", 2),)),)) → {"fluency": [2]}
+# e.g. _folded((("ratings", (("fluency", 2), ("fluency", 0))),)) → {"fluency": [2, 0]}
+def _folded(found: Pairs) -> dict[str, list[Any]]:
+    """All that is said under each name, in lower case.
+
+    Ratings one level down ({"ratings": {…}}, {"fluency": {"value": 2}}) are brought up.
+    """
+    flat: dict[str, list[Any]] = {}
+    for name, value in found:
+        inner = _by_name(value) if isinstance(value, tuple) else {}
+        values = next((inner[key] for key in ("value", "score", "rating") if key in inner), [])
+        if not isinstance(value, tuple):
+            values = [value]
+        for key, said in ({name.strip().lower(): values} if values else inner).items():
+            flat.setdefault(key, []).extend(said)
     return flat
+
+
+def _by_name(found: Pairs) -> dict[str, list[Any]]:
+    said: dict[str, list[Any]] = {}
+    for name, value in found:
+        said.setdefault(name.strip().lower(), []).append(value)
+    return said

@@ -22,10 +22,11 @@ from typing import Any
 from xlift.languages import find_language, known_code
 from xlift.rating.language.rater import identify
 from xlift.rating.language.wordlists import frequencies, neighbours
+from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 1
+VERSION = 2
 MAX_OCCURRENCES = 5000  # A reply that says the same more often says nothing new.
 
 # What a language attaches to a word. Korean: after a final consonant, after a vowel, after either.
@@ -96,6 +97,7 @@ def signature() -> str:
 
 # e.g. fr ["Lyon"]: "C'est à Lyon." → 2
 # e.g. fr ["Lyon"]: "Je ne sais pas." → 0
+# e.g. fr ["Lyon"]: "<think>Lyon ?</think>À Nice." → 0
 def rate_answers(record: dict[str, Any]) -> Rated:
     """Value 2 / 0 or None, detail (the form that was found), and the reason where there is no value."""
     text, language = record.get("text"), known_code(record.get("reply_language") or record.get("language"))
@@ -103,6 +105,7 @@ def rate_answers(record: dict[str, Any]) -> Rated:
         return None, {}, "the prompt has no answers"
     if not isinstance(text, str) or not visible(text).strip():
         return None, {}, "empty response"
+    text = without_reasoning(text)
     kind, form = _find(record, text, language, record["answers"])
     if kind in ("matched", "wrong"):
         return 2 if kind == "matched" else 0, {kind: form}, None

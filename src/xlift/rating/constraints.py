@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 from xlift.languages import find_language, known_code
 from xlift.rating.language.rater import rate_text
+from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import (
     Line,
     at_boundary,
@@ -58,7 +59,7 @@ from xlift.rating.text import count_words as count_words
 from xlift.rating.text import split_sentences as split_sentences
 from xlift.records import Rated
 
-VERSION = 1
+VERSION = 2
 RELATIVE_SHORT = 0.75
 RELATIVE_LONG = 1.25
 PARTLY = 0.8
@@ -96,11 +97,13 @@ def rate_constraint(record: dict[str, Any]) -> Rated:
     kind = {"kind": constraint["name"]}
     if problem := _problem(constraint, language):
         return None, kind, problem
-    if not visible(text).strip():
+    answer, cut = without_reasoning(text), record.get("finish_reason") == "length"
+    if cut and answer != text and not visible(answer).strip():
+        return None, kind, "cut by the token limit within its reasoning"
+    if not visible(answer).strip():
         return 0, kind | {"empty": True}, None
     unmodified = record.get("unmodified")
-    cut = record.get("finish_reason") == "length"
-    reply = Checked(text, language, cut, unmodified if isinstance(unmodified, str) else None)
+    reply = Checked(answer, language, cut, without_reasoning(unmodified) if isinstance(unmodified, str) else None)
     value, detail, reason = CHECKS[constraint["name"]](reply, constraint)
     return value, kind | detail | ({"cut": True} if cut else {}), reason
 

@@ -33,10 +33,11 @@ from xlift.rating.language.masks import mask, script, scripts_of
 from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import WORDFREQ_CODES, evidence, in_lexicon, zipf
 from xlift.rating.language.wordlists import signature as words_signature
+from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import spaced, visible
 from xlift.records import Rated, reply_language
 
-VERSION = 1
+VERSION = 2
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 MIN_UNKNOWN, NAMES = 3, 5
 """Different unknown words: two may be terms; up to four may be names where no capitals tell them apart, or for a 0."""
@@ -70,7 +71,7 @@ def rate_fluency(record: dict[str, Any]) -> Rated:
     code, unrated = rated_language(reply_language(record))
     if unrated:
         return None, {}, unrated
-    whole = str(record["text"])
+    whole = without_reasoning(str(record["text"]))
     text = visible(whole[:READ])
     prose = prose_of(text)
     tokens = tokens_of(prose)

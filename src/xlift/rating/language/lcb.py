@@ -21,9 +21,10 @@ from typing import Any
 from xlift.languages import known_code, rated_language
 from xlift.rating.language.rater import identify
 from xlift.rating.language.wordlists import frequencies
+from xlift.rating.reasoning import without_reasoning
 from xlift.records import Rated
 
-VERSION = 1
+VERSION = 2
 MIN_TOKENS = 5
 MIN_CONFIDENCE = 0.3
 WORD_LANGUAGES = {"ar", "hi", "ja", "ko", "ru", "zh"}
@@ -53,7 +54,7 @@ def rate_lcb(record: dict[str, Any], words: Path | None = None) -> Rated:
     code, unrated = rated_language(expected)
     if unrated:
         return None, {}, unrated
-    text = str(record["text"]).split("\nQ:")[0].strip().translate(_PUNCTUATION)
+    text = without_reasoning(str(record["text"])).split("\nQ:")[0].strip().translate(_PUNCTUATION)
     lines = [line for line in text.split("\n") if _tokens(line, code) >= MIN_TOKENS]
     if not lines:
         return None, {}, f"no line of {MIN_TOKENS} tokens"

@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from xlift.languages import rated_language
+from xlift.languages import known_code, rated_language
 from xlift.rating.language.masks import (
     WORD,
     all_but_letters_outside,
@@ -28,9 +28,10 @@ from xlift.rating.language.masks import (
 from xlift.rating.language.spans import CHINESE_ONLY, SINGLE, Span, excused, foreign_spans
 from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
 from xlift.rating.language.wordlists import signature as words_signature
+from xlift.rating.reasoning import blank_reasoning
 from xlift.records import Rated
 
-VERSION = 3
+VERSION = 4
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -69,17 +70,33 @@ def rate_language(record: dict[str, Any]) -> Rated:
     """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`.
 
     2: no foreign span; 1: some, but at least half of the letters are in the expected language; 0: less than half.
+    Reasoning is no part of the answer: detail has its length in characters and its language.
     """
     return rate_text(str(record["text"]), str(record.get("reply_language") or record["language"]))
 
 
 # e.g. pt: "O resultado foi very good para todos os alunos da escola." → 1
 # e.g. en: "Ha!" → None
+# e.g. ru: "<think>The user greets.</think>Здравствуйте, чем я могу вам помочь?" → 2
 def rate_text(text: str, expected: str) -> Rated:
     """The same for a bare text and a language code."""
     code, unrated = rated_language(expected)
     if unrated:
         return None, {}, unrated
+    answer, reasoning = blank_reasoning(text)
+    value, detail, reason = _rate(answer, code)
+    if reasoning:
+        reason = reason if answer.strip() else "nothing but reasoning"
+        detail |= {"reasoning": len(reasoning), "reasoning_language": _guess(reasoning)}
+    return value, detail, reason
+
+
+def _guess(line: str) -> str:
+    guess, sure = identify(line)
+    return known_code(guess) or guess if sure >= SURE else "und"
+
+
+def _rate(text: str, code: str) -> Rated:
     if not text or text.isspace():
         return None, {}, "empty response"
     known = vocabulary(code)
