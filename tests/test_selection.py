@@ -141,3 +141,31 @@ def test_margins_pick_by_what_training_logged() -> None:
     chosen = {row["rule"]: row["run"] for row in table}
     assert chosen["mean margin"] == "careful"
     assert chosen["worst margin"] == "careful"
+
+
+@pytest.mark.parametrize("broken", ["careful", "greedy"])
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf"), None])
+def test_a_run_whose_held_out_loss_is_no_number_never_wins(broken: str, loss: float | None) -> None:
+    (whole,) = LOSSES.keys() - {broken}
+    start = [{"run": run, "step": 0, "heldout_loss": 3.0} for run in LOSSES]
+    end = [{"run": broken, "step": 10, "heldout_loss": loss}, {"run": whole, "step": 10, "heldout_loss": 2.5}]
+    rows = [row for row in selection_table(ratings(SHARES), pl.DataFrame(start + end)) if row["rule"] == "English loss"]
+    assert {(row["run"], row["candidates"], row["tied"]) for row in rows} == {(whole, 2, 1)}
+
+
+@pytest.mark.parametrize("broken", ["careful", "greedy"])
+@pytest.mark.parametrize("rule", ["mean margin", "worst margin"])
+def test_a_run_whose_margins_are_no_numbers_never_wins(broken: str, rule: str) -> None:
+    rows = [{"run": run, "step": 10, "margins/fr": float("nan") if run == broken else 0.1} for run in LOSSES]
+    given = rules(validation_of(ratings(SHARES), pl.DataFrame(rows)))[rule]
+    assert {pick(given).run} == LOSSES.keys() - {broken}
+
+
+def test_a_loss_that_was_not_measured_for_all_chooses_nothing() -> None:
+    log = training({"careful": 2.5}).vstack(
+        pl.DataFrame(
+            {"run": ["greedy"], "step": [10], "heldout_loss": [None]},
+            schema={"run": pl.String, "step": pl.Int64, "heldout_loss": pl.Float64},
+        )
+    )
+    assert "English loss" not in rules(validation_of(ratings(SHARES), log))

@@ -10,6 +10,7 @@ replies), and only then are the picks compared on test prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -127,15 +128,27 @@ def _by_language(ratings: pl.DataFrame, measure: Mapping[str, float] | None) -> 
 def _logged(
     training: pl.DataFrame, candidates: Sequence[Candidate], columns: Sequence[str], value: Any
 ) -> dict[Candidate, float]:
-    """A value made of what was logged at the candidates' steps; candidates without it are left out."""
+    """A value made of what was logged at the candidates' steps; candidates without it are left out.
+
+    What was measured and is no number (a run that broke down) counts as the worst there is.
+    """
     if not columns or any(column not in training.columns for column in columns):
         return {}
     logged = {
         Candidate(row["run"], row["step"]): [row[column] for column in columns]
         for row in training.iter_rows(named=True)
-        if all(row[column] is not None for column in columns)
     }
-    return {one: value(logged[one]) for one in candidates if one in logged}
+    # A run that has the values at other steps measured them here, too.
+    measuring = {one.run for one, values in logged.items() if _all_numbers(values)}
+    return {
+        one: float(value(logged[one])) if _all_numbers(logged[one]) else -math.inf
+        for one in candidates
+        if one in logged and (one.run in measuring or None not in logged[one])
+    }
+
+
+def _all_numbers(values: Sequence[float | None]) -> bool:
+    return all(value is not None and math.isfinite(value) for value in values)
 
 
 def pick(given: Mapping[Candidate, float]) -> Candidate:
