@@ -26,7 +26,7 @@ def answers(tiny: Path, asked: list[str], **settings: Any) -> dict[str, Reply]:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample"])
-def test_a_response_does_not_depend_on_batch_size_or_order(tiny: Path, strategy: Any) -> None:
+def test_in_float32_a_response_does_not_depend_on_batch_size_or_order(tiny: Path, strategy: Any) -> None:
     alone = answers(tiny, ASKED, batch_size=1, strategy=strategy)
     assert answers(tiny, ASKED, batch_size=5, strategy=strategy) == alone
     assert answers(tiny, ASKED[::-1], batch_size=2, strategy=strategy) == alone

@@ -201,11 +201,12 @@ class Decoding(Settings):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int = Field(0, ge=0)
-    """Seed of sampling; each response has its own generator, so order and batching do not matter."""
+    """Seed of sampling; each response has its own generator, so that the order of prompts does not matter."""
     checkpoints: Literal["last", "all"] | list[Annotated[int, Field(ge=1)]] = "last"
     """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
     batch_size: int = Field(48, ge=1)
-    """Prompts decoded together; it does not change responses."""
+    """Prompts decoded together. In float32 it does not change responses; in bfloat16 and float16 sums are rounded
+    otherwise in batches of another size, and some responses change."""
 
     @property
     def signature(self) -> str:
