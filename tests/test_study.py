@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -124,6 +125,145 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
 def test_values_of_the_wrong_shape_are_refused(raw: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         parse_study({"name": "x", **raw})
+
+
+@pytest.mark.parametrize("section", ["include", "exclude"])
+@pytest.mark.parametrize(
+    "given", [5, "2024-01-01", datetime.date(2024, 1, 1), {"seed": 1}, [5], ["seed"], [[1]], [None], [{1: 2}]], ids=str
+)
+def test_include_and_exclude_are_lists_of_settings_and_nothing_else(section: str, given: object) -> None:
+    with pytest.raises(ConfigError, match=section):
+        parse_study({"name": "x", section: given})
+
+
+def test_a_rule_that_excludes_nothing_is_refused_with_the_values_that_there_are() -> None:
+    training = {"learning_rate": [1e-4, 1e-3], "adaptation": [{"rank": 4}, {"rank": 8, "alpha": 16}]}
+    rules = [{"learning_rate": 1e-2}, {"adaptation": {"rank": 4, "alpha": 16}}, {"seed": [0, 9]}, {"schedule": "cosin"}]
+    with pytest.raises(ConfigError) as caught:
+        parse_study({"name": "x", "training": training, "exclude": rules})
+    assert "exclude.3.schedule" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        parse_study({"name": "x", "training": training, "exclude": rules[:3]})
+    first, second = caught.value.problems
+    assert "exclude.0: no run has learning_rate 0.01; there are: 0.0001, 0.001" in first
+    assert "exclude.1: no run has all of" in second
+
+
+def test_a_rule_names_a_model_as_the_study_does_and_a_list_as_a_value(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    training = {"model": ["one", "two"], "adaptation": {"targets": [["q_proj"], ["q_proj", "v_proj"]]}}
+    rules = [{"model": "one"}, {"adaptation": {"targets": ["q_proj", "v_proj"]}}]
+    study = parse_study({"name": "x", "training": training, "exclude": rules}, folder=tmp_path)
+    (run,) = [run for run in study.runs() if not run.untuned]
+    assert (Path(run.model).name, run.adaptation.targets) == ("two", ["q_proj"])
+    again = parse_study(yaml.safe_load(dump_yaml(study)), resolved=True)
+    assert again.runs() == study.runs()
+
+
+def test_numbers_are_numbers_however_yaml_writes_them_and_at_every_depth(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    path.write_text(
+        """
+training:
+  learning_rate: [1e-4, 1E-3, 2.e-3]
+  steps: 1e2
+  adaptation: {rank: 8, alpha: [1e2, +2e2, .5e3]}
+  instructions: {size: 4e1, sources: [{size: 1e2}], name: 1e2}
+exclude:
+  - {adaptation: {alpha: 1e2}}
+  - {adaptation.alpha: 200, learning_rate: [1e-3, 2.0e-3]}
+include:
+  - {adaptation: {alpha: {log_range: [1e0, 1e2, 3]}}, learning_rate: 5e-3}
+prompts: {test: {size: 1e1}}
+decoding: {max_new_tokens: 1e2, checkpoints: [1e1]}
+""",
+        encoding="utf-8",
+    )
+    study = load_study(path, ["validation.every=1e1", "training.batch_tokens=4e4"])
+    tuned = [run for run in study.runs() if not run.untuned]
+    pairs = {(run.learning_rate, run.adaptation.alpha) for run in tuned}
+    assert pairs == {(1e-4, 200), *((rate, 500) for rate in (1e-4, 1e-3, 2e-3)), (5e-3, 1), (5e-3, 10)}
+    run = tuned[0]
+    assert (run.steps, run.batch_tokens, run.instructions.size, run.instructions.sources[0].size) == (
+        100,
+        40000,
+        40,
+        100,
+    )
+    assert run.instructions.name == "1e2"
+    assert (study.prompts.test.size, study.decoding.checkpoints, study.validation.every) == (10, [10], 10)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(
+            (name, value)
+            for name in ("learning_rate", "adaptation.alpha", "weight_decay")
+            for value in (".inf", ".nan", "1e400")
+        ),
+        *(("seed", value) for value in (".inf", "yes", "1e-3")),
+        ("adaptation.rank", "true"),
+        *(
+            ("learning_rate", f"{{log_range: [1e-5, {high}, {count}]}}")
+            for high, count in (("1e-3", "1e9"), (".inf", 3))
+        ),
+        ("learning_rate", "{log_range: [1e-5, 1e-3, .nan]}"),
+        ("learning_rate", f"{{log_range: [1e-5, 1{'0' * 400}, 3]}}"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_the_file_and_on_the_command_line_alike(
+    tmp_path: Path, setting: str, value: str
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"training.{setting}") as caught:
+        load_study(path, [f"training.{setting}={value}"])
+    assert caught.value.hint == f"edit {path}"
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOMB, "more than 100,000 entries"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("training: " + "[" * 3000, "nested too deeply"),
+        ("a: 2024-13-45", "not usable"),
+        ("a: " + "9" * 5000, "not usable"),
+        ("a: !!python/object/apply:os.getcwd []", "not YAML"),
+        ("a: b: c", "not YAML"),
+    ],
+)
+def test_yaml_that_is_none_or_has_no_end_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says):
+        load_study(path)
+    path.write_text("question: ok\n", encoding="utf-8")
+    with pytest.raises(ConfigError):
+        load_study(path, [f"question={text.partition(': ')[2]}"])
+
+
+def test_a_grid_that_nobody_can_run_is_refused_before_it_is_made() -> None:
+    many = {"rank": list(range(1, 2000)), "alpha": list(range(1, 2000))}
+    with pytest.raises(ConfigError, match="3,996,001 combinations; a study has at most 10,000 runs"):
+        parse_study({"name": "x", "training": {"adaptation": many}})
+    with pytest.raises(ConfigError, match="combinations"):
+        parse_study(
+            {"name": "x", "training": {"seed": list(range(200)), "learning_rate": [1e-4 + i for i in range(200)]}}
+        )
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "a\\b", "..", ".", "a\nb", "a\x00b", "\u202eb", ""])
+def test_a_name_of_instructions_that_could_be_a_path_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"instructions\.name"):
+        parse_study({"name": "x", "training": {"instructions": [{"name": "fine"}, {"name": name}]}})
 
 
 def xlift(*arguments: str, folder: Path, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -8,23 +8,23 @@ one value belongs is an axis, a list given where a list belongs (for instance `s
 from __future__ import annotations
 
 import itertools
-import re
+import math
 import typing
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from xlift.errors import nearest
-from xlift.study.settings import RunConfig, flat
-
-_SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+from xlift.errors import ConfigError, nearest
+from xlift.study.settings import RunConfig, as_number, flat, with_numbers
 
 
 def matches(run: RunConfig, rule: dict[str, Any]) -> bool:
     """Whether a run has every value that a rule names; a list names alternatives."""
     settings = run.model_dump(mode="json")
     return all(
-        _setting(settings, key) in (value if isinstance(value, list) else [value]) for key, value in rule.items()
+        (found := _setting(settings, key)) == value or (isinstance(value, list) and found in value)
+        for key, value in rule.items()
     )
 
 
@@ -38,6 +38,8 @@ def _setting(settings: dict[str, Any], key: str) -> Any:
 def expand(model: type[BaseModel], raw: dict[str, Any]) -> list[dict[str, Any]]:
     """All combinations of the axes in `raw`, nested settings included, in the order they are written."""
     options = [[(key, value) for value in _choices(model, key, raw[key])] for key in raw]
+    if (count := math.prod(map(len, options))) > MAX_RUNS:
+        raise ConfigError(f"{count:,} combinations; a study has at most {MAX_RUNS:,} runs", "name fewer values")
     return [dict(combination) for combination in itertools.product(*options)]
 
 
@@ -71,53 +73,101 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 RANGE = "log_range"
+MAX_VALUES = 1_000
+MAX_RUNS = 10_000
 
 
-def range_problems(grid: dict[str, Any]) -> list[str]:
+def range_problems(value: Any, where: str) -> list[str]:
+    """What is wrong with the ranges in raw settings, at any depth."""
+    if isinstance(value, list):
+        return [problem for item in value for problem in range_problems(item, where)]
+    if not isinstance(value, dict):
+        return []
+    if RANGE not in value:
+        return [problem for key, item in value.items() for problem in range_problems(item, f"{where}.{key}")]
+    if _is_range(value):
+        return []
     return [
-        f"training.{key}: {RANGE} takes the lowest value, the highest and how many, for instance "
-        f"{{{RANGE}: [1e-5, 1e-3, 5]}} (found {value!r})"
-        for key, value in grid.items()
-        if isinstance(value, dict) and RANGE in value and not _is_range(value)
+        f"{where}: {RANGE} takes the lowest value, the highest and how many (2 to {MAX_VALUES:,}), for instance "
+        f"{{{RANGE}: [1e-5, 1e-3, 5]}} (found {value!r:.100})"
     ]
 
 
 def _is_range(value: dict[str, Any]) -> bool:
-    numbers = [_number(one) for one in value[RANGE]] if isinstance(value[RANGE], list) else []
-    if set(value) != {RANGE} or len(numbers) != 3 or not all(isinstance(one, int | float) for one in numbers):
+    numbers = [as_number(one) for one in value[RANGE]] if isinstance(value[RANGE], list) else []
+    if set(value) != {RANGE} or len(numbers) != 3 or not all(type(one) in (int, float) for one in numbers):
         return False
     low, high, count = numbers
-    return 0 < low < high and count == int(count) and count >= 2
+    return bool(0 < low < high < 1e300 and 2 <= count <= MAX_VALUES and count == int(count))
 
 
-def with_ranges(grid: dict[str, Any]) -> dict[str, Any]:
-    """`{log_range: [low, high, count]}` as a list of values at equal ratios, to three digits."""
-    found = {key: value for key, value in grid.items() if not (isinstance(value, dict) and RANGE in value)}
-    for key, value in grid.items():
-        if isinstance(value, dict) and RANGE in value and _is_range(value):
-            low, high, count = (float(_number(one)) for one in value[RANGE])
-            ratio = (high / low) ** (1 / (count - 1))
-            found[key] = [float(f"{low * ratio**i:.3g}") for i in range(int(count))]
-    return found
+def with_ranges(value: Any) -> Any:
+    """`{log_range: [low, high, count]}`, at any depth, as a list of values at equal ratios, to three digits.
 
-
-def exclude_problems(rules: list[dict[str, Any]]) -> list[str]:
-    known = RunConfig().model_dump(mode="json")
-    choices = set(flat(known))
-    return [
-        f"exclude: unknown setting '{key}'; {nearest(key, choices)}"
-        for rule in rules
-        for key in rule
-        if key not in choices
-    ]
-
-
-def with_numbers(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any]:
-    """YAML reads `2e-4` as text (it wants `2.0e-4`): turn such text back into numbers where a number belongs."""
-    return {key: _number(value) if key in model.model_fields else value for key, value in raw.items()}
-
-
-def _number(value: Any) -> Any:
+    A setting whose range is wrong is left out: `range_problems` says so.
+    """
     if isinstance(value, list):
-        return [_number(item) for item in value]
-    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+        return [with_ranges(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if RANGE not in value:
+        wrong = [key for key, item in value.items() if isinstance(item, dict) and RANGE in item and not _is_range(item)]
+        return {key: with_ranges(item) for key, item in value.items() if key not in wrong}
+    if not _is_range(value):
+        return value
+    low, high, count = (float(as_number(one)) for one in value[RANGE])
+    ratio = (high / low) ** (1 / (count - 1))
+    return [float(f"{low * ratio**i:.3g}") for i in range(int(count))]
+
+
+def read_rules(rules: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rules of `exclude` with one key a setting and each value as a run has it, and what is wrong with them."""
+    choices = set(flat(RunConfig().model_dump(mode="json")))
+    found: list[dict[str, Any]] = []
+    problems = []
+    for number, rule in enumerate(rules):
+        named = flat(with_numbers(RunConfig, rule))
+        problems += [
+            f"exclude.{number}: unknown setting '{key}'; {nearest(str(key), choices)}" for key in named.keys() - choices
+        ]
+        if not rule:
+            problems.append(f"exclude.{number}: a rule names at least one setting")
+        found.append({})
+        for key in [key for key in named if key in choices]:
+            try:
+                found[-1][key] = _as_in_runs(key, named[key])
+            except ValidationError as error:
+                said = error.errors()[0]
+                problems.append(f"exclude.{number}.{key}: {said['msg']} (found {said['input']!r:.60})")
+    return found, problems
+
+
+def _as_in_runs(key: str, value: Any) -> Any:
+    """The value, or the list of alternatives, as a run's settings write it. Raises ValidationError."""
+    model: type[BaseModel] = RunConfig
+    *sections, last = key.split(".")
+    for section in sections:
+        model = cast(type[BaseModel], shape_of(model.model_fields[section].annotation)[1])
+    field = model.model_fields[last]
+    kind: Any = Annotated[field.annotation, field]
+    one = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+    value = with_numbers(field.annotation, value)
+    if isinstance(value, list) and not shape_of(field.annotation)[0]:
+        return [one.dump_python(one.validate_python(item), mode="json") for item in value]
+    return one.dump_python(one.validate_python(value), mode="json")
+
+
+def unmatched(rules: Sequence[dict[str, Any]], runs: Sequence[RunConfig]) -> list[str]:
+    """What to say of rules that match no run: which values there are."""
+    problems = []
+    for number, rule in enumerate(rules):
+        if any(matches(run, rule) for run in runs):
+            continue
+        absent = [key for key, value in rule.items() if not any(matches(run, {key: value}) for run in runs)]
+        for key in absent:
+            there = list(dict.fromkeys(str(_setting(run.model_dump(mode="json"), key)) for run in runs))
+            shown = ", ".join(there[:10]) + (", …" if len(there) > 10 else "")
+            problems.append(f"exclude.{number}: no run has {key} {rule[key]}; there are: {shown}")
+        if not absent:
+            problems.append(f"exclude.{number}: no run has all of {rule} together")
+    return problems

@@ -6,6 +6,7 @@ The study as a whole, its grid of runs, and reading it from a file: study.py.
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,10 +36,46 @@ LanguageCode = Annotated[str, BeforeValidator(_code)]
 """Any code or name of a language, as the code by which xlift knows it."""
 
 
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused and values are not changed after loading."""
+_SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+def with_numbers(kind: Any, value: Any) -> Any:
+    """`value` with the numbers that YAML 1.1 reads as text (`1e2`, `2e-4`) as numbers, wherever `kind` has numbers."""
+    kinds = _kinds(kind)
+    if isinstance(value, list):
+        return [with_numbers(kind, item) for item in value]
+    if isinstance(value, dict):
+        fields = next((one.model_fields for one in kinds if issubclass(one, BaseModel)), {})
+        return {key: with_numbers(fields[key].annotation, one) if key in fields else one for key, one in value.items()}
+    if kinds & {int, float}:
+        if isinstance(value, bool) and bool not in kinds:
+            return str(value).lower()  # which is refused: without that, pydantic takes true for 1
+        return as_number(value)
+    return value
+
+
+def as_number(value: Any) -> Any:
+    """The number that a text such as `2e-4` writes; everything else as it is."""
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+
+
+def _kinds(annotation: Any) -> set[type]:
+    """The classes in an annotation, through unions and lists."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return {annotation}
+    inner = [] if typing.get_origin(annotation) is Literal else typing.get_args(annotation)
+    return {kind for one in inner for kind in _kinds(one)}
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys and numbers that are none are refused, values not changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, raw: Any) -> Any:
+        return with_numbers(cls, raw)
 
 
 class Source(Settings):
@@ -74,6 +111,13 @@ class Instructions(Settings):
     """Conversations, English ones where there are any, kept out of training; their loss is measured meanwhile."""
     subset_seed: int = 0
     """Seed of the subsets; independent of the training seed, so that seeds see the same data."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and (not name.isprintable() or set(name) & set("/\\") or name.strip(" .") == ""):
+            raise ValueError("a name is printable text without / or \\, and more than dots")
+        return name
 
     @property
     def label(self) -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from xlift.errors import ConfigError, nearest
+from xlift.errors import ConfigError, nearest, shortened
 from xlift.study.grid import (
-    exclude_problems,
     expand,
     matches,
     merged,
     range_problems,
+    read_rules,
     shape_of,
-    with_numbers,
+    unmatched,
     with_ranges,
 )
 from xlift.study.settings import (
@@ -37,7 +37,7 @@ from xlift.study.settings import (
     Source,
     Validation,
     builtin_path,
-    flat,
+    with_numbers,
 )
 
 
@@ -45,6 +45,10 @@ def _default_raters() -> list[str]:
     from xlift.rating import default_raters
 
     return default_raters()
+
+
+MAX_ENTRIES, MAX_DEPTH = 100_000, 40
+"""Of a study file: values with every alias written out, and levels."""
 
 
 class Study(Settings):
@@ -98,14 +102,17 @@ class Study(Settings):
             raise ValueError(f"several judges are called {', '.join(alike)}; give each a name of its own")
         return judges
 
+    def named_runs(self) -> list[RunConfig]:
+        """The runs that the grid names, excluded ones among them."""
+        grids = [self.training, *self.include]
+        return [RunConfig.model_validate(settings) for grid in grids for settings in expand(RunConfig, grid)]
+
     def runs(self) -> list[RunConfig]:
         """Every run of the grid, the untuned base models first.
 
         Where weights are drawn back to the base, the fully tuned run is in the grid too.
         """
-        grids = [self.training, *self.include]
-        named = [RunConfig.model_validate(settings) for grid in grids for settings in expand(RunConfig, grid)]
-        tuned = [run for run in named if not any(matches(run, rule) for rule in self.exclude)]
+        tuned = [run for run in self.named_runs() if not any(matches(run, rule) for rule in self.exclude)]
         keep = {"model", "revision", "template", "system"}
         bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include=keep)) for run in tuned]
         drawn = [one for run in tuned for one in (run.trained, run)]
@@ -125,14 +132,12 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool =
     if not path.is_file():
         raise ConfigError(f"{path}: no such study file", "xlift ls shows what is there; studies/ has examples")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+    except ConfigError as error:
         hint = None if path.suffix in {".yaml", ".yml"} else "files of responses or ratings end in .jsonl"
-        raise ConfigError(f"{where}: a study file is YAML: {getattr(error, 'problem', error)}", hint) from None
+        raise ConfigError(error.problems, hint) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a study file is a mapping of settings, found {type(raw).__name__}")
     raw.setdefault("name", path.stem)
@@ -141,30 +146,76 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool =
     return parse_study(raw, str(path), path.parent, resolved)
 
 
+def read_yaml(text: str, where: str) -> Any:
+    """What a YAML text says. Raises ConfigError where it is none, or its aliases make a few lines endless."""
+    try:
+        found = yaml.safe_load(text)
+        if _size(found, {}) > MAX_ENTRIES:
+            raise ConfigError(f"{where}: more than {MAX_ENTRIES:,} entries")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 1}" if mark else where
+        raise ConfigError(f"{line}: not YAML, as a study file is: {getattr(error, 'problem', error)}") from None
+    except ValueError as error:  # a date or a number that is none
+        raise ConfigError(f"{where}: a value is not usable: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+    return found
+
+
+def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
+    """How many entries there are with every alias written out."""
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(one, known, depth + 1) for one in inner)
+    return known[id(value)]
+
+
 def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None, resolved: bool = False) -> Study:
     """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
     problems = problems_of(Study, raw)
-    training, changes = raw.get("training") or {}, raw.get("include") or []
-    changes = [{}, *(change for change in changes if isinstance(change, dict))]
-    grids = [merged(training, change) for change in changes] if isinstance(training, dict) else []
-    grids = [with_numbers(RunConfig, grid) for grid in grids]
-    problems += [problem for grid in grids for problem in range_problems(grid)]
-    grids = [with_ranges(grid) for grid in grids]
+    training = raw.get("training") or {}
+    grids = (
+        [merged(training, change) for change in [{}, *_mappings(raw, "include")]] if isinstance(training, dict) else []
+    )
+    problems += [problem for grid in grids for problem in range_problems(grid, "training")]
+    grids = [with_ranges(with_numbers(RunConfig, grid)) for grid in grids]
     problems += [problem for grid in grids for problem in _training_problems(grid)]
-    exclude = [flat(with_numbers(RunConfig, rule)) for rule in raw.get("exclude") or [] if isinstance(rule, dict)]
-    problems += exclude_problems(exclude)
-    if problems:
-        raise ConfigError([f"{where}: {problem}" for problem in dict.fromkeys(problems)], "xlift check STUDY.yaml")
+    exclude, wrong = read_rules(_mappings(raw, "exclude"))
+    _refuse([*problems, *wrong], where)
     filled = [_with_defaults(RunConfig, grid) for grid in grids]
     located = filled if resolved else [_locate(grid, folder or Path()) for grid in filled]
-    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": exclude})
-    if not study.runs():
-        raise ConfigError(f"{where}: exclude: no run is left", "xlift check STUDY.yaml")
-    return study if resolved else _locate_files(study, folder or Path())
+    placed = exclude if resolved else [_locate_rule(rule, folder or Path()) for rule in exclude]
+    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": placed})
+    if resolved:
+        return study
+    _refuse(unmatched(study.exclude, study.named_runs()), where)
+    _refuse([] if study.runs() else ["exclude: no run is left"], where)
+    return _locate_files(study, folder or Path())
+
+
+def _refuse(problems: Iterable[str], where: str) -> None:
+    said = shortened([f"{where}: {problem}" for problem in dict.fromkeys(problems)])
+    if said:
+        raise ConfigError(said, f"edit {where}" if where != "study" else None)
+
+
+def _mappings(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Those of a list of mappings that are; what else is there is refused by type."""
+    given = raw.get(key)
+    return [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
 
 
 def _training_problems(training: dict[str, Any]) -> list[str]:
-    found = [problem for settings in expand(RunConfig, training) for problem in problems_of(RunConfig, settings)]
+    try:
+        runs = expand(RunConfig, training)
+    except ConfigError as error:
+        return [f"training: {problem}" for problem in error.problems]
+    found = [problem for settings in runs for problem in problems_of(RunConfig, settings)]
     return [f"training.{problem}" for problem in dict.fromkeys(found)]
 
 
@@ -184,7 +235,7 @@ def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
         choices = owner.model_fields if owner else model.model_fields
         return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {nearest(location[-1], choices)}"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(location)}: {message} (found {item['input']!r})" if location else message
+    return f"{'.'.join(location)}: {message} (found {item['input']!r:.100})" if location else message
 
 
 def _owner(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
@@ -239,6 +290,13 @@ def _locate(training: dict[str, Any], folder: Path) -> dict[str, Any]:
     return located
 
 
+def _locate_rule(rule: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if "model" not in rule:
+        return rule
+    names = rule["model"] if isinstance(rule["model"], list) else [rule["model"]]
+    return rule | {"model": [_locate_model(name, folder) for name in names]}
+
+
 def _locate_model(name: str, folder: Path) -> str:
     return str((folder / name).resolve()) if (folder / name).is_dir() else name
 
@@ -283,13 +341,12 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     *sections, last = key.strip().split(".")
     place = raw
     for section in sections:
-        place = place.setdefault(section, {})
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
         if not isinstance(place, dict):
             raise ConfigError(f"override '{override}': '{section}' is not a section of the study file")
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override '{override}': the value is not YAML") from None
+    place[last] = read_yaml(text, f"override '{override:.60}'")
 
 
 def dump_yaml(settings: BaseModel) -> str:
