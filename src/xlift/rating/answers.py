@@ -84,7 +84,7 @@ _CASED, _MARKS = "a-z\u00df-\u024f\u0370-\u052f\u1e00-\u1fff0-9", "\u0300-\u036f
 # Markdown, and what compatibility normalisation would turn into digits: powers, circled numbers.
 _WRITTEN: dict[int, Any] = str.maketrans("*_`ºª°", " " * 6, "⁰¹²³⁴⁵⁶⁷⁸⁹") | {ord("\n"): " ¶ "}
 _WRITTEN |= dict.fromkeys([*range(0x2460, 0x249C), *range(0x2776, 0x2794)], " ")
-_ALIKE: dict[int, Any] = str.maketrans("أإآٱىةکی‐‑‒–—−ँ؟", "اااايهكي------ं?", "़") | {ord("œ"): "oe"}
+_ALIKE: dict[int, Any] = str.maketrans("‒–—؟", "---?")
 _ALIKE |= {i: str(unicodedata.digit(chr(i))) for i in range(0x660, 0x1100) if chr(i).isdecimal()}
 _LIST_NUMBER = re.compile(r"(?m)^[ \t]*(?:\*\*)?[(（]?\d{1,2}(?:\.(?!\d)|[)）、．:\u20e3])[ \t]*(?=\S)")
 

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from xlift.languages import find_language, known_code
+from xlift.rating.spelling import alike
 
 # Control, format and surrogate characters: zero-width, bidirectional marks, soft hyphen. Newlines and tabs stay.
 _INVISIBLE = re.compile(
@@ -26,11 +27,6 @@ _LONG_RUN = re.compile(r"([^\w\s\x00-\x7f]{30})[^\w\s\x00-\x7f]+")
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
 )
-# Arabic tatweel and vowel signs, Hebrew points, and the dot that casefolding leaves of İ: written or not, same word.
-_UNWRITTEN = re.compile(
-    "[\u0307\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u065f\u0670\u06d6-\u06ed]"
-)
-_FOLDED = str.maketrans({"’": "'", "ʼ": "'", "ё": "е"})
 _TURKISH = str.maketrans({"İ": "i", "I": "ı"})
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
@@ -45,11 +41,10 @@ def visible(text: str) -> str:
 # e.g. fold("ISPARTA", "tr") → "ısparta"
 # e.g. fold("مُحَمَّد") → "محمد"
 def fold(text: str, language: str = "") -> str:
-    """The text for matching: NFKC, casefolded as the language does, vowel signs and spacing evened out."""
-    wide = unicodedata.normalize("NFKC", visible(text))
-    cased = wide.translate(_TURKISH) if known_code(language) == "tr" else wide
-    folded = unicodedata.normalize("NFKC", cased.casefold())
-    return " ".join(_UNWRITTEN.sub("", folded.translate(_FOLDED)).split())
+    """The text for matching: NFKC, casefolded as the language does, spellings of one word and spacing evened out."""
+    wide, code = unicodedata.normalize("NFKC", visible(text)), known_code(language)
+    cased = wide.translate(_TURKISH) if code == "tr" else wide
+    return " ".join(alike(unicodedata.normalize("NFKC", cased.casefold()), code).split())
 
 
 def without_code(text: str) -> str:

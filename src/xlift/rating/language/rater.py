@@ -29,6 +29,7 @@ from xlift.rating.language.spans import CHINESE_ONLY, SINGLE, Span, excused, for
 from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
 from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import blank_reasoning
+from xlift.rating.spelling import unhidden
 from xlift.records import Rated
 
 VERSION = 4
@@ -84,7 +85,12 @@ def rate_text(text: str, expected: str) -> Rated:
     if unrated:
         return None, {}, unrated
     answer, reasoning = blank_reasoning(text)
+    answer, places = unhidden(answer)
     value, detail, reason = _rate(answer, code)
+    if places and "spans" in detail:
+        for span in detail["spans"]:
+            span |= {"start": places[span["start"]], "end": places[span["end"] - 1] + 1}
+        detail["switch"] = detail["spans"][0]["start"]
     if reasoning:
         reason = reason if answer.strip() else "nothing but reasoning"
         detail |= {"reasoning": len(reasoning), "reasoning_language": _guess(reasoning)}

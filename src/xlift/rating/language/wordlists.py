@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xlift.languages import LANGUAGES, get_language
 from xlift.models import cache_dir
 from xlift.progress import say
+from xlift.rating.spelling import listed_form, plain_form
 from xlift.records import write_atomic
 
 if TYPE_CHECKING:
@@ -179,11 +180,12 @@ def listed(code: str) -> bool:
 
 
 def zipf(word: str, code: str, size: str = "small") -> float | None:
-    """Zipf frequency of a lower-case word, None where the list of `code` lacks it."""
-    code = WORDFREQ_CODES.get(code, code)
+    """Zipf frequency of a lower-case word, as it stands or as lists spell it; None where it is not listed."""
+    listed_as = WORDFREQ_CODES.get(code, code)
+    name = size if size == "small" else f"{size}-{listed_as}"
     # The lists are casefolded: "straße" stands there as "strasse".
-    word = word.replace("ß", "ss")
-    return _row(word, size if size == "small" else f"{size}-{code}").get(code)
+    found = [_row(form.replace("ß", "ss"), name).get(listed_as) for form in {word, listed_form(word, code)}]
+    return max((one for one in found if one is not None), default=None)
 
 
 @lru_cache(maxsize=64)
@@ -238,7 +240,9 @@ def in_lexicon(word: str, code: str) -> bool | None:
     """Whether the lexicon of `code` has the word as a form; None where there is no lexicon."""
     lookup, languages = _lexicons()
     name = {"no": "nb", "hr": "hbs", "sr": "hbs", "bs": "hbs"}.get(code, code)
-    return lookup.get_lemma(word, name) is not None if name in languages else None
+    if name not in languages:
+        return None
+    return any(lookup.get_lemma(form, name) is not None for form in {word, listed_form(word, code)})
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------
@@ -329,8 +333,8 @@ class Vocabulary(dict[str, Weight]):
         return weight
 
     def _weigh(self, word: str) -> Weight:
-        row = _row(word.replace("ß", "ss"))
-        own = row.get(WORDFREQ_CODES.get(self.code, self.code))
+        row = _row(plain_form(word).replace("ß", "ss"))
+        own = zipf(word, self.code)
         if len(word) < 2:
             return Weight(0.0, 0.0, (0.0,) * len(self.rivals), own)
         rarest = floor(self.code)
