@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from xlift.errors import UserError
+from xlift.extras import missing_extra
 
 app = typer.Typer(
     help="Instruction-tune on English, answer in many languages, see what crosses over.",
@@ -26,6 +27,23 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Study folder; results/<name> where it is not given.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"xlift {version('xlift')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -334,16 +352,25 @@ def _print_result(workspace: Any, path: Path | None = None) -> None:
     print(f"\nreport: {path or workspace.report / 'index.html'}")
 
 
+def _end(error: UserError) -> NoReturn:
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if error.hint:
+        print(f"try: {error.hint}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
-    """Entry point: a user's mistake ends with one message and exit code 2."""
+    """Entry point: a user's mistake, or an extra that is not installed, ends with one message and exit code 2."""
     try:
         app()
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        if error.hint:
-            print(f"try: {error.hint}", file=sys.stderr)
-        sys.exit(2)
+        _end(error)
+    except ModuleNotFoundError as error:
+        known = missing_extra(error)
+        if known is None:
+            raise
+        _end(known)
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)

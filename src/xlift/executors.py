@@ -5,13 +5,13 @@ A run that fails is reported and does not stop the others; its traceback stays i
 
 from __future__ import annotations
 
-import importlib.util
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from xlift.errors import ConfigError, UserError, raise_together
+from xlift.extras import require
 from xlift.records import write_atomic
 from xlift.workspace import RunFolder, StudyFolder
 
@@ -77,8 +77,7 @@ def _absolute_run(run: RunFolder) -> RunFolder:
 
 
 def _connected(workspace: StudyFolder) -> Any:
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("executor: ray is not installed", "pip install 'xlift[ray]', or set executor to local")
+    require("ray")
     import ray
 
     if not ray.is_initialized():

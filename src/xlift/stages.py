@@ -13,6 +13,7 @@ from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import UserError, raise_together
 from xlift.executors import each_run
+from xlift.extras import require
 from xlift.halving import surviving
 from xlift.models import kept_base
 from xlift.planning.pending import say_pending
@@ -21,7 +22,6 @@ from xlift.rating import rate
 from xlift.records import Conversation, JsonlWriter, write_jsonl
 from xlift.study.settings import Instructions, Judge
 from xlift.study.study import Study
-from xlift.watch import validation_prompts, watcher
 from xlift.workspace import (
     RunFolder,
     StudyFolder,
@@ -40,6 +40,7 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
 
     A run that fails is reported at the end (UserError) and does not stop the others.
     """
+    require("train", "report")
     if first_worker():
         say_pending(open_study(study, folder))
     workspace = prepare(study, folder)
@@ -77,6 +78,7 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
 
 def train_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Train every run of the grid that is not trained yet; one that failed before is tried again, once."""
+    require("train")
     halving = workspace.study.halving
     failures: list[UserError] = []
     failed: set[str] = set()
@@ -104,6 +106,7 @@ def _is_trained(run: RunFolder) -> bool:
 def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | None = None) -> None:
     from xlift.models import locate, place
     from xlift.tuning.train import Watching, train
+    from xlift.watch import validation_prompts, watcher
 
     train_set, heldout = _instructions(run.config.instructions.model_dump_json(), offline)
     base = locate(run.config.model, _revision(workspace, run), offline)
@@ -134,6 +137,7 @@ def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
 
 def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
     """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
+    require("train")
     if first_worker():
         try:
             each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, _generate)

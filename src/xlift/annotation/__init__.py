@@ -9,10 +9,6 @@ transfer.py   ratings out (JSONL, CSV) and in (CSV, Label Studio, potato)
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from xlift.extras import require
 
-from xlift.errors import ConfigError
-
-_missing = [name for name in ("alembic", "sqlalchemy", "starlette", "uvicorn") if find_spec(name) is None]
-if _missing:
-    raise ConfigError(f"annotation needs {', '.join(_missing)}", "pip install 'xlift[annotate]'")
+require("annotate")

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xlift.errors import ConfigError, UserError
+from xlift.errors import UserError
+from xlift.extras import require
 from xlift.judging.client import Features, api_key, check_budget, read_completion, request_body
 from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, open_ledger, text_of
 from xlift.judging.questions import Request, Texts, again_messages, load_texts, needs_again
@@ -92,10 +93,9 @@ def _send_all(
 
 
 def _client(settings: Judge) -> OpenAI:
-    try:
-        from openai import OpenAI
-    except ImportError:
-        raise ConfigError("judge models need the openai package", "pip install 'xlift[judge]'") from None
+    require("judge")
+    from openai import OpenAI
+
     # Without retries of its own: a batch whose making seemed to fail must not be made and paid twice.
     return OpenAI(api_key=api_key(settings), base_url=settings.base_url, max_retries=0, timeout=settings.timeout)
 

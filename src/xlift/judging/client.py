@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from xlift.errors import ConfigError, UserError
+from xlift.extras import require
 from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
 from xlift.judging.questions import Request, again_messages, needs_again
 from xlift.judging.replies import JudgeAnswer, JudgeReply
@@ -148,10 +149,9 @@ def answer_groups(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledge
 
 
 async def _run(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, pace: Pace) -> str | None:
-    try:
-        from openai import AsyncOpenAI
-    except ImportError:
-        raise ConfigError("judge models need the openai package", "pip install 'xlift[judge]'") from None
+    require("judge")
+    from openai import AsyncOpenAI
+
     secret = api_key(settings)
     # Retries are ours: each one is counted, waits for all, and stops with the budget.
     options: dict[str, Any] = {"api_key": secret, "max_retries": 0, "timeout": settings.timeout}

