@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,19 @@ def test_without_a_probe_memory_is_a_lower_bound_and_time_is_left_open(study_fil
     shown = capsys.readouterr()
     assert "memory ≥" in shown.out
     assert "measuring" not in shown.err
+
+
+def test_it_says_how_many_examples_are_short_enough(study_file: Path, capsys: Any) -> None:
+    check_study(load_study(study_file), offline=True, probe=False)
+    assert "held out; the others" not in capsys.readouterr().out
+    chosen = load_study(study_file, ["training.max_length=50"])
+    check_study(chosen, offline=True, probe=False)
+    said = capsys.readouterr().out
+    found = re.search(r"data: (\d+) of (\d+) examples are trained on and (\d+) of 2 held out; .*max_length=50\n", said)
+    assert found is not None
+    rows = [line.split() for line in said.splitlines() if line.startswith("lora-r4-lr1e-3 ")]
+    assert rows[0][1] == found[1]
+    assert 0 < int(found[1]) < int(found[2])
 
 
 def test_targets_that_fit_no_layer_are_a_problem_of_each_run(study_file: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from xlift.annotation import sampling
+from xlift.annotation import campaign as campaigns
+from xlift.annotation import database as db
+from xlift.annotation import sampling, transfer
 from xlift.data.instructions import load_source
 from xlift.data.prompts import load_prompts, read_prompt_file
 from xlift.data.sources import lcb_prompts, paper_prompts
@@ -292,3 +295,28 @@ def test_the_documentation_lists_the_languages_that_are_rated() -> None:
     listed = re.search(r"and fluency rate ([^.]*?), under", text)
     assert listed is not None
     assert re.findall(r"\b[a-z]{2}\b", listed[1]) == sorted(LANGUAGES)
+
+
+def test_people_are_added_and_their_ratings_come_in_under_any_name_of_a_language(tmp_path: Path) -> None:
+    source = write(tmp_path / "r.jsonl", [{"text": NORWEGIAN, "language": "nb", "run": "a"}])
+    opened = campaigns.open_campaign(source)
+    campaigns.add(opened, "Ana", [" nn-NO", "Norwegian", "French"])
+    with opened.database.read.connect() as connection:
+        (person,) = connection.execute(sa.select(db.annotators)).all()
+        assert person.languages == "no,fr"
+        assert [row.language for row in connection.execute(sa.select(db.tasks))] == ["no"]
+        assert connection.execute(sa.select(db.assignments)).all()
+    with pytest.raises(ConfigError, match="unknown language 'klingon'"):
+        campaigns.add(opened, "Bo", ["klingon"])
+    table = tmp_path / "people.csv"
+    head = "id,language,run,step,facet,rater,value\n"
+    table.write_text(head + "1,nob,a,0,fluency,Cy,2\n", encoding="utf-8")
+    campaigns.import_file(opened, table)
+    with opened.database.read.connect() as connection:
+        assert [one["language"] for one in transfer.rating_records(connection)] == ["no"]
+    table.write_text(head + "1,klingon,a,0,fluency,Cy,2\n1,fr,a,0,accuracy,Cy,2\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        campaigns.import_file(opened, table)
+    first, second = caught.value.problems
+    assert "people.csv:2: unknown language 'klingon'" in first
+    assert "is in no, not in fr" in second

@@ -373,11 +373,14 @@ def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pl
 
 
 def _left_out(plan: Planned) -> str:
-    if plan.data is None or not plan.data.too_long:
+    data = plan.data
+    if data is None or not data.too_long + data.heldout_too_long:
         return ""
-    of, where = plan.data.too_long + len(plan.data.train), plan.config.instructions.label
+    trained, held = len(data.train), len(data.heldout)
     return (
-        f"{plan.data.too_long} of {of} conversations of {where} are longer than max_length={plan.config.max_length}\n"
+        f"{plan.config.instructions.label}: {trained} of {trained + data.too_long} examples are trained on and "
+        f"{held} of {held + data.heldout_too_long} held out; the others are longer than "
+        f"max_length={plan.config.max_length}\n"
     )
 
 

@@ -37,11 +37,12 @@ from xlift.workspace import RunFolder
 
 @dataclass(frozen=True)
 class Data:
-    """Tokenised conversations of one run: what is trained on, what is held out, how many were too long."""
+    """Tokenised conversations of one run: what is trained on, what is held out, how many of each were too long."""
 
     train: list[Encoded]
     heldout: list[Encoded]
     too_long: int
+    heldout_too_long: int = 0
 
     @property
     def lengths(self) -> list[int]:
@@ -65,7 +66,8 @@ def encode_data(
             "raise training.max_length",
         )
     checks = [example for conversation in heldout for example in _examples(chat, conversation)]
-    return Data(kept, [one for one in checks if len(one) <= config.max_length], len(encoded) - len(kept))
+    held = [one for one in checks if len(one) <= config.max_length]
+    return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held))
 
 
 def _examples(chat: ChatFormat, conversation: Conversation) -> list[Encoded]:
