@@ -308,13 +308,17 @@ def list_(
 
 
 def _print_states(states: list[dict[str, Any]]) -> None:
+    from xlift.terminal import aligned
+
     if not states:
         print("nothing in results/; xlift run STUDY.yaml makes a study")
     for state in states:
         print(f"{state['study']}  {state['folder']}")
-        for one in state["runs"]:
-            stages = ", ".join(f"{name} {value}" for name, value in one["stages"].items()) or "not started"
-            print(f"  {one['run']:<40} {stages}")
+        rows = [
+            ["", one["run"], ", ".join(f"{name} {value}" for name, value in one["stages"].items()) or "not started"]
+            for one in state["runs"]
+        ]
+        print(aligned(rows))
 
 
 def _study(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from rich.cells import cell_len
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, all of one length, as lines whose columns stand under one another."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Rows of cells, all of one length, as lines whose columns stand under one another, in any script.
+
+    Columns `right` end under one another. Nothing is cut or broken: that is left to the terminal.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(
+            _padded(cell, width, place in right) for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     )
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    # A wide character takes two places, a combining one none: str.ljust counts each as one.
+    space = " " * (width - cell_len(cell))
+    return space + cell if right else cell + space

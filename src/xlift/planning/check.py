@@ -39,6 +39,7 @@ from xlift.progress import duration, say
 from xlift.records import Prompt, fingerprint
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study
+from xlift.terminal import aligned
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import Data, encode_data
 from xlift.watch import validation_prompts
@@ -336,11 +337,7 @@ def _total_seconds(study: Study, seconds: list[float | None], placement: Placeme
 
 
 def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], placement: Placement) -> None:
-    """One row a run, and the totals. Plain text where there is no terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
+    """One row a run, and the totals."""
     own = [takes[plan.run.id] for plan in plans]
     replies = [plan.answering * len(plan.asked.prompts) for plan in plans]
     new_tokens = [plan.answering * len(plan.asked.prompts) * plan.asked.new_tokens for plan in plans]
@@ -360,14 +357,7 @@ def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pl
         "memory" if measured else "memory ≥": [*(_size(one.memory) for one in own), _size(most)],
         "disk": [_size(count) for count in _summed([one.disk.kept for one in own])],
     }
-    console = Console()
-    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, show_footer=True, pad_edge=False)
-    for name, cells in columns.items():
-        table.add_column(name, cells[-1], justify="left" if name == "run" else "right", no_wrap=True)
-    for row in list(zip(*columns.values(), strict=True))[:-1]:
-        table.add_row(*row)
-    # A row that the terminal breaks can be read, one that is cut cannot.
-    Console(width=max(console.width, 200)).print(table)
+    print(aligned([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
     for line in dict.fromkeys(_left_out(plan) for plan in plans):
         print(line, end="")
 
@@ -423,4 +413,4 @@ def _show_mask(chat: ChatFormat, example: Encoded) -> None:
     for token, learned in zip(example.ids, example.mask, strict=True):
         text.append(str(chat.tokenizer.decode([token])), style="bold green" if learned else "dim")
     print(f"template {chat.name}, end of turn {chat.end_of_turn}; learned tokens are green:")
-    Console().print(text)
+    Console().print(text, soft_wrap=True)
