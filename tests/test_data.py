@@ -138,6 +138,45 @@ def test_a_request_in_both_splits_is_refused(tmp_path: Path) -> None:
         load_prompts(Prompts(languages=["en"], validation=both, test=both))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"id": "a", "parallel_id": "q", "messages": [{"role": "user", "content": "How?"}]}, "id 'a'"),
+        ({"id": "b", "parallel_id": "p", "messages": [{"role": "user", "content": "How?"}]}, "request 'p'"),
+        ({"id": "p", "messages": [{"role": "user", "content": "How?"}]}, "request 'p'"),
+        ({"id": "b", "parallel_id": "q"}, "what 'b' asks"),
+    ],
+)
+def test_two_files_share_no_id_request_or_words(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    first = {"id": "a", "parallel_id": "p", "language": "en", "split": "validation"}
+    first |= {"messages": [{"role": "user", "content": "Why?"}]}
+    second = first | {"split": "test"} | change
+    if "parallel_id" not in change:
+        del second["parallel_id"]
+    files = [write(tmp_path / f"{one['split']}.jsonl", [one]) for one in (first, second)]
+    validation, test = (PromptSet(source=str(path)) for path in files)
+    with pytest.raises(DataError) as caught:
+        load_prompts(Prompts(languages=["en"], validation=validation, test=test))
+    assert caught.value.problems == [f"{says} is in both validation and test: {files[0]}:1 and {files[1]}:1"]
+
+
+@pytest.mark.parametrize("value", [["a"], 3, 1.5, True, {"a": 1}])
+@pytest.mark.parametrize("field", ["parallel_id", "category", "modifies", "reference", "reply_language"])
+def test_fields_that_must_be_text_are_refused_by_line_where_they_are_not(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    record = {"id": "a", "language": "en", "split": "test", "messages": [{"role": "user", "content": "Why?"}]}
+    with pytest.raises(DataError, match=rf"p\.jsonl:1: '{field}' must be text"):
+        read_prompt_file(write(tmp_path / "p.jsonl", [record | {field: value}]))
+
+
+def test_every_language_without_prompts_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_prompts(Prompts(languages=["en", "yo", "am"]))
+    assert [problem.split("'")[1] for problem in caught.value.problems] == ["yo", "am"]
+    assert "there are: ar, de, en, es, fr, hi, id, it, ja, ko, nl, pt, ru, tr, zh" in caught.value.problems[0]
+
+
 def test_bad_prompts_are_reported_all_together(tmp_path: Path) -> None:
     records = [{"id": "a", "language": "xx", "split": "train", "messages": []}, {"id": "a"}]
     with pytest.raises(DataError) as caught:

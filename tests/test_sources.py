@@ -94,6 +94,9 @@ def test_lcb_prompts_are_read_from_a_folder_or_its_zip(tmp_path: Path, packed: b
     assert cross["parallel_id"] == lcb_prompts(place, "de", "test")[0]["parallel_id"]
     with pytest.raises(DataError, match="'it'"):
         lcb_prompts(place, "it", "test")
+    both = PromptSet(source=f"lcb:{place}")
+    with pytest.raises(DataError, match="both validation and test"):
+        load_prompts(Prompts(languages=["fr"], validation=both, test=both))
 
 
 def test_a_study_takes_published_prompts_but_never_for_both_splits(paper: Path) -> None:

@@ -250,6 +250,24 @@ def test_yaml_that_is_none_or_has_no_end_is_refused(tmp_path: Path, text: str, s
         load_study(path, [f"question={text.partition(': ')[2]}"])
 
 
+def test_a_setting_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    text = "training:\n  seed: 1\n  adaptation: {rank: 4, rank: 8}\nquestion: one\ntraining: {steps: 5}\n"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    assert caught.value.problems == [
+        f"{path}:3: 'rank' is there already, on line 3",
+        f"{path}:5: 'training' is there already, on line 1",
+    ]
+    path.write_text(
+        "prompts: &p {test: {size: 1}}\ntraining: {adaptation: {<<: {rank: 4}, rank: 8}}\n", encoding="utf-8"
+    )
+    assert load_study(path).runs()[-1].adaptation.rank == 8
+    with pytest.raises(ConfigError, match="'rank' is there already"):
+        load_study(path, ["training.adaptation={rank: 4, rank: 8}"])
+
+
 def test_a_grid_that_nobody_can_run_is_refused_before_it_is_made() -> None:
     many = {"rank": list(range(1, 2000)), "alpha": list(range(1, 2000))}
     with pytest.raises(ConfigError, match="3,996,001 combinations; a study has at most 10,000 runs"):

@@ -78,7 +78,7 @@ def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> di
         for path in _files(prompt_set, languages):
             records |= _read_prompts(path)
     there = {where: prompt for where, prompt in records.items() if prompt["split"] == split}
-    have = ", ".join(sorted({prompt["language"] for prompt in there.values()})) or "none"
+    have = ", ".join(sorted(_builtin_languages(source) or {prompt["language"] for prompt in there.values()})) or "none"
     chosen: dict[str, Prompt] = {}
     problems = []
     for language in languages:
@@ -91,6 +91,13 @@ def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> di
     if problems:
         raise DataError(problems, f"edit prompts.languages or prompts.{split} in the study file")
     return chosen
+
+
+def _builtin_languages(source: str) -> set[str]:
+    """All languages of a built-in set; none of any other source."""
+    kind, _, name = source.partition(":")
+    paths = builtin_path("").glob(f"prompts.{name}.*.jsonl") if kind == "builtin" else ()
+    return {path.name.split(".")[2] for path in paths}
 
 
 def _files(prompt_set: PromptSet, languages: list[str]) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool =
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     except ConfigError as error:
-        hint = None if path.suffix in {".yaml", ".yml"} else "files of responses or ratings end in .jsonl"
+        hint = error.hint if path.suffix in {".yaml", ".yml"} else "files of responses or ratings end in .jsonl"
         raise ConfigError(error.problems, hint) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a study file is a mapping of settings, found {type(raw).__name__}")
@@ -147,8 +147,16 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool =
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """What a YAML text says. Raises ConfigError where it is none, or its aliases make a few lines endless."""
+    """What a YAML text says.
+
+    Raises ConfigError where it is none, gives a setting twice, or makes a few lines endless by aliases.
+    """
     try:
+        twice = [
+            f"{where}:{line}: {problem}" for line, problem in _repeated(yaml.compose(text, yaml.SafeLoader), set())
+        ]
+        if twice:
+            raise ConfigError(shortened(twice), "leave one of them")
         found = yaml.safe_load(text)
         if _size(found, {}) > MAX_ENTRIES:
             raise ConfigError(f"{where}: more than {MAX_ENTRIES:,} entries")
@@ -161,6 +169,22 @@ def read_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
     return found
+
+
+def _repeated(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:
+    """Keys that a mapping holds twice, of which YAML would silently take the last: line, and what is wrong there."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    lines: dict[str, int] = {}
+    for item in node.value:
+        key, value = item if isinstance(item, tuple) else (None, item)
+        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                yield line, f"'{key.value}' is there already, on line {lines[key.value]}"
+            lines.setdefault(key.value, line)
+        yield from _repeated(value, seen)
 
 
 def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
