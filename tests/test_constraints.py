@@ -366,7 +366,8 @@ PAGE = "<!DOCTYPE html>\n<html><head><title>T</title></head><body><h1>A</h1><p>b
         (PAGE, 2, 2),
         (PAGE.upper(), 2, 2),
         (f"\u200f\n<!-- <b> -->{PAGE}\n", 2, 2),
-        (f"Here is the page:\n```html\n{PAGE}\n```\nEnjoy!", 2, 2),
+        (f"Here is the page:\n```html\n{PAGE}\n```\nEnjoy!", 1, 1),
+        (f"~~~html\n{PAGE}\n~~~", 2, 2),
         (PAGE.replace("<p>", "<script>if (a<b && c>d) {}</script><p>"), 2, 2),
         ("<body><p>a</p></body>", 2, 2),
         (f"Here is the page: {PAGE}", 1, 1),
@@ -523,6 +524,8 @@ OBJECT = json.dumps({"b": {"c": [1]}, "a": "{x}"})
         (OBJECT, 2),
         (f"\n ```json\n{OBJECT}\n```", 2),
         (f"```\n{OBJECT}```", 2),
+        (f"~~~json\n{OBJECT}\n~~~", 2),
+        (f"````\n{OBJECT}\n````", 2),
         (f"{OBJECT} Enjoy!", 1),
         (f"Here {{it}} is: {OBJECT} Enjoy!", 1),
         (f"Here:\n```json\n{OBJECT}\n```\nEnjoy!", 1),
@@ -558,3 +561,18 @@ def test_reply_language_tells_french_from_english() -> None:
     for text, expected in ((french, 2), (english, 0), ("", 0)):
         record = {"text": text, "language": "en", "constraint": {"name": "reply_language", "language": "fr"}}
         assert rate_constraint(record)[0] == expected
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~", "````", "```text"])
+@pytest.mark.parametrize(
+    ("name", "inside", "expected"),
+    [
+        ("lowercase", "la nuit tombe sur la ville.", 2),
+        ("lowercase", "La Nuit Tombe Sur La Ville.", 0),
+        ("capitalized", "La Nuit Tombe Sur La Ville.", 2),
+        ("capitalized", "la nuit tombe sur la ville.", 0),
+    ],
+)
+def test_a_reply_in_one_fence_is_the_text_inside(fence: str, name: str, inside: str, expected: int) -> None:
+    text = f"{fence}\n{inside}\n{fence.rstrip('tex')}"
+    assert rate_constraint({"text": text, "language": "fr", "constraint": {"name": name}})[0] == expected

@@ -170,6 +170,37 @@ def test_neighbours_are_told_apart_where_enough_is_said(code: str, other: str) -
     assert rate_text(said[code], code)[0] == 2
 
 
+@pytest.mark.parametrize("code", sorted(set(TEXTS) - {"en", "sw"}))
+@pytest.mark.parametrize(
+    "form",
+    [
+        '```json\n{{"title": "{0}", "open": true, "end": null}}\n```',
+        '{{"title": "{0}",\n "open": false\n}}',
+        "~~~markdown\n## {0}\n~~~",
+        "{0}\n\n~~~\nfor (const item of items) {{ total += item.price; }} // add the price of every item\n~~~",
+        "````python\nprint('the sum of all the items in the list')\n````\n{0}",
+        "<pre>the quick sum of all the items = {{x}}</pre>\n<p>{0}</p>",
+        "<script>let house = document.getElementById('with the garden');</script>{0}",
+        "{0} #sunset #bestfriends #throwback",
+        "{0} (@the.weather_girl, @dailynews)",
+        "{0} ＃summer ＠weathergirl",
+    ],
+)
+def test_code_formats_and_handles_are_not_blamed(form: str, code: str) -> None:
+    assert rate_text(form.format(TEXTS[code]), code)[0] == 2
+
+
+@pytest.mark.parametrize("code", ["fr", "ru", "ja"])
+@pytest.mark.parametrize("form", ['```json\n{{"title": "{0}"}}\n```', "```text\n{0}\n```", "~~~\n{0}\n~~~"])
+def test_english_that_is_read_in_a_fence_is_blamed(form: str, code: str) -> None:
+    assert rate_text(form.format(TEXTS["en"]), code)[0] == 0
+
+
+@pytest.mark.parametrize("code", ["fr", "ru", "ja"])
+def test_hashtags_that_are_all_that_is_said_are_blamed(code: str) -> None:
+    assert rate_text("#travel #beautiful #nature #mountains #friends #summer #happiness", code)[0] == 0
+
+
 def test_reply_language_outranks_the_prompts_language() -> None:
     record = {"text": TEXTS["fr"], "language": "en", "reply_language": "fr"}
     assert rate_language(record)[0] == 2

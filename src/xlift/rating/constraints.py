@@ -39,6 +39,7 @@ from xlift.languages import find_language, known_code
 from xlift.rating.language.rater import rate_text
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import (
+    FENCE,
     Line,
     at_boundary,
     cased_words,
@@ -241,7 +242,7 @@ _MARKDOWN = {
     "bold": re.compile(r"\*\*(?=\S)[^*\n]{1,500}(?<=\S)\*\*|(?<!\w)__(?=\S)[^_\n]{1,500}(?<=\S)__(?!\w)"),
     "italic": re.compile(r"(?<![\w*])\*(?=[^\s*])[^*\n]{1,500}(?<=\S)\*(?![\w*])|(?<!\w)_[^\s_][^_\n]{0,500}_(?!\w)"),
     "table": re.compile(r"^[ \t]{0,8}\|?[ \t]{0,8}:?-{2,}:?[ \t]{0,8}\|[-:| \t]*$", re.MULTILINE),
-    "code": re.compile(r"```|`[^`\n]{1,500}`"),
+    "code": re.compile(r"```|^~~~|`[^`\n]{1,500}`", re.MULTILINE),
     "link": re.compile(r"\[[^\[\]\n]{1,300}\]\([^()\n]{1,500}\)"),
     "quote": re.compile(r"^ {0,3}>\s?\S", re.MULTILINE),
 }
@@ -257,7 +258,6 @@ def _markdown(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return 2 if found or items >= 2 else 0, {"structures": found, "items": items}, None
 
 
-_FENCED = re.compile(r"```[ \t]*\w*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9]*|!doctype)(?=[\s/>])[^<>]*>", re.IGNORECASE)
 # Comments, and script and style, whose content looks like tags.
 _OPAQUE = re.compile(
@@ -272,14 +272,19 @@ _UNCLOSED = re.compile("p|li|dt|dd|tr|td|th|thead|tbody|tfoot|br|hr|img|meta|lin
 
 # e.g. en {"name": "html"}: "<p>One</p><p>Two</p>" → 0
 # e.g. en {"name": "html"}: "<html><p>One</html>" → 2
+TEXT_AROUND = "text around the page"
+
+
 def _html(reply: Checked, constraint: dict[str, Any]) -> Rated:
     """Tags are read by a pattern: html.parser takes minutes for 200 kB of unfinished tags."""
     text = visible(reply.text)
-    fenced = [block for block in _FENCED.findall(text) if _TAG.search(block)]
-    source = _OPAQUE.sub("", fenced[0] if fenced else text)
+    pages = [fence for fence in FENCE.finditer(text) if _TAG.search(fence["inside"])]
+    source = _OPAQUE.sub("", pages[0]["inside"] if pages else text)
     tags = [(slash, name.casefold()) for slash, name in _TAG.findall(source)]
     known = {name for _, name in tags if _BALANCED.fullmatch(name) or _UNCLOSED.fullmatch(name)}
     faults = _html_faults(source, tags, reply.cut)
+    if pages and TEXT_AROUND not in faults and (text[: pages[0].start()] + text[pages[0].end() :]).strip():
+        faults.append(TEXT_AROUND)
     detail = {"tags": sorted(known), "faults": faults}
     if known & {"html", "body"} or ("", "!doctype") in tags:
         return 1 if faults else 2, detail, None
@@ -301,7 +306,7 @@ def _html_faults(source: str, tags: list[tuple[str, str]], cut: bool) -> list[st
     faults = {
         "tags closed out of order": crossed,
         "tags not closed": bool(opened) and not cut,
-        "text around the page": bool(around.strip()),
+        TEXT_AROUND: bool(around.strip()),
         "no text": not _TAG.sub("", source).strip() and not cut,
     }
     return [fault for fault, is_so in faults.items() if is_so]
@@ -403,8 +408,8 @@ def _json(reply: Checked, constraint: dict[str, Any]) -> Rated:
     if reply.cut:
         return None, {}, "cut by the token limit before the object was closed"
     keys, text = sorted(constraint["keys"]), reply.text.strip().lstrip("\ufeff")
-    fenced = _FENCED.fullmatch(text)
-    body = (fenced[1] if fenced else text).strip()
+    fence = FENCE.fullmatch(text)
+    body = (fence["inside"] if fence else text).strip()
     found, end = _object_keys(body, 0)
     if found is not None and end == len(body):
         return 2 if found == keys else 0, {"keys": found}, None

@@ -34,7 +34,7 @@ from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import WORDFREQ_CODES, evidence, in_lexicon, zipf
 from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import without_reasoning
-from xlift.rating.text import spaced, visible
+from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
 
 VERSION = 2
@@ -112,7 +112,7 @@ _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u340
 _UNSPACED = re.compile(f"[{_DENSE}]")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _BLOB = re.compile(rf"[^\s{_DENSE}]{{100,}}")
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`", re.DOTALL)
+_CODE = re.compile(r"`[^`\n]{1,200}`")
 _ENDINGS = {"id": ("nya", "lah", "kah"), "ms": ("nya", "lah", "kah"), "es": ("me", "se", "lo", "la", "los", "las")}
 _ENDINGS["fi"] = ("ni", "si", "mme", "nne", "nsa", "nsä", "kin", "kaan", "kään", "ko", "kö")
 _LONGEST = 40  # letters of a word; a longer one is taken letter by letter
@@ -120,9 +120,9 @@ _LONGEST = 40  # letters of a word; a longer one is taken letter by letter
 
 def prose_of(text: str) -> str:
     """The text without code; fences that hold most of it count where they do not look like code."""
-    if "`" not in text:
+    if "`" not in text and not fenced(text):
         return text
-    outside = _CODE.sub(" ", text)
+    outside = _CODE.sub(" ", FENCE.sub(" ", text))
     return outside if 2 * len(outside) > len(text) else _sample(text)
 
 
@@ -305,11 +305,11 @@ _CLOSERS = " \t\n\"'”’»›)]}」』）】》*_`~"
 # e.g. cut("是的。", "zh") → False
 def cut(text: str, code: str) -> bool:
     """Whether a text that the token limit ended stops within a sentence; False where sentences have no stop."""
-    if code == "th" or text.count("```") % 2:
+    if code == "th" or ends_fenced(text):
         return code != "th"
     end = text[-200:].rstrip(_CLOSERS)[-1:] or "."
     ended = end in _STOPS or (end == ";" and code == "el") or unicodedata.category(end) == "So"
-    return not (ended or text.rstrip().endswith("```"))
+    return not (ended or text.rstrip().endswith(("```", "~~~")))
 
 
 _TEMPLATE = re.compile(

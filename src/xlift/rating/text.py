@@ -28,7 +28,10 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
 )
 _TURKISH = str.maketrans({"İ": "i", "I": "ı"})
-_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+# A fence of backticks or tildes, closed by as many or by the end of the text.
+FENCE = re.compile(
+    r"(?P<mark>`{3,}|(?m:^)~{3,}(?=[^~\n]*\n))(?P<tag>[^\n`]*(?=\n)|\w*)(?P<inside>.*?)(?:(?P=mark)|\Z)", re.DOTALL
+)
 
 
 # e.g. visible("a\u00adb\r\nc") → "ab\nc"
@@ -47,10 +50,27 @@ def fold(text: str, language: str = "") -> str:
     return " ".join(alike(unicodedata.normalize("NFKC", cased.casefold()), code).split())
 
 
+# e.g. fenced("~~~ hello ~~~") → False
+def fenced(text: str) -> bool:
+    """Whether a part of the text is in a fence."""
+    return ("```" in text or "~~~" in text) and FENCE.search(text) is not None
+
+
+# e.g. ends_fenced("So:\n```\nx = 1") → True
+def ends_fenced(text: str) -> bool:
+    """Whether the text ends before a fence is closed."""
+    last = max(FENCE.finditer(text), key=re.Match.start, default=None) if fenced(text) else None
+    return last is not None and not last[0].removeprefix(last["mark"] + last["tag"]).endswith(last["mark"])
+
+
+# e.g. without_code("~~~\nbonjour\n~~~") → "\n\nbonjour\n"
+# e.g. without_code("So:\n```py\nx = 1\n```") → "So:\n\n"
 def without_code(text: str) -> str:
     """The text without fenced code; a reply that is one fence as a whole is taken out of its fence."""
-    outside = _FENCE.sub("\n", text)
-    return outside if outside.strip() else re.sub(r"```\w*", "\n", text)
+    if not fenced(text):
+        return text
+    outside = FENCE.sub("\n", text)
+    return outside if outside.strip() else FENCE.sub(lambda found: "\n" + found["inside"], text)
 
 
 # e.g. spaced("th") → False
@@ -82,16 +102,14 @@ def count_characters(text: str, language: str) -> int:
     return len(" ".join(visible(text).split())) if spaced(language) else count_words(text, language)
 
 
-_NO_WORDS = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]{1,500}`|<[^<>]{1,500}>|https?://\S+|www\.\S+|\S{1,100}@\S+|[—–…]", re.DOTALL
-)
+_NO_WORDS = re.compile(r"`[^`\n]{1,500}`|<[^<>]{1,500}>|https?://\S+|www\.\S+|\S{1,100}@\S+|[—–…]")
 
 
 # e.g. cased_words("l'Été 12 jours") → [["l", "Été"], ["jours"]]
 # e.g. cased_words("今天 OK") → None
 def cased_words(text: str) -> list[list[str]] | None:
     """Words that begin with a letter of a cased script, cut at apostrophes; None if most letters have no case."""
-    tokens = [re.split(r"['’ʼ]", token) for token in _NO_WORDS.sub(" ", visible(text)).split()]
+    tokens = [re.split(r"['’ʼ]", token) for token in _NO_WORDS.sub(" ", without_code(visible(text))).split()]
     words = [[re.sub(r"^[\W_]+", "", part) for part in token] for token in tokens]
     words = [[part for part in word if part] for word in words]
     words = [word for word in words if word and word[0][0].isalpha()]
@@ -293,7 +311,7 @@ def list_readings(text: str, language: str) -> dict[str, int]:
     sections = Counter(_section(line) for line in lines)
     readings |= {kind: count for kind, count in sections.items() if kind and count > 1}
     # Fenced code beside prose may hold the list.
-    return readings or ({} if "```" in text else _plain_readings(lines, language))
+    return readings or ({} if fenced(text) else _plain_readings(lines, language))
 
 
 def is_label(line: Line) -> bool:

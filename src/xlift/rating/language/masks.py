@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from xlift.languages import get_language
+from xlift.rating.text import FENCE, fenced
 
 
 def _class(points: Iterable[int]) -> str:
@@ -66,10 +67,14 @@ def scripts_of(code: str) -> frozenset[str]:
 # What spans several words, by a sign that must be there for it to be looked for.
 _STRETCHES = {
     "`": re.compile(r"`[^`\n]{1,400}`"),
-    "<": re.compile(r"</?[A-Za-z!][^<>\n]{0,200}>"),
+    "<": re.compile(
+        r"<(?P<code>code|pre|script|style)\b[^<>]{0,200}>(?:[^<]|<(?!/(?P=code)>)){0,20000}</(?P=code)>"
+        r"|</?[A-Za-z!][^<>\n]{0,200}>"
+    ),
     "$": re.compile(r"\$\$[^$]{1,400}\$\$|\$[^$\n]{1,400}\$"),
     "\\": re.compile(r"\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]|\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*", re.DOTALL),
-    '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)"),  # JSON keys
+    # JSON keys and literals
+    '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)|(?<=[:,\[\s])(?:true|false|null)(?=\s{0,9}[,}\]\n])"),
 }
 _WORDS_IN_CHUNK = (
     r"(?=[A-Za-z\d])(?:"
@@ -81,27 +86,29 @@ _WORDS_IN_CHUNK = (
 _IN_CHUNK = re.compile(_WORDS_IN_CHUNK)
 # What must be in a chunk for any of it to be masked, by its first sign, which makes the search fast.
 _ODD = re.compile(
-    r"[\d_@#&:.A-Z](?:(?<=[\d_@#&])|(?<=:)/|(?<=\.)\w|(?<=www\.)\S"
+    r"[\d_@#＠＃&:.A-Z](?:(?<=[\d_@#＠＃&])|(?<=:)/|(?<=\.)\w|(?<=www\.)\S"
     r"|(?<=[A-Z])[A-Z]|(?<=[a-z][A-Z])|(?<=\b[IVXLCDM])\b)"
 )
-_ADDRESS_SIGNS = re.compile(r"[@#&.:]")
+_ADDRESS_SIGNS = re.compile(r"[@#＠＃&.:]")
+_MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"  # which Python's \\w leaves out
+# e.g. ru: "Чудесный вечер у моря с друзьями! #sunset #bestfriends" → 2
+# e.g. fr: "Merci à @the.weather_girl pour la photo de la plage." → 2
 _IN_ADDRESS = re.compile(
     r"(?:https?://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
     r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
-    rf"|&\w{{1,10}};|\b\w{{0,64}}[@#][\w-]+|{_WORDS_IN_CHUNK}"  # entities, handles
+    rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))[@#＠＃][\w{_MARKS}.-]*[\w{_MARKS}]|{_WORDS_IN_CHUNK}"  # entities, handles
 )
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
-_FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
 _CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
-PROSE_FENCES = {"", "json", "text", "txt", "markdown", "md", "plaintext"}
+PROSE_FENCES = {"", "json", "jsonc", "json5", "text", "txt", "markdown", "md", "plaintext", "plain"}
 
 
 # e.g. fr: "Le fichier est rangé dans `read_all_the_lines` par la fonction." → 2
 # e.g. mask("de l'ADN") → "de l'   "
 def mask(text: str) -> str:
     """The text with blameless parts as spaces; offsets stay."""
-    if "```" in text:
-        text = _FENCE.sub(lambda found: " " * len(found[0]) if _is_code(found[1], found[2]) else found[0], text)
+    if fenced(text):
+        text = FENCE.sub(_fence, text)
     for sign, pattern in _STRETCHES.items():
         if sign in text:
             text = pattern.sub(_blank, text)
@@ -115,6 +122,16 @@ def mask(text: str) -> str:
         pieces += [text[position:start], _chunks[text[start:end]]]
         position = end
     return "".join([*pieces, text[position:]]) if pieces else text
+
+
+# e.g. ru: "```json\n{\"город\": \"Москва\", \"дождь\": false}\n```" → 2
+# e.g. fr: "~~~\nlet total = prices.reduce((a, b) => a + b);\n~~~\nCe code calcule le prix total." → 2
+def _fence(found: re.Match[str]) -> str:
+    """A fence without code, or, of what people read, without the name of its format."""
+    if _is_code(found["tag"], found["inside"]):
+        return _blank(found)
+    head = found.start("inside") - found.start()
+    return " " * head + found[0][head:]
 
 
 def _blank(found: re.Match[str]) -> str:
@@ -153,7 +170,7 @@ def blank_out(text: str, stretches: list[tuple[int, int]]) -> str:
 # e.g. _is_code("", "bonjour à tous") → False
 def _is_code(tag: str, inside: str) -> bool:
     """Whether a fenced block is code; prose in a fence, and the values of JSON, are read by people."""
-    if tag.strip().lower() not in PROSE_FENCES:
+    if (tag.lower().split() or [""])[0] not in PROSE_FENCES:
         return True
     if inside.lstrip()[:1] in {"{", "["}:
         return False
@@ -279,7 +296,12 @@ def _mixed(inside: str) -> bool:
 
 def _is_value(text: str, start: int) -> bool:
     """A quoted string that is a JSON value is what is said, not a quotation."""
-    return text[:1] in "{[" and text[max(0, start - 3) : start].rstrip()[-1:] in {":", "[", ",", "\n"}
+    return text.lstrip()[:1] in {"{", "[", "`", "~"} and text[max(0, start - 3) : start].rstrip()[-1:] in {
+        ":",
+        "[",
+        ",",
+        "\n",
+    }
 
 
 _TERM_BEFORE = re.compile(r"[A-Za-z][A-Za-z .&-]{1,40}\Z")

@@ -30,6 +30,7 @@ from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, voca
 from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import blank_reasoning
 from xlift.rating.spelling import unhidden
+from xlift.rating.text import fenced
 from xlift.records import Rated
 
 VERSION = 4
@@ -114,6 +115,8 @@ def _rate(text: str, code: str) -> Rated:
     if whole:
         return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
     masked = mask(text)
+    if "#" in text and not WORD.search(masked):
+        masked = mask(text.replace("#", " "))  # hashtags alone are what is said
     if masked != text:
         words = WORD.findall(lowered(masked, code))
         weights = known.weigh(words) if known.tells else []
@@ -145,7 +148,7 @@ def _letters(text: str, start: int, end: int) -> int:
 # e.g. nl: "De trein naar de kust vertrekt om negen uur van het eerste spoor." → 2
 def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """The common case, fast: nothing in another script, no word that speaks for a rival, enough that speak for it."""
-    if "```" in text or letters_outside(scripts_of(known.code)).search(text):
+    if fenced(text) or letters_outside(scripts_of(known.code)).search(text):
         return False
     if not known.rivals:
         return _plainly_native(text, words, weights, known)
@@ -165,7 +168,7 @@ def _plainly_native(text: str, words: list[str], weights: list[Weight], known: V
 
 
 # Signs of code and addresses, which have to be masked before anything is said about the words.
-_NOT_PROSE = re.compile(r"[`{<|\\$@#]|http|www\.")
+_NOT_PROSE = re.compile(r"[`{<|\\$@#]|~~~|http|www\.")
 MANY_WORDS = 12
 MOSTLY = 0.8
 
