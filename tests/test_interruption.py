@@ -34,9 +34,8 @@ TRAINED_FILES = {"train.jsonl"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "xlift.json"}
 CHECKPOINT_FILES = {
     "lora": TOKENIZER_FILES | {"adapter_config.json", "adapter_model.safetensors", "README.md"},
-    "full": TOKENIZER_FILES | {"config.json", "generation_config.json", "model.safetensors"},
+    "full": TOKENIZER_FILES | {"config.json", "generation_config.json", "model.safetensors", "README.md"},
 }
-TO_CONTINUE = "training_state.safetensors"
 
 
 def write_study(folder: Path, model: Path, judge_url: str) -> Path:
@@ -228,7 +227,7 @@ def test_a_study_leaves_exactly_the_promised_files(made: str, request: pytest.Fi
         expected = {re.sub("step-N", f"step-{STEPS if steps else 0}", name) for name in expected}
         expected = {re.sub("RATER", rater, name) for name in expected for rater in ("language", "judge-m")}
         expected |= {f"checkpoints/step-{step}/{name}" for step in steps for name in CHECKPOINT_FILES[method]}
-        expected |= {f"checkpoints/step-{STEPS}/{TO_CONTINUE}"} if steps else set()
+        expected |= {f"training_state/step-{STEPS}.safetensors"} if steps else set()
         assert set(files(run)) == expected
 
 

@@ -136,7 +136,12 @@ def test_added_prompts_are_told_as_added(done: StudyFolder, study_file: Path, tm
 
 def test_a_prompt_that_reads_otherwise_is_told_as_changed(study_file: Path, tmp_path: Path) -> None:
     own = [
-        {"id": f"{split}-{code}", "language": code, "split": split, "messages": [{"role": "user", "content": "Why?"}]}
+        {
+            "id": f"{split}-{code}",
+            "language": code,
+            "split": split,
+            "messages": [{"role": "user", "content": f"Why {split}?"}],
+        }
         for split in ("validation", "test")
         for code in ("en", "ru")
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import xlift
-from xlift import models
+from xlift import models, stages
 from xlift.checkpoint import checkpoints
 from xlift.errors import UserError
 from xlift.halving import stopped, surviving
@@ -110,7 +111,6 @@ def test_the_base_model_is_loaded_once_in_a_process(
         loaded.append(path)
         return load_model(path, *arguments, **options)
 
-    models.kept_base.cache_clear()
     monkeypatch.setattr(models, "load_model", counted)
     grid = ["training.learning_rate=[1e-3, 1e-2]", "training.weight=[0.5, 1.0]", "decoding.checkpoints=all"]
     study = load_study(study_file, grid)
@@ -230,3 +230,23 @@ def test_the_tidy_table_holds_every_rating_once_with_how_its_run_was_trained(stu
     assert ratings.filter(ratings["untuned"])["learning_rate"].null_count() == ratings["untuned"].sum()
     curve = xlift.load(tmp_path / "out").training.filter(pl.col("margins/ru").is_not_null())
     assert curve["step"].to_list() == [0, 2, 4] * 2
+
+
+def test_a_half_trained_run_never_goes_on_with_another_base(study_file: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    study_file.write_text(study_file.read_text().replace(str(tiny), "model"))
+    study = load_study(study_file, ["training.learning_rate=1e-3"])
+    workspace = prepare(study, tmp_path / "out")
+    (run,) = trained(workspace)
+    train_run(workspace, run, 2)
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(UserError, match="no longer the base model that this run was begun with"):
+        train_stage(workspace)
+    assert max(run.checkpoint_steps()) == 2
+    # Looked at anew, it is another base and so another run.
+    assert {one.id for one in open_study(load_study(study_file), tmp_path / "out").runs}.isdisjoint({run.id})
+
+
+def train_run(workspace: StudyFolder, run: RunFolder, until: int) -> None:
+    stages._train(workspace, run, True, stages.Kept(), until)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from xlift.errors import ConfigError
 from xlift.study.labels import run_labels
-from xlift.study.study import dump_yaml, load_study, parse_study
+from xlift.study.study import Study, dump_yaml, load_study, parse_study
 
 ROOT = Path(__file__).parent.parent
 
@@ -308,7 +309,7 @@ def test_a_whole_study_from_the_command_line(study_file: Path, tmp_path: Path) -
     expected = {"run.yaml", "manifest.json", "train.jsonl", "responses/step-4.jsonl", "margins/step-4.json"}
     expected |= {f"ratings/step-4.{rater}.jsonl" for rater in ("language", "fluency")}
     expected |= {f"checkpoints/step-{step}/{name}" for step in (2, 4) for name in weights}
-    expected.add("checkpoints/step-4/training_state.safetensors")
+    expected.add("training_state/step-4.safetensors")
     assert relative_files(run) == expected
     report = relative_files(study / "report")
     stems = {name.rsplit(".", 1)[0] for name in report}
@@ -392,3 +393,53 @@ def test_help_does_not_load_heavy_libraries() -> None:
 
 def test_environment_of_tests_is_offline() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def ids(study: Study) -> list[str]:
+    return [run.content_hash for run in study.runs()]
+
+
+def test_a_run_is_known_by_contents_not_by_names_and_places(study_file: Path, tiny: Path, tmp_path: Path) -> None:
+    before = ids(load_study(study_file))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(tiny, elsewhere / "model")
+    shutil.copy(tmp_path / "data.jsonl", elsewhere / "renamed.jsonl")
+    moved = study_file.read_text().replace(str(tiny), "model").replace("data.jsonl", "renamed.jsonl")
+    (elsewhere / "study.yaml").write_text(moved)
+    assert ids(load_study(elsewhere / "study.yaml")) == before
+    for indifferent in ("checkpoint_every=1", "gradient_checkpointing=true", "micro_batch_tokens=60"):
+        assert ids(load_study(study_file, [f"training.{indifferent}"])) == before
+    assert ids(load_study(study_file, ["training.instructions.name=called otherwise"])) == before
+
+
+@pytest.mark.parametrize("what", ["dtype", "data", "weights", "tokenizer", "config"])
+def test_what_decides_the_weights_decides_the_run(what: str, study_file: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    study_file.write_text(study_file.read_text().replace(str(tiny), "model"))
+    before = ids(load_study(study_file))
+    files = {
+        "data": tmp_path / "data.jsonl",
+        "weights": tmp_path / "model" / "model.safetensors",
+        "tokenizer": tmp_path / "model" / "tokenizer.json",
+        "config": tmp_path / "model" / "config.json",
+    }
+    if what in files:
+        files[what].write_bytes(files[what].read_bytes() + b"\n")
+    after = ids(load_study(study_file, ["dtype=bfloat16"] if what == "dtype" else []))
+    # The data is no matter of the untuned base.
+    assert [one in before for one in after] == [what == "data", False, False]
+
+
+def test_a_study_of_another_machine_has_the_same_runs(study_file: Path, tmp_path: Path) -> None:
+    study = load_study(study_file)
+    path = tmp_path / "resolved.yaml"
+    path.write_text(dump_yaml(study))
+    (tmp_path / "data.jsonl").unlink()
+    assert ids(load_study(path, resolved=True)) == ids(study)
+
+
+@pytest.mark.parametrize("name", ["dtype", "model_sha256"])
+def test_what_the_study_fills_in_is_no_setting_of_training(study_file: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"training.{name}: no setting of training"):
+        load_study(study_file, [f"training.{name}=float32"])

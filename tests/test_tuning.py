@@ -1,20 +1,33 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from xlift.models import Placement, kept_base, load_model, load_tokenizer, loaded_checkpoint, locate
+from xlift.errors import ConfigError, DataError, ModelError, UserError
+from xlift.memory import peak_memory, reset_peak_memory
+from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint, locate
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import encode_data, learning_rate_at, make_optimizer, prepare_model, train, train_step
+from xlift.tuning.train import (
+    encode_data,
+    learning_rate_at,
+    make_optimizer,
+    plan,
+    prepared_model,
+    train,
+    train_step,
+    with_adapters,
+)
 from xlift.workspace import RunFolder
 
 CPU = Placement("cpu", "float32", "test")
@@ -39,7 +52,7 @@ def prepared(tiny: Path, settings: RunConfig, conversations: list[Any]) -> tuple
     chat = chat_format(load_tokenizer(base.path), settings.template)
     data = encode_data(settings, chat, conversations, [])
     torch.manual_seed(0)
-    model = prepare_model(settings, base, CPU)
+    model = ExitStack().enter_context(prepared_model(settings, base, CPU))
     return model, make_optimizer(settings, model), chat, data
 
 
@@ -220,11 +233,13 @@ def test_a_damaged_adapter_does_no_harm_to_the_kept_base(tiny: Path, conversatio
     train(run, base, CPU, conversations, [])
     expected = load_model(str(tiny), CPU).state_dict()
     (run.checkpoint(6) / "adapter_model.safetensors").write_text("{}")
-    with pytest.raises(SafetensorError), loaded_checkpoint(base, run.checkpoint(6), CPU):
+    kept = KeptBase()
+    with pytest.raises(ModelError, match="cannot be read"), loaded_checkpoint(base, run.checkpoint(6), CPU, kept=kept):
         pass
-    kept = kept_base(base.path, CPU, base.revision).state_dict()
-    assert kept.keys() == expected.keys()
-    assert all(torch.equal(kept[key], value) for key, value in expected.items())
+    with kept.lent(base, CPU) as model:
+        found = model.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def test_global_generator_is_left_alone(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
@@ -291,3 +306,167 @@ def test_loss_curve_equals_trl(tiny: Path, conversations: list[Any], tmp_path: P
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert ours == pytest.approx(theirs, rel=2e-3)
+
+
+def copy_of(tiny: Path, folder: Path) -> Path:
+    shutil.copytree(tiny, folder)
+    return folder
+
+
+def lora(tiny: Path, targets: Any) -> RunConfig:
+    return config(tiny, adaptation=Adaptation(rank=4, targets=targets))
+
+
+def trained_state(run: RunFolder, kept: KeptBase, settings: RunConfig, conversations: list[Any]) -> Any:
+    train(run, locate(settings.model), CPU, conversations, [], kept=kept)
+    return load_file(run.checkpoint(6) / "adapter_model.safetensors")
+
+
+def test_a_run_that_peft_refuses_half_way_leaves_the_next_one_alone(
+    tiny: Path, conversations: list[Any], tmp_path: Path
+) -> None:
+    kept, base, settings = KeptBase(), locate(str(tiny)), lora(tiny, ["q_proj"])
+    with kept.lent(base, CPU):
+        pass
+    bad = lora(tiny, ["q_proj", "input_layernorm"])
+    with pytest.raises(ModelError, match="does not fit"):
+        train(run_folder(tmp_path / "bad", bad), base, CPU, conversations, [], kept=kept)
+    with prepared_model(settings, base, CPU, kept) as model:
+        assert all("lora_" in name for name, one in model.named_parameters() if one.requires_grad)
+    after = trained_state(run_folder(tmp_path / "after", settings), kept, settings, conversations)
+    fresh = trained_state(run_folder(tmp_path / "fresh", settings), KeptBase(), settings, conversations)
+    assert after.keys() == fresh.keys()
+    assert all(torch.equal(after[name], value) for name, value in fresh.items())
+
+
+@pytest.mark.parametrize("harm", ["a layer", "a weight", "a hook", "an interrupt"])
+def test_a_kept_model_that_does_not_come_back_as_it_was_is_loaded_anew(tiny: Path, harm: str) -> None:
+    kept, base = KeptBase(), locate(str(tiny))
+    whole = load_model(str(tiny), CPU).state_dict()
+    try:
+        with kept.lent(base, CPU) as model:
+            layer = model.get_input_embeddings()
+            if harm == "a layer":
+                model.lm_head = torch.nn.Linear(32, 400)
+            elif harm == "a weight":
+                layer.weight.data[:] += 1
+            elif harm == "a hook":
+                layer.register_forward_hook(lambda *_: None)
+            else:
+                layer.weight.data[:] += 1
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    with kept.lent(base, CPU) as again:
+        assert not again.get_input_embeddings()._forward_hooks
+        found = again.state_dict()
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+
+
+def test_a_kept_model_is_loaded_once_and_lent_in_evaluation_mode(tiny: Path) -> None:
+    kept, base = KeptBase(), locate(str(tiny))
+    with kept.lent(base, CPU) as first:
+        first.train()
+    with kept.lent(base, CPU) as second:
+        assert second is first
+        assert not second.training
+        assert not any(parameter.requires_grad for parameter in second.parameters())
+    kept.let_go()
+    with kept.lent(base, CPU) as third:
+        assert third is not first
+
+
+def test_targets_that_are_not_there_are_refused_and_patterns_are_patterns(tiny: Path) -> None:
+    model = load_model(str(tiny), CPU)
+    with pytest.raises(ModelError, match="no layer 'q_prj'; did you mean 'q_proj'"):
+        with_adapters(model, lora(tiny, ["v_proj", "q_prj"]))
+    with pytest.raises(ModelError, match="'lm_head' shares its weights"):
+        with_adapters(model, lora(tiny, ["q_proj", "lm_head"]))
+    adapted = with_adapters(model, lora(tiny, r".*layers\.1\..*(q|v)_proj"))
+    names = {name for name, one in adapted.named_parameters() if one.requires_grad}
+    assert len(names) == 4
+    assert all(".layers.1." in name for name in names)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_the_last_step_has_the_lowest_rate(tiny: Path, schedule: Any, warmup: int) -> None:
+    settings = config(tiny, learning_rate=1.0, schedule=schedule, warmup_steps=warmup)
+    for total in (3, 4, 50):
+        rates = [learning_rate_at(settings, step, total) for step in range(total)]
+        assert max(rates) == 1.0
+        assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.1)
+        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    assert learning_rate_at(config(tiny, learning_rate=1.0, schedule=schedule), 0, 1) == 1.0
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"warmup_steps \(6\) reach beyond the run, which has 6 steps"):
+        plan(config(tiny, warmup_steps=6), [20] * 30)
+    assert plan(config(tiny, warmup_steps=5), [20] * 30)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_loss_that_is_no_number_fails_the_run_with_its_step(
+    tiny: Path, conversations: list[Any], tmp_path: Path, method: Any
+) -> None:
+    settings = config(tiny, adaptation=Adaptation(method=method, rank=4), learning_rate=1e30)
+    run = run_folder(tmp_path / "run", settings)
+    with pytest.raises(UserError, match=r"step \d: the loss is .*\n.*lower training.learning_rate"):
+        train(run, locate(settings.model), CPU, conversations, conversations[:2])
+    records = [json.loads(line) for line in run.train_log.read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(len(records)))
+    assert 1 <= len(records) <= 3
+    assert "NaN" not in run.train_log.read_text()
+    assert run.stage("train")["state"] != "done"
+
+
+def test_a_model_whose_weights_are_no_numbers_is_refused(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
+    model = copy_of(tiny, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    norm = {"model.norm.weight": weights["model.norm.weight"] * float("nan")}
+    save_file(weights | norm, model / "model.safetensors", {"format": "pt"})
+    settings = config(model)
+    with pytest.raises(ModelError, match="scores are no numbers"):
+        train(run_folder(tmp_path / "run", settings), locate(settings.model), CPU, conversations, [])
+
+
+def test_tied_embeddings_are_stored_once_and_the_checkpoint_says_what_it_is(
+    tiny: Path, conversations: list[Any], tmp_path: Path
+) -> None:
+    for method in ("full", "lora"):
+        settings = config(tiny, adaptation=Adaptation(method=method, rank=4))
+        run = run_folder(tmp_path / method, settings)
+        train(run, locate(settings.model), Placement("cpu", "bfloat16", "test"), conversations, [])
+        folder = run.checkpoint(6)
+        assert [path.name for path in folder.glob("*.safetensors")] == [
+            "model.safetensors" if method == "full" else "adapter_model.safetensors"
+        ]
+        card = (folder / "README.md").read_text()
+        assert card.startswith("---\nbase_model: ")
+        assert str(tiny) in card
+        assert "learning_rate: 0.01" in card
+        if method == "full":
+            assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+        else:
+            assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny)
+
+
+def test_a_damaged_training_state_is_named(tiny: Path, conversations: list[Any], tmp_path: Path) -> None:
+    settings = config(tiny)
+    run = run_folder(tmp_path, settings)
+    train(run, locate(settings.model), CPU, conversations, [], until=2)
+    run.training_state(2).write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"step-2\.safetensors: training cannot be continued"):
+        train(run, locate(settings.model), CPU, conversations, [])
+
+
+def test_the_peak_of_memory_is_that_of_the_run(tiny: Path) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system cannot forget a process's peak")
+    held = torch.ones(60_000_000)
+    high = peak_memory(CPU)
+    del held
+    reset_peak_memory(CPU)
+    assert peak_memory(CPU) < high - 150_000_000

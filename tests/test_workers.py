@@ -173,3 +173,85 @@ def test_a_study_in_use_is_not_changed_by_a_second_process(tiny: Path, tmp_path:
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     prepare(other, out)
     assert (out / "study.yaml").read_bytes() != before[out / "study.yaml"]
+
+
+LATE = """
+import os, sys, time
+from pathlib import Path
+
+# What the first worker writes comes half a second late.
+if os.environ["RANK"] == "0":
+    import xlift.stages, xlift.tuning.train, xlift.workspace
+
+    def late(function):
+        def slow(*arguments, **options):
+            time.sleep(0.5)
+            return function(*arguments, **options)
+        return slow
+
+    xlift.tuning.train.save_checkpoint = late(xlift.tuning.train.save_checkpoint)
+    xlift.stages.write_jsonl = late(xlift.stages.write_jsonl)
+    xlift.workspace.RunFolder.set_stage = late(xlift.workspace.RunFolder.set_stage)
+from xlift.cli import main
+sys.argv = ["xlift", *sys.argv[1:]]
+main()
+"""
+
+
+def halved(folder: Path, model: Path) -> Path:
+    path = write_study(folder, model)
+    study = yaml.safe_load(path.read_text())
+    study["training"] |= {"adaptation": {"rank": 4}, "learning_rate": [1e-4, 1e-3, 1e-2], "checkpoint_every": 4}
+    study |= {"halving": {"first": 4, "factor": 2}, "validation": {"every": 4}}
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def test_workers_train_the_same_runs_however_late_the_first_one_writes(tiny: Path, tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("study", "one", "two")}
+    for folder in folders.values():
+        folder.mkdir()
+    study = halved(folders["study"], tiny)
+    (folders["study"] / "late.py").write_text(LATE)
+    finish(folders["one"], "-m", "xlift", "train", str(study))
+    late = [*TORCHRUN, str(folders["study"] / "late.py"), "train", str(study)]
+    launcher = start(folders["two"], *late)
+    while launcher.poll() is None and not list(folders["two"].glob("results/workers/runs/*/checkpoints/step-*")):
+        time.sleep(0.02)
+    worker(launcher, 1).kill()
+    assert launcher.wait(timeout=300) != 0
+    finish(folders["two"], *late)
+    compared = 0
+    for ours, theirs in zip(runs(folders["two"]), runs(folders["one"]), strict=True):
+        steps = sorted(path.name for path in theirs.glob("checkpoints/*"))
+        assert sorted(path.name for path in ours.glob("checkpoints/*")) == steps
+        for path in theirs.glob("checkpoints/*/adapter_model.safetensors"):
+            expected = load_file(path)
+            torch.testing.assert_close(load_file(ours / path.relative_to(theirs)), expected, rtol=1e-3, atol=1e-4)
+            compared += 1
+    assert compared == 3 + 1 + 1
+
+
+def test_a_worker_that_breaks_ends_the_others_too(tiny: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path, tiny)
+    broken = LATE.replace('os.environ["RANK"] == "0"', 'os.environ["RANK"] == "1"').replace(
+        "time.sleep(0.5)", 'raise RuntimeError("no memory is left")'
+    )
+    broken = broken.replace("xlift.tuning.train.save_checkpoint = late(xlift.tuning.train.save_checkpoint)", "")
+    (tmp_path / "broken.py").write_text(
+        broken.replace(
+            "xlift.stages.write_jsonl = late(xlift.stages.write_jsonl)",
+            "xlift.tuning.train.train_step = late(xlift.tuning.train.train_step)",
+        )
+    )
+    launcher = start(tmp_path, *TORCHRUN, str(tmp_path / "broken.py"), "train", str(study))
+    assert launcher.wait(timeout=120) != 0
+    assert "no memory is left" in (tmp_path / "stderr").read_text()
+
+
+def test_what_cannot_be_trained_is_told_by_all_workers_once(tiny: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path, tiny)
+    command = [*TORCHRUN, "-m", "xlift", "train", str(study), "training.warmup_steps=50"]
+    launcher = start(tmp_path, *command)
+    assert launcher.wait(timeout=120) != 0
+    assert "warmup_steps (50) reach beyond the run" in (tmp_path / "stderr").read_text()

@@ -13,6 +13,7 @@ from typing import Any
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.extras import require
 from xlift.records import write_atomic
+from xlift.workers import several_workers
 from xlift.workspace import RunFolder, StudyFolder
 
 Task = Callable[[StudyFolder, RunFolder, bool], None]
@@ -46,6 +47,9 @@ def _attempt(work: Task, workspace: StudyFolder, run: RunFolder, stage: str, off
         return error
     except Exception as error:
         write_atomic(log, traceback.format_exc())
+        if several_workers():
+            # The others wait for this one: only its end ends them.
+            raise
         return UserError(f"{type(error).__name__}: {error} (in full: {log})", "mend it and run again: the rest is kept")
     log.unlink(missing_ok=True)
     return None

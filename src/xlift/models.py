@@ -14,19 +14,20 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from xlift.errors import DataError, ModelError, nearest
-from xlift.records import write_atomic
+from xlift.records import fingerprint, write_atomic
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+LARGE = 50_000_000
+"""Bytes from which on a file's hash is kept."""
 INSTALL_EMBEDDED = "pip install 'xlift[embedded]'"
 
 
@@ -322,7 +323,7 @@ def _loaded(path: str, revision: str | None, dtype: Any, attention: str) -> tupl
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: its weights cannot be read: {error}") from None
     return cast("tuple[PreTrainedModel, dict[str, Any]]", found)
 
@@ -370,60 +371,100 @@ def _prefix_hint(told: dict[str, Any]) -> str:
     return "take a whole copy of the model, saved by save_pretrained"
 
 
-@lru_cache(maxsize=1)
-def kept_base(path: str, placement: Placement, revision: str | None = None) -> PreTrainedModel:
-    """A base model that stays in memory, so that the runs of a study load it once; `kept_base.cache_clear()` lets it
-    go. Whoever changes it puts it back as it was."""
-    return load_model(path, placement, revision)
+class KeptBase:
+    """A base model that stays in memory, so that the runs of a process load it once.
+
+    `lent` gives it out and takes it back as it was: same modules, same parameters, none of them trainable, no
+    gradients, evaluation mode. A model that does not come back so, or out of an error, is let go and loaded anew.
+    """
+
+    def __init__(self) -> None:
+        self._model: PreTrainedModel | None = None
+        self._key: tuple[Any, ...] = ()
+
+    def let_go(self) -> None:
+        """Make room."""
+        self._model = None
+
+    @contextmanager
+    def lent(self, base: Located, placement: Placement) -> Iterator[PreTrainedModel]:
+        """The base model, for as long as the context lasts."""
+        key = (base.path, base.revision, json.dumps(base.facts, sort_keys=True), placement.device, placement.dtype)
+        kept, self._model = self._model if key == self._key else None, None
+        model = kept or load_model(base.path, placement, base.revision).requires_grad_(False)
+        before = _state_of(model)
+        yield model
+        model.eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.grad = None
+        if _state_of(model) == before:
+            self._model, self._key = model, key
+
+    def __reduce__(self) -> tuple[type[KeptBase], tuple[()]]:
+        # Another process begins with none.
+        return KeptBase, ()
+
+
+def _state_of(model: PreTrainedModel) -> list[Any]:
+    """Every module and parameter of a model by name and identity, its hooks, and a sample of its weights."""
+    import torch
+
+    modules, parameters = list(model.named_modules()), list(model.named_parameters())
+    flags = [(len(one._forward_hooks), getattr(one, "gradient_checkpointing", False)) for _, one in modules]
+    samples = [one.detach().flatten()[:: max(1, one.numel() // 64)].float().sum() for _, one in parameters]
+    return [[(name, id(one)) for name, one in [*modules, *parameters]], flags, torch.stack(samples).tolist()]
 
 
 @contextmanager
 def loaded_checkpoint(
-    base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0
+    base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0, kept: KeptBase | None = None
 ) -> Iterator[PreTrainedModel]:
     """A model ready to answer: the base itself, a full checkpoint, or the base with an adapter merged into it.
 
     With `weight` below 1 the weights lie on the line from the base to the checkpoint, base + weight · (tuned − base):
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". Sums are made in float32, so that the rounding to
-    the computing dtype happens once. The base stays in memory, unchanged after the context, except beside a full
-    checkpoint that needs none of it.
+    the computing dtype happens once. The base comes from `kept`, which lets it go beside a full checkpoint that needs
+    none of it.
     """
-    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
-    if checkpoint and not adapter:
-        if weight == 1:
-            kept_base.cache_clear()
-        tuned = load_model(str(checkpoint), placement)
-        yield tuned if weight == 1 else _draw_back(tuned, kept_base(base.path, placement, base.revision), weight)
-        return
-    model = kept_base(base.path, placement, base.revision)
-    with _merged(model, checkpoint, weight) if checkpoint else nullcontext():
-        yield model
+    kept = kept or KeptBase()
+    if checkpoint is None:
+        with kept.lent(base, placement) as model:
+            yield model
+    elif (checkpoint / "adapter_config.json").is_file():
+        with kept.lent(base, placement) as model, _merged(model, checkpoint, weight):
+            yield model
+    elif weight == 1:
+        kept.let_go()
+        yield load_model(str(checkpoint), placement)
+    else:
+        with kept.lent(base, placement) as model:
+            yield _draw_back(load_model(str(checkpoint), placement), model, weight)
 
 
 @contextmanager
 def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[None]:
     """Adds an adapter to the weights of a model for as long as the context lasts."""
+    import torch
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
+    from safetensors import SafetensorError
 
     try:
         with quiet():
             wrapped = PeftModel.from_pretrained(model, str(adapter))
-    except BaseException:
-        # The adapter's empty layers may be in it already.
-        kept_base.cache_clear()
-        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        hint = "remove the checkpoint and run again: it is made anew"
+        raise ModelError(f"{adapter}: the adapter cannot be read: {error}", hint) from None
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
-        try:
+        with torch.no_grad():
             layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
             for layer in layers:
                 layer.scale_layer(weight)
                 target = layer.get_base_layer().weight.detach()
                 before.append((target, target.to("cpu", copy=True)))
                 target.copy_(target.float() + sum(layer.get_delta_weight(name) for name in layer.active_adapters))
-        finally:
-            wrapped.unload()
+        wrapped.unload()
         yield
     finally:
         for target, value in before:
@@ -440,7 +481,27 @@ def _draw_back(tuned: PreTrainedModel, base: PreTrainedModel, weight: float) -> 
     return tuned
 
 
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash over all that decides what a model folder computes, whatever the folder is called."""
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    return fingerprint({path.name: file_sha256(path) for path in files}, length=64)
+
+
 def file_sha256(path: Path) -> str:
+    """The hash of a file's content; of a large file it is kept in the cache while size and time stay the same."""
+    facts = path.stat()
+    if facts.st_size < LARGE:
+        return _sha256(path)
+    known = cache_dir() / "hashes" / f"{fingerprint(str(path.resolve()), facts.st_size, facts.st_mtime_ns, length=32)}"
+    if not known.is_file():
+        write_atomic(known, _sha256(path))
+    return known.read_text(encoding="ascii")
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -277,17 +277,18 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was moved into a folder survive a loss of power; where the system has no such thing, nothing."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def sync(*paths: Path) -> None:
+    """Make files, and what was moved into folders, survive a loss of power; where the system cannot, nothing."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 _TEMPORARY = re.compile(r"\..+\.xlift-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")

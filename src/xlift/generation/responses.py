@@ -12,16 +12,16 @@ from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
-from xlift.models import Located, Placement, load_tokenizer, loaded_checkpoint
+from xlift.models import KeptBase, Located, Placement, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Prompt, write_atomic
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
 
 
-def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement) -> int:
+def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement, kept: KeptBase | None = None) -> int:
     """Measure a checkpoint's language margins and let it answer its prompts, as far as that is not done yet.
 
-    Returns how many responses were made.
+    The base comes from `kept`. Returns how many responses were made.
     """
     run, step, asked = checkpoint.run, checkpoint.step, checkpoint.unanswered
     if not asked and not checkpoint.unmeasured:
@@ -29,7 +29,7 @@ def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placemen
     chat = checkpoint_chat(checkpoint, base)
     encoded = [chat.encode_prompt(prompt["messages"]) for prompt in asked]
     title = f"generate {run.label} step {step}"
-    with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight) as model:
+    with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight, kept) as model:
         prove_answering(model, checkpoint.study.decoding.batch_size)
         if checkpoint.unmeasured:
             write_margins(checkpoint, summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured))))

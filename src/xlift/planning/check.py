@@ -14,6 +14,7 @@ from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.generation.responses import margin_pairs
+from xlift.memory import free_memory
 from xlift.models import Located, Placement, load_tokenizer, locate, place
 from xlift.planning.forecast import (
     Asked,
@@ -27,7 +28,6 @@ from xlift.planning.forecast import (
     answering_checkpoints,
     cache_bytes,
     disk_of,
-    free_memory,
     model_size,
     run_probe,
     training_bound,

@@ -10,8 +10,6 @@ it for want of memory, the system's OOM killer too, means "does not fit".
 from __future__ import annotations
 
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,11 +26,14 @@ from accelerate import PartialState
 from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins
+from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
+from xlift.memory import peak_memory
 from xlift.models import Located, Placement, causal_config, load_tokenizer, loaded_checkpoint, quiet
 from xlift.records import Prompt, encode_record
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.packing import split_micro_batches
+from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import (
     Data,
@@ -316,6 +317,7 @@ def _probe(job: Probing) -> Probed:
         began = time.monotonic()
         with loaded_checkpoint(base, adapter, placement) as model:
             load = time.monotonic() - began
+            prove_answering(model, decoding.batch_size)
             if job.prompts:
                 seconds |= _probe_answering(model, chat, decoding, job)
     return Probed(overhead, load, peak_memory(placement), **seconds)
@@ -335,6 +337,7 @@ def _probe_training(
     began = time.monotonic()
     with prepared_model(config, base, placement) as model:
         loaded = time.monotonic() - began
+        prove_training(model, chat, config.packing)
         optimizer = make_optimizer(config, model)
 
         def step(examples: list[Encoded]) -> float:
@@ -398,33 +401,6 @@ def training_seconds(work: Workload, watched: Asked, own: Probed, speed: Probed)
         return 0.0
     steps = own.micro_batch * len(work.widths) + own.token * sum(work.widths)
     return own.training + steps + work.measured * (work.heldout * own.heldout_token + watched.seconds(speed))
-
-
-def peak_memory(placement: Placement) -> int:
-    """Bytes: the most that this process has held so far, on the GPU where it computes on one."""
-    if placement.device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: its figure begins with that of the parent.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def free_memory(placement: Placement) -> int:
-    """Bytes that a run could take now: on the GPU, or of this machine's (or container's) memory."""
-    if placement.device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    free = int(line.split()[1]) * 1024
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
 
 
 if __name__ == "__main__":

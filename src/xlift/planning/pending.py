@@ -18,7 +18,7 @@ from xlift.progress import say
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Prompt, read_records
 from xlift.study.settings import DEFAULT_STEPS, Judge, flat
-from xlift.workspace import TRAINING_STATE, RunFolder, StudyFolder
+from xlift.workspace import RunFolder, StudyFolder
 
 NAMED = 3
 """Runs that a row names before it only counts them."""
@@ -129,7 +129,7 @@ def _training(run: RunFolder) -> str | None:
     state, steps = run.stage("train"), run.checkpoint_steps()
     if state["state"] == "done":
         return None if steps else "its checkpoints are gone"
-    whole = [step for step in steps if (run.checkpoint(step) / TRAINING_STATE).is_file()]
+    whole = [step for step in steps if run.training_state(step).is_file()]
     of = f" of {_total_steps(run)}" if _total_steps(run) else ""
     start = f"from step {max(whole)}{of}" if whole else "from the start"
     if state["state"] == "failed":

@@ -46,7 +46,7 @@ def rate_text(value: float) -> str:
 
 
 def _other_parts(run: RunConfig) -> Iterator[tuple[str, str]]:
-    done = {"model", "instructions", "adaptation", "learning_rate", "steps", "epochs", "seed"}
+    done = {"dtype", "model_sha256", "model", "instructions", "adaptation", "learning_rate", "steps", "epochs", "seed"}
     for key, value in run.model_dump(mode="json").items():
         if key not in done:
             yield key, f"{key}={fingerprint(value, length=4) if isinstance(value, str) else value}"

@@ -143,6 +143,14 @@ class Adaptation(Settings):
         return f"lora-r{self.rank}" if self.method == "lora" else "base" if self.method == "none" else "full"
 
 
+FILLED_IN = frozenset({"dtype", "model_sha256"})
+"""Settings of a run that are no setting of `training`: the study fills them in."""
+INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
+"""Settings that change how a run is computed and kept, and not what it comes to."""
+UNTUNED = ("model", "revision", "template", "system", "dtype", "model_sha256")
+"""Settings that an untuned base model has."""
+
+
 class RunConfig(Settings):
     """One training configuration; the defaults are those of arXiv 2402.14778 where it names them."""
 
@@ -186,6 +194,11 @@ class RunConfig(Settings):
     weight: float = Field(1.0, gt=0, le=1)
     """How far the tuned weights are kept: 1 as trained, 0.5 half-way back to the base model."""
 
+    dtype: str = "auto"
+    """The study's `dtype`; filled in by the study."""
+    model_sha256: str | None = None
+    """Hash of what is in a local model's folder; filled in when the study is loaded."""
+
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> RunConfig:
         if self.steps is not None and self.epochs is not None:
@@ -202,10 +215,15 @@ class RunConfig(Settings):
 
     @property
     def content_hash(self) -> str:
-        """Eight hex digits over everything that decides the run's weights."""
-        settings = self.model_dump(mode="json")
+        """Eight hex digits over everything that decides the run's weights: contents, not names and places."""
+        settings = {key: value for key, value in self.model_dump(mode="json").items() if key not in INDIFFERENT}
+        if self.model_sha256:
+            settings["model"] = None
+        data = settings["instructions"]
+        data["name"] = None
+        data["sources"] = [{**one, "path": None} if one["sha256"] else one for one in data["sources"]]
         if self.untuned:
-            settings = {key: settings[key] for key in ("model", "revision", "template", "system")}
+            settings = {key: settings[key] for key in UNTUNED}
         return fingerprint(settings, length=8)
 
     @property

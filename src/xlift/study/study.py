@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from xlift.errors import ConfigError, nearest, shortened
+from xlift.models import file_sha256, folder_sha256
 from xlift.study.grid import (
     expand,
     matches,
@@ -24,6 +24,8 @@ from xlift.study.grid import (
 )
 from xlift.study.settings import (
     BUILTIN,
+    FILLED_IN,
+    UNTUNED,
     Adaptation,
     Decoding,
     Halving,
@@ -80,6 +82,8 @@ class Study(Settings):
     """Where runs are worked on: in this process, or as tasks of a Ray cluster."""
     ray: Ray = Ray()
     report: Report = Report()
+    models: dict[str, str] = Field({})
+    """Hash of each local model folder's content; filled in when the study is loaded."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
@@ -105,7 +109,7 @@ class Study(Settings):
     def named_runs(self) -> list[RunConfig]:
         """The runs that the grid names, excluded ones among them."""
         grids = [self.training, *self.include]
-        return [RunConfig.model_validate(settings) for grid in grids for settings in expand(RunConfig, grid)]
+        return [self._run(settings) for grid in grids for settings in expand(RunConfig, grid)]
 
     def runs(self) -> list[RunConfig]:
         """Every run of the grid, the untuned base models first.
@@ -113,11 +117,14 @@ class Study(Settings):
         Where weights are drawn back to the base, the fully tuned run is in the grid too.
         """
         tuned = [run for run in self.named_runs() if not any(matches(run, rule) for rule in self.exclude)]
-        keep = {"model", "revision", "template", "system"}
-        bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include=keep)) for run in tuned]
+        bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include={*UNTUNED})) for run in tuned]
         drawn = [one for run in tuned for one in (run.trained, run)]
         found = {run.content_hash: run for run in [*(bases if self.include_base else []), *drawn]}
         return list(found.values())
+
+    def _run(self, settings: dict[str, Any]) -> RunConfig:
+        filled = {"dtype": self.dtype, "model_sha256": self.models.get(str(settings.get("model")))}
+        return RunConfig.model_validate(settings | filled)
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool = False) -> Study:
@@ -214,7 +221,10 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     filled = [_with_defaults(RunConfig, grid) for grid in grids]
     located = filled if resolved else [_locate(grid, folder or Path()) for grid in filled]
     placed = exclude if resolved else [_locate_rule(rule, folder or Path()) for rule in exclude]
-    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], "exclude": placed})
+    hashes = raw.get("models", {}) if resolved else _model_hashes(located)
+    study = Study.model_validate(
+        {**raw, "training": located[0], "include": located[1:], "exclude": placed, "models": hashes}
+    )
     if resolved:
         return study
     _refuse(unmatched(study.exclude, study.named_runs()), where)
@@ -239,7 +249,8 @@ def _training_problems(training: dict[str, Any]) -> list[str]:
         runs = expand(RunConfig, training)
     except ConfigError as error:
         return [f"training: {problem}" for problem in error.problems]
-    found = [problem for settings in runs for problem in problems_of(RunConfig, settings)]
+    found = [f"{name}: no setting of training; the study has it" for name in FILLED_IN if name in training]
+    found += [problem for settings in runs for problem in problems_of(RunConfig, settings)]
     return [f"training.{problem}" for problem in dict.fromkeys(found)]
 
 
@@ -282,6 +293,8 @@ def _with_defaults(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any
     """`raw` with every setting written out, so that the resolved study file is complete."""
     filled = dict(raw)
     for key, field in model.model_fields.items():
+        if model is RunConfig and key in FILLED_IN:
+            continue
         default = field.get_default(call_default_factory=True)
         value = filled.get(key, default)
         nested = shape_of(field.annotation)[1]
@@ -321,6 +334,11 @@ def _locate_rule(rule: dict[str, Any], folder: Path) -> dict[str, Any]:
     return rule | {"model": [_locate_model(name, folder) for name in names]}
 
 
+def _model_hashes(grids: list[dict[str, Any]]) -> dict[str, str]:
+    names = [name for grid in grids for name in (grid["model"] if isinstance(grid["model"], list) else [grid["model"]])]
+    return {name: folder_sha256(Path(name)) for name in dict.fromkeys(names) if Path(name).is_dir()}
+
+
 def _locate_model(name: str, folder: Path) -> str:
     return str((folder / name).resolve()) if (folder / name).is_dir() else name
 
@@ -336,7 +354,7 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     if source.path.startswith("hub:"):
         return source.model_dump(mode="json")
     path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else (folder / source.path).resolve()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    digest = file_sha256(path) if path.is_file() else None
     shown = BUILTIN if source.path == BUILTIN else str(path)
     return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}
 

@@ -1,4 +1,4 @@
-"""A run's checkpoints: weights in Hugging Face format, and beside the newest what training needs to continue."""
+"""A run's checkpoints: weights in Hugging Face format, and for the newest what training needs to continue."""
 
 from __future__ import annotations
 
@@ -9,53 +9,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xlift.errors import DataError
 from xlift.models import Placement
-from xlift.records import temporary_path, write_atomic
+from xlift.records import sync, temporary_path, write_atomic
+from xlift.tuning.card import model_card
 from xlift.tuning.templates import ChatFormat
-from xlift.workspace import TRAINING_STATE, RunFolder
+from xlift.workspace import RunFolder
 
 
 def resume_step(run: RunFolder) -> int:
     """The last step that training can be continued from; 0 if there is none."""
-    whole = [step for step in run.checkpoint_steps() if (run.checkpoint(step) / TRAINING_STATE).is_file()]
-    return max(whole, default=0)
+    return max((step for step in run.checkpoint_steps() if run.training_state(step).is_file()), default=0)
 
 
 def save_checkpoint(
     run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW, chat: ChatFormat, placement: Placement
 ) -> None:
-    """Write a checkpoint in Hugging Face format with the state to continue from, then move it into place.
+    """Write a checkpoint in Hugging Face format, and beside it the state to continue from; both move into place whole.
 
-    Only the newest checkpoint keeps that state; older ones keep their weights.
+    Only the newest checkpoint has that state; older ones keep their weights.
     """
-    folder = run.checkpoint(step)
+    folder, state = run.checkpoint(step), run.training_state(step)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = temporary_path(state)
+    save_file(_training_state(model, optimizer), unfinished, {"step": str(step)})
+    os.replace(unfinished, state)
     temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
     if run.config.adaptation.method == "full":
-        weights = {name: value.to(placement.torch_dtype) for name, value in model.state_dict().items()}
-        model.save_pretrained(temporary, state_dict=weights)
+        model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), placement.torch_dtype))
     else:
+        lora = model.peft_config["default"]
+        lora.base_model_name_or_path, lora.revision = run.config.model, run.pinned_revision or run.config.revision
         model.save_pretrained(temporary)
     chat.tokenizer.save_pretrained(temporary)
-    save_file(_training_state(model, optimizer, placement), temporary / TRAINING_STATE, {"step": str(step)})
     facts = {"step": step, "template": chat.name, "system": chat.system}
     write_atomic(temporary / "xlift.json", json.dumps(facts, indent=2))
+    write_atomic(temporary / "README.md", model_card(run, step))
+    sync(state, *temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(temporary, folder)
-    for older in run.checkpoint_steps():
-        if older < step:
-            (run.checkpoint(older) / TRAINING_STATE).unlink(missing_ok=True)
+    sync(folder.parent, state.parent)
+    for older in state.parent.glob("step-*.safetensors"):
+        if older != state:
+            older.unlink(missing_ok=True)
+
+
+def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights in another dtype; those that share their memory, as tied embeddings do, go on sharing it."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    return {name: made.setdefault((value.data_ptr(), value.shape), value.to(dtype)) for name, value in weights.items()}
 
 
 def _trainable(model: Any) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _training_state(model: Any, optimizer: torch.optim.AdamW, placement: Placement) -> dict[str, Tensor]:
+def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, parameter in _trainable(model).items():
         state[f"weight/{name}"] = parameter.detach().contiguous()
@@ -64,9 +78,20 @@ def _training_state(model: Any, optimizer: torch.optim.AdamW, placement: Placeme
     return state
 
 
-def restore(checkpoint: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Put the trained weights and the optimiser's state of a checkpoint back, exactly as they were."""
-    with safe_open(checkpoint / TRAINING_STATE, framework="pt") as saved:
+def restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
+    """Put the trained weights and the optimiser's state back, exactly as they were.
+
+    Raises DataError for a state that is damaged or another run's.
+    """
+    try:
+        _restore(state, model, optimizer)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        hint = "remove the file and run again: training begins anew"
+        raise DataError(f"{state}: training cannot be continued from it: {error}", hint) from None
+
+
+def _restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
+    with safe_open(state, framework="pt") as saved:
         keys = set(saved.keys())
         for name, parameter in _trainable(model).items():
             with torch.no_grad():

@@ -61,6 +61,8 @@ def _embedded(model: Any, chat: ChatFormat) -> Claim:
 def _computed(model: Any, packing: bool) -> list[Claim]:
     ids = probe_ids(model, 20)
     whole = model(input_ids=ids, use_cache=False).logits
+    if not whole.isfinite().all():
+        return [Claim(False, "this model's scores are no numbers: its weights are damaged", "take a whole copy of it")]
     project, _ = projection(model)
     states = project(decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state)
     other = torch.cat([ids[:, :10], ids[:, 10:].flip(1)], dim=1)

@@ -8,7 +8,8 @@ from typing import Any
 
 from xlift.errors import ConfigError
 from xlift.study.settings import flat
-from xlift.workspace import RunFolder, first_worker
+from xlift.workers import first_worker
+from xlift.workspace import RunFolder
 
 Track = Callable[[dict[str, Any]], None]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,8 +20,9 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
-from xlift.errors import DataError, ModelError, TemplateError
-from xlift.models import Located, Placement, kept_base, load_model, load_tokenizer, quiet
+from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError, nearest
+from xlift.memory import peak_memory, reset_peak_memory
+from xlift.models import KeptBase, Located, Placement, load_model, load_tokenizer, quiet
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
@@ -32,6 +32,7 @@ from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
+from xlift.workers import agreed
 from xlift.workspace import RunFolder
 
 
@@ -80,59 +81,66 @@ def _examples(chat: ChatFormat, conversation: Conversation) -> list[Encoded]:
 
 
 def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
-    """The examples of every optimiser step of a run."""
+    """The examples of every optimiser step of a run. Raises ConfigError where the warm-up is longer."""
     steps = config.steps if config.steps or config.epochs else DEFAULT_STEPS
-    return plan_steps(lengths, config.seed, config.batch_tokens, steps, config.epochs)
+    planned = plan_steps(lengths, config.seed, config.batch_tokens, steps, config.epochs)
+    if config.warmup_steps >= len(planned):
+        problem = f"warmup_steps ({config.warmup_steps}) reach beyond the run, which has {len(planned)} steps"
+        raise ConfigError(problem, "lower training.warmup_steps, or raise steps or epochs")
+    return planned
 
 
 def learning_rate_at(config: RunConfig, step: int, total: int) -> float:
-    """Learning rate of optimiser step `step` (from 0) of `total`."""
+    """Learning rate of optimiser step `step` (from 0) of `total`; the last has the lowest, a single one the highest."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    done = (step - config.warmup_steps) / max(1, total - 1 - config.warmup_steps)
     share = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.learning_rate * (config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * share)
 
 
-def prepare_model(config: RunConfig, base: Located, placement: Placement) -> Any:
-    """The base model made trainable: all weights in float32, or LoRA adapters in float32 on a frozen base."""
+@contextmanager
+def prepared_model(
+    config: RunConfig, base: Located, placement: Placement, kept: KeptBase | None = None
+) -> Iterator[Any]:
+    """The base model made trainable, for as long as the context lasts: all weights in float32, or LoRA adapters in
+    float32 on the frozen base that `kept` lends."""
+    kept = kept or KeptBase()
     if placement.dtype == "float16":
         raise ModelError("training in float16 overflows", "set dtype to bfloat16 or float32")
-    full = config.adaptation.method == "full"
-    if full:
+    if config.adaptation.method == "full":
         # Room for the optimiser: this run does not share the model that LoRA runs keep.
-        kept_base.cache_clear()
+        kept.let_go()
         model: Any = load_model(base.path, placement, base.revision, fp32=True)
-    else:
-        model = with_adapters(kept_base(base.path, placement, base.revision), config)
+        yield _recomputing(model, config).train()
+        return
+    with kept.lent(base, placement) as frozen:
+        model = with_adapters(frozen, config)
+        yield _recomputing(model, config).train()
+        bare = model.unload()
+        if config.gradient_checkpointing:
+            bare.gradient_checkpointing_disable()
+            bare.disable_input_require_grads()
+
+
+def _recomputing(model: Any, config: RunConfig) -> Any:
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.train()
-
-
-@contextmanager
-def prepared_model(config: RunConfig, base: Located, placement: Placement) -> Iterator[Any]:
-    """The same, with the kept base model as it was before once the run is over."""
-    model = prepare_model(config, base, placement)
-    try:
-        yield model
-    finally:
-        if config.adaptation.method != "full":
-            bare = model.unload()
-            if config.gradient_checkpointing:
-                bare.gradient_checkpointing_disable()
-                bare.disable_input_require_grads()
-            bare.eval()
+    return model
 
 
 def with_adapters(model: Any, config: RunConfig) -> Any:
-    """A model with fresh LoRA adapters in float32, initialised by the run's seed; the rest is frozen."""
+    """A model with fresh LoRA adapters in float32, initialised by the run's seed; the rest is frozen.
+
+    Raises ModelError for targets that the model does not have, or that PEFT cannot adapt or merge.
+    """
     from peft import LoraConfig, get_peft_model
 
     settings = config.adaptation
+    _check_targets(model, settings.targets)
     torch.manual_seed(config.seed)
     lora = LoraConfig(
         r=settings.rank,
@@ -146,10 +154,31 @@ def with_adapters(model: Any, config: RunConfig) -> Any:
             adapted: Any = get_peft_model(model, lora)
     except ValueError as error:
         raise ModelError(f"adaptation.targets {settings.targets!r} does not fit this model: {error}") from None
-    # PEFT keeps the found targets in a set, whose order differs from process to process.
     found = adapted.peft_config["default"]
-    found.target_modules = sorted(found.target_modules)
+    if not isinstance(found.target_modules, str):
+        # PEFT keeps the found targets in a set, whose order differs from process to process.
+        found.target_modules = sorted(found.target_modules)
     return adapted
+
+
+def _check_targets(model: Any, targets: str | list[str]) -> None:
+    """Raises ModelError for a target that is not there, or whose adapter would change two layers when it is merged."""
+    modules = dict(model.named_modules())
+    wanted = [] if isinstance(targets, str) else targets
+    unknown = [name for name in wanted if not any(one == name or one.endswith(f".{name}") for one in modules)]
+    if unknown:
+        linear = {name.split(".")[-1] for name, one in modules.items() if isinstance(one, torch.nn.Linear)}
+        problems = [f"adaptation.targets: the model has no layer '{name}'; {nearest(name, linear)}" for name in unknown]
+        raise ModelError(problems, "name layers, or set adaptation.targets to all-linear")
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and getattr(head, "weight", None) is getattr(embeddings, "weight", 0)
+    shared = [name for name, one in modules.items() if (one is head or one is embeddings) and tied]
+    for name in wanted:
+        if any(one == name or one.endswith(f".{name}") for one in shared):
+            raise ModelError(
+                f"adaptation.targets: '{name}' shares its weights ({', '.join(shared)}): merging would change both",
+                f"leave '{name}' out, or take full fine-tuning",
+            )
 
 
 def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
@@ -194,13 +223,16 @@ def train(
     heldout: Sequence[Conversation],
     watching: Watching = Watching(),
     until: int | None = None,
+    kept: KeptBase | None = None,
 ) -> None:
-    """Train one run to its end, or to step `until`, continuing from its last checkpoint.
+    """Train one run to its end, or to step `until`, continuing from its last checkpoint; the base comes from `kept`.
 
-    Writes checkpoints and train.jsonl.
+    Writes checkpoints and train.jsonl. Raises ConfigError where the run had begun with another base model, and
+    UserError, naming the step, where loss or gradient is no number.
     """
     # First of all, since it gives every worker its own GPU.
     PartialState(cpu=placement.device == "cpu")
+    reset_peak_memory(placement)
     config = run.config
     started = time.monotonic()
     with _own_randomness(placement.device):
@@ -209,16 +241,16 @@ def train(
         data = encode_data(config, chat, conversations, heldout)
         steps = plan(config, data.lengths)
         last = min(until or len(steps), len(steps))
-        first = resume_step(run)
+        first = agreed(lambda: resume_step(run), placement.device)
         if first < last:
-            with prepared_model(config, base, placement) as model:
+            with prepared_model(config, base, placement, kept) as model:
                 optimizer = make_optimizer(config, model)
                 prove_training(model, chat, config.packing)
                 if first:
-                    restore(run.checkpoint(first), model, optimizer)
+                    restore(run.training_state(first), model, optimizer)
                 _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
         if last == len(steps):
-            _finish(run, data, started)
+            _finish(run, data, started, placement)
 
 
 @dataclass(frozen=True)
@@ -260,6 +292,8 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
             log.write(record)
             if saves and workers.is_main_process:
                 save_checkpoint(run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
+            if saves:
+                workers.wait_for_everyone()
             track(record)
             if bar:
                 bar.advance(1, _note(record))
@@ -314,6 +348,9 @@ def train_step(
     if workers.num_processes > 1:
         loss_sum = _sum_over_workers(loss_sum, trainable)
     norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)
+    if not (math.isfinite(float(loss_sum)) and math.isfinite(float(norm))):
+        problem = f"step {step + 1}: the loss is {float(loss_sum):g} and the gradient's norm {float(norm):g}"
+        raise UserError(problem, "lower training.learning_rate, add warmup_steps, or set dtype to float32")
     rate = learning_rate_at(config, step, total)
     for settings in optimizer.param_groups:
         settings["lr"] = rate
@@ -342,8 +379,8 @@ def _sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
 @torch.no_grad()
 def heldout_loss(
     model: Any, examples: Sequence[Encoded], config: RunConfig, chat: ChatFormat, placement: Placement
-) -> float:
-    """Mean loss per response token on held-out conversations."""
+) -> float | None:
+    """Mean loss per response token on held-out conversations; None where it is no number."""
     was_training = model.training
     model.eval()
     lengths = [len(example) for example in examples]
@@ -354,7 +391,8 @@ def heldout_loss(
         with _autocast(config, placement):
             total += float(response_loss(model, batch))
     model.train(was_training)
-    return total / sum(sum(example.mask[1:]) for example in examples)
+    mean = total / sum(sum(example.mask[1:]) for example in examples)
+    return mean if math.isfinite(mean) else None
 
 
 def _pad_id(chat: ChatFormat) -> int:
@@ -374,8 +412,7 @@ def _forget_after(log: Path, step: int) -> None:
         write_atomic(log, b"".join(encode_record(record) for record in kept))
 
 
-def _finish(run: RunFolder, data: Data, started: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _finish(run: RunFolder, data: Data, started: float, placement: Placement) -> None:
     run.set_stage(
         "train",
         "done",
@@ -383,7 +420,7 @@ def _finish(run: RunFolder, data: Data, started: float) -> None:
         too_long=data.too_long,
         heldout=len(data.heldout),
         seconds=round(time.monotonic() - started, 1),
-        peak_memory_bytes=peak,
+        peak_memory_bytes=peak_memory(placement),
     )
 
 

@@ -1,0 +1,53 @@
+"""Memory of this process and of the device that it computes on, in bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from xlift.models import Placement
+
+
+def reset_peak_memory(placement: Placement) -> None:
+    """Let `peak_memory` begin anew; where the system cannot forget its peak, it stays that of the whole process."""
+    if placement.device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(placement: Placement) -> int:
+    """Bytes: the most that this process has held so far, on the GPU where it computes on one."""
+    if placement.device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: its figure begins with that of the parent.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory(placement: Placement) -> int:
+    """Bytes that a run could take now: on the GPU, or of this machine's (or container's) memory."""
+    if placement.device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    free = int(line.split()[1]) * 1024
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
