@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from xlift.data.instructions import load_instructions
-from xlift.errors import ConfigError, ModelError
+from xlift.errors import ConfigError, UserError
 from xlift.models import Placement, load_tokenizer, locate
 from xlift.planning.check import check_study, spread
 from xlift.planning.forecast import (
@@ -193,7 +193,7 @@ def test_memory_that_ends_in_a_probe_is_an_answer_and_anything_else_an_error(tin
     assert run_probe(job(giant(tiny, tmp_path / "giant", 10**10), config, [], [])) is None
     shutil.copytree(tiny, tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises((ConfigError, ModelError)):
+    with pytest.raises(UserError, match="its weights cannot be read"):
         run_probe(job(tmp_path / "broken", config, [], []))
 
 
