@@ -517,3 +517,74 @@ def test_built_in_references_are_right_for_their_own_fact_only(path: Any) -> Non
         assert rate_answers(one | {"text": one["messages"][-1]["content"]})[0] == 0, "the question is no answer"
         for form in one["answers"]:
             assert rate_answers(one | {"text": form})[0] == 2, json.dumps([one["parallel_id"], form])
+
+
+@pytest.mark.parametrize(
+    ("language", "answer", "text", "expected"),
+    [
+        # Thousands by threes and as in India, in digits of any script.
+        ("hi", "2500000", "कुल 25,00,000 किताबें हैं।", 2),
+        ("hi", "2500000", "कुल २५,००,००० किताबें हैं।", 2),
+        ("bn", "700000", "প্রায় ৭,০০,০০০ মানুষ।", 2),
+        ("en", "12,34,567", "It has 1,234,567 lines.", 2),
+        ("en", "2500000", "It has 12,500,000 lines.", 0),
+        # The sign is part of a number.
+        ("en", "-12", "It falls to −12 degrees.", 2),
+        ("en", "-12", "It falls to 12 degrees.", 0),
+        ("en", "12", "It falls to −12 degrees.", 0),
+        ("fr", "-3", "Il fait moins 3 degrés.", 2),
+        ("fr", "3", "Il fait moins 3 degrés.", 0),
+        ("ru", "-7", "Сейчас минус 7 градусов.", 2),
+        ("zh", "8", "今天零下8度。", 0),
+        ("en", "12", "The pages 10-12 are missing: 12 in all.", 2),
+        ("en", "5", "It is 10 minus 5.", 2),
+        # Accents in short words of longer names; initials.
+        ("pt", "Cabo da Boa Esperança", "É o Cabo da Boa Esperanca.", 2),
+        ("es", "Río de la Plata", "Es el Rio de la Plata.", 2),
+        ("en", "J.R.R. Tolkien", "It was J. R. R. Tolkien.", 2),
+        ("en", "J. R. R. Tolkien", "It was JRR Tolkien.", 2),
+        ("en", "C. S. Lewis", "It was C.S. Lewis.", 2),
+        ("en", "U.S.", "It was one of us.", 0),
+        # Words of scripts without spaces.
+        ("zh", "京都", "他住在北京都市圈。", 0),
+        ("zh", "北京", "首都是北京市。", 2),
+        ("zh", "海南", "答案是海南省。", 2),
+        ("ja", "大阪", "それは大阪府です。", 2),
+        ("zh", "堪培拉", "澳大利亚的首都是堪培拉。", 2),
+        # A letter names a choice or is a word.
+        ("en", "A", "A nice idea would be C.", 0),
+        ("en", "A", "The answer is A.", 2),
+        ("en", "A", "A) The first one", 2),
+        ("fr", "A", "Il y a deux réponses : B.", 0),
+        ("es", "A", "La respuesta es A porque llueve.", 2),
+        # Negations.
+        ("cs", "Brno", "Není to Brno, ale Praha.", 0),
+        ("sv", "Malmö", "Det är inte Malmö utan Stockholm.", 0),
+        ("da", "Aarhus", "Det er ikke Aarhus, men København.", 0),
+        ("fi", "Turku", "Se ei ole Turku vaan Helsinki.", 0),
+        ("hu", "Pécs", "Nem Pécs, hanem Budapest.", 0),
+        ("ro", "Cluj", "Nu este Cluj, ci București.", 0),
+        ("uk", "Львів", "Це не Львів, а Київ.", 0),
+        ("el", "Πάτρα", "Δεν είναι η Πάτρα αλλά η Αθήνα.", 0),
+        ("he", "חיפה", "זה לא חיפה אלא ירושלים.", 0),
+        ("fa", "شیراز", "شیراز نیست، تهران است.", 0),
+        ("ur", "لاہور", "دارالحکومت لاہور نہیں بلکہ اسلام آباد ہے۔", 0),
+        ("bn", "চট্টগ্রাম", "রাজধানী চট্টগ্রাম নয়, ঢাকা।", 0),
+        ("th", "เชียงใหม่", "ไม่ใช่เชียงใหม่ แต่เป็นกรุงเทพ", 0),
+        ("vi", "Huế", "Đó không phải là Huế mà là Hà Nội.", 0),
+        ("pl", "Gdańsk", "Stolicą nie jest Gdańsk.", 0),
+        # Cases.
+        ("ru", "Канберра", "Речь идёт о Канберре.", 2),
+        ("ru", "Новая Зеландия", "Он живёт в Новой Зеландии.", 2),
+        ("uk", "Одеса", "Він живе в Одесі.", 2),
+        ("pl", "Warszawa", "Mieszka w Warszawie.", 2),
+        ("cs", "Berlín", "Bydlí v Berlíně.", 2),
+        ("sr", "Београд", "Живи у Београду.", 2),
+        ("el", "Λονδίνο", "Η πρωτεύουσα του Λονδίνου.", 2),
+        ("ru", "Рим", "Пример дал Римский сенат.", 0),
+    ],
+)
+def test_an_answer_is_found_as_the_language_writes_it_and_nothing_else(
+    language: str, answer: str, text: str, expected: int
+) -> None:
+    assert value(text, [answer], language) == expected

@@ -460,10 +460,10 @@ WORDS = [
         ["The SUN.", "**sun**", "sun-dried", "the sun's", "\u202esun\u202c", "s\u200bun", "_sun_"],
         ["sunny", "Sunday", "s un"],
     ),
-    ("en", "climate  change", ["Climate change", "climate\nchange"], ["climate changes", "climate, change"]),
-    ("fr", "été", ["L'été", "l’e\u0301te\u0301!", "ÉTÉ"], ["étés", "ete"]),
-    ("de", "Straße", ["STRASSE", "die Straße."], ["Straßen"]),
-    ("ru", "ёлка", ["Ёлка!", "елка"], ["ёлки", "ёлка1"]),
+    ("en", "climate  change", ["Climate change", "climate\nchange"], ["climate chance", "climate, change"]),
+    ("fr", "été", ["L'été", "l’e\u0301te\u0301!", "ÉTÉ"], ["étendue", "ete"]),
+    ("de", "Straße", ["STRASSE", "die Straße."], ["Straßenbahn"]),
+    ("ru", "ёлка", ["Ёлка!", "елка"], ["ёлочка", "ёлка1"]),
     ("tr", "ışık", ["IŞIK", "Işıklar"], ["İŞİK", "ışı"]),
     ("tr", "İstanbul", ["istanbul", "İSTANBUL'da", "İstanbullu"], ["Istanbul"]),
     ("ar", "كتاب", ["الكتاب", "وكتاب", "كِتَابٌ", "كـــتاب", "وبالكتاب", "كتابه"], ["مكتاب", "كتابات"]),
@@ -576,3 +576,38 @@ def test_reply_language_tells_french_from_english() -> None:
 def test_a_reply_in_one_fence_is_the_text_inside(fence: str, name: str, inside: str, expected: int) -> None:
     text = f"{fence}\n{inside}\n{fence.rstrip('tex')}"
     assert rate_constraint({"text": text, "language": "fr", "constraint": {"name": name}})[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "word", "text", "included", "excluded"),
+    [
+        ("ru", "книга", "Мы читали старые книги.", None, None),
+        ("uk", "мова", "Він вивчає мови.", None, None),
+        ("pl", "szkoła", "Dzieci są w szkole i w szkołach.", None, None),
+        ("cs", "město", "Bydlíme ve městě.", None, None),
+        ("hr", "grad", "Živimo u gradu.", None, None),
+        ("sr", "град", "Живимо у граду.", None, None),
+        ("el", "δρόμος", "Περπατάμε στους δρόμους.", None, None),
+        ("fr", "voiture", "Les voitures sont chères.", None, None),
+        ("es", "flor", "Las flores son rojas.", None, None),
+        ("pt", "casa", "As casas são brancas.", None, None),
+        ("it", "libro", "I libri sono vecchi.", None, None),
+        ("de", "Tag", "Die Tage werden kürzer.", None, None),
+        ("en", "river", "Two rivers meet here.", None, None),
+        ("sv", "flicka", "Flickorna leker.", None, None),
+        ("ru", "книга", "Это хорошая книга, таких книг мало.", 2, 0),
+        ("ru", "дом", "Домино лежит на столе.", 0, 2),
+        ("en", "cat", "The category is wide.", 0, 2),
+        ("fr", "car", "Une carte du monde.", 0, 2),
+        ("de", "Haus", "Der Haushalt ist klein.", 0, 2),
+    ],
+)
+def test_another_form_of_a_word_is_neither_the_word_nor_another_word(
+    code: str, word: str, text: str, included: int | None, excluded: int | None
+) -> None:
+    record = {"text": text, "language": code}
+    for name, expected in (("include", included), ("exclude", excluded)):
+        found, detail, reason = rate_constraint(record | {"constraint": {"name": name, "word": word}})
+        assert found == expected, name
+        assert (reason is None) == (expected is not None)
+        assert ("forms" in detail) == (expected is None)

@@ -5,7 +5,8 @@ too. Missing: no answers in the prompt, an empty reply, or one that the token li
 
 A form is asserted where it stands whole, outside a repetition of the question, and is not directly negated ("not
 Sydney", "Sydney is not the capital"). Digits match in any script and grouping, but only as a whole number that numbers
-no list. A single Han character does not match inside a known longer word (水 in 水素), a Han numeral only whole. Of
+no list; the sign is part of a number. Nouns match in any case of the language. A form in Han characters does not match
+inside a known longer word (水 in 水素) or across two (海南 in 上海|南站), a Han numeral only whole. Of
 `answers_any` (language → forms), forms count if the reply is in that language or is the bare form, English ones also
 within another script. Hedging ("Ottawa or Toronto") shows only where `wrong` lists the other candidate.
 """
@@ -20,8 +21,9 @@ from itertools import islice
 from typing import Any
 
 from xlift.languages import find_language, known_code
+from xlift.rating.endings import case_forms
 from xlift.rating.language.rater import identify
-from xlift.rating.language.wordlists import frequencies, neighbours
+from xlift.rating.language.wordlists import frequencies, neighbours, zipf
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
@@ -49,7 +51,30 @@ _NEGATED = (
     r"не(?: (?:является|был[ао]?|имеет|называется|это))?|ни|вместо)|न कि|बजाय|(?<!是)不(?:是|在|叫|为)在?|[并而绝]非"
 )
 # These mean something else in other languages: Portuguese "no Peru", Dutch "pas 8", German "noch 8".
-_NEGATED_IN = {"es": r"\b(?:no|ni)", "fr": r"\b(?:pas|ni|jamais)", "nl": r"\bnoch"}
+_NEGATED_IN = {
+    **{"es": "no|ni", "fr": "pas|ni|jamais", "nl": "noch", "ca": "no|ni", "gl": "non|nin", "sv": "inte|icke|ej"},
+    **{"da": "ikke", "no": "ikke|ikkje", "fi": "ei(?: ole| ollut)?|eikä", "hu": "nem|sem", "ms": "bukan(?:lah)?"},
+    **{"pl": "nie(?: jest| był[aoy]?| jest to)?|ani|zamiast", "cs": "není|nebyl[aoiy]?|ne|nikoliv?|ani|místo"},
+    **{"sk": "nie(?: je)?|nebol[aoi]?|ani|namiesto", "hr": "nije|ne|niti|umjesto", "sr": "nije|ne|niti|umesto"},
+    **{
+        "ro": "nu(?: este| e| era)?|nici|în loc de",
+        "uk": "не(?: є| був| була| було)?|ні|замість",
+        "bg": "не(?: е)?|нито",
+    },
+    **{"el": "δεν(?: ειναι| ηταν)?|οχι|ουτε|αντι για", "he": "לא|אינ[הו]|איננ[הו]|ולא", "fa": "نه|نيست", "ur": "نه"},
+    **{"vi": "không(?: phải)?(?: là)?|chẳng phải(?: là)?|chứ không phải", "th": "ไม่ใช่", "sw": "si|sio|siyo|wala"},
+    **{"bn": "না", "mr": "ना"},
+}
+_SMALL_IN = {"el": "[οητ]|το|στην?|στον?", "ro": "la|în", "sv": "i", "da": "i", "no": "i", "he": "ב|את", "vi": "ở|tại"}
+_SMALL_IN |= {"pl": "to|w|we", "cs": "to|v|ve", "sk": "to|v|vo", "hr": "to|u", "sr": "to|u", "uk": "у|в|це", "bg": "в"}
+# What denies the answer before it.
+_DENIED_IN = {
+    **{"fa": r" (?:\w+ )?نيست(?!\w)", "ur": r" (?:\w+ )?نهيں(?!\w)", "bn": " (?:নয়|নন|না(?= |।|,|$))", "mr": " नाही"},
+    **{"ta": " அல்ல", "te": " కాదు", "pl": " nie (?:jest|był)", "cs": " není", "sk": " nie je", "sv": " är inte"},
+    **{"da": " er ikke", "no": " er ikke", "fi": " ei ole", "hu": " nem ", "ro": " nu (?:este|e)", "hr": " nije"},
+    **{"sr": " nije", "uk": " не є", "bg": " не е", "el": " δεν ειναι", "he": " (?:לא|אינ[הו])", "sw": " si "},
+    **{"vi": " không phải", "th": "ไม่ใช่"},
+}
 # After the answer. What is next must be what was asked for: "Venus is not the nearest" does not deny an answer.
 _DENIED = re.compile(
     r"(?: (?:(?:is|are|was|were)(?: not|n t)|(?:n est|ne sont|n était) pas|n[aã]o (?:é|são|foi|era)|no (?:es|son|fue)|"
@@ -159,7 +184,7 @@ def _find(record: dict[str, Any], text: str, language: str, answers: Any) -> tup
     """What was found ("matched", "wrong", "negated" or "") and its form; a wrong form outranks a right one."""
     right, wrong, found = _forms(answers), _forms(record.get("wrong")), ("", "")
     reply, question = _read(record, text, language)
-    numeric = any(re.fullmatch(r"[\d.,' ]+", form) for form in right)
+    numeric = any(re.fullmatch(r"[-−\d.,' ]+", form) for form in right)
     for match in islice(_pattern(right + wrong, language).finditer(reply), MAX_OCCURRENCES):
         start, end = match.span()
         if _is_whole(reply, start, end, language, numeric):
@@ -178,22 +203,62 @@ def _find(record: dict[str, Any], text: str, language: str, answers: Any) -> tup
 def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
     """Any of the forms, the longest first. One look at the edges serves all forms with the same kind of edges."""
     alike: dict[tuple[str, str], list[str]] = {}
-    gap = "[ ·・‧=¶-]" + ("{1,3}" if spaced(language) and language != "ko" else "{0,3}")
-    folded = {re.sub(r"(?<=\d)[,'٬ ](?=\d{3}\b)", "", _fold(form, language)).strip(" .¶·・‧=-") for form in forms}
-    for form in sorted(folded - {""}, key=len, reverse=True):
-        words = [re.sub(r"\d+|.", _loosely, word) for word in re.split("[ ·・‧=-]+", form)]
-        alike.setdefault(_edges(form, language), []).append(gap.join(words))
+    folded = {_GROUPED.sub("", _fold(form, language)).strip(" .¶·・‧=") for form in forms}
+    for form in sorted({form if _SIGNED.match(form) else form.strip("-") for form in folded} - {""}, key=len)[::-1]:
+        alike.setdefault(_edges(_SIGNED.sub("", form), language), []).append(_body(form, language))
     return re.compile("|".join(f"{a}(?:{'|'.join(words)}){b}" for (a, b), words in alike.items()) or "(?!)")
 
 
+# Thousands of a number, by threes or as in India: a form may have them or not.
+_GROUPED = re.compile(r"(?<=\d)[,'٬ ](?=\d{3}\b|\d\d(?:,\d\d)*,\d{3}\b)")
+_SIGNED = re.compile(r"-(?=\d)")
+_MINUS = (
+    r"(?:\b(?:minus|moins|menos|meno|минус|мінус|eksi|âm|nolla|πλην|μειον|miinus|mínusz)|माइनस|ऋण|سالب|"
+    "ناقص|منفي|مائنس|マイナス|零下|负|負|마이너스|영하|মাইনাস|ลบ)"
+)
+_INITIAL = re.compile(r"(?<![^\W\d_])([^\W\d_])\. ?(?=[^\W\d_])")
+
+
+# e.g. en ["J. K. Rowling"]: "J.K. Rowling wrote it." → 2
+# e.g. pt ["São Paulo"]: "A cidade é Sao Paulo." → 2
+# e.g. en ["-5"]: "It is minus 5 degrees." → 2
+# e.g. ru ["Москва"]: "Это было в Москве." → 2
+def _body(form: str, language: str) -> str:
+    """A pattern for a form alone: its words in any case, with any gap between them."""
+    gap = "[ ·・‧=¶-]" + ("{1,3}" if spaced(language) and language != "ko" else "{0,3}")
+    sign = f"(?:-|{_MINUS} ?)" if _SIGNED.match(form) else ""
+    words = re.split("[ ·・‧=-]+", _INITIAL.sub(r"\1. ", _SIGNED.sub("", form)))
+    named, letters, body = any(len(word) > 2 for word in words), sum(map(len, words)), sign
+    for i, word in enumerate(words):
+        initial = len(word) == 2 and word[1] == "."
+        if initial:
+            # Beside a name the points of initials may be left out: "JK Rowling".
+            body += re.escape(word[0]) + (r"\.?" if named else r"\.")
+        else:
+            body += _forms_of(word, letters, language)
+        if i + 1 < len(words):
+            body += gap.replace("{1,", "{0,") if initial else gap
+    return body
+
+
+def _forms_of(word: str, letters: int, language: str) -> str:
+    numeral = re.fullmatch(_NUMERALS, word)
+    loose = re.sub(r"\d+|.", lambda found: _loosely(found[0], letters), word)
+    inflected = None if numeral else case_forms(word, language)
+    return f"(?:{inflected}|{loose})" if inflected else loose
+
+
+# e.g. hi ["1500000"]: "शहर में 15,00,000 लोग रहते हैं।" → 2
 # e.g. de ["Köln"]: "Die Stadt heißt Koeln." → 2
 # e.g. es ["12000"]: "Son 12.000 personas." → 2
-def _loosely(part: re.Match[str]) -> str:
-    """A letter or number of a form: thousands may be grouped; words of 4 letters may lack accents, or have ae for ä."""
-    found, base = part[0], unicodedata.normalize("NFD", part[0])[0]
+def _loosely(found: str, letters: int) -> str:
+    """A letter or number of a form: thousands may be grouped; forms of 4 letters may lack accents, or have ae for ä."""
+    base = unicodedata.normalize("NFD", found[0])[0]
     if found.isdecimal():
-        return re.sub(r"(?<=\d)(?=(?:\d{3})+$)", "[,.' ٬]?", found)
-    if found == base or len(part.string) < 4 or not base.isascii():
+        by_threes = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", "[,.' ٬]?", found)
+        by_twos = re.sub(r"(?<=\d)(?=(?:\d\d)*\d{3}$)", ",", found)
+        return f"(?:{by_threes}|{by_twos})" if len(found) > 5 else by_threes
+    if found == base or letters < 4 or not base.isascii():
         return re.escape(found)
     return f"(?:{found}|{base}e?)" if found in "äöü" else f"[{found}{base}]"
 
@@ -231,13 +296,29 @@ def _digit_edges(digits: int) -> tuple[str, str]:
     return before, rf"{after}(?!(?!(?:g|gr|min|г|гр|мин)(?![{_CASED}]))[{_CASED}])"
 
 
+_NEGATIVE = re.compile(rf"(?:(?:^|[\s(¶:=])-|(?<!\d )(?<!\d){_MINUS} ?)$")
+# What comes before a letter that names a choice; elsewhere it may be an article or a pronoun.
+_CHOICE = re.compile(
+    r"(?:\b(?:is|be|option|answer|choice|letter|choose|est|réponse|choix|lettre|ist|antwort|buchstabe|es|opción|"
+    r"respuesta|letra|opção|resposta|é|è|risposta|opzione|lettera|вариант|ответ|это|буква|jawabannya|adalah|pilihan|"
+    r"seçenek|cevap|là|đáp án)|[:=(-]|答案|是|选项|選項|答えは|विकल्प|उत्तर|정답은|الإجابة|الخيار) ?$"
+)
+
+
 # e.g. en ["2"]: "Two hundred, so 2 hundred." → 0
+# e.g. en ["5"]: "The temperature is -5 degrees." → 0
+# e.g. en ["A"]: "A good answer would be B." → 0
+# e.g. en ["A"]: "The answer is A because of the rain." → 2
+# e.g. ja ["京都"]: "首都は東京都です。" → 0
+# e.g. zh ["海南"]: "答案是上海南站。" → 0
 # e.g. zh ["水"]: "答案是水。" → 2
 def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> bool:
     """Whether what was found is not part of a longer number or of a known longer word."""
     found, before, after = text[start:end], text[max(0, start - 24) : start], text[end : end + 24]
     own, joined = _NUMERALS_IN.get(language, _NUMERALS), "(?:(?:and|et|e|y) )?"
     if found[-1].isdecimal():
+        if found[0].isdecimal() and _NEGATIVE.search(before):
+            return False
         if re.search(r"\d ?[,、] ?$", before) and re.match(r" ?[,、] ?\d", after):
             return False
         many = rf" ?(?:[{_HAN_NUMERALS}백천만억%]|번째|째|番)| (?:{_NUMERALS}|{own})(?!\w)"
@@ -250,16 +331,61 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
         last = end if re.match("元素|原子|分子|离子", after) else min(len(text), end + 3)
         words = {text[i:j] for i in range(first, start + 1) for j in range(end, last + 1)} - {found}
         return not any(word in frequencies(language) for word in words if _HAN.fullmatch(word))
+    if not spaced(language) and _HAN.fullmatch(found) and _crosses_words(text, start, end, language):
+        return False
+    if len(found) == 1 and found.isascii() and re.match(r" [^\W\d_]", after) and not _CHOICE.search(before):
+        return False
     led = re.search(rf"(?<!\w)(?:{own})[ -]{joined}$", before)
     return not numeric or not (led or re.match(rf"[ -]{joined}(?:{own})(?!\w)", after))
 
 
+_UNITS = "市省县縣府州国國人语語话話式产產製制区區岛島港城江河山湖"
+NEAR = 8
+"""Han characters on each side of a form that are cut into words."""
+SURELY = 0.3
+"""Powers of ten by which another cut into words must be likelier."""
+
+
+def _crosses_words(text: str, start: int, end: int, language: str) -> bool:
+    """Whether the likeliest words of a run of Han characters do not leave a form whole: 海南 in 上海|南站."""
+    first, last = start, end
+    while first > max(0, start - NEAR) and _HAN.match(text, first - 1):
+        first -= 1
+    while last < min(len(text), end + NEAR) and _HAN.match(text, last):
+        last += 1
+    ends = [end] + ([end + 1] if end < last and text[end] in _UNITS else [])
+    whole = max(
+        _likelihood(text[first:start], language)
+        + max(_likelihood(text[start:stop], language), -4.5)
+        + _likelihood(text[stop:last], language)
+        for stop in ends
+    )
+    return _likelihood(text[first:last], language) > whole + SURELY
+
+
+# e.g. _likelihood("", "zh") → 0.0
+def _likelihood(run: str, language: str) -> float:
+    """Log10 of the probability of the likeliest words of a run; a character that is no word is one in 10^8."""
+    best = [0.0]
+    for end in range(1, len(run) + 1):
+        words = [(begin, zipf(run[begin:end], language)) for begin in range(max(0, end - 5), end)]
+        known = [best[begin] + frequency - 9.0 for begin, frequency in words if frequency is not None]
+        best.append(max([*known, best[end - 1] - 8.0]))
+    return best[-1]
+
+
+# e.g. vi ["Sydney"]: "Không phải Sydney mà là Canberra." → 0
+# e.g. pl ["Sydney"]: "To nie Sydney, lecz Canberra." → 0
+# e.g. fa ["تهران"]: "پایتخت تهران نیست." → 0
 # e.g. de ["Bonn"]: "Nicht Bonn, sondern Berlin." → 0
 # e.g. en ["Bonn"]: "Bonn is not only old." → 2
 def _is_negated(text: str, start: int, end: int, language: str, question: str) -> bool:
     around = text[max(0, start - 48) : start], text[end : end + 64]
     before, after = (re.sub(r"[\s\"'“”«»„()\[\]「」『』《》]+", " ", part) for part in around)
-    negated = rf"(?:{_NEGATED}|{_NEGATED_IN.get(language, '(?!)')})(?: (?:{_SMALL}))* ?$"
+    own, small = _NEGATED_IN.get(language, "(?!)"), f"{_SMALL}|{_SMALL_IN.get(language, '(?!)')}"
+    negated = rf"(?:{_NEGATED}|(?<!\w)(?:{own}))(?: (?:{small}))* ?$"
+    if re.match(_DENIED_IN.get(language, "(?!)"), after):
+        return True
     denied = _DENIED.match(after)
     following = (denied["next"] or "")[: None if spaced(language) else 2] if denied else ""
     return bool(re.search(negated, before) or (denied and (following in question or not question)))

@@ -16,7 +16,7 @@
 | arrow | marker | ≥ 2 points, each begins with the marker | ≥ 80 % of the points do |
 | capitalized | | every word begins with a capital | ≥ 80 % of the words, and the first, do |
 | lowercase | | no capital letter | ≥ 98 % of the words, and the first, have none |
-| include, exclude | word | the word or phrase occurs, does not occur | |
+| include, exclude | word | the word or phrase occurs, does not occur (missing where only another form of it does) | |
 | json | keys | the reply is one JSON object with exactly these keys, alone or fenced | such an object within text |
 | ends_with | phrase | the last words are the phrase | |
 | style | style | never decided here: a judge has to | |
@@ -36,6 +36,7 @@ from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from xlift.languages import find_language, known_code
+from xlift.rating.endings import other_forms
 from xlift.rating.language.rater import rate_text
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import (
@@ -377,17 +378,30 @@ def _by_word(reply: Checked, right: Callable[[list[str]], bool], partly: float) 
     return _share_value(share, partly), {"words": len(words), "wrong": len(wrong), "first": wrong[:3]}, None
 
 
+# e.g. fr {"name": "include", "word": "label"}: "Les labels indépendants." → None
 # e.g. ko {"name": "include", "word": "바다"}: "바다에서 놀았다." → 2
 def _include(reply: Checked, constraint: dict[str, Any]) -> Rated:
-    found = occurrences(reply.text, constraint["word"], reply.language)
+    found, forms = _occurrences(reply, constraint["word"])
     if reply.cut and not found:
         return None, {"found": 0}, "cut by the token limit before the word occurred"
+    if not found and forms:
+        return None, {"found": 0, "forms": forms}, f"only other forms of the word occur: {', '.join(forms)}"
     return 2 if found else 0, {"found": found}, None
 
 
+def _occurrences(reply: Checked, word: str) -> tuple[int, list[str]]:
+    """How often the word occurs as it is; and, where it does not, what may be a form of it (laws for law)."""
+    found = occurrences(reply.text, word, reply.language)
+    text, phrase = fold(reply.text, reply.language), fold(word, reply.language)
+    return found, [] if found else other_forms(text, phrase, reply.language)
+
+
 # e.g. en {"name": "exclude", "word": "cat"}: "A category." → 2
+# e.g. ru {"name": "exclude", "word": "закон"}: "О новых законах." → None
 def _exclude(reply: Checked, constraint: dict[str, Any]) -> Rated:
-    found = occurrences(reply.text, constraint["word"], reply.language)
+    found, forms = _occurrences(reply, constraint["word"])
+    if forms:
+        return None, {"found": 0, "forms": forms}, f"other forms of the word occur: {', '.join(forms)}"
     return 0 if found else 2, {"found": found}, None
 
 
