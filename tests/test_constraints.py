@@ -611,3 +611,33 @@ def test_another_form_of_a_word_is_neither_the_word_nor_another_word(
         assert found == expected, name
         assert (reason is None) == (expected is not None)
         assert ("forms" in detail) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "count"),
+    [
+        ("fr", "Merci. P.-S. : Prends les clés.", 2),
+        ("fr", "J.-C. Martin habite ici. Il est médecin.", 2),
+        ("id", "Biayanya Rp. 20.000. Itu murah.", 2),
+        ("id", "Kami makan nasi, ikan, dll. Setelah itu kami pulang.", 2),
+        ("pl", "Mieszka przy ul. Długiej. Lubi np. Kraków.", 2),
+        ("cs", "Bydlí v ul. Dlouhé. Stojí to Kč. 500.", 2),
+        ("vi", "Anh ấy sống ở TP. Huế. Trời mưa.", 2),
+        ("tr", "Sn. Yılmaz geldi. Doç. Kaya gitti.", 2),
+        ("uk", "Він живе на вул. Шевченка. Це далеко.", 2),
+        ("sv", "Han bor i bl.a. Lund. Det regnar.", 2),
+        ("zh", "她问：“你好吗？我很好。”大家都笑了。", 1),
+        ("ja", "彼は「行かない。君は？」と言った。雨が降った。", 2),
+        ("zh", "“今天下雨。我不出门。”", 2),
+        ("zh", "天气很好。她说“走吧。", 2),
+    ],
+)
+def test_abbreviations_and_quotations_end_no_sentence(code: str, text: str, count: int) -> None:
+    assert len(split_sentences(text, code)) == count
+
+
+def test_capitals_behind_digits_are_capitals() -> None:
+    for text in ("he came in 2ND at 5PM today", "the 3RD of may"):
+        assert rate_constraint({"text": text, "language": "en", "constraint": {"name": "lowercase"}})[0] in (0, 1)
+    text = "The 3rd Of May"
+    assert rate_constraint({"text": text, "language": "en", "constraint": {"name": "capitalized"}})[0] == 2

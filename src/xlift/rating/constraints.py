@@ -360,16 +360,17 @@ def _share_value(share: float, partly: float) -> int:
 # e.g. fr {"name": "capitalized"}: "L'Été Arrive." → 2
 # e.g. ja {"name": "capitalized"}: "夏です。" → None
 def _capitalized(reply: Checked, constraint: dict[str, Any]) -> Rated:
-    return _by_word(reply, lambda word: any(is_capital(part[0]) for part in word[:2]), PARTLY)
+    return _by_word(cased_words(reply.text), lambda word: any(is_capital(part[0]) for part in word[:2]), PARTLY)
 
 
 # e.g. en {"name": "lowercase"}: "no capitals here." → 2
+# e.g. en {"name": "lowercase"}: "it is the 1ST one" → 0
 def _lowercase(reply: Checked, constraint: dict[str, Any]) -> Rated:
-    return _by_word(reply, lambda word: not any(map(is_capital, "".join(word))), NEARLY_LOWERCASE)
+    words = cased_words(reply.text, behind_digits=True)
+    return _by_word(words, lambda word: not any(map(is_capital, "".join(word))), NEARLY_LOWERCASE)
 
 
-def _by_word(reply: Checked, right: Callable[[list[str]], bool], partly: float) -> Rated:
-    words = cased_words(reply.text)
+def _by_word(words: list[list[str]] | None, right: Callable[[list[str]], bool], partly: float) -> Rated:
     if words is None:
         return None, {}, "most of the response is not in a script with capital letters"
     wrong = ["'".join(word) for word in words if not right(word)]
