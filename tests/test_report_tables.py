@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import GOOD, made_study, rated_by
+from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
 from xlift.analysis.agreement import agreement_tables
 from xlift.report import tables
@@ -18,6 +18,7 @@ from xlift.report.formats import Column, Table, cells, to_latex, to_markdown, wr
 from xlift.report.numbers import curve_rows, findings_of
 from xlift.report.reading import Material, Scale
 from xlift.report.sections import sections_of
+from xlift.report.summary import unknown_text
 
 LANGUAGE = ("language", "language")
 JUDGE = ("helpfulness", "judge:mistral")
@@ -218,3 +219,56 @@ def test_a_missing_number_is_a_dash_and_never_zero() -> None:
     assert cells(table)[0][1].bar is None
     table.rows[0].update(m=0.0, l=0.0, h=0.49)
     assert to_markdown(table).splitlines()[2] == "| a | 0 % \\[0–49\\] (no text) |"
+
+
+def test_the_studys_measure_decides_which_run_is_picked(tmp_path: Path) -> None:
+    """By language the first run is better, by helpfulness the second; the report says by what it has chosen."""
+
+    def value(facet: str) -> Any:
+        def rate(run: Any, prompt: Any) -> float:
+            first = run.config.learning_rate == 1e-4
+            return 2.0 if first == (facet == "language") else 0.0
+
+        return rate
+
+    picked = {}
+    for facet in ("language", "helpfulness"):
+        report = {"bootstrap": 100, "measure": {facet: 1}}
+        study = made_study(tmp_path / facet, lambda _, prompt: GOOD[prompt["language"]], report=report)
+        made = rated_by(study, {LANGUAGE: value("language"), JUDGE: value("helpfulness")})
+        rows = [row for row in findings_of(made).selection if row["rule"] == "mean over languages"]
+        picked[facet] = next(run.label for run in study.runs if run.id == rows[0]["run"])
+        table = tables.selection_tables(made, findings_of(made).selection)[0]
+        assert f"({facet})" in table.note
+    assert picked["language"] != picked["helpfulness"]
+    assert picked["language"].endswith("lr1e-4")
+
+
+def test_a_measure_that_nobody_has_rated_is_told_and_another_taken(tmp_path: Path) -> None:
+    report = {"bootstrap": 100, "measure": {"helpfulness:human": 2, "language": 1}}
+    study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], report=report)
+    made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0, JUDGE: lambda run, prompt: 2.0})
+    assert made.measure == {"language": 1.0}
+    said = unknown_text(made, findings_of(made))
+    assert "Nobody has rated 2 × helpfulness:human + language yet; runs are chosen by language meanwhile." in said
+
+
+def test_a_run_that_halving_stopped_is_told_as_such_and_not_as_missing(tmp_path: Path) -> None:
+    training = {"learning_rate": [1e-4, 1e-3, 1e-2], "steps": STEP}
+    study = made_study(
+        tmp_path / "study",
+        lambda _, prompt: GOOD[prompt["language"]],
+        training=training,
+        halving={"first": STEP // 2, "factor": 3},
+    )
+    runs = [run for run in study.runs if run.trains]
+    for place, run in enumerate(runs):
+        log_training(run, heldout_loss=2.0, margins={"fr": 0.9 - 0.1 * place})
+    made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
+    assert made.stopped == {run.id: STEP // 2 for run in runs[1:]}
+    states = {row["folder"]: row["state"] for row in tables.runs_table(made).records}
+    assert all(states[run.id] == f"stopped by halving at step {STEP // 2}" for run in runs[1:])
+    said = unknown_text(made, findings_of(made))
+    assert "No answers yet" not in said
+    assert all(run.label in said.split("Stopped early by successive halving")[1] for run in runs[1:])
+    assert {row["id"] for row in findings_of(made).shares}.isdisjoint({run.id for run in runs[1:]})

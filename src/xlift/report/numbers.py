@@ -213,11 +213,9 @@ def _references(means: list[dict[str, Any]], tuned: dict[str, Any], scale: Scale
 
 def selection_rows(material: Material) -> list[dict[str, Any]]:
     """What each rule of selection picks and what that costs, by `selection_table`; languages in the study's order."""
-    facets = [scale.facet for scale in material.scales]
-    if not facets:
+    if not material.measure:
         return []
-    measure = {"language" if "language" in facets else facets[0]: 1.0}
-    rows = selection_table(material.everyone, material.training, measure, **material.resampling)
+    rows = selection_table(material.everyone, material.training, material.measure, **material.resampling)
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     place = partial(language_place, material)
     return sorted(rows, key=lambda row: (rules.index(row["rule"]), place(row["language"])))

@@ -17,6 +17,7 @@ import polars as pl
 
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
 from xlift.checkpoint import checkpoints, written_prompts
+from xlift.halving import stopped
 from xlift.languages import get_language
 from xlift.rating import RATERS
 from xlift.records import FACETS, Prompt, Rating, Response
@@ -132,6 +133,22 @@ class Material:
         """What was compared on test prompts, in the order of the study."""
         return conditions_of(self.test, [one.run.id for one in self.answered])
 
+    @cached_property
+    def measure(self) -> dict[str, float]:
+        """What makes a response good when runs are selected: the study's measure, or, where somebody it believes has
+        not rated yet, language or else the first facet that was rated; {} without ratings."""
+        asked = self.workspace.study.report.measure
+        rated = {name for scale in self.scales for name in (scale.facet, f"{scale.facet}:{scale.kind}")}
+        if rated.issuperset(asked):
+            return asked
+        facets = [scale.facet for scale in self.scales]
+        return {"language" if "language" in facets else facets[0]: 1.0} if facets else {}
+
+    @cached_property
+    def stopped(self) -> dict[str, int]:
+        """The runs that successive halving has stopped, by id, with the step at which it did."""
+        return stopped(self.workspace)
+
     @property
     def languages(self) -> list[str]:
         return self.workspace.study.prompts.languages
@@ -244,6 +261,11 @@ def language_name(code: str) -> str:
 def rater_name(rater: str) -> str:
     """A rater without what kind it is: mistral for judge:mistral, Ana for human:Ana."""
     return rater.removeprefix("judge:").removeprefix("human:")
+
+
+def measure_text(measure: Mapping[str, float]) -> str:
+    """A measure as people write it: "2 × helpfulness + language"."""
+    return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in measure.items())
 
 
 def slug(text: str) -> str:

@@ -15,7 +15,7 @@ import polars as pl
 
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import REFERENCE, Findings, detectable, difference_rows
-from xlift.report.reading import Condition, Material, Scale, language_name, setting_text
+from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
 from xlift.report.tables import factor_name, rows_of
 
 Rows = Sequence[dict[str, Any]]
@@ -201,7 +201,8 @@ def _choosing(material: Material, rows: Rows) -> str:
     keys = ("cost", "cost_low", "cost_high")
     costs = [row for row in english if row["cost_low"] is not None and row["cost_low"] > 0]
     gains = [row for row in english if row["cost_high"] is not None and row["cost_high"] < 0]
-    said = f"Choosing by {rule} picks {pick}, by the mean over languages on validation prompts {told}"
+    means = f"the mean over languages on validation prompts ({measure_text(material.measure)})"
+    said = f"Choosing by {rule} picks {pick}, by {means} {told}"
     if not costs and not gains:
         return f"{said}; no cost or gain of that can be told from chance in any language."
     parts = [f"costs {language_name(row['language'])} {_size(row, keys)}" for row in costs]
@@ -278,8 +279,19 @@ def _unjudged(material: Material) -> str:
 
 
 def _unfinished(material: Material) -> str:
-    answered = {one.run.id for one in material.answered if one.responses}
+    answered = {one.run.id for one in material.answered if one.responses} | set(material.stopped)
     open_runs = [run.label for run in material.workspace.runs if run.id not in answered]
-    if not open_runs:
+    out = [run.label for run in material.workspace.runs if run.id in material.stopped]
+    sentences = [
+        f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}." if open_runs else "",
+        f"Stopped early by successive halving, without answers: {_listed(out)}." if out else "",
+        _unmeasured(material),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _unmeasured(material: Material) -> str:
+    asked = material.workspace.study.report.measure
+    if not material.measure or material.measure == asked:
         return ""
-    return f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}."
+    return f"Nobody has rated {measure_text(asked)} yet; runs are chosen by {measure_text(material.measure)} meanwhile."

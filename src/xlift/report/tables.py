@@ -9,7 +9,7 @@ from typing import Any
 from xlift.analysis.agreement import HEADINGS, MEASURES
 from xlift.report.formats import Column, Table
 from xlift.report.numbers import REFERENCE, Findings
-from xlift.report.reading import Material, Scale, language_name, rater_name
+from xlift.report.reading import Material, Scale, language_name, measure_text, rater_name
 from xlift.study.labels import rate_text
 
 
@@ -105,7 +105,7 @@ def selection_tables(material: Material, rows: Sequence[dict[str, Any]]) -> list
     """What each rule picks, what the pick scores, and what the choice costs."""
     if not rows:
         return []
-    facet = next((scale.facet for scale in material.scales if scale.facet == "language"), material.scales[0].facet)
+    measure = measure_text(material.measure)
     seen = f"{confidence_text(material)} interval over requests"
     wide = _wide(material, rows, lambda row: row["rule"], ("score", "low", "high"), "share", "rule")
     picked = {row["rule"]: material.name(row["run"], row["step"]) for row in rows}
@@ -115,8 +115,8 @@ def selection_tables(material: Material, rows: Sequence[dict[str, Any]]) -> list
     wide[0].insert(1, Column("picks", ("pick",), "text", "tied"))
     scores = Table(
         "selection", "What each way of choosing picks, and what the pick is worth",
-        f"Chosen on validation prompts among {rows[0]['candidates']} checkpoints; share of 2 of the facet {facet} on "
-        f"test prompts, {seen}.", *wide, list(rows),
+        f"Chosen on validation prompts among {rows[0]['candidates']} checkpoints; share of 2 ({measure}) on test "
+        f"prompts, {seen}.", *wide, list(rows),
     )  # fmt: skip
     costs = _wide(material, rows, lambda row: row["rule"], ("cost", "cost_low", "cost_high"), "points", "rule")
     for line in costs[1]:
@@ -337,6 +337,8 @@ def runs_table(material: Material) -> Table:
             "data": config.instructions.label, "length": length, "seed": config.seed,
         }  # fmt: skip
         state = ", ".join(f"{stage} {one['state']}" for stage, one in stages.items()) or "not started"
+        if run.trained.name in material.stopped:
+            state = f"stopped by halving at step {material.stopped[run.trained.name]}"
         rows.append({"run": run.label, "folder": run.id, "model": config.model, **tuned, "state": state})
     headings = ("run", "model", "adaptation", "learning rate", "data", "length", "seed", "state")
     columns = [Column(name, (name,)) for name in headings]
