@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -249,9 +250,20 @@ def test_a_worker_that_breaks_ends_the_others_too(tiny: Path, tmp_path: Path) ->
     assert "no memory is left" in (tmp_path / "stderr").read_text()
 
 
-def test_what_cannot_be_trained_is_told_by_all_workers_once(tiny: Path, tmp_path: Path) -> None:
-    study = write_study(tmp_path, tiny)
-    command = [*TORCHRUN, "-m", "xlift", "train", str(study), "training.warmup_steps=50"]
-    launcher = start(tmp_path, *command)
-    assert launcher.wait(timeout=120) != 0
-    assert "warmup_steps (50) reach beyond the run" in (tmp_path / "stderr").read_text()
+WRONG = {
+    "known when its data is read": ("training.warmup_steps=50", r"warmup_steps \(50\) reach beyond the run"),
+    "a model that is not there": ("training.model=nobody/never", "model 'nobody/never' is not in the local cache"),
+    "data that is none": ("training.instructions.sources=[{path: study.yaml, format: messages}]", "study.yaml:1: not"),
+    "a tracker that is not installed": ("tracking=[mlflow]", "tracking: not installed: mlflow"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_trained_is_told_and_leaves_no_worker_waiting(tiny: Path, tmp_path: Path, wrong: str) -> None:
+    override, told = WRONG[wrong]
+    launcher = start(tmp_path, *TORCHRUN, "-m", "xlift", "train", str(write_study(tmp_path, tiny)), override)
+    try:
+        assert launcher.wait(timeout=150) != 0
+    finally:
+        launcher.terminate()
+    assert re.search(told, (tmp_path / "stderr").read_text())

@@ -49,10 +49,22 @@ def agreed(decide: Callable[[], Decision], device: str) -> Decision:
 
 
 def one_after_another(work: Callable[[], Decision], device: str) -> Decision:
-    """Do what fills a cache on this machine in its first worker, then in the others, which find it filled."""
+    """Do what fills a cache on this machine in its first worker, then in the others, which find it filled.
+
+    What it raises in one of them as UserError is raised by all, once all have come to its end.
+    """
     if not several_workers():
         return work()
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
+    found: list[Decision] = []
+    refused: list[UserError] = []
     with PartialState(cpu=device == "cpu").local_main_process_first():
-        return work()
+        try:
+            found.append(work())
+        except UserError as error:
+            refused.append(error)
+    for refusal in gather_object(refused):
+        raise refusal
+    return found[0]

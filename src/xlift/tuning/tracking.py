@@ -20,14 +20,14 @@ def tracked(run: RunFolder, names: Sequence[str], project: str) -> Iterator[Trac
 
     Raises ConfigError for a tracker whose package is not installed.
     """
+    if names:
+        # By every worker: one that went on alone would wait for the first for ever.
+        _check_installed(names)
     if not names or not first_worker():
         yield lambda record: None
         return
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    missing = sorted(set(names) - {str(name) for name in get_available_trackers()})
-    if missing:
-        raise ConfigError(f"tracking: not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     named: dict[str, dict[str, Any]] = {
         "tensorboard": {"run_name": run.id, "logging_dir": run.path / "tracking"},
         "mlflow": {"experiment_name": project, "run_name": run.id},
@@ -47,6 +47,14 @@ def tracked(run: RunFolder, names: Sequence[str], project: str) -> Iterator[Trac
     finally:
         for tracker in trackers:
             tracker.finish()
+
+
+def _check_installed(names: Sequence[str]) -> None:
+    from accelerate.tracking import get_available_trackers
+
+    missing = sorted(set(names) - {str(name) for name in get_available_trackers()})
+    if missing:
+        raise ConfigError(f"tracking: not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
 
 
 def _send(trackers: Sequence[Any], record: dict[str, Any]) -> None:
