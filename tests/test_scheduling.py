@@ -19,7 +19,7 @@ from xlift.models import Placement, load_model, loaded_checkpoint, locate
 from xlift.records import read_records
 from xlift.stages import generate_stage, prepare, run_study, train_stage
 from xlift.study.study import load_study
-from xlift.workspace import RunFolder, StudyFolder, open_study
+from xlift.workspace import RunFolder, StudyFolder, find_study, open_study
 
 CPU = Placement("cpu", "float32", "test")
 
@@ -246,6 +246,32 @@ def test_a_half_trained_run_never_goes_on_with_another_base(study_file: Path, ti
     assert max(run.checkpoint_steps()) == 2
     # Looked at anew, it is another base and so another run.
     assert {one.id for one in open_study(load_study(study_file), tmp_path / "out").runs}.isdisjoint({run.id})
+
+
+@pytest.mark.parametrize("changed", ["model/model.safetensors", "model/tokenizer.json", "data.jsonl"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_study_folder_works_on_only_with_what_it_was_made_with(
+    changed: str, begun: bool, study_file: Path, tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    study_file.write_text(study_file.read_text().replace(str(tiny), "model"))
+    workspace = prepare(load_study(study_file, ["training.learning_rate=1e-3"]), tmp_path / "out")
+    if begun:
+        train_run(workspace, *trained(workspace), 2)
+    old = (tmp_path / changed).read_bytes()
+    other = old[:-4] + b"\0\0\0\0" if changed.endswith("safetensors") else old + b"\n"
+    (tmp_path / changed).write_bytes(other)
+    again = find_study(tmp_path / "out")
+    assert [run.id for run in again.runs] == [run.id for run in workspace.runs]
+    with pytest.raises(UserError, match="no longer the"):
+        train_stage(again)
+    if changed != "data.jsonl":
+        # Nor does the untuned base answer with other weights.
+        with pytest.raises(UserError, match="no longer the base model"):
+            generate_stage(again)
+    (tmp_path / changed).write_bytes(old)
+    train_stage(again)
+    assert again.runs[-1].stage("train")["state"] == "done"
 
 
 def train_run(workspace: StudyFolder, run: RunFolder, until: int) -> None:

@@ -491,11 +491,13 @@ def folder_sha256(folder: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of a file's content; of a large file it is kept in the cache while size and time stay the same."""
+    """The hash of a file's content; of a large file it is kept in the cache while size and times stay the same."""
     facts = path.stat()
     if facts.st_size < LARGE:
         return _sha256(path)
-    known = cache_dir() / "hashes" / f"{fingerprint(str(path.resolve()), facts.st_size, facts.st_mtime_ns, length=32)}"
+    # With the time of the last change to the file's own record: a copy can carry the old time of its content.
+    stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    known = cache_dir() / "hashes" / fingerprint(str(path.resolve()), *stamp, length=32)
     if not known.is_file():
         write_atomic(known, _sha256(path))
     return known.read_text(encoding="ascii")

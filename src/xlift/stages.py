@@ -15,7 +15,7 @@ from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
 from xlift.halving import surviving
-from xlift.models import KeptBase, Located, Placement, locate, place
+from xlift.models import KeptBase, Located, Placement, folder_sha256, locate, place
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
@@ -155,10 +155,12 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
     base = locate(run.config.model, _revision(workspace, run), offline)
     trained = _trained_by(workspace, run)
     begun = trained.manifest().get("base") if trained.checkpoint_steps() else None
-    if begun not in (None, base.facts):
+    content = run.config.model_sha256
+    # A study folder is read without looking at its models: they are looked at here, before they are used.
+    if begun not in (None, base.facts) or content not in (None, folder_sha256(Path(base.path))):
         raise ConfigError(
             f"{run.config.model} is no longer the base model that this run was begun with",
-            f"put the old one back, or remove {trained.path} to train anew",
+            "put the old one back, or give the study's own file again: with another base it has other runs",
         )
     return base, place(study.device, study.dtype)
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from xlift.errors import MAX_PROBLEMS, DataError
 from xlift.languages import language_code
+from xlift.models import file_sha256, hub_snapshot
 from xlift.records import Conversation, Message, check_messages, fingerprint, read_jsonl, unique
 from xlift.study.settings import BUILTIN, Instructions, Source, builtin_path
 
@@ -161,6 +162,9 @@ def _raw_records(source: Source, offline: bool) -> Iterator[tuple[str, dict[str,
     if source.path.startswith("hub:"):
         return _hub_records(source, offline)
     path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else Path(source.path)
+    if source.sha256 and path.is_file() and file_sha256(path) != source.sha256:
+        hint = "put the old file back, or give the study's own file again: with other data it has other runs"
+        raise DataError(f"{path}: no longer the data that this study was made with", hint)
     return _json_array(path) if path.suffix == ".json" else _lines(path)
 
 
@@ -186,8 +190,6 @@ def _json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _hub_records(source: Source, offline: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     from datasets import load_dataset
-
-    from xlift.models import hub_snapshot
 
     name = source.path.removeprefix("hub:")
     # Read from the files of one commit: by name, datasets takes any cached revision when the hub is out of reach.
