@@ -383,6 +383,9 @@ def test_targets_that_are_not_there_are_refused_and_patterns_are_patterns(tiny: 
         with_adapters(model, lora(tiny, ["v_proj", "q_prj"]))
     with pytest.raises(ModelError, match="'lm_head' shares its weights"):
         with_adapters(model, lora(tiny, ["q_proj", "lm_head"]))
+    for pattern in (r".*(q_proj|lm_head)", "lm_head", r".*embed.*"):
+        with pytest.raises(ModelError, match="shares its weights"):
+            with_adapters(model, lora(tiny, pattern))
     adapted = with_adapters(model, lora(tiny, r".*layers\.1\..*(q|v)_proj"))
     names = {name for name, one in adapted.named_parameters() if one.requires_grad}
     assert len(names) == 4
@@ -419,6 +422,24 @@ def test_a_loss_that_is_no_number_fails_the_run_with_its_step(
     assert [record["step"] for record in records] == list(range(len(records)))
     assert 1 <= len(records) <= 3
     assert "NaN" not in run.train_log.read_text()
+    assert run.stage("train")["state"] != "done"
+
+
+@pytest.mark.parametrize("heldout", [0, 2])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_last_step_that_breaks_the_model_fails_the_run(
+    tiny: Path, conversations: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, heldout: int
+) -> None:
+    def overflow(self: torch.optim.AdamW) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
+    settings = config(tiny, adaptation=Adaptation(method=method, rank=4), steps=1)
+    run = run_folder(tmp_path / "run", settings)
+    with pytest.raises(UserError, match="step 1: the loss after it is no number"):
+        train(run, locate(settings.model), CPU, conversations, conversations[:heldout])
+    assert not run.checkpoint_steps()
     assert run.stage("train")["state"] != "done"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -173,8 +174,10 @@ def _check_targets(model: Any, targets: str | list[str]) -> None:
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and getattr(head, "weight", None) is getattr(embeddings, "weight", 0)
     shared = [name for name, one in modules.items() if (one is head or one is embeddings) and tied]
-    for name in wanted:
-        if any(one == name or one.endswith(f".{name}") for one in shared):
+    # PEFT takes a string for a pattern of whole names, and leaves the output layer out of all-linear.
+    patterns = [targets] if isinstance(targets, str) else [rf"(.*\.)?{re.escape(name)}" for name in wanted]
+    for name in shared if targets != "all-linear" else []:
+        if any(re.fullmatch(pattern, name) for pattern in patterns):
             raise ModelError(
                 f"adaptation.targets: '{name}' shares its weights ({', '.join(shared)}): merging would change both",
                 f"leave '{name}' out, or take full fine-tuning",
@@ -196,6 +199,9 @@ def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, devi
     batch = pack(examples) if config.packing else pad(examples, pad_id)
     return {key: value.to(device) for key, value in batch.items()}
 
+
+DIVERGED = "lower training.learning_rate, add warmup_steps, or set dtype to float32"
+"""What to do about a loss that is no number."""
 
 Watch = Callable[[Any, ChatFormat], dict[str, Any]]
 """What is measured of the model as it is during training, for train.jsonl."""
@@ -289,6 +295,8 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
             saves = (step + 1) % config.checkpoint_every == 0 or step + 1 == last
             if saves or loop.watching.due(step + 1):
                 record |= _measured(loop)
+            if saves:
+                _check_whole(loop, step, record)
             log.write(record)
             if saves and workers.is_main_process:
                 save_checkpoint(run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
@@ -299,17 +307,29 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
                 bar.advance(1, _note(record))
 
 
+def _check_whole(loop: Loop, step: int, record: dict[str, Any]) -> None:
+    """Raises UserError where this step has broken the weights, which its own loss and gradient do not show."""
+    shortest = [min(loop.data.train, key=len)]
+    loss = record["heldout_loss"] if loop.data.heldout else _loss_of(loop, shortest)
+    if loss is None:
+        raise UserError(f"step {step + 1}: the loss after it is no number", DIVERGED)
+
+
 def _measured(loop: Loop) -> dict[str, Any]:
     """The loss on held-out English replies, and what is watched on validation prompts."""
     config, found = loop.run.config, dict[str, Any]()
     if loop.data.heldout:
-        found["heldout_loss"] = heldout_loss(loop.model, loop.data.heldout, config, loop.chat, loop.placement)
+        found["heldout_loss"] = _loss_of(loop, loop.data.heldout)
     if loop.watching.watch:
         loop.model.eval()
         with torch.no_grad(), _autocast(config, loop.placement):
             found["validation"] = loop.watching.watch(loop.model, loop.chat)
         loop.model.train()
     return found
+
+
+def _loss_of(loop: Loop, examples: Sequence[Encoded]) -> float | None:
+    return heldout_loss(loop.model, examples, loop.run.config, loop.chat, loop.placement)
 
 
 def _note(record: dict[str, Any]) -> str:
@@ -350,7 +370,7 @@ def train_step(
     norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)
     if not (math.isfinite(float(loss_sum)) and math.isfinite(float(norm))):
         problem = f"step {step + 1}: the loss is {float(loss_sum):g} and the gradient's norm {float(norm):g}"
-        raise UserError(problem, "lower training.learning_rate, add warmup_steps, or set dtype to float32")
+        raise UserError(problem, DIVERGED)
     rate = learning_rate_at(config, step, total)
     for settings in optimizer.param_groups:
         settings["lr"] = rate
