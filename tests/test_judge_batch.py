@@ -14,16 +14,16 @@ from judge_server import Act, honest, serving
 from test_judging import judge_at, judged, records
 
 from xlift.errors import DataError, UserError
-from xlift.judging.batches import judge_in_batches
+from xlift.judging.client import Pace
 from xlift.judging.judges import judge_file
-from xlift.judging.ratings import JudgingOutcome, current_judge_ratings
+from xlift.judging.ratings import JudgingOutcome, current_judge_ratings, judge_responses
 from xlift.records import read_records, write_jsonl
 from xlift.study.settings import Judge
 
 
 def by_batch(folder: Path, settings: Judge, items: list[dict[str, Any]]) -> JudgingOutcome:
-    parts = [(items, folder / "ratings.jsonl")]
-    return judge_in_batches(parts, settings, folder / "ledger.jsonl", total=len(items), poll_seconds=0.01)
+    own = settings.model_copy(update={"batch": True})
+    return judge_responses(items, own, folder / "ratings.jsonl", folder / "ledger.jsonl", pace=Pace(poll=0.01))
 
 
 def test_a_batch_brings_the_same_ratings_as_single_calls(tmp_path: Path) -> None:
@@ -94,18 +94,17 @@ def test_a_server_without_batches_is_named(tmp_path: Path) -> None:
 WORKER = """
 import json, sys
 from pathlib import Path
-from xlift.judging.batches import judge_in_batches
+from xlift.judging.ratings import judge_responses
 from xlift.records import read_records, write_jsonl
 from xlift.study.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
-parts = [(read_records(folder / "responses.jsonl"), folder / "ratings.jsonl")]
-judge_in_batches(parts, settings, folder / "ledger.jsonl", 3, poll_seconds=60)
+judge_responses(read_records(folder / "responses.jsonl"), settings, folder / "ratings.jsonl", folder / "ledger.jsonl")
 """
 
 
 def test_a_batch_is_found_again_by_the_next_process_and_paid_once(tmp_path: Path) -> None:
     with serving() as server:
-        settings = judge_at(server)
+        settings = judge_at(server, batch=True)
         (tmp_path / "responses.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records(3)))
         command = [sys.executable, "-c", WORKER, str(tmp_path), json.dumps(settings.model_dump(mode="json"))]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:

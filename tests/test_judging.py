@@ -25,7 +25,7 @@ from xlift.judging.ledger import estimated_tokens, most_tokens
 from xlift.judging.questions import BUILTIN_RUBRICS, again_messages, load_texts, requests_for
 from xlift.judging.ratings import (
     current_judge_ratings,
-    estimate_calls,
+    estimate_ratings,
     estimate_text,
     judge_parts,
     judge_responses,
@@ -247,15 +247,15 @@ def test_tokens_are_estimated_and_marked_where_the_server_tells_none(tmp_path: P
 def test_a_dry_run_sends_and_writes_nothing_and_foresees_the_calls(server: Serving, tmp_path: Path) -> None:
     settings = judge_at(server, calls="each", **PRICES)
     parts = [(records(4), tmp_path / "ratings.jsonl")]
-    plan = estimate_calls(parts, settings, tmp_path / "ledger.jsonl")
+    plan = estimate_ratings(parts, settings, tmp_path / "ledger.jsonl")
     assert server.state.requests == 0
     assert list(tmp_path.iterdir()) == []
-    assert (plan.responses, plan.calls, plan.measured) == (4, 24, False)
+    assert (plan.items, plan.calls, plan.measured) == (4, 24, False)
     assert plan.cost == pytest.approx((plan.input_tokens + 2 * plan.output_tokens) / 1e6, rel=1e-3)
     assert "estimated" in estimate_text(plan, settings)
     judged(tmp_path, settings, records(4))
-    after = estimate_calls([(records(6), tmp_path / "ratings.jsonl")], settings, tmp_path / "ledger.jsonl")
-    assert (after.responses, after.calls, after.measured) == (2, 12, True)
+    after = estimate_ratings([(records(6), tmp_path / "ratings.jsonl")], settings, tmp_path / "ledger.jsonl")
+    assert (after.items, after.calls, after.measured) == (2, 12, True)
     spent = judged(tmp_path, settings, records(4))[0]
     assert after.input_tokens == round(spent.input_tokens / 24 * 12)
     assert "mean of the calls so far" in estimate_text(after, settings)

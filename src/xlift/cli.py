@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-from xlift.errors import UserError
+from xlift.errors import ConfigError, UserError
 from xlift.extras import missing_extra
 
 app = typer.Typer(
@@ -44,6 +44,28 @@ def _common(
     ] = False,
 ) -> None:
     pass
+
+
+Modes = dict[str, set[str]]
+"""What a command can be asked to do, as it is written, and the options that it then takes."""
+
+
+def _refuse_others(context: typer.Context, mode: str, modes: Modes) -> None:
+    """No option is ignored: raises ConfigError that lists those given that this mode does not take, and which do."""
+    command, problems = context.info_name, []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if (
+            option.param_type_name == "argument"
+            or option.name in modes[mode]
+            or source is None
+            or source.name != "COMMANDLINE"
+        ):
+            continue
+        fits = " or ".join(f"`xlift {command} {name}`" for name, takes in modes.items() if option.name in takes)
+        problems.append(f"{max(option.opts, key=len)} does not apply to `xlift {command} {mode}`; it applies to {fits}")
+    if problems:
+        raise ConfigError(problems, f"xlift {command} --help")
 
 
 @app.command()
@@ -94,8 +116,12 @@ class _NamesRaters(TyperCommand):
             formatter.write_dl(list(shown.items()))
 
 
+_RATE: Modes = {"FILE.jsonl": {"output", "raters", "workers"}, "STUDY": {"raters"}}
+
+
 @app.command(cls=_NamesRaters)
 def rate(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="FILE.jsonl|STUDY", help="Responses with text and language, or a study.")
     ],
@@ -104,22 +130,29 @@ def rate(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
 ) -> None:
     """Rate any file of responses, or a study's responses."""
-    from xlift.errors import ConfigError, DataError
     from xlift.rating import checked_raters, default_raters
 
-    if source.suffix != ".jsonl":
-        return _stage("rate_stage", source, None, None, True)
-    names = checked_raters(name.strip() for name in raters.split(",")) if raters is not None else default_raters()
-    if output is None:
+    mode = "FILE.jsonl" if source.suffix == ".jsonl" else "STUDY"
+    _refuse_others(context, mode, _RATE)
+    names = None if raters is None else checked_raters(name.strip() for name in raters.split(","))
+    if mode == "STUDY":
+        _stage("rate_stage", source, None, None, True, raters=names)
+    elif output is None:
         raise ConfigError("where should the ratings go?", f"xlift rate {source} -o RATINGS.jsonl")
+    else:
+        _rate_file(source, output, names or default_raters(), workers)
+
+
+def _rate_file(source: Path, output: Path, raters: list[str], workers: int | None) -> None:
+    from xlift.errors import DataError
     from xlift.rating.files import rate_file
 
-    outcome = rate_file(source, output, names, workers)
-    print(f"{outcome.made} ratings added to {output}, {outcome.missing} of them missing with a reason")
-    if outcome.unreadable:
-        rest = outcome.unreadable - len(outcome.problems)
+    counts = rate_file(source, output, raters, workers)
+    print(f"{counts.made} ratings added to {output}, {counts.missing} of them missing with a reason")
+    if counts.unreadable:
+        rest = counts.unreadable - len(counts.problems)
         more = [f"… and {rest} more"] if rest > 0 else []
-        raise DataError([*outcome.problems, *more], f"mend these lines of {source} and run again; the rest is rated")
+        raise DataError([*counts.problems, *more], f"mend these lines of {source} and run again; the rest is rated")
 
 
 @app.command()
@@ -137,10 +170,32 @@ def report(
     _print_result(workspace, path)
 
 
+_ASKING = {
+    *("model", "base_url", "api_key_env", "calls", "facets", "rubrics", "concurrency", "price_input", "price_output"),
+    *("max_cost", "max_requests", "batch", "dry_run"),
+}
+_JUDGE: Modes = {
+    "STUDY": {"name", *_ASKING},
+    "STUDY --pair RUN_A RUN_B": {"name", "pair", *_ASKING},
+    "STUDY --probe": {"name", "probe", *_ASKING},
+    "FILE.jsonl": {"output", *_ASKING},
+    "--probe": {"probe", *_ASKING},
+}
+
+
+def _judge_mode(source: Path | None, pair: bool, probe: bool) -> str:
+    if source is None and not probe:
+        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE.jsonl -o OUT.jsonl, or --probe")
+    if source is None or source.suffix == ".jsonl":
+        return "FILE.jsonl" if source else "--probe"
+    return "STUDY --probe" if probe else "STUDY --pair RUN_A RUN_B" if pair else "STUDY"
+
+
 @app.command()
 def judge(
+    context: typer.Context,
     source: Annotated[
-        Path | None, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or responses; neither with --probe.")
+        Path | None, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or responses; --probe wants neither.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
     name: Annotated[str | None, typer.Option("--judge", help="Only this one of the study's judges.")] = None,
@@ -165,26 +220,46 @@ def judge(
     """Let a judge model rate responses, compare two runs, or be tested itself."""
     from xlift.judging import judges
 
+    mode = _judge_mode(source, pair is not None, probe)
+    _refuse_others(context, mode, _JUDGE)
     given = {
         "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,
-        "facets": facets.split(",") if facets else None, "concurrency": concurrency, "price_input": price_input,
-        "price_output": price_output, "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
+        "facets": None if facets is None else [facet.strip() for facet in facets.split(",")],
+        "concurrency": concurrency, "price_input": price_input, "price_output": price_output,
+        "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    if probe:
-        print(judges.probe_judge(judges.settings_of(given)))
-    elif source is None:
-        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE.jsonl -o OUT.jsonl, or --probe")
-    elif source.suffix == ".jsonl":
+    if source is None:
+        print(judges.probe_judge(judges.settings_of(given), dry_run))
+    elif mode == "FILE.jsonl":
         print(judges.judge_responses_file(source, output, judges.settings_of(given), dry_run))
+    elif probe:
+        print(judges.probe_judge(judges.one_of_study(source, name, given), dry_run))
     elif pair:
-        print(judges.judge_pair(source, judges.one_of_study(source, name, given), *pair))
+        print(judges.judge_pair(source, judges.one_of_study(source, name, given), *pair, dry_run))
     else:
         print(judges.judge_study(source, name, given, dry_run))
 
 
+_ANNOTATE: Modes = {
+    "SOURCE": {"database", "host", "port", "address"},
+    "SOURCE --add NAME": {
+        *("database", "add", "languages", "per_response", "per_cell", "seed", "split", "controls", "address")
+    },
+    "SOURCE --add NAME --total N": {
+        *("database", "add", "languages", "per_response", "total", "seed", "split", "controls", "address")
+    },
+    "SOURCE --revoke NAME": {"database", "revoke"},
+    "SOURCE --renew NAME": {"database", "renew", "address"},
+    "SOURCE --status": {"database", "status"},
+    "SOURCE --export FILE": {"database", "export", "with_controls"},
+    "SOURCE --import FILE": {"database", "import_"},
+}
+
+
 @app.command()
 def annotate(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or a file of responses.")],
     add: Annotated[str | None, typer.Option(metavar="NAME", help="Add a person; prints their personal link.")] = None,
     languages: Annotated[str, typer.Option(help="Languages that the person reads, separated by commas.")] = "",
@@ -192,7 +267,9 @@ def annotate(
     per_cell: Annotated[int | None, typer.Option(help="Prompts for each run and language; 10 at first.")] = None,
     total: Annotated[int | None, typer.Option(help="Responses in all, instead of --per-cell.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sample and order; 0 at first.")] = None,
-    split: Annotated[str | None, typer.Option(help="test, validation or all; test at first.")] = None,
+    split: Annotated[
+        Literal["test", "validation", "all"] | None, typer.Option(help="Prompts to sample from; test at first.")
+    ] = None,
     controls: Annotated[Path | None, typer.Option(help="JSONL of responses with expected values, mixed in.")] = None,
     revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Make a person's link invalid.")] = None,
     renew: Annotated[str | None, typer.Option(metavar="NAME", help="Give a person a new link.")] = None,
@@ -216,6 +293,16 @@ def annotate(
     """People rate responses in a web page: serves it, or does what one of the options asks for."""
     from xlift.annotation import campaign
 
+    asked = {
+        "add": add,
+        "revoke": revoke,
+        "renew": renew,
+        "status": status or None,
+        "export": export,
+        "import_": import_,
+    }
+    wanted = next((name for name, value in asked.items() if value is not None), None)
+    _refuse_others(context, _annotate_mode(wanted, total), _ANNOTATE)
     opened = campaign.open_campaign(source, database)
     link = address or campaign.ADDRESS
     if add is not None:
@@ -233,6 +320,14 @@ def annotate(
         print(campaign.import_file(opened, import_))
     else:
         campaign.serve(opened, host, port, address)
+
+
+def _annotate_mode(wanted: str | None, total: int | None) -> str:
+    """The first mode that takes the option that says what is wanted; the page where none does."""
+    if wanted is None:
+        return "SOURCE"
+    fitting = [mode for mode, takes in _ANNOTATE.items() if wanted in takes]
+    return fitting[-1] if total is not None else fitting[0]
 
 
 @app.command()
@@ -265,7 +360,7 @@ def compare(
         Path | None, typer.Option(help="Study of both runs: then learning_rate=1e-4,size=64 will do, too.")
     ] = None,
     rater: Annotated[str | None, typer.Option(help="Only this rater's ratings.")] = None,
-    split: Annotated[str, typer.Option(help="Prompts to compare on: test or validation.")] = "test",
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Prompts to compare on.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Two runs, prompt by prompt: differences with intervals, and p-values corrected over facets and languages."""
@@ -285,7 +380,7 @@ def compare(
 def chat(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, a model folder, or a model name.")],
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest reply in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply in tokens.")] = 256,
     offline: Offline = False,
 ) -> None:
     """Talk to a run or a model, a line a turn; an empty line or Ctrl-D ends."""
@@ -335,13 +430,15 @@ def _workspace(study: Path, overrides: list[str] | None, out: Path | None) -> An
     return prepare(*_study(study, overrides, out))
 
 
-def _stage(name: str, study: Path, overrides: list[str] | None, out: Path | None, offline: bool) -> None:
+def _stage(
+    name: str, study: Path, overrides: list[str] | None, out: Path | None, offline: bool, **options: Any
+) -> None:
     from xlift import stages
     from xlift.workspace import locked
 
     workspace = _workspace(study, overrides, out)
     with locked(workspace.path):
-        getattr(stages, name)(workspace, offline)
+        getattr(stages, name)(workspace, offline, **options)
     print(f"{name.removesuffix('_stage')} done: {workspace.path}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,15 +213,28 @@ def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:
     return next(other for other in workspace.runs if other.path == run.trained)
 
 
-def rate_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
-    """Rate every response that has no rating with the rater's current signature. The first worker does it."""
+def rate_stage(
+    workspace: StudyFolder, offline: bool = False, kept: Kept | None = None, raters: Sequence[str] | None = None
+) -> None:
+    """Rate every response that has no rating with the rater's current signature, by all of the study's raters or some.
+
+    The first worker does it. Raises ConfigError for raters that are not the study's.
+    """
+    there = workspace.study.raters
+    if other := [name for name in raters or () if name not in there]:
+        problems = [f"not a rater of this study: {name}; it has {', '.join(there)}" for name in other]
+        raise ConfigError(problems, "add it to `raters:` in the study file")
     if first_worker():
-        each_run(workspace, surviving(workspace, workspace.runs), "rate", offline, _rate)
+        work = partial(_rate, raters=raters or there)
+        each_run(workspace, surviving(workspace, workspace.runs), "rate", offline, work)
 
 
-def _rate(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+def _rate(workspace: StudyFolder, run: RunFolder, offline: bool, raters: Sequence[str]) -> None:
     found = checkpoints(workspace, [run])
-    made = sum(_rate_by(one, name) for one in found for name in workspace.study.raters)
+    made = sum(_rate_by(one, name) for one in found for name in raters)
+    others = [name for name in workspace.study.raters if name not in raters]
+    if any(one.unrated_by(name) for one in found for name in others):
+        return
     if made or (any(one.responses for one in found) and run.stage("rate")["state"] != "done"):
         run.set_stage("rate", "done", ratings=made)
 

@@ -10,19 +10,27 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xlift.errors import UserError
 from xlift.extras import require
-from xlift.judging.client import Features, api_key, check_budget, read_completion, request_body
-from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, open_ledger, text_of
-from xlift.judging.questions import Request, Texts, again_messages, load_texts, needs_again
-from xlift.judging.ratings import Display, JudgingOutcome, Part, rating_groups, unrated
+from xlift.judging.client import (
+    Features,
+    Pace,
+    RequestGroup,
+    answer_groups,
+    api_key,
+    check_budget,
+    read_completion,
+    request_body,
+)
+from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
+from xlift.judging.questions import Request, again_messages, needs_again
 from xlift.judging.replies import JudgeAnswer, JudgeReply
-from xlift.progress import progress, say
+from xlift.progress import say
 from xlift.records import Message, encode_record, fingerprint, write_atomic
 from xlift.study.settings import Judge
 
@@ -40,27 +48,39 @@ Call = tuple[Request, int, list[Message]]
 """A request, its part (1, or 2 for the re-ask), and the messages to send."""
 
 
-def judge_in_batches(
-    parts: Sequence[Part], settings: Judge, ledger: Path, total: int, poll_seconds: float = 30.0
-) -> JudgingOutcome:
-    """Judge responses like `judge_parts`, by batches; waits until they are done. `parts` are gone through repeatedly.
+def answer_in_batches(
+    requests: Callable[[], Iterable[Request]],
+    groups: Iterable[RequestGroup],
+    settings: Judge,
+    book: Ledger,
+    poll_seconds: float,
+) -> str | None:
+    """Answer every request and finish every group, like `client.answer_groups`; waits until the batches are done.
 
-    Killed and run again, it goes on with the batch under way. Raises UserError where the server offers no batches,
+    `requests` are all that `groups` ask, and are gone through for each batch. Killed and run again, it goes on with the
+    batch under way. Returns why the budget stopped it, or None. Raises UserError where the server offers no batches,
     refuses one, or the key is wrong.
     """
     check_budget(settings)
-    texts = load_texts(settings)
-    outcome = JudgingOutcome()
-    with open_ledger(ledger, settings) as book:
-        before = book.requests
-        outcome.stopped = _send_all(parts, settings, texts, book, poll_seconds)
-        with progress(f"judge {settings.label}", total) as bar:
-            for group in rating_groups(parts, settings, texts, Display(bar, book, settings, outcome)):
-                answers = [_answer(book, request) for request in group.requests]
-                if not (outcome.stopped and any(answer.failure for answer in answers)):
-                    group.finish(answers)
-        outcome.count(book, before)
-    return outcome
+    stopped = _send_all(requests, settings, book, poll_seconds)
+    for group in groups:
+        answers = [_answer(book, request) for request in group.requests]
+        if not (stopped and any(answer.failure for answer in answers)):
+            group.finish(answers)
+    return stopped
+
+
+def answer_as_set(
+    requests: Callable[[], Iterable[Request]],
+    groups: Iterable[RequestGroup],
+    settings: Judge,
+    book: Ledger,
+    pace: Pace,
+) -> str | None:
+    """By batches or call by call, as the judge is set."""
+    if settings.batch:
+        return answer_in_batches(requests, groups, settings, book, pace.poll)
+    return answer_groups(groups, settings, book, pace)
 
 
 def _answer(book: Ledger, request: Request) -> JudgeAnswer:
@@ -71,7 +91,7 @@ def _answer(book: Ledger, request: Request) -> JudgeAnswer:
 
 
 def _send_all(
-    parts: Sequence[Part], settings: Judge, texts: dict[str, Texts], book: Ledger, poll_seconds: float
+    requests: Callable[[], Iterable[Request]], settings: Judge, book: Ledger, poll_seconds: float
 ) -> str | None:
     """Batch after batch until nothing is open; returns why the budget stopped it, or None."""
     state = book.path.with_suffix(".batch.json")
@@ -80,7 +100,7 @@ def _send_all(
             _collect(client, state, book, settings, poll_seconds)
         while True:
             with tempfile.TemporaryFile() as file:
-                count, limit = _write_lines(file, open_calls(parts, settings, texts, book), settings, book)
+                count, limit = _write_lines(file, open_calls(requests(), book), settings, book)
                 if not count:
                     return limit
                 file.seek(0)
@@ -100,19 +120,18 @@ def _client(settings: Judge) -> OpenAI:
     return OpenAI(api_key=api_key(settings), base_url=settings.base_url, max_retries=0, timeout=settings.timeout)
 
 
-def open_calls(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], book: Ledger) -> Iterator[Call]:
-    """Every call that has no reply yet: first calls, and re-asks of those whose first reply cannot be read."""
+def open_calls(requests: Iterable[Request], book: Ledger) -> Iterator[Call]:
+    """Every call that has no reply yet, once: first calls, and re-asks of those whose first reply cannot be read."""
     seen: set[str] = set()
-    for one in unrated(parts, settings, texts):
-        for request in one.requests:
-            replies = book.replies(request.key)
-            if request.key in seen:
-                continue
-            seen.add(request.key)
-            if not replies:
-                yield request, 1, request.messages
-            elif needs_again(request, replies):
-                yield request, 2, again_messages(request, replies[0])
+    for request in requests:
+        if request.key in seen:
+            continue
+        seen.add(request.key)
+        replies = book.replies(request.key)
+        if not replies:
+            yield request, 1, request.messages
+        elif needs_again(request, replies):
+            yield request, 2, again_messages(request, replies[0])
 
 
 def _write_lines(file: Any, calls: Iterable[Call], settings: Judge, book: Ledger) -> tuple[int, str | None]:

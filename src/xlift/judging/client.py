@@ -44,12 +44,16 @@ _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|billing|
 
 
 class Pace(NamedTuple):
-    """How patiently a call is repeated: waits double from the first to the longest, each by 50–100 % by chance."""
+    """How patiently a call is repeated: waits double from the first to the longest, each by 50–100 % by chance.
+
+    `poll` are the seconds between two looks at a batch.
+    """
 
     tries: int = 8
     first_wait: float = 0.5
     longest_wait: float = 30.0
     seed: int = 0
+    poll: float = 30.0
 
 
 PACE = Pace()

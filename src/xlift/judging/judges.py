@@ -8,13 +8,13 @@ from typing import Any
 
 from xlift.checkpoint import checkpoints
 from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
-from xlift.judging.batches import judge_in_batches
 from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
+    CallEstimate,
     JudgingOutcome,
     Part,
     count_lines,
-    estimate_calls,
+    estimate_ratings,
     estimate_text,
     judge_parts,
     ledger_path,
@@ -28,6 +28,8 @@ from xlift.study.study import problems_of
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
 
 PROBES = Path("results") / "probes"
+_ASKS = ("model", "calls", "facets", "rubrics")
+"""Settings with an option that decide what is asked, and so which ratings belong to a judge."""
 
 
 def settings_of(given: dict[str, Any], base: Judge | None = None) -> Judge:
@@ -67,32 +69,33 @@ def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool
     """Let judges rate all responses of a study, or say what that would take; the text to print."""
     workspace = find_study(source)
     found = judges_of(workspace, name, given)
-    unknown = [judge.label for judge in found if judge.label not in {one.label for one in workspace.study.judges}]
-    if unknown and not dry:
-        # Their ratings would not be found again: the report reads the judges that the study names.
-        raise ConfigError(f"not a judge of this study: {', '.join(unknown)}", "add it to `judges:` in the study file")
     if dry:
-        return "\n\n".join(
-            estimate_text(
-                estimate_calls(judged_parts(workspace, judge), judge, ledger_path(workspace.path, judge)), judge
-            )
-            for judge in found
-        )
+        return "\n\n".join(estimate_text(_estimate(workspace, judge), judge) for judge in found)
+    _refuse_others(workspace, found)
     with locked(workspace.path):
         return "\n\n".join(outcome_text(judge_with(workspace, judge), judge) for judge in found)
+
+
+def _estimate(workspace: StudyFolder, judge: Judge) -> CallEstimate:
+    return estimate_ratings(judged_parts(workspace, judge), judge, ledger_path(workspace.path, judge))
+
+
+def _refuse_others(workspace: StudyFolder, judges: Sequence[Judge]) -> None:
+    """Raises ConfigError for judges whose ratings would not be found again: the report reads those of the study."""
+    there = {judge.label: judge for judge in workspace.study.judges}
+    problems = [f"not a judge of this study: {judge.label}" for judge in judges if judge.label not in there]
+    for judge in judges:
+        own = there.get(judge.label, judge)
+        changed = [key for key in _ASKS if getattr(judge, key) != getattr(own, key)]
+        problems += [f"judge '{judge.label}' of this study has {key}: {getattr(own, key)}" for key in changed]
+    if problems:
+        raise ConfigError(problems, "write it under `judges:` in the study file; only a --dry-run may differ from it")
 
 
 def judge_with(workspace: StudyFolder, judge: Judge) -> JudgingOutcome:
     """Let one judge rate every response of a study that it has not rated yet."""
     parts = judged_parts(workspace, judge)
-    return _judge(parts, judge, ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts))
-
-
-def _judge(parts: Sequence[Part], judge: Judge, ledger: Path, total: int, pace: Pace = PACE) -> JudgingOutcome:
-    """Call by call, or in batches, as the judge is set."""
-    if judge.batch:
-        return judge_in_batches(parts, judge, ledger, total)
-    return judge_parts(parts, judge, ledger, total, pace)
+    return judge_parts(parts, judge, ledger_path(workspace.path, judge), sum(len(items) for items, _ in parts))
 
 
 def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[str, Any]], Path]]:
@@ -107,7 +110,7 @@ def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: b
     if dry:
         unreadable: list[str] = []
         part: Part = (read_responses(source, unreadable), output)
-        return estimate_text(estimate_calls([part], judge, output.with_suffix(".ledger.jsonl")), judge)
+        return estimate_text(estimate_ratings([part], judge, output.with_suffix(".ledger.jsonl")), judge)
     outcome = judge_file(source, output, judge)
     if outcome.problems:
         say(outcome_text(outcome, judge))
@@ -127,26 +130,31 @@ def judge_file(
     items = read_responses(source, unreadable)
     # Batches go through the responses repeatedly.
     part: Part = (list(items) if settings.batch else items, output)
-    outcome = _judge([part], settings, ledger or output.with_suffix(".ledger.jsonl"), count_lines(source), pace)
+    kept = ledger or output.with_suffix(".ledger.jsonl")
+    outcome = judge_parts([part], settings, kept, count_lines(source), pace)
     outcome.unreadable, outcome.problems = len(unreadable), unreadable[:MAX_PROBLEMS]
     return outcome
 
 
-def judge_pair(source: Path, judge: Judge, first: str, second: str) -> str:
-    """Ask a judge which of two runs answers better, each pair in both orders; the text to print."""
-    from xlift.judging.pairs import compare_pairs, comparison_table, current_comparisons, pairs_of, summarise_pairs
+def judge_pair(source: Path, judge: Judge, first: str, second: str, dry: bool) -> str:
+    """Ask a judge which of two runs answers better, or say what that would take; the text to print."""
+    from xlift.judging import pairs as compared
 
     workspace = find_study(source)
     one, other = (_run_named(workspace, name) for name in (first, second))
-    pairs = pairs_of(*(_answers(workspace, run) for run in (one, other)))
+    pairs = compared.pairs_of(*(_answers(workspace, run) for run in (one, other)))
     if not pairs:
         raise DataError(f"{first} and {second} have not answered the same prompts", "xlift generate STUDY")
     target = workspace.path / "comparisons" / f"{one.id}.{other.id}.judge-{judge.label}.jsonl"
+    ledger = ledger_path(workspace.path, judge)
+    if dry:
+        return estimate_text(compared.estimate_pairs(pairs, judge, target, ledger), judge, "pairs")
     with locked(workspace.path):
-        stopped = compare_pairs(pairs, judge, target, ledger_path(workspace.path, judge))
+        stopped = compared.compare_pairs(pairs, judge, target, ledger)
     if stopped:
         say(f"stopped: {stopped}")
-    return comparison_table(summarise_pairs(current_comparisons(target, pairs, judge)), one.label, other.label)
+    found = compared.summarise_pairs(compared.current_comparisons(target, pairs, judge))
+    return compared.comparison_table(found, one.label, other.label)
 
 
 def _run_named(workspace: StudyFolder, name: str) -> RunFolder:
@@ -162,9 +170,14 @@ def _answers(workspace: StudyFolder, run: RunFolder) -> list[dict[str, Any]]:
     return [one for one in found[-1].rateable if one["split"] == "test"] if found else []
 
 
-def probe_judge(judge: Judge) -> str:
-    """Test a judge on responses with known faults; the table to print. What is answered is kept and not paid again."""
-    from xlift.judging.probe import probe, probe_table
+def probe_judge(judge: Judge, dry: bool) -> str:
+    """Test a judge on responses with known faults, or say what that would take; the text to print.
 
+    What is answered is kept and not paid again.
+    """
+    from xlift.judging.probe import estimate_probe, probe, probe_table
+
+    if dry:
+        return estimate_text(estimate_probe(judge, PROBES), judge)
     found, outcome = probe(judge, PROBES)
     return f"{probe_table(found)}\n\n{outcome_text(outcome, judge)}"

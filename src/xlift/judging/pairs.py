@@ -5,10 +5,10 @@ the share of such pairs is told beside the result. Records, one a pair:
 
     {"id", "language", "cluster", "first", "second", "responses": [fingerprint, fingerprint], "rater", "signature",
      "request", "verdict": "first"|"second"|"tie"|null, "orders": [verdict, verdict], "consistent": bool|null,
-     "reason"?}
+     "identical"?: true, "reason"?}
 
 `first` and `second` name the runs; `orders` are the verdicts with the first run shown first, and shown second, both in
-terms of the runs. Two responses with the same text tie without a call.
+terms of the runs. Two responses with the same text are a tie that no judge is asked about; they are counted apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from xlift.intervals import Estimate, estimate
-from xlift.judging.client import PACE, Pace, RequestGroup, answer_groups
+from xlift.judging.batches import answer_as_set
+from xlift.judging.client import PACE, Pace, RequestGroup
 from xlift.judging.ledger import open_ledger
 from xlift.judging.questions import (
     KEPT_CHARACTERS,
@@ -34,6 +35,7 @@ from xlift.judging.questions import (
     shown,
     signature,
 )
+from xlift.judging.ratings import CallEstimate, estimate_calls
 from xlift.judging.replies import PREFERENCES, JudgeAnswer, read_preference, refuses
 from xlift.progress import progress
 from xlift.rating import text_fingerprint, unreadable_record
@@ -44,6 +46,7 @@ from xlift.terminal import aligned
 Pair = tuple[dict[str, Any], dict[str, Any]]
 """Two response records to the same prompt."""
 _SWAPPED = {"first": "second", "second": "first", "tie": "tie"}
+_OUTPUT_TOKENS = 10.0
 _POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
@@ -56,8 +59,10 @@ class Comparison:
     first: int
     tie: int
     second: int
+    identical: int
+    """Pairs with the same text on both sides, which no judge was asked about; for `wins` they are ties, too."""
     consistent: float | None
-    """Share of the pairs in which both orders brought the same verdict."""
+    """Share of the judged pairs in which both orders brought the same verdict."""
     shown_first: float | None
     """Share of all verdicts for one side that went to the response shown first; 0.5 is unbiased."""
 
@@ -72,10 +77,11 @@ def pairs_of(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) 
 def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: Path, pace: Pace = PACE) -> str | None:
     """Append a record for each pair that `output` does not hold yet. Returns why the budget stopped it, or None.
 
-    Interrupted and run again, it goes on like judging does. Raises UserError as `answer_groups` does.
+    Interrupted and run again, it goes on like judging does, and by batches where the judge is set so. Raises UserError
+    as `answer_groups` does.
     """
     texts = load_texts(settings)
-    done = {record["request"] for record in read_records(output) if not record.get("incomplete")}
+    done = _compared(output)
     with (
         open_ledger(ledger, settings) as book,
         JsonlWriter(output) as log,
@@ -96,12 +102,36 @@ def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: 
 
                 yield RequestGroup(requests, finish)
 
-        return answer_groups(groups(), settings, book, pace)
+        def open_requests() -> Iterator[Request]:
+            return (request for requests in _open_pairs(pairs, settings, texts, done) for request in requests)
+
+        return answer_as_set(open_requests, groups(), settings, book, pace)
+
+
+def estimate_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: Path) -> CallEstimate:
+    """What comparing these pairs would take; nothing is sent or written."""
+    asked = _open_pairs(pairs, settings, load_texts(settings), _compared(output))
+    # The ledger holds ratings as well, whose calls are longer: their mean says nothing here.
+    return estimate_calls(asked, settings, ledger, _OUTPUT_TOKENS, measured=False)
+
+
+def _compared(output: Path) -> set[str]:
+    return {record["request"] for record in read_records(output) if not record.get("incomplete")}
+
+
+def _open_pairs(
+    pairs: Sequence[Pair], settings: Judge, texts: dict[str, Texts], done: set[str]
+) -> Iterator[list[Request]]:
+    for pair in pairs:
+        requests = pair_requests(pair, settings, texts)
+        if requests and _key(requests, pair) not in done:
+            yield requests
 
 
 def _key(requests: Sequence[Request], pair: Pair) -> str:
     runs = [str(record.get("run", "")) for record in pair]
-    return fingerprint([request.key for request in requests], runs, pair[0].get("id"), length=16)
+    asked = [request.key for request in requests] or [text_fingerprint(record) for record in pair]
+    return fingerprint(asked, runs, pair[0].get("id"), length=16)
 
 
 def pair_requests(pair: Pair, settings: Judge, texts: dict[str, Texts]) -> list[Request]:
@@ -136,13 +166,13 @@ def pair_record(
     pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[JudgeAnswer]
 ) -> dict[str, Any]:
     """What both orders say together: their verdict where they agree, a tie where they do not."""
-    orders: list[str | None] = [_preference(answer) for answer in answers]
-    if not answers:
-        orders = [None, None] if any(unreadable_record(one) for one in pair) else ["tie", "tie"]
+    identical = not answers and not any(unreadable_record(one) for one in pair)
+    orders: list[str | None] = [_preference(answer) for answer in answers] or [None, None]
     if orders[1]:
         orders[1] = _SWAPPED[orders[1]]
     known = None not in orders
     consistent = orders[0] == orders[1] if known else None
+    verdict = (orders[0] if consistent else "tie") if known or identical else None
     record: dict[str, Any] = {
         "id": str(pair[0].get("id", "")),
         "language": str(pair[0].get("language", "")),
@@ -153,13 +183,13 @@ def pair_record(
         "rater": rater(settings),
         "signature": signed,
         "request": _key(requests, pair),
-        "verdict": (orders[0] if consistent else "tie") if known else None,
+        "verdict": verdict,
         "orders": orders,
         "consistent": consistent,
     }
-    if not known:
+    if verdict is None:
         record |= _why_missing(answers)
-    return record
+    return record | ({"identical": True} if identical else {})
 
 
 def _preference(answer: JudgeAnswer) -> str | None:
@@ -198,6 +228,7 @@ def summarise_pairs(
 
 def _comparison(language: str, records: list[dict[str, Any]], resamples: int, confidence: float) -> Comparison:
     verdicts = [record["verdict"] for record in records]
+    identical = sum(record.get("identical", False) for record in records)
     points = [_POINTS[verdict] if verdict else None for verdict in verdicts]
     wins = estimate(points, [record["cluster"] for record in records], resamples, confidence)
     steady = [record["consistent"] for record in records if record["consistent"] is not None]
@@ -208,8 +239,8 @@ def _comparison(language: str, records: list[dict[str, Any]], resamples: int, co
         for place, verdict in enumerate(record["orders"])
         if verdict in ("first", "second")
     ]
-    counts = [verdicts.count(name) for name in PREFERENCES]
-    return Comparison(language, wins, counts[0], counts[2], counts[1], _share(steady), _share(sides))
+    first, second, tie = (verdicts.count(name) for name in PREFERENCES)
+    return Comparison(language, wins, first, tie - identical, second, identical, _share(steady), _share(sides))
 
 
 def _share(values: Sequence[bool]) -> float | None:
@@ -218,7 +249,17 @@ def _share(values: Sequence[bool]) -> float | None:
 
 def comparison_table(found: Sequence[Comparison], first: str, second: str) -> str:
     """A summary in words, one line a language."""
-    header = ["language", f"{first} preferred", "wins", "ties", "losses", "missing", "orders agree", "shown first"]
+    header = [
+        "language",
+        f"{first} preferred",
+        "wins",
+        "ties",
+        "losses",
+        "identical",
+        "missing",
+        "orders agree",
+        "shown first",
+    ]
     return f"{first} against {second}\n" + aligned([header, *[_row(one) for one in found]])
 
 
@@ -226,4 +267,5 @@ def _row(one: Comparison) -> list[str]:
     wins = one.wins
     mean = "–" if wins.mean is None else f"{wins.mean:.0%} [{wins.low or 0:.0%}–{wins.high or 0:.0%}]"
     shares = ["–" if share is None else f"{share:.0%}" for share in (one.consistent, one.shown_first)]
-    return [one.language, mean, str(one.first), str(one.tie), str(one.second), str(wins.missing), *shares]
+    counts = (one.first, one.tie, one.second, one.identical, wins.missing)
+    return [one.language, mean, *map(str, counts), *shares]

@@ -13,7 +13,14 @@ from typing import Any
 
 from xlift.intervals import wilson
 from xlift.judging.client import PACE, Pace
-from xlift.judging.ratings import JudgingOutcome, current_judge_ratings, judge_responses, ledger_path
+from xlift.judging.ratings import (
+    CallEstimate,
+    JudgingOutcome,
+    current_judge_ratings,
+    estimate_ratings,
+    judge_responses,
+    ledger_path,
+)
 from xlift.records import FACETS, Rating, read_jsonl
 from xlift.study.settings import Judge
 from xlift.terminal import aligned
@@ -60,9 +67,18 @@ def probe(
 ) -> tuple[list[Hit], JudgingOutcome]:
     """Let the judge rate the probe; ratings and ledger are kept in `folder`, so that a second run costs nothing."""
     shown = probe_cases() if cases is None else cases
-    ratings = folder / f"probe-{settings.label}.jsonl"
+    ratings = _ratings(folder, settings)
     outcome = judge_responses(shown, settings, ratings, ledger_path(folder, settings), pace=pace)
     return hits(shown, current_judge_ratings(ratings, shown, settings)), outcome
+
+
+def estimate_probe(settings: Judge, folder: Path) -> CallEstimate:
+    """What probing a judge would take; nothing is sent or written."""
+    return estimate_ratings([(probe_cases(), _ratings(folder, settings))], settings, ledger_path(folder, settings))
+
+
+def _ratings(folder: Path, settings: Judge) -> Path:
+    return folder / f"probe-{settings.label}.jsonl"
 
 
 def hits(cases: Iterable[dict[str, Any]], ratings: Iterable[Rating]) -> list[Hit]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.errors import DataError
-from xlift.judging.client import PACE, Pace, RequestGroup, answer_groups, check_budget
+from xlift.judging.batches import answer_as_set
+from xlift.judging.client import PACE, Pace, RequestGroup, check_budget
 from xlift.judging.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, text_of
 from xlift.judging.questions import (
     Request,
@@ -62,9 +64,10 @@ class JudgingOutcome:
 
 @dataclass(frozen=True)
 class CallEstimate:
-    """What judging would take. Tokens are estimates unless `measured`: then they are the mean of the calls so far."""
+    """What judging so many responses, or pairs, would take. Tokens are estimates unless `measured`: then they are the
+    mean of the calls so far."""
 
-    responses: int
+    items: int
     calls: int
     input_tokens: int
     output_tokens: int
@@ -95,9 +98,10 @@ def judge_responses(
 
 
 def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int, pace: Pace = PACE) -> JudgingOutcome:
-    """Judge the responses of several files (checkpoints), one stream over all of them.
+    """Judge the responses of several files (checkpoints), one stream over all of them, or by batches.
 
-    Items are taken as they are needed, so memory does not grow with their number. `total` is for the progress display.
+    Items are taken as they are needed, so memory does not grow with their number; batches take them repeatedly. `total`
+    is for the progress display.
     Raises UserError where the server makes it impossible to go on; what is done is kept. The budget's end is told in
     `JudgingOutcome.stopped`.
     """
@@ -107,7 +111,8 @@ def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int
         before = book.requests
         seen = Display(bar, book, settings, outcome)
         try:
-            outcome.stopped = answer_groups(rating_groups(parts, settings, texts, seen), settings, book, pace)
+            groups = rating_groups(parts, settings, texts, seen)
+            outcome.stopped = answer_as_set(partial(_requests, parts, settings, texts), groups, settings, book, pace)
         finally:
             outcome.count(book, before)
     return outcome
@@ -179,6 +184,10 @@ def unrated(
                 yield Unrated(record, path, requests, reason)
             else:
                 kept()
+
+
+def _requests(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts]) -> Iterator[Request]:
+    return (request for one in unrated(parts, settings, texts) for request in one.requests)
 
 
 def rating_groups(
@@ -272,33 +281,42 @@ def current_judge_ratings(path: Path, responses: Iterable[dict[str, Any]], setti
     return [found[key] for key in sorted(found, key=lambda key: key[0])]
 
 
-def estimate_calls(parts: Iterable[Part], settings: Judge, ledger: Path) -> CallEstimate:
+def estimate_ratings(parts: Iterable[Part], settings: Judge, ledger: Path) -> CallEstimate:
     """What judging these responses would take; nothing is sent or written."""
-    texts = load_texts(settings)
+    asked = (one.requests for one in unrated(parts, settings, load_texts(settings)))
+    return estimate_calls(asked, settings, ledger, _OUTPUT_TOKENS[settings.calls])
+
+
+def estimate_calls(
+    asked: Iterable[Sequence[Request]], settings: Judge, ledger: Path, output_tokens: float, measured: bool = True
+) -> CallEstimate:
+    """What the requests of each item would take; nothing is sent or written.
+
+    `output_tokens` are guessed of a reply; with `measured`, the mean of the calls in the ledger counts once it can.
+    """
     check_budget(settings)
-    responses = calls = 0
+    items = calls = 0
     guessed = 0.0
     with open_ledger(ledger, settings) as book:
-        for one in unrated(parts, settings, texts):
-            unpaid = [request for request in one.requests if not book.replies(request.key)]
-            responses += 1
+        for requests in asked:
+            unpaid = [request for request in requests if not book.replies(request.key)]
+            items += 1
             calls += len(unpaid)
             guessed += sum(estimated_tokens(text_of(request.messages)) for request in unpaid)
-        known = mean_tokens(book)
+        known = mean_tokens(book) if measured else None
         read = calls * known[0] if known else guessed
-        written = calls * (known[1] if known else _OUTPUT_TOKENS[settings.calls])
+        written = calls * (known[1] if known else output_tokens)
         priced = settings.price_input is not None or settings.price_output is not None
         cost = book.price(read, written) if priced else None
-        return CallEstimate(responses, calls, round(read), round(written), cost, book.cost, known is not None)
+        return CallEstimate(items, calls, round(read), round(written), cost, book.cost, known is not None)
 
 
-def estimate_text(estimate: CallEstimate, settings: Judge) -> str:
-    """An estimate in words."""
+def estimate_text(estimate: CallEstimate, settings: Judge, what: str = "responses") -> str:
+    """An estimate in words; `what` is what so many of are judged."""
     how = "mean of the calls so far" if estimate.measured else "estimated from the characters, within a factor of two"
     price = "set price_input and price_output to see the price" if estimate.cost is None else f"{estimate.cost:.4f}"
     lines = [
-        f"judge {settings.label} ({settings.model}), {settings.calls}: "
-        f"{estimate.responses} responses, {estimate.calls} calls",
+        f"judge {settings.label} ({settings.model}), {settings.calls}: {estimate.items} {what}, {estimate.calls} calls",
         f"tokens: {estimate.input_tokens} to read, {estimate.output_tokens} to write ({how}; re-asks come on top)",
         f"price: {price}",
     ]
