@@ -90,6 +90,44 @@ def test_judges_are_named_apart_and_their_rubrics_lie_beside_the_study(tmp_path:
     assert own.judges[0].rubrics == str(tmp_path / "mine")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"name": "A.B"}, {"name": "a-b"}),
+        ({"name": "large"}, {"name": "LARGE"}),
+        ({"name": "a b"}, {"name": "a_b"}),
+        ({"name": "法官"}, {"name": "裁判"}),
+        ({"model": "x/y", "name": "z"}, {"name": "z!"}),
+        ({"model": "x/y"}, {"name": "x/y"}),
+    ],
+)
+def test_judges_that_would_share_a_file_or_a_name_are_refused(first: dict[str, str], second: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="several judges are called"):
+        parse_study({"name": "x", "judges": [{"model": "m"} | first, {"model": "n"} | second]})
+    apart = [{"model": "m"} | first, {"model": "n", "name": "another"}]
+    assert len(parse_study({"name": "x", "judges": apart}).judges) == 2
+
+
+def test_some_of_a_studys_raters_can_be_asked_for_and_no_others(study_file: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    for stage in ("train", "generate"):
+        assert xlift(stage, str(study_file), "training.learning_rate=1e-3", folder=place).returncode == 0
+    study = place / "results" / "tiny"
+    refused = xlift("rate", str(study), "--raters", "nonsense", folder=place)
+    assert (refused.returncode, "unknown rater 'nonsense'" in refused.stderr) == (2, True)
+    refused = xlift("rate", str(study), "--raters", "language_lcb", folder=place)
+    assert (refused.returncode, "not a rater of this study: language_lcb" in refused.stderr) == (2, True)
+    assert not list(study.glob("runs/*/ratings/*"))
+    assert xlift("rate", str(study), "--raters", "fluency", folder=place).returncode == 0
+    assert {path.name.split(".")[1] for path in study.glob("runs/*/ratings/*")} == {"fluency"}
+    states = json.loads(xlift("ls", str(study), "--json", folder=place).stdout)[0]["runs"]
+    assert all("rate" not in one["stages"] for one in states)
+    assert xlift("rate", str(study), folder=place).returncode == 0
+    states = json.loads(xlift("ls", str(study), "--json", folder=place).stdout)[0]["runs"]
+    assert all(one["stages"]["rate"] == "done" for one in states)
+
+
 def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
     raw = {"name": "x", "training": {"steps": 5, "learning_rate": 1e-4, "adaptation": {"rank": 8, "alpha": 4}}}
     turned = {"training": {"adaptation": {"alpha": 4, "rank": 8}, "learning_rate": 1e-4, "steps": 5}, "name": "x"}

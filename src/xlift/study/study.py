@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -100,10 +101,19 @@ class Study(Settings):
     @field_validator("judges")
     @classmethod
     def _named_apart(cls, judges: list[Judge]) -> list[Judge]:
-        labels = [judge.label for judge in judges]
-        alike = sorted({label for label in labels if labels.count(label) > 1})
+        # Some file systems take A for a; ratings are known by the name as it is written.
+        files = Counter(judge.label.casefold().replace(".", "-") for judge in judges)
+        names = Counter((judge.name or judge.model).casefold() for judge in judges)
+        alike = [
+            judge.label
+            for judge in judges
+            if files[judge.label.casefold().replace(".", "-")] > 1 or names[(judge.name or judge.model).casefold()] > 1
+        ]
         if alike:
-            raise ValueError(f"several judges are called {', '.join(alike)}; give each a name of its own")
+            called = ", ".join(sorted(set(alike)))
+            raise ValueError(
+                f"several judges are called {called}, which would share files; give each a name of its own"
+            )
         return judges
 
     def named_runs(self) -> list[RunConfig]:

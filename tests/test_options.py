@@ -1,0 +1,137 @@
+"""No command ignores an option: what does not apply is refused, by name; a new option without a case here fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from judge_server import Act, serving
+from test_judging import judge_at
+
+from xlift import cli
+from xlift.judging.pairs import compare_pairs, current_comparisons, summarise_pairs
+from xlift.judging.probe import probe, probe_cases
+
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+MODES: dict[str, cli.Modes] = {"rate": cli._RATE, "judge": cli._JUDGE, "annotate": cli._ANNOTATE}
+"""Commands that can be asked for several things, and the options that each takes."""
+ALWAYS = {
+    "run": {"out", "offline"},
+    "check": {"out", "offline", "probe"},
+    "train": {"out", "offline"},
+    "generate": {"out", "offline"},
+    "report": {"out", "format_"},
+    "agreement": {"as_json"},
+    "compare": {"study", "rater", "split", "as_json"},
+    "chat": {"system", "max_new_tokens", "offline"},
+    "ls": {"as_json"},
+}
+"""Options that apply however the command is asked."""
+WORDS = {
+    "STUDY": "study",
+    "FILE.jsonl": "responses.jsonl",
+    "SOURCE": "study",
+    "NAME": "ana",
+    "N": "3",
+    "FILE": "ratings.csv",
+    "RUN_A": "a",
+    "RUN_B": "b",
+}
+
+
+def options_of(command: str) -> dict[str, Any]:
+    found = COMMANDS[command].params
+    return {one.name: one for one in found if one.param_type_name == "option" and one.name != "help"}
+
+
+def flag_of(command: str, name: str) -> str:
+    return str(max(options_of(command)[name].opts, key=len))
+
+
+def value_of(option: Any) -> list[str]:
+    """A value that an option takes."""
+    if getattr(option, "is_flag", False):
+        return []
+    return ["test"] if option.name == "split" else ["1"] * option.nargs
+
+
+def asks(command: str, mode: str, name: str) -> bool:
+    """Whether an option turns a mode into another one instead of being out of place in it."""
+    flag = flag_of(command, name)
+    return any({flag, *mode.split()} <= set(other.split()) for other in MODES[command])
+
+
+MISFITS = [
+    (command, mode, name)
+    for command, modes in MODES.items()
+    for mode, takes in modes.items()
+    for name in options_of(command)
+    if name not in takes and not asks(command, mode, name)
+]
+
+
+def test_every_option_of_every_command_has_a_case() -> None:
+    for command in COMMANDS:
+        cases = set().union(*MODES[command].values()) if command in MODES else ALWAYS[command]
+        assert set(options_of(command)) == cases, command
+
+
+@pytest.mark.parametrize(("command", "mode", "name"), MISFITS, ids=lambda value: str(value))
+def test_an_option_that_does_not_apply_is_refused_by_name(
+    command: str, mode: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    option = options_of(command)[name]
+    flag = flag_of(command, name)
+    words = [WORDS.get(word, word) for word in mode.split()]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["xlift", command, *words, flag, *value_of(option)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    # Where the option itself says what is wanted, either of the two is the one that does not fit.
+    named = re.findall(r"error: (--[\w-]+) does not apply", said)
+    assert flag in named or set(named) & set(mode.split()) or "--total" in named
+    assert not list(tmp_path.iterdir())
+
+
+BETTER = {"better": "first"}
+
+
+def test_a_dry_run_of_a_pair_or_the_probe_counts_the_calls_that_are_then_made(tmp_path: Path) -> None:
+    from xlift.judging.pairs import estimate_pairs
+    from xlift.judging.probe import estimate_probe
+
+    pairs = [({**one, "run": "a"}, {**one, "run": "b", "text": one["text"] + "!"}) for one in probe_cases(["en"])[:3]]
+    pairs.append((pairs[0][0] | {"id": "same"}, pairs[0][0] | {"id": "same", "run": "b"}))
+    with serving(lambda body, seen: Act(json.dumps(BETTER))) as server:
+        judge = judge_at(server)
+        files = (tmp_path / "pairs.jsonl", tmp_path / "ledger.jsonl")
+        before = estimate_pairs(pairs, judge, *files)
+        assert (before.items, before.calls, server.state.requests) == (3, 6, 0)
+        compare_pairs(pairs, judge, *files)
+        assert server.state.requests == before.calls
+        assert estimate_pairs(pairs, judge, *files).calls == 0
+        (total,) = summarise_pairs(current_comparisons(files[0], pairs, judge))
+        # The identical pair was shown to nobody: it says nothing about how steady the judge is.
+        assert (total.identical, total.tie, total.consistent) == (1, 3, 0.0)
+        assert estimate_probe(judge, tmp_path / "probe").calls == len(probe_cases())
+        assert server.state.requests == before.calls
+
+
+def test_pairs_and_the_probe_go_by_batches_where_the_judge_is_set_so(tmp_path: Path) -> None:
+    from xlift.judging.client import Pace
+
+    pairs = [({**one, "run": "a"}, {**one, "run": "b", "text": one["text"] + "!"}) for one in probe_cases(["en"])[:3]]
+    with serving(lambda body, seen: Act(json.dumps(BETTER))) as server:
+        judge = judge_at(server, batch=True)
+        compare_pairs(pairs, judge, tmp_path / "pairs.jsonl", tmp_path / "ledger.jsonl", Pace(poll=0.01))
+        assert len(server.state.batches) == 1
+        assert len(current_comparisons(tmp_path / "pairs.jsonl", pairs, judge)) == 3
+        probe(judge, tmp_path, probe_cases(["en"])[:2], Pace(poll=0.01))
+        assert len(server.state.batches) > 1
