@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/xlift run studies/quickstart.yaml
@@ -15,6 +15,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --quiet --strict
+
+# The documentation as a site, in build/site; `.venv/bin/mkdocs serve` shows it while it is written.
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+export NO_MKDOCS_2_WARNING := 1
 
 # The constraints pin every version; torch is among them so that pip takes one known build.
 $(VENV)/.demo: pyproject.toml constraints.txt

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import xlift
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study
 
@@ -38,29 +41,78 @@ def test_every_setting_is_documented() -> None:
             assert re.search(rf"\b{name}\b", text), name
 
 
-def test_the_tree_in_the_readme_is_true() -> None:
+def modules_of_tree(tree: str) -> list[str]:
+    """Paths of the modules that the tree names. An entry is a folder; `sub/:` opens one in it, `;` or `)` closes it."""
+    found: list[str] = []
+    for entry in re.split(r"\n(?=      \S)", "\n" + tree)[1:]:
+        opening = re.match(r"\s*(\w+/) ", entry)
+        folder = opening[1] if opening else ""
+        inside = folder
+        for opened, module, closed in re.findall(r"(\w+/):|(\w+\.py)|([;)])", entry.replace(folder, "", 1)):
+            inside = inside + opened if opened else folder if closed else inside
+            found += [inside + module] if module else []
+    return found
+
+
+def test_the_tree_in_the_readme_is_every_module_in_its_folder_and_no_other() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("    src/xlift/\n")[1].split("\n\n")[0]
-    for path in (ROOT / "src" / "xlift").rglob("*.py"):
-        if path.name not in {"__init__.py", "__main__.py"}:
-            assert path.name in tree, path
-    for name in re.findall(r"\w+\.py", tree):
-        assert list((ROOT / "src" / "xlift").rglob(name)), name
+    package = ROOT / "src" / "xlift"
+    there = [path for path in package.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"}]
+    assert sorted(modules_of_tree(tree)) == sorted(path.relative_to(package).as_posix() for path in there)
 
 
-COMMAND = re.compile(r"^    xlift (.+)$", re.MULTILINE)
+@pytest.mark.parametrize("name", xlift.__all__)
+def test_every_public_name_is_there_described_and_shown(name: str) -> None:
+    found = getattr(xlift, name)
+    assert found.__doc__
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    assert re.search(rf"xlift\.{name}\b|`{name}`", page)
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    tree = ast.parse(Path(xlift.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        f"{node.module}.{one.asname}" for node in block.body if isinstance(node, ast.ImportFrom) for one in node.names
+    }
+    assert seen == {f"xlift.{home}.{name}" for name, home in xlift._HOMES.items()}
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    code = "import sys, xlift; dir(xlift); print(*(one for one in sys.modules if one.split('.')[0] in sys.argv[1:]))"
+    line = [sys.executable, "-c", code, "numpy", "polars", "pydantic", "torch", "scipy"]
+    assert not subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the site needs pip install 'xlift[docs]'")
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    pages = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.html")}
+    assert {"index.html", "cli.html", "python.html", "reference.html"} <= pages.keys()
+    for name, text in pages.items():
+        loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'> ]+)", text)
+        assert not loaded, name
+
+
+STEP = re.compile(r"^    xlift (?P<command>[^\n]+)$|^```python\n(?P<python>.*?)^```$", re.MULTILINE | re.DOTALL)
 SENTENCE = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_in_the_docs_run(page: Path, study_file: Path, tmp_path: Path) -> None:
-    """Every command of a page, in its order, in one folder; the tiny model stands in for the study's."""
-    commands = [shlex.split(line) for line in COMMAND.findall(page.read_text(encoding="utf-8"))]
+def test_commands_and_examples_in_the_docs_run(
+    page: Path, tiny: Path, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command and all Python of a page, in its order, in one folder; the tiny model stands in for the study's."""
+    steps = list(STEP.finditer(page.read_text(encoding="utf-8")))
     place = tmp_path / "place"
     (place / "studies").mkdir(parents=True)
     small = study_file.read_text(encoding="utf-8")
     changes = {
         "name: tiny": "name: quickstart",
         "steps: 4": "epochs: 1",
+        "[1e-3, 1e-2]": "[2e-4, 5e-3]",
         "data.jsonl": f"{tmp_path}/data.jsonl",
         "[en, ru]": "[en, fr, pt, ru]",
     }
@@ -68,9 +120,14 @@ def test_commands_in_the_docs_run(page: Path, study_file: Path, tmp_path: Path) 
         small = small.replace(old, new)
     (place / "studies" / "quickstart.yaml").write_text(small)
     (place / "responses.jsonl").write_text(json.dumps({"text": SENTENCE, "language": "fr"}) + "\n")
-    for command in commands:
+    monkeypatch.chdir(place)
+    namespace: dict[str, Any] = {}
+    for step in steps:
+        if step["python"]:
+            exec(step["python"].replace("embedded:gemma-3-270m", str(tiny)), namespace)
+            continue
         runs = sorted((place / "results" / "quickstart" / "runs").glob("lora-*"))
-        words = [word.replace("RUN", runs[0].name) if runs else word for word in command]
+        words = [word.replace("RUN", runs[0].name) if runs else word for word in shlex.split(step["command"])]
         line = [sys.executable, "-m", "xlift", *words]
         done = subprocess.run(line, cwd=place, capture_output=True, text=True, input="Why?\n", timeout=300)
         assert done.returncode == 0, (words, done.stderr)

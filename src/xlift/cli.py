@@ -417,11 +417,9 @@ def _print_states(states: list[dict[str, Any]]) -> None:
 
 
 def _study(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:
-    from xlift.study.study import load_study
+    from xlift.api import read_study
 
-    if (path / "study.yaml").is_file():
-        return load_study(path / "study.yaml", overrides or []), out or path
-    return load_study(path, overrides or []), out
+    return read_study(path, overrides or [], out)
 
 
 def _workspace(study: Path, overrides: list[str] | None, out: Path | None) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from xlift.checkpoint import checkpoints, written_prompts
-from xlift.records import Prompt, Rating, kind_of, read_records
+from xlift.records import Prompt, Rating, Response, kind_of, read_records
 from xlift.study.settings import RunConfig, flat
 from xlift.workspace import RunFolder, StudyFolder, find_run, find_study
 
@@ -67,6 +67,11 @@ class Results:
         prompts = written_prompts(self.workspace)
         found = checkpoints(self.workspace, prompts=prompts)
         return tidy_table(((one.run, one.ratings) for one in found), prompts)
+
+    @cached_property
+    def responses(self) -> list[Response]:
+        """Every answer of the checkpoints that count, as a record of responses/step-N.jsonl."""
+        return [response for one in checkpoints(self.workspace) for response in one.responses]
 
     @cached_property
     def training(self) -> pl.DataFrame:

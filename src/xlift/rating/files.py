@@ -19,7 +19,15 @@ from typing import Any
 
 from xlift.errors import MAX_PROBLEMS, DataError
 from xlift.progress import progress
-from xlift.rating import identity, in_scope, rate, signature_of, text_fingerprint
+from xlift.rating import (
+    checked_raters,
+    default_raters,
+    identity,
+    in_scope,
+    rate,
+    signature_of,
+    text_fingerprint,
+)
 from xlift.rating.language.wordlists import prepare
 from xlift.records import JsonlWriter, encode_record, exclusive, parse_line, parse_response, read_jsonl
 
@@ -45,12 +53,16 @@ class RatingCounts:
         self.problems += other.problems[: MAX_PROBLEMS - len(self.problems)]
 
 
-def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | None = None) -> RatingCounts:
-    """Append the ratings of every response in `source` to `target`.
+def rate_file(
+    source: str | Path, target: str | Path, raters: Sequence[str] | None = None, workers: int | None = None
+) -> RatingCounts:
+    """Append the ratings of every response in `source` to `target`, by the default raters where none is named.
 
     Responses that the same run has given at the same step, and that are rated by the same signature, are left out.
-    Raises DataError as `check_files` does; ConfigError while another process writes `target`.
+    Raises DataError as `check_files` does; ConfigError for an unknown rater, or while another process writes `target`.
     """
+    source, target = Path(source), Path(target)
+    names = default_raters() if raters is None else checked_raters(raters)
     check_files(source, target)
     total = _count_lines(source)
     workers = (os.cpu_count() or 1) if workers is None else workers
@@ -62,7 +74,7 @@ def rate_file(source: Path, target: Path, raters: Sequence[str], workers: int | 
     ):
         done = _already_rated(target)
         used = workers if total >= MIN_FOR_WORKERS else 1
-        for lines, encoded, one in _rated_chunks(source, list(raters), done, used):
+        for lines, encoded, one in _rated_chunks(source, names, done, used):
             log.write_encoded(encoded)
             counts.add(one)
             bar.advance(lines)
