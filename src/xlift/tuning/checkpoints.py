@@ -45,7 +45,8 @@ def save_checkpoint(
     else:
         lora = model.peft_config["default"]
         lora.base_model_name_or_path, lora.revision = run.config.model, run.pinned_revision or run.config.revision
-        model.save_pretrained(temporary)
+        # The embeddings are the base's own; to find that out by itself, PEFT would ask the hub for the base.
+        model.save_pretrained(temporary, save_embedding_layers=False)
     chat.tokenizer.save_pretrained(temporary)
     facts = {"step": step, "template": chat.name, "system": chat.system}
     write_atomic(temporary / "xlift.json", json.dumps(facts, indent=2))
