@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import xlift
-from xlift.study.settings import RunConfig
+from xlift.study.settings import FILLED_IN, RunConfig
 from xlift.study.study import Study
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +37,7 @@ def test_commands_and_links_in_the_docs_exist(page: Path) -> None:
 def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs" / "study-files.md").read_text(encoding="utf-8")
     for model in (Study, RunConfig):
-        for name in model.model_fields:
+        for name in set(model.model_fields) - FILLED_IN:
             assert re.search(rf"\b{name}\b", text), name
 
 

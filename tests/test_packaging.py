@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tomllib
 import venv
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from report_fixtures import made_study
 
@@ -108,6 +110,23 @@ def test_an_import_of_what_belongs_to_no_extra_stays_an_error() -> None:
     found = missing_extra(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
     assert found
     assert found.hint == "pip install 'xlift[train]'"
+
+
+def test_hooks_before_a_commit_are_the_checks_of_make_check() -> None:
+    checks = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert checks
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    asked = [f"$(BIN)/{hook['entry'].removeprefix('.venv/bin/')}" for hook in hooks]
+    assert asked == [line.strip() for line in checks[1].splitlines()]
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_a_warning_of_what_will_change_is_an_error_in_our_code_alone(kind: type[Warning]) -> None:
+    call = f"import warnings; warnings.warn('old', {kind.__name__})"
+    with pytest.raises(kind):
+        exec(call, {"__name__": "xlift.somewhere.deep"})
+    with warnings.catch_warnings(record=True):
+        exec(call, {"__name__": "elsewhere"})
 
 
 @pytest.fixture(scope="module")
