@@ -201,6 +201,26 @@ def test_hashtags_that_are_all_that_is_said_are_blamed(code: str) -> None:
     assert rate_text("#travel #beautiful #nature #mountains #friends #summer #happiness", code)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("昨天下雨，我沒有出門，在家裡看了一本書。", 0),
+        ("城市里的人越来越多，房子也越来越贵。", 0),
+        ("春天来了，花开了，鸟儿在树上唱歌。孩子们在公园里玩。", 0),
+        ("今日は雨でした。昨天下雨，我没有出门，在家里看书。明日は晴れるそうです。", 1),
+        ("1. 第一，準備所有的蔬菜\n2. 第二，把水煮開\n3. 最後，放入調味料", 0),
+        ("経済産業省資源政策課", 2),
+        ("株式会社髙島屋日本橋店は日本橋にあります。", 2),
+        ("是非一度目的地まで。", 2),
+        ("「我是中国人」は中国語の文です。これを日本語に訳してください。", 2),
+    ],
+)
+def test_chinese_is_not_japanese_in_either_of_its_scripts(text: str, expected: int) -> None:
+    value, detail, _ = rate_text(text, "ja")
+    assert value in ({2, None} if text == "経済産業省資源政策課" else {expected})
+    assert all(span["language"] == "zh" for span in detail.get("spans", []))
+
+
 def test_reply_language_outranks_the_prompts_language() -> None:
     record = {"text": TEXTS["fr"], "language": "en", "reply_language": "fr"}
     assert rate_language(record)[0] == 2

@@ -25,7 +25,7 @@ from xlift.rating.language.masks import (
     mask,
     scripts_of,
 )
-from xlift.rating.language.spans import CHINESE_ONLY, SINGLE, Span, excused, foreign_spans
+from xlift.rating.language.spans import SINGLE, Span, chinese_lines, excused, foreign_spans
 from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
 from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import blank_reasoning
@@ -162,7 +162,7 @@ def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vo
 
 def _plainly_native(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """The same for languages that are alone in their script, or that no word list is weighed against."""
-    if not known.listed or (known.code == "ja" and CHINESE_ONLY.search(text)):
+    if not known.listed or chinese_lines(text, known.code):
         return False
     return not any(_strange_lines(text, weights, known)) and _supported(text, words, weights, known)
 

@@ -95,12 +95,12 @@ def foreign_spans(
     known, written = vocabulary(code), scripts_of(code)
     if not anything_outside(written).search(masked):
         if not known.rivals:
-            return _chinese_lines(text, masked, code)
+            return chinese_lines(masked, code)
         words = WORD.findall(lowered(masked, code)) if words is None else words
         return _same_script(Said(text, masked, words, [], code), weights or known.weigh(words), known)
     words, places, scripts = words_by_script(masked, lowered(masked, code))
     said = Said(text, masked, words, places, code)
-    found = _other_script(said, scripts, written) + _chinese_lines(text, masked, code)
+    found = _other_script(said, scripts, written) + chinese_lines(masked, code)
     if known.rivals:
         own = [j for j, name in enumerate(scripts) if name in written]
         said = said._replace(words=[words[j] for j in own], places=[places[j] for j in own])
@@ -224,26 +224,50 @@ def _line_of(text: str, position: int) -> tuple[int, int]:
 
 # --- Chinese and Japanese ---------------------------------------------------------------------------------------
 
-CHINESE_ONLY = re.compile(
-    "[们这还没吗呢吧给让说请谢现电为关开问题实际对应该们时间进国发现样种类别点击较选择过边经济单机]"
-)
+_KANA = re.compile("[\u3041-\u30fa\u30fd-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
+_HAN = re.compile("[\u3400-\u9fff\U00020000-\U000323af]")
 _HAN_LINE = 6
+# Words of Chinese that Japanese has at most within others (目的, 完了, 是非): two of them are no chance.
+_CHINESE_WORDS = frozenset("的是了我你您他她它们們这這那很把在和也就都不没沒吗嗎呢吧")
+_WHOLE = re.compile(r"(?s:.+)")
+_A_LINE, _CLAUSE = re.compile(r"[^\n]+"), re.compile(r"[^。！？!?\n]+")
+
+
+@lru_cache(maxsize=1)
+def _not_japanese() -> re.Pattern[str]:
+    """Matches a Han character that Japanese encodings lack: simplified forms, and some traditional ones."""
+    return re.compile(
+        "[" + "".join(c for c in map(chr, range(0x4E00, 0xA000)) if not c.encode("cp932", "ignore")) + "]"
+    )
 
 
 # e.g. ja: "今日は天気がいいです。\n我们这样说吧，没问题\n明日も晴れるでしょう。" → 1
-def _chinese_lines(text: str, masked: str, code: str) -> list[Span]:
-    """In Japanese, lines of Han characters alone that hold simplified forms Japanese does not use are Chinese."""
-    if code != "ja" or not CHINESE_ONLY.search(masked):
+# e.g. ja: "您覺得如何？我認為這個問題並不簡單，需要時間。" → 0
+# e.g. ja: "東京都立大学理学部物理学科卒業です。" → 2
+def chinese_lines(text: str, code: str) -> list[Span]:
+    """In Japanese, lines without kana, and sentences in other lines, that are Chinese by their characters or words."""
+    if code != "ja":
         return []
     found = []
-    for word, place, name in zip(*words_by_script(masked, masked), strict=True):
-        if name == "Hani" and len(word) >= 2 and CHINESE_ONLY.search(word):
-            start, end = _line_of(text, place[0])
-            line = text[start:end]
-            kana = sum(script(c) == "Kana" for c in line)
-            if kana == 0 and sum(script(c) == "Hani" for c in line) >= _HAN_LINE:
-                found.append(Span(*place, "zh"))
+    # Without any kana, the lines are judged together: the items of a list are short.
+    for line in (_A_LINE if _KANA.search(text) else _WHOLE).finditer(text):
+        parts = _CLAUSE.finditer(text, *line.span()) if _KANA.search(line[0]) else [line]
+        for part in parts:
+            if _is_chinese(part[0]):
+                inside = [match.start() for match in _HAN.finditer(text, *part.span())]
+                found.append(Span(inside[0], inside[-1] + 1, "zh"))
     return found
+
+
+# e.g. _is_chinese("天气很好适合郊游") → True
+# e.g. _is_chinese("国際的技術協力機構") → False
+def _is_chinese(part: str) -> bool:
+    if _KANA.search(part):
+        return False
+    characters = _HAN.findall(part)
+    if len(characters) < _HAN_LINE:
+        return False
+    return _not_japanese().search(part) is not None or len(_CHINESE_WORDS.intersection(characters)) >= 2
 
 
 # --- the same script --------------------------------------------------------------------------------------------
