@@ -432,3 +432,17 @@ def test_a_megabyte_of_random_words_takes_less_than_two_seconds(letters: str) ->
     started = time.perf_counter()
     rate(text, "de")
     assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("de", "Frau Quimbel Saarvan und Herr Dorrik Talmeno besuchten Vonkar Ulbret und Pedda Nysol in Grelm."),
+        ("de", "Olmar Trevik, Juna Balsek und Parrin Delvo spielten gegen Korvat Menil und Zelka Udrin."),
+        ("fr", "La glycogénosynthétase et la phosphofructokinase régulent la néoglucogenèse hépatocytaire."),
+        ("es", "La hipertrigliceridemia y la esteatohepatitis acompañan a la hiperhomocisteinemia."),
+        ("pt", "A imunofenotipagem e a imunoeletroforese mostraram gamopatia e microalbuminúria."),
+    ],
+)
+def test_names_and_terms_alone_do_not_make_a_text_unreadable(code: str, text: str) -> None:
+    assert rate_fluency({"text": text, "language": code})[0] in (1, 2, None)

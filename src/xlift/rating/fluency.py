@@ -4,7 +4,8 @@ A signal, not a verdict: 2 says that nothing was found, not that the text is nat
 
 | signal, as in `detail` | what | 1 from | 0 from |
 |---|---|---|---|
-| unknown | share of words in neither the frequency list nor the lexicon of the language | usual + 4 % | usual + 29 % |
+| unknown | share of words in neither the frequency list nor the lexicon of the language | usual + 4 % | |
+| unknown_plain | the same, without capitalised words and long ones, which may be names and terms | | usual + 29 % |
 | loop | share of the text that is a sequence of words in immediate repetition | 10 words, 3 times; 20, twice | 50 % |
 | repeated_lines | share of the lines that occurred before | 50 % | 75 % |
 | repeated_ngrams | share of word 4-grams (unspaced scripts: of 8 characters) that occurred before | 50 % | 75 % |
@@ -39,6 +40,8 @@ from xlift.records import Rated, reply_language
 
 VERSION = 2
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
+TERM = 11
+"""Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""
 MIN_UNKNOWN, NAMES = 3, 5
 """Different unknown words: two may be terms; up to four may be names where no capitals tell them apart, or for a 0."""
 SOME_UNKNOWN, MANY_UNKNOWN = 0.04, 0.29
@@ -65,6 +68,7 @@ def signature() -> str:
 
 
 # e.g. fr: "Le train part à neuf heures du premier quai." → 2
+# e.g. de: "Herr Otrevan Dalok und Frau Jimra Yontel trafen in Kebbo Rasmon Hojlin und Mannuo." → 1
 # e.g. fr: "Le trian prat de la gaer à nuef hueres du permier quia tuos les jorus." → 0
 def rate_fluency(record: dict[str, Any]) -> Rated:
     """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`."""
@@ -101,7 +105,8 @@ def _fired(detail: dict[str, Any], code: str) -> tuple[list[str], bool]:
         "broken": (0.0, MANY_BROKEN),
     }
     fired = [name for name, (some, _) in limits.items() if (detail[name] or 0.0) > some]
-    severe = any(detail[name] > limits[name][1] for name in fired)
+    severe = any(detail[name] > limits[name][1] for name in fired if name != "unknown")
+    severe |= "unknown" in fired and (detail["unknown_plain"] or 0.0) > limits["unknown"][1]
     return fired + [name for name in ("leaked", "placeholders", "cut") if detail[name]], severe
 
 
@@ -144,15 +149,17 @@ def out_of_lexicon(text: str, code: str) -> dict[str, Any]:
     unknown: it takes ten times as long.
     """
     if code in NO_LIST:
-        return {"unknown": None}
+        return {"unknown": None, "unknown_plain": None}
     found, judged = _unknown(text[:READ_FOR_WORDS], [code])
-    if len(set(found)) >= MIN_UNKNOWN:
+    if len({word.lower() for word in found}) >= MIN_UNKNOWN:
         # What stands in brackets explains: a Latin name, a transcription.
         masked = re.sub(r"[(（][^()（）\n]{1,200}[)）]", " ", _sample(text))
         others = {span.language for span in foreign_spans(masked, masked, code)} | {"en"}
         found, judged = _unknown(masked, [code, *sorted(others & LANGUAGES.keys() - NO_LIST)])
-    share = round(len(found) / judged, 4) if judged >= MIN_JUDGED else None
-    return {"unknown": share, "unknown_words": list(dict.fromkeys(found))[:NAMES]}
+    plain = [word for word in found if not word[0].isupper() and len(word) < TERM]
+    shares = [round(len(some) / judged, 4) if judged >= MIN_JUDGED else None for some in (found, plain)]
+    words = list(dict.fromkeys(word.lower() for word in found))[:NAMES]
+    return {"unknown": shares[0], "unknown_plain": shares[1], "unknown_words": words}
 
 
 def _unknown(text: str, codes: Sequence[str]) -> tuple[list[str], int]:
@@ -161,8 +168,8 @@ def _unknown(text: str, codes: Sequence[str]) -> tuple[list[str], int]:
     if text[-1:].isalnum():
         tokens = tokens[:-1]  # perhaps cut within the word
     verdicts = [(token, known) for token in tokens if (known := is_word(token, codes[0])) is not None]
-    found = [token.lower() for token, known in verdicts if not known]
-    return [word for word in found if not any(is_word(word, code) for code in codes[1:])], len(verdicts)
+    found = [token for token, known in verdicts if not known]
+    return [word for word in found if not any(is_word(word.lower(), code) for code in codes[1:])], len(verdicts)
 
 
 # e.g. is_word("Donaudampfer", "de") → True
