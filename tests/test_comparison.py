@@ -224,7 +224,9 @@ def test_what_has_no_number_has_a_reason() -> None:
     alike = only([1, 2, 0], [1, 2, 0])
     assert (alike["difference"], alike["p"], alike["tied"], alike["standardised"]) == (0.0, 1.0, 1.0, None)
     assert alike["low"] < 0 < alike["high"]
-    shifted = only([0.1] * 5, [0.2] * 5)
+    on_scale = only([0.1] * 5, [0.2] * 5)
+    assert on_scale["low"] < 0.1 < on_scale["high"]
+    shifted = only([2.1] * 5, [2.2] * 5)
     assert (shifted["low"], shifted["p"]) == (None, 0.0625)
     assert "all differences are equal: no interval" in shifted["reason"]
     absent = tidy(run_rows("a", [1]) + run_rows("b", [1]) + run_rows("b", [1], facet="fluency"))
@@ -242,3 +244,18 @@ def test_the_text_table_shows_each_row_and_what_is_missing() -> None:
     assert fluency.split() == ["fluency", "en", "judge:m", "–", "–", "–", "–", "–", "0", "1"]
     assert helpful.startswith("helpfulness  en        judge:m  0.33  1.83   +1.50 [")
     assert helpful.split()[-5:] == ["0.062", "83/17/0", "%", "6", "1"]
+
+
+def test_translations_of_a_request_are_paired_and_a_scale_of_shares_is_kept() -> None:
+    rows = [
+        row | {"language": language, "id": f"{place}-{language}", "parallel_id": str(place), "value": float(value)}
+        for language, values in (("en", [1, 1, 0, 1]), ("fr", [1, 0, 0, 0]))
+        for place, (row, value) in enumerate(zip(run_rows("a", [0] * 4), values, strict=True))
+    ]
+    sides = {"language": "en"}, {"language": "fr"}
+    found = compare(tidy(rows), *sides, ("facet",), top=1.0, pair="request").row(0, named=True)
+    assert (found["pairs"], found["difference"]) == (4, -0.5)
+    equal = [row | {"value": 1.0} for row in rows]
+    alike = compare(tidy(equal), *sides, ("facet",), top=1.0, pair="request").row(0, named=True)
+    twice = compare(tidy([row | {"value": 2.0} for row in rows]), *sides, ("facet",), pair="request").row(0, named=True)
+    assert (alike["low"], alike["high"]) == (pytest.approx(twice["low"] / 2), pytest.approx(twice["high"] / 2))

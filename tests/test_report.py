@@ -13,9 +13,10 @@ from xlift.checkpoint import written_prompts
 from xlift.errors import ConfigError
 from xlift.records import response_signatures, write_jsonl
 from xlift.report.numbers import consistency_rows, findings_of
-from xlift.report.page import share_table, text_table, write_report
-from xlift.report.reading import Material, material_of
+from xlift.report.page import text_table, write_report
+from xlift.report.reading import Material, Scale, material_of, share_rows
 from xlift.report.summary import summary_text, unknown_text
+from xlift.report.tables import rows_of
 from xlift.stages import prepare, rate_stage, report_stage
 from xlift.study.study import parse_study
 
@@ -125,8 +126,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_table_counts_what_was_answered_in_the_users_language(small: Any) -> None:
-    cells = {(row["run"], row["language"]): row["mean"] for row in share_table(small, "language")}
-    assert cells == {
+    material = material_of(small)
+    rows = rows_of(share_rows(material, "test"), material.scales[0])
+    assert {(row.run, row.language): row.mean for row in rows} == {
         ("base", "en"): 1.0,
         ("base", "fr"): 1.0,
         ("lora-r16-lr1e-4", "en"): 1.0,
@@ -134,13 +136,13 @@ def test_the_table_counts_what_was_answered_in_the_users_language(small: Any) ->
         ("lora-r16-lr1e-3", "en"): 1.0,
         ("lora-r16-lr1e-3", "fr"): 0.0,
     }
-    assert text_table(small)[2] == ("lora-r16-lr1e-3", ["100% [51–100]", "0% [0–49]"])
+    assert text_table(material)[2] == ("lora-r16-lr1e-3", ["100% [51–100]", "0% [0–49]"])
 
 
 def test_what_a_rater_has_not_seen_is_no_row_of_zeros(small: Any) -> None:
-    rows = share_table(small, "constraint")
-    assert {(row["mean"], row["rated"], row["missing"]) for row in rows} == {(None, 0, 0)}
-    assert len(rows) == 6
+    material = material_of(small)
+    assert "constraint" not in {scale.rater for scale in material.scales}
+    assert rows_of(share_rows(material, "test"), Scale("constraint", "constraint", "check")) == []
 
 
 def written(folder: Path) -> set[str]:
@@ -198,9 +200,9 @@ def test_facts_are_compared_over_languages(tmp_path: Path) -> None:
     write_jsonl(base.responses(0), made)
     rate_stage(folder)
     report_stage(folder)
-    (row,) = [row for row in consistency_rows(material_of(folder)) if row["rated"]]
-    assert (row["first"], row["second"], row["rated"]) == ("en", "fr", 3)
-    assert [row[key] for key in ("alike", "first_only", "lost")] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    (row,) = [row for row in consistency_rows(material_of(folder)) if row.rated]
+    assert (row.first, row.second, row.rated) == ("en", "fr", 3)
+    assert [row.alike, row.first_only, row.lost] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
     page = (folder.report / "index.html").read_text(encoding="utf-8")
     assert "right in English, wrong here" in page
     assert (folder.report / "tables" / "facts.csv").is_file()

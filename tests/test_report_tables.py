@@ -14,8 +14,8 @@ from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
 from xlift.analysis.agreement import agreement_tables
 from xlift.report import tables
-from xlift.report.formats import Column, Table, cells, to_latex, to_markdown, write_tables
-from xlift.report.numbers import curve_rows, findings_of
+from xlift.report.formats import Column, ReportTable, Value, cells, to_latex, to_markdown, write_tables
+from xlift.report.numbers import curve_points, findings_of
 from xlift.report.reading import Material, Scale
 from xlift.report.sections import sections_of
 from xlift.report.summary import unknown_text
@@ -60,12 +60,12 @@ def test_shares_are_counts_with_the_score_interval(material: Material) -> None:
     rows = tables.rows_of(findings_of(material).shares, Scale(*LANGUAGE, "check"))
     assert len(rows) == 10
     for row in rows:
-        own = [value for (run, code, _), value in values.items() if (run, code) == (row["id"], row["language"])]
+        own = [value for (run, code, _), value in values.items() if (run, code) == (row.id, row.language)]
         rated = [value for value in own if value is not None]
-        assert (row["rated"], row["missing"]) == (len(rated), len(own) - len(rated))
-        assert row["mean"] == pytest.approx(rated.count(2.0) / len(rated))
+        assert (row.rated, row.missing) == (len(rated), len(own) - len(rated))
+        assert row.mean == pytest.approx(rated.count(2.0) / len(rated))
         low, high = proportion_confint(rated.count(2.0), len(rated), method="wilson")
-        assert (row["low"], row["high"]) == (pytest.approx(max(0, low)), pytest.approx(min(1, high)))
+        assert (row.low, row.high) == (pytest.approx(max(0, low)), pytest.approx(min(1, high)))
 
 
 def paired_mean(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, int]:
@@ -82,12 +82,12 @@ def test_differences_to_the_untuned_model_are_paired_by_prompt(material: Materia
     assert len(rows) == 8
     for row in rows:
         sides = [
-            {id: value for (run, code, id), value in values.items() if (run, code) == (side, row["language"])}
-            for side in (base.id, labels[row["run"]])
+            {id: value for (run, code, id), value in values.items() if (run, code) == (side, row.language)}
+            for side in (base.id, labels[row.run])
         ]
-        assert (row["difference"], row["pairs"]) == (pytest.approx(paired_mean(*sides)[0]), paired_mean(*sides)[1])
-        assert row["low"] <= row["difference"] <= row["high"]
-        assert row["p_holm"] >= row["p"]
+        assert (row.difference, row.pairs) == (pytest.approx(paired_mean(*sides)[0]), paired_mean(*sides)[1])
+        assert row.low <= row.difference <= row.high
+        assert row.p_holm >= row.p
 
 
 def test_the_gap_to_english_is_paired_by_request(material: Material) -> None:
@@ -95,28 +95,24 @@ def test_the_gap_to_english_is_paired_by_request(material: Material) -> None:
     labels = {one.run.label: one.run.id for one in material.answered}
     requests = {prompt["id"]: prompt["parallel_id"] for prompt in material.prompts}
     rows = tables.rows_of(findings_of(material).gaps, Scale(*LANGUAGE, "check"))
-    assert [row["language"] for row in rows] == ["fr"] * 5
+    assert [row.language for row in rows] == ["fr"] * 5
     for row in rows:
         sides = [
-            {
-                requests[id]: value
-                for (run, code, id), value in values.items()
-                if (run, code) == (labels[row["run"]], side)
-            }
+            {requests[id]: value for (run, code, id), value in values.items() if (run, code) == (labels[row.run], side)}
             for side in ("en", "fr")
         ]
-        assert (row["difference"], row["pairs"]) == (pytest.approx(paired_mean(*sides)[0]), paired_mean(*sides)[1])
+        assert (row.difference, row.pairs) == (pytest.approx(paired_mean(*sides)[0]), paired_mean(*sides)[1])
 
 
 def test_curves_hold_all_else_equal(material: Material) -> None:
     means = findings_of(material).means
     for axis, panels in {"learning_rate": {"32", "128"}, "size": {"1e-4", "1e-3"}}.items():
-        rows = curve_rows(material, means, Scale(*LANGUAGE, "check"), axis)
-        assert {re.sub(r"learning rate | conversations", "", row["panel"]) for row in rows} == panels
-        for panel in {row["panel"] for row in rows}:
-            own = [row for row in rows if row["panel"] == panel and row["language"] == "fr"]
-            assert [row["untuned"] for row in own] == [False, False, True]
-            assert len({row[axis] for row in own[:2]}) == 2
+        points = curve_points(material, means, Scale(*LANGUAGE, "check"), axis)
+        assert {re.sub(r"learning rate | conversations", "", point.panel) for point in points} == panels
+        for panel in {point.panel for point in points}:
+            own = [point.row for point in points if point.panel == panel and point.row.language == "fr"]
+            assert [row.untuned for row in own] == [False, False, True]
+            assert len({row.settings[axis] for row in own[:2]}) == 2
 
 
 def test_missing_ratings_are_counted_by_rater_and_reason(material: Material) -> None:
@@ -127,9 +123,9 @@ def test_missing_ratings_are_counted_by_rater_and_reason(material: Material) -> 
         if rating["value"] is None
     )
     rows = findings_of(material).missing
-    assert {(row["facet"], row["rater"], row["language"]): row["count"] for row in rows} == counted
-    assert {row["reason"] for row in rows} == {"could not tell"}
-    asked = {row["rater"]: row["asked"] for row in rows}
+    assert {(row.facet, row.rater, row.language): row.count for row in rows} == counted
+    assert {row.reason for row in rows} == {"could not tell"}
+    asked = {row.rater: row.asked for row in rows}
     assert asked == {"language": 5 * 18, "judge:mistral": 5 * 18, "people": 2 * 5 * 18}
 
 
@@ -149,7 +145,7 @@ def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(
     assert set(named) == {"agreement-people", "agreement-judge-and-people", "people", "calibration"}
     rows = [row for row in material.everyone.to_dicts() if row["facet"] == "helpfulness"]
     alone = agreement_tables(rows, resamples=100)["agreement"]
-    assert [row["kappa"] for row in found.agreement] == [row["kappa"] for row in alone]
+    assert [row.kappa for row in found.agreement] == [row["kappa"] for row in alone]
     assert len(named["agreement-people"].records) == 3
     assert {row["calibrated_rated"] for row in named["calibration"].records} <= set(range(8, 25))
 
@@ -160,7 +156,7 @@ def test_without_judges_and_people_nothing_is_said_of_agreement(material: Materi
     assert "agreement" not in {section.id for section in sections_of(only, findings_of(only))}
 
 
-def all_tables(material: Material) -> list[Table]:
+def all_tables(material: Material) -> list[ReportTable]:
     sections = sections_of(material, findings_of(material))
     return [block.table for section in sections for block in section.blocks if block.table]
 
@@ -192,7 +188,7 @@ def test_latex_is_balanced_and_every_line_has_as_many_cells_as_columns(material:
         assert [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 1, 1]
         body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
         lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(lines) == len(table.rows) + 1
+        assert len(lines) == len(table.lines) + 1
         assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(table.columns) - 1}
 
 
@@ -200,9 +196,7 @@ HOSTILE = "a & b_c 50% $x$ #1 {d} \\e ~f^ | `g` <h> [i](j)"
 
 
 def test_hostile_names_stay_text_in_latex_and_markdown() -> None:
-    table = Table(
-        "t", HOSTILE, HOSTILE, [Column("run", ("run",)), Column("n", ("n",), "count")], [{"run": HOSTILE, "n": 1}], []
-    )
+    table = ReportTable("t", HOSTILE, HOSTILE, [Column("run"), Column("n", "count")], [[Value(HOSTILE), Value(1)]], [])
     line = next(line for line in to_latex(table).splitlines() if line.startswith("a "))
     escaped = r"a \& b\_c 50\% \$x\$ \#1 \{d\} \textbackslash{}e \textasciitilde{}f\textasciicircum{}"
     assert line.startswith(escaped)
@@ -213,11 +207,11 @@ def test_hostile_names_stay_text_in_latex_and_markdown() -> None:
 
 
 def test_a_missing_number_is_a_dash_and_never_zero() -> None:
-    columns = [Column("run", ("run",)), Column("share", ("m", "l", "h"), "share", "why")]
-    table = Table("t", "", "", columns, [{"run": "a", "m": None, "l": None, "h": None, "why": "no text"}], [])
+    columns = [Column("run"), Column("share", "share")]
+    table = ReportTable("t", "", "", columns, [[Value("a"), Value(note="no text")]], [])
     assert to_markdown(table).splitlines()[2] == "| a | – (no text) |"
     assert cells(table)[0][1].bar is None
-    table.rows[0].update(m=0.0, l=0.0, h=0.49)
+    table.lines[0][1] = Value(0.0, 0.0, 0.49, "no text")
     assert to_markdown(table).splitlines()[2] == "| a | 0 % \\[0–49\\] (no text) |"
 
 
@@ -236,8 +230,8 @@ def test_the_studys_measure_decides_which_run_is_picked(tmp_path: Path) -> None:
         report = {"bootstrap": 100, "measure": {facet: 1}}
         study = made_study(tmp_path / facet, lambda _, prompt: GOOD[prompt["language"]], report=report)
         made = rated_by(study, {LANGUAGE: value("language"), JUDGE: value("helpfulness")})
-        rows = [row for row in findings_of(made).selection if row["rule"] == "mean over languages"]
-        picked[facet] = next(run.label for run in study.runs if run.id == rows[0]["run"])
+        rows = [row for row in findings_of(made).selection if row.rule == "mean over languages"]
+        picked[facet] = next(run.label for run in study.runs if run.id == rows[0].run)
         table = tables.selection_tables(made, findings_of(made).selection)[0]
         assert f"({facet})" in table.note
     assert picked["language"] != picked["helpfulness"]
@@ -271,4 +265,4 @@ def test_a_run_that_halving_stopped_is_told_as_such_and_not_as_missing(tmp_path:
     said = unknown_text(made, findings_of(made))
     assert "No answers yet" not in said
     assert all(run.label in said.split("Stopped early by successive halving")[1] for run in runs[1:])
-    assert {row["id"] for row in findings_of(made).shares}.isdisjoint({run.id for run in runs[1:]})
+    assert {row.id for row in findings_of(made).shares}.isdisjoint({run.id for run in runs[1:]})

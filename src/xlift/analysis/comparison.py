@@ -8,7 +8,7 @@ resampled, and what changes its sign in the test, is the request: translations g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -51,6 +51,9 @@ COLUMNS: dict[str, Any] = {
 }
 
 
+Pairing = Literal["prompt", "request"]
+
+
 class Pairs(NamedTuple):
     """Values of the prompts rated on both sides: prompts × runs, and each prompt's cluster, numbered from 0."""
 
@@ -82,6 +85,8 @@ def compare(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    top: float = 2.0,
+    pair: Pairing = "prompt",
 ) -> pl.DataFrame:
     """One row a facet, language (or what `by` names) and rater: the paired difference, its interval, test and size.
 
@@ -92,12 +97,13 @@ def compare(
     prompts' differences; `better`, `worse`, `tied`, shares of prompts by the second side; `superiority` = better +
     tied / 2; `pairs`, `missing` prompts without a value on one side or both; `covers` and `test` say what the interval
     and p allow for; `reason` why a number is not there. Raises ConfigError for names that are not there or sides that
-    hold several conditions, DataError for lacking columns.
+    hold several conditions, DataError for lacking columns. Values lie on a scale from 0 to `top`. Sides that differ in
+    language are paired by `pair="request"`: the translations of one request, `parallel_id`.
     """
     keys = list(dict.fromkeys([*by, "rater"]))
     rows = [
-        key | _compared(pairs, seeds, resamples, confidence, seed)
-        for key, pairs, seeds in paired(frame, first, second, keys, rater)
+        key | _compared(pairs, seeds, resamples, confidence, seed, top)
+        for key, pairs, seeds in paired(frame, first, second, keys, rater, pair)
     ]
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **COLUMNS}
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
@@ -111,6 +117,7 @@ def paired(
     second: str | Mapping[str, Any],
     keys: Sequence[str],
     rater: str | None = None,
+    pair: Pairing = "prompt",
 ) -> Iterator[tuple[dict[str, Any], Pairs, bool]]:
     """For each group that `keys` make: which it is, its pairs, and whether an interval can cover seeds.
 
@@ -121,7 +128,7 @@ def paired(
         raise DataError("there are no ratings to compare", "xlift run STUDY.yaml makes them")
     sides = _sides(_of_rater(with_conditions(frame), rater), first, second)
     for key, group in sorted(sides.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0])):
-        yield dict(zip(keys, key, strict=True)), *_pairs(group)
+        yield dict(zip(keys, key, strict=True)), *_pairs(group, pair)
 
 
 def _of_rater(frame: pl.DataFrame, rater: str | None) -> pl.DataFrame:
@@ -199,12 +206,12 @@ def _typed(frame: pl.DataFrame, key: str, text: str) -> Any:
     return value
 
 
-def _pairs(rows: pl.DataFrame) -> tuple[Pairs, bool]:
+def _pairs(rows: pl.DataFrame, pair: Pairing) -> tuple[Pairs, bool]:
     """Values of the prompts of one group, and whether an interval can cover seeds.
 
     It can if each side has two seeds or more, or is an untuned model, which has none, beside one that has.
     """
-    prompt = ["facet", "language", "id", "parallel_id"]
+    prompt = ["facet", "parallel_id"] if pair == "request" else ["facet", "language", "id", "parallel_id"]
     cells = rows.group_by([*prompt, "side", "run"]).agg(pl.col("value").mean(), pl.col("untuned").first())
     cells = cells.with_columns(place=pl.struct(prompt).rank("dense") - 1).sort("place", "side", "run")
     prompts = cells["place"].n_unique()
@@ -235,7 +242,7 @@ def _filled(values: Numbers) -> Numbers:
     return np.where(np.isfinite(values), values, np.nanmean(values, axis=1, keepdims=True)) if values.size else values
 
 
-def _compared(pairs: Pairs, seeds: bool, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
+def _compared(pairs: Pairs, seeds: bool, resamples: int, confidence: float, seed: int, top: float) -> dict[str, Any]:
     differences = pairs.differences if pairs.cluster.size else np.zeros(0)
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         **{"pairs": len(differences), "missing": pairs.missing, "n_prompts": len(np.unique(pairs.cluster))},
@@ -246,7 +253,7 @@ def _compared(pairs: Pairs, seeds: bool, resamples: int, confidence: float, seed
     row |= {"first_mean": float(pairs.first.mean()), "second_mean": float(pairs.second.mean())}
     row |= {"difference": float(differences.mean())} | _sizes(differences)
     parts = variances_of(pairs, seeds)
-    low, high = _interval(pairs, parts, resamples, confidence, seed)
+    low, high = _interval(pairs, parts, resamples, confidence, seed, top)
     row |= {"low": low, "high": high, "covers": None if low is None else SEEDS if parts.seeds else PROMPTS}
     p, test = _tested(pairs, parts, seed)
     reasons = [] if low is not None else [_no_interval(row["n_prompts"])]
@@ -279,13 +286,13 @@ def variances_of(pairs: Pairs, seeds: bool) -> Variances:
 
 
 def _interval(
-    pairs: Pairs, parts: Variances, resamples: int, confidence: float, seed: int
+    pairs: Pairs, parts: Variances, resamples: int, confidence: float, seed: int, top: float
 ) -> tuple[float | None, float | None]:
     differences, clusters = pairs.differences, int(pairs.cluster.max()) + 1
     if clusters == 1:
         return None, None
     if parts.prompts + sum(parts.seeds) < NOTHING:
-        return _interval_of_equals(pairs, clusters, confidence)
+        return _interval_of_equals(pairs, clusters, confidence, top)
     prompts = prompt_draws(clusters, resamples, seed)
     counts = prompts @ np.bincount(pairs.cluster)
     means = []
@@ -300,13 +307,15 @@ def _interval(
     return float(low), float(high)
 
 
-def _interval_of_equals(pairs: Pairs, clusters: int, confidence: float) -> tuple[float | None, float | None]:
+def _interval_of_equals(
+    pairs: Pairs, clusters: int, confidence: float, top: float
+) -> tuple[float | None, float | None]:
     # The bound is on the share of requests that would have differed, at worst from one end of the scale to the other.
-    if not all(np.isin(side, [0.0, 1.0, 2.0]).all() for side in (pairs.first, pairs.second)):
+    if not all(((side >= 0) & (side <= top)).all() for side in (pairs.first, pairs.second)):
         return None, None
     kept, _ = wilson(1.0, clusters, confidence)
     centre = kept * float(pairs.differences.mean())
-    return centre - 2 * (1 - kept), centre + 2 * (1 - kept)
+    return centre - top * (1 - kept), centre + top * (1 - kept)
 
 
 def _tested(pairs: Pairs, parts: Variances, seed: int) -> tuple[float, str]:

@@ -15,26 +15,33 @@ NONE = "–"
 
 
 class Column(NamedTuple):
-    """A column for people: the keys of the value and, where it has an interval, of its bounds.
+    """A column for people.
 
     Forms: `share` 0 to 1 as per cent, `points` a difference of shares as percentage points, `number` and `signed` with
-    two decimals, `p` a p-value, `count` a whole number. `note` is the key of a remark that follows the value.
+    two decimals, `p` a p-value, `count` a whole number.
     """
 
     heading: str
-    keys: tuple[str, ...]
     form: Form = "text"
-    note: str | None = None
 
 
-class Table(NamedTuple):
-    """`rows` are what people see, one dict of values a line; `records` are what a machine reads (the CSV)."""
+class Value(NamedTuple):
+    """What stands in a column: a value, the bounds of its interval, and a remark that follows it."""
+
+    value: Any = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+class ReportTable(NamedTuple):
+    """`lines` are what people see, a value a column; `records` are what a machine reads (the CSV)."""
 
     name: str
     title: str
     note: str
     columns: list[Column]
-    rows: list[dict[str, Any]]
+    lines: list[list[Value]]
     records: list[dict[str, Any]]
 
 
@@ -76,18 +83,17 @@ def interval_text(low: float | None, high: float | None, form: Form) -> str:
     return f"[{value_text(low, form)}, {value_text(high, form)}]"
 
 
-def cells(table: Table) -> list[list[Cell]]:
+def cells(table: ReportTable) -> list[list[Cell]]:
     """The cells of a table, row by row."""
-    return [[_cell(row, column) for column in table.columns] for row in table.rows]
+    return [[_cell(*pair) for pair in zip(line, table.columns, strict=True)] for line in table.lines]
 
 
-def _cell(row: dict[str, Any], column: Column) -> Cell:
-    value, low, high = (*(row.get(key) for key in column.keys), None, None)[:3]
-    note = row.get(column.note) if column.note else None
+def _cell(one: Value, column: Column) -> Cell:
     bar = None
-    if column.form == "share" and value is not None and low is not None and high is not None:
-        bar = (value * 100, low * 100, (high - low) * 100)
-    return Cell(value_text(value, column.form), interval_text(low, high, column.form), note or "", bar)
+    if column.form == "share" and one.value is not None and one.low is not None and one.high is not None:
+        bar = (one.value * 100, one.low * 100, (one.high - one.low) * 100)
+    interval = interval_text(one.low, one.high, column.form)
+    return Cell(value_text(one.value, column.form), interval, one.note, bar)
 
 
 def cell_line(cell: Cell) -> str:
@@ -105,7 +111,7 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: ReportTable) -> str:
     """A table in Markdown."""
     head = [column.heading for column in table.columns]
     align = ["---" if column.form == "text" else "---:" for column in table.columns]
@@ -120,7 +126,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def to_latex(table: Table) -> str:
+def to_latex(table: ReportTable) -> str:
     """A table in LaTeX with the package booktabs."""
     align = "".join("l" if column.form == "text" else "r" for column in table.columns)
     head = " & ".join(_latex(column.heading) for column in table.columns)
@@ -156,7 +162,7 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def write_tables(tables: Sequence[Table], folder: Path, endings: Sequence[str] = ("csv", "tex")) -> None:
+def write_tables(tables: Sequence[ReportTable], folder: Path, endings: Sequence[str] = ("csv", "tex")) -> None:
     """Write each table as NAME.csv (all records) and NAME.tex (what people see)."""
     for table in tables:
         if "csv" in endings:

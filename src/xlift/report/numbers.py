@@ -6,9 +6,8 @@ Everything here looks at test prompts and at the last checkpoint of each run, un
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import astuple, replace
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 
@@ -30,7 +29,25 @@ from xlift.report.reading import (
     setting_text,
     share_rows,
 )
+from xlift.report.rows import (
+    AgreementRow,
+    CalibrationRow,
+    CurvePoint,
+    DifferenceRow,
+    EffectRow,
+    FactRow,
+    MarginRow,
+    MeanRow,
+    MissingRow,
+    PersonRow,
+    Range,
+    SelectionRow,
+    ShareRow,
+    VarianceRow,
+    read,
+)
 
+ALL = "all"
 REFERENCE = "en"
 """The language that the others are compared with."""
 
@@ -38,25 +55,25 @@ REFERENCE = "en"
 class Findings(NamedTuple):
     """Rows behind the tables, figures and sentences of a report; a list is empty where there is nothing to say."""
 
-    shares: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
-    versus: list[dict[str, Any]]
-    gaps: list[dict[str, Any]]
-    means: list[dict[str, Any]]
-    selection: list[dict[str, Any]]
-    effects: list[dict[str, Any]]
-    variance: list[dict[str, Any]]
-    margins: list[dict[str, Any]]
-    facts: list[dict[str, Any]]
-    missing: list[dict[str, Any]]
-    agreement: list[dict[str, Any]]
-    people: list[dict[str, Any]]
-    calibration: list[dict[str, Any]]
+    shares: list[ShareRow]
+    validation: list[ShareRow]
+    versus: list[DifferenceRow]
+    gaps: list[DifferenceRow]
+    means: list[MeanRow]
+    selection: list[SelectionRow]
+    effects: list[EffectRow]
+    variance: list[VarianceRow]
+    margins: list[MarginRow]
+    facts: list[FactRow]
+    missing: list[MissingRow]
+    agreement: list[AgreementRow]
+    people: list[PersonRow]
+    calibration: list[CalibrationRow]
 
 
 def findings_of(material: Material) -> Findings:
     """All numbers of a report."""
-    agreement = _agreement(material)
+    agreement, people = _agreement(material)
     return Findings(
         shares=share_rows(material, "test"),
         validation=share_rows(material, "validation"),
@@ -64,34 +81,27 @@ def findings_of(material: Material) -> Findings:
         gaps=gap_rows(material),
         means=mean_rows(material),
         selection=selection_rows(material),
-        effects=_effects(material, factor_effects),
-        variance=_effects(material, variance_shares),
+        effects=_effects(material, factor_effects, EffectRow),
+        variance=_effects(material, variance_shares, VarianceRow),
         margins=margin_rows(material),
         facts=consistency_rows(material),
         missing=missing_rows(material),
-        agreement=agreement["agreement"],
-        people=agreement["people"],
+        agreement=agreement,
+        people=people,
         calibration=_calibration(material),
     )
 
 
-def difference_rows(
+def differences(
     frame: pl.DataFrame, first: Condition, second: Condition, by: Sequence[str], resampling: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Differences of shares between two conditions as plain rows; empty where either has no ratings in `frame`."""
+) -> list[DifferenceRow]:
+    """Differences of shares between two conditions (`run`: the second); [] where either has no ratings in `frame`."""
     runs = frame.filter(pl.col("run").is_in([*first.runs, *second.runs]))
     if {row for one in (first, second) for row in one.runs} - set(runs["run"]):
         return []
-    return _compared(runs, first.chosen, second.chosen, by, resampling)
-
-
-def _compared(
-    frame: pl.DataFrame, first: dict[str, Any], second: dict[str, Any], by: Sequence[str], resampling: dict[str, Any]
-) -> list[dict[str, Any]]:
-    # Compared as 0 and 2, the ends of the scale that `compare` takes for granted, and halved.
-    rows = compare(frame.with_columns(pl.col("value") * 2), first, second, by, **resampling).to_dicts()
-    halved = ("first_mean", "second_mean", "difference", "low", "high")
-    return [row | {name: None if row[name] is None else row[name] / 2 for name in halved} for row in rows]
+    found = compare(runs, first.chosen, second.chosen, by, top=1.0, **resampling).to_dicts()
+    sides = {"run": second.name, "base": first.name if first.untuned else None, "untuned": None}
+    return [read(DifferenceRow, {"language": ALL, **row}, **sides) for row in found]
 
 
 def base_of(material: Material, condition: Condition) -> Condition | None:
@@ -103,160 +113,174 @@ def base_of(material: Material, condition: Condition) -> Condition | None:
     return None
 
 
-def versus_rows(material: Material) -> list[dict[str, Any]]:
+def versus_rows(material: Material) -> list[DifferenceRow]:
     """One row a tuned condition, scale and language: its share of 2 less that of the untuned model, prompt by prompt.
 
     `p_holm` is corrected over all rows of a scale.
     """
-    rows = []
+    rows: list[DifferenceRow] = []
     for condition in material.conditions:
         base = None if condition.untuned else base_of(material, condition)
         if base is not None:
-            found = difference_rows(material.test, base, condition, ("facet", "language"), material.resampling)
-            rows += [{"run": condition.name, "base": base.name, **row} for row in found]
+            rows += differences(material.test, base, condition, ("facet", "language"), material.resampling)
     return _in_order(material, _corrected(rows))
 
 
-def gap_rows(material: Material) -> list[dict[str, Any]]:
+def gap_rows(material: Material) -> list[DifferenceRow]:
     """One row a condition, scale and language: its share of 2 less that in English, request by request.
 
     Empty without parallel prompts. `first_mean` is English's share, `second_mean` the language's, both over the
     requests that are rated in both.
     """
-    rows = []
+    rows: list[DifferenceRow] = []
     for condition in material.conditions:
         own = material.test.filter(pl.col("run").is_in(condition.runs))
-        english = own.filter(pl.col("language") == REFERENCE)
-        others = [code for code in own["language"].unique() if code != REFERENCE]
-        if english.is_empty() or not others:
-            continue
-        # Language takes the place of the run, and the request that of the prompt.
-        sides = [
-            part.with_columns(side=pl.lit(side), id="parallel_id", language=pl.lit(code))
-            for code in others
-            for side, part in ((REFERENCE, english), ("other", own.filter(pl.col("language") == code)))
-        ]
-        both = pl.concat(sides).with_columns(run=pl.col("run") + " " + pl.col("side"), template=pl.col("side"))
-        chosen = {"template": REFERENCE}, {"template": "other"}
-        found = _compared(both, *chosen, ("facet", "language"), material.resampling)
-        rows += [{"run": condition.name, "untuned": condition.untuned, **row} for row in found if row["pairs"]]
+        codes = own["language"].unique().to_list()
+        for code in sorted(set(codes) - {REFERENCE}) if REFERENCE in codes else []:
+            sides = {"language": REFERENCE}, {"language": code}
+            found = compare(own, *sides, ("facet",), top=1.0, pair="request", **material.resampling).to_dicts()
+            told = {"run": condition.name, "base": None, "untuned": condition.untuned, "language": code}
+            rows += [read(DifferenceRow, row, **told) for row in found if row["pairs"]]
     return _in_order(material, _corrected(rows))
 
 
-def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _corrected(rows: list[DifferenceRow]) -> list[DifferenceRow]:
     """The rows with p corrected over all that belong to one scale."""
-    scales = dict.fromkeys((row["facet"], row["rater"]) for row in rows)
-    for scale in scales:
-        own = [row for row in rows if (row["facet"], row["rater"]) == scale]
-        for row, corrected in zip(own, holm([row["p"] for row in own]), strict=True):
-            row["p_holm"] = corrected
-    return rows
+    scales = list(dict.fromkeys((row.facet, row.rater) for row in rows))
+    own = {scale: [row for row in rows if (row.facet, row.rater) == scale] for scale in scales}
+    return [
+        replace(row, p_holm=corrected)
+        for found in own.values()
+        for row, corrected in zip(found, holm([row.p for row in found]), strict=True)
+    ]
 
 
-def _in_order(material: Material, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+class _Ranked(Protocol):
+    @property
+    def run(self) -> str: ...
+    @property
+    def facet(self) -> str: ...
+    @property
+    def rater(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+
+
+Ranked = TypeVar("Ranked", bound=_Ranked)
+
+
+def _in_order(material: Material, rows: list[Ranked]) -> list[Ranked]:
     scales = [(scale.facet, scale.rater) for scale in material.scales]
     names = [condition.name for condition in material.conditions]
     return sorted(
         rows,
         key=lambda row: (
-            scales.index((row["facet"], row["rater"])),
-            names.index(row["run"]),
-            language_place(material, row["language"]),
+            scales.index((row.facet, row.rater)),
+            names.index(row.run),
+            language_place(material, row.language),
         ),
     )
 
 
-def mean_rows(material: Material) -> list[dict[str, Any]]:
+def mean_rows(material: Material) -> list[MeanRow]:
     """One row a condition, scale and language: share of 2 over its seeds, and how the condition was trained."""
     if material.tested.is_empty():
         return []
     frame = with_conditions(material.tested)
     by_first = {run: condition for condition in material.conditions for run in condition.runs}
-    found = summary(frame, ["condition", "facet", "rater", "language"], **material.resampling).to_dicts()
     rows = []
-    for row in found:
-        condition = by_first[row.pop("condition")]
-        rows.append({"run": condition.name, **condition.settings, **row})
+    for row in summary(frame, ["condition", "facet", "rater", "language"], **material.resampling).to_dicts():
+        condition = by_first[row["condition"]]
+        share = Range(row["share_2"], row["share_2_low"], row["share_2_high"])
+        rows.append(read(MeanRow, row, run=condition.name, settings=condition.settings, share=share))
     return _in_order(material, rows)
 
 
-def curve_rows(material: Material, means: list[dict[str, Any]], scale: Scale, axis: str) -> list[dict[str, Any]]:
-    """The rows of `mean_rows` along a training choice: where it takes two values and all else is equal (`panel`).
+def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: str) -> list[CurvePoint]:
+    """The means along a training choice: where it takes two values and all else is equal (`panel`).
 
     Rows of the untuned model, `axis` null, are there once a panel as the reference. Steps that follow from the size
     of the data are not held equal along it.
     """
-    own = [row for row in means if (row["facet"], row["rater"]) == (scale.facet, scale.rater) and not row["untuned"]]
-    follows = axis == "size" and len({(row["size"], row["steps"]) for row in own}) == len({row["size"] for row in own})
+    own = [row for row in means if (row.facet, row.rater) == (scale.facet, scale.rater) and not row.untuned]
+    told = [row.settings for row in own]
+    follows = axis == "size" and len({(one["size"], one["steps"]) for one in told}) == len(
+        {one["size"] for one in told}
+    )
     varied = [
         name
         for name in SETTINGS
-        if name != axis and len({setting_text(name, row) for row in own}) > 1 and not (name == "steps" and follows)
+        if name != axis and len({setting_text(name, one) for one in told}) > 1 and not (name == "steps" and follows)
     ]
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[MeanRow]] = {}
     for row in own:
-        said = [setting_text(name, row) for name in varied]
+        said = [setting_text(name, row.settings) for name in varied]
         groups.setdefault(" · ".join(dict.fromkeys(text for text in said if text)), []).append(row)
     return [
-        {**row, "panel": panel}
+        CurvePoint(panel, row)
         for panel, rows in groups.items()
-        if len({row[axis] for row in rows}) > 1
-        for row in [*rows, *_references(means, rows[0], scale)]
+        if len({row.settings[axis] for row in rows}) > 1
+        for row in [*rows, *_references(means, rows[0])]
     ]
 
 
-def _references(means: list[dict[str, Any]], tuned: dict[str, Any], scale: Scale) -> list[dict[str, Any]]:
-    same = {"model": tuned["model"], "template": tuned["template"], "system": tuned["system"], "untuned": True}
-    same |= {"facet": scale.facet, "rater": scale.rater}
-    return [row for row in means if all(row[name] == value for name, value in same.items())]
+def _references(means: list[MeanRow], tuned: MeanRow) -> list[MeanRow]:
+    """The means of the untuned model that a tuned condition starts from, on the same scale."""
+    same = ("model", "template", "system")
+    return [
+        row
+        for row in means
+        if row.untuned
+        and (row.facet, row.rater) == (tuned.facet, tuned.rater)
+        and all(row.settings[name] == tuned.settings[name] for name in same)
+    ]
 
 
-def selection_rows(material: Material) -> list[dict[str, Any]]:
+def selection_rows(material: Material) -> list[SelectionRow]:
     """What each rule of selection picks and what that costs, by `selection_table`; languages in the study's order."""
     if not material.measure:
         return []
-    rows = selection_table(material.everyone, material.training, material.measure, **material.resampling)
-    rules = list(dict.fromkeys(row["rule"] for row in rows))
-    place = partial(language_place, material)
-    return sorted(rows, key=lambda row: (rules.index(row["rule"]), place(row["language"])))
+    found = selection_table(material.everyone, material.training, material.measure, **material.resampling)
+    rules = list(dict.fromkeys(row["rule"] for row in found))
+    rows = [read(SelectionRow, row) for row in found]
+    return sorted(rows, key=lambda row: (rules.index(row.rule), language_place(material, row.language)))
 
 
-def _effects(material: Material, function: Any) -> list[dict[str, Any]]:
+Contribution = TypeVar("Contribution", EffectRow, VarianceRow)
+
+
+def _effects(material: Material, function: Any, kind: type[Contribution]) -> list[Contribution]:
     tuned = material.test.filter(~pl.col("untuned"))
     if len([one for one in material.conditions if not one.untuned]) < 2:
         return []
-    rows = function(tuned, **material.resampling).to_dicts()
+    rows = [read(kind, row) for row in function(tuned, **material.resampling).to_dicts()]
     scales = [(scale.facet, scale.rater) for scale in material.scales]
     # Stable: factors and levels keep the order that they come in.
-    return sorted(
-        rows,
-        key=lambda row: (scales.index((row["facet"], row["rater"])), language_place(material, row["language"])),
-    )
+    return sorted(rows, key=lambda row: (scales.index((row.facet, row.rater)), language_place(material, row.language)))
 
 
-def margin_rows(material: Material) -> list[dict[str, Any]]:
+def margin_rows(material: Material) -> list[MarginRow]:
     """One row a checkpoint and language: how likely the model opens in the user's language rather than in English."""
     rows = []
     for one in material.answered:
         measured = {code: margin["probability"] for code, margin in one.margins.items()}
         for code in material.languages if measured else []:
             found = Estimate(**measured[code]) if code in measured else Estimate(None, None, None, 0, 0)
-            facts = {"run": one.run.label, "id": one.run.id, "step": one.step, "language": code}
-            rows.append(facts | asdict(found))
+            rows.append(MarginRow(one.run.label, one.run.id, one.step, code, *astuple(found)))
     return rows
 
 
-def consistency_rows(material: Material, split: str = "test") -> list[dict[str, Any]]:
+def consistency_rows(material: Material, split: str = "test") -> list[FactRow]:
     """One row a checkpoint and pair of languages: how alike the same facts are answered; empty without facts."""
     rows = []
     for one in material.answered:
         asked = [response for response in one.responses if response["split"] == split]
         facts = {"run": one.run.label, "id": one.run.id, "step": one.step}
-        rows += [facts | pair for pair in consistency(with_requests(one.ratings, asked))]
+        rows += [read(FactRow, pair, **facts) for pair in consistency(with_requests(one.ratings, asked))]
     return rows
 
 
-def missing_rows(material: Material) -> list[dict[str, Any]]:
+def missing_rows(material: Material) -> list[MissingRow]:
     """One row a scale, reason and language: how many ratings are missing, of how many (both splits).
 
     Prompts that a checkpoint has not answered are of the facet and rater "response".
@@ -265,16 +289,16 @@ def missing_rows(material: Material) -> list[dict[str, Any]]:
     asked = {tuple(row[:4]): row[4] for row in material.ratings.group_by(keys).len().iter_rows()}
     lacking = material.ratings.filter(pl.col("value").is_null())
     lacking = lacking.with_columns(pl.col("reason").fill_null("no reason given"))
-    rows: list[dict[str, Any]] = [
-        {**row, "asked": asked[tuple(row[key] for key in keys)]}
+    rows = [
+        read(MissingRow, row, asked=asked[tuple(row[key] for key in keys)])
         for row in lacking.group_by([*keys, "reason"]).len("count").sort([*keys, "reason"]).iter_rows(named=True)
     ]
     for code in material.languages:
         prompts = sum(prompt["language"] == code for prompt in material.prompts) * len(material.answered)
         made = sum(response["language"] == code for one in material.answered for response in one.responses)
         if made < prompts:
-            facts = {"facet": "response", "rater": "response", "kind": "response", "reason": "not answered yet"}
-            rows.append(facts | {"language": code, "count": prompts - made, "asked": prompts})
+            absent = ("response", "response", "response", code, "not answered yet")
+            rows.append(MissingRow(*absent, count=prompts - made, asked=prompts))
     return rows
 
 
@@ -283,20 +307,21 @@ def _on_scale(material: Material) -> pl.DataFrame:
     return material.everyone.filter(value.is_null() | value.is_in([0.0, 1.0, 2.0]))
 
 
-def _agreement(material: Material) -> dict[str, list[dict[str, Any]]]:
+def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]:
     """Agreement between raters where a person or a judge has rated; how surface checks agree is not asked."""
     frame = _on_scale(material)
     others = frame.filter(pl.col("kind") != "check")["facet"].unique()
     rows = frame.filter(pl.col("facet").is_in(others.implode())).to_dicts()
     if not rows:
-        return {"agreement": [], "people": []}
-    return agreement_tables(rows, **material.resampling)
+        return [], []
+    found = agreement_tables(rows, **material.resampling)
+    return [read(AgreementRow, row) for row in found["agreement"]], [read(PersonRow, row) for row in found["people"]]
 
 
-def _calibration(material: Material) -> list[dict[str, Any]]:
+def _calibration(material: Material) -> list[CalibrationRow]:
     rows = _on_scale(material).filter((pl.col("kind") != "check") & (pl.col("split") == "test")).to_dicts()
     found = calibration_table(rows, **material.resampling) if any(row["kind"] == "human" for row in rows) else []
-    return [{**row, "run": material.name(row["run"], row["step"]), "id": row["run"]} for row in found]
+    return [read(CalibrationRow, row, run=material.name(row["run"], row["step"]), id=row["run"]) for row in found]
 
 
 def detectable(material: Material, scale: Scale) -> float | None:

@@ -24,15 +24,16 @@ from xlift.records import write_atomic
 from xlift.report import methods
 from xlift.report.browser import pack, packed_bytes
 from xlift.report.figures import save_figure, script_bundle
-from xlift.report.formats import Table, cells, to_markdown, write_tables
+from xlift.report.formats import ReportTable, cells, to_markdown, write_tables
 from xlift.report.numbers import Findings, findings_of
 from xlift.report.reading import TITLES, Material, Scale, language_name, material_of, share_rows
+from xlift.report.rows import ShareRow
 from xlift.report.sections import Section, sections_of
 from xlift.report.summary import summary_text, unknown_text
 from xlift.report.tables import rows_of, runs_table
 from xlift.workspace import StudyFolder, now
 
-__all__ = ["FORMATS", "TITLES", "share_table", "text_table", "write_pages", "write_report"]
+__all__ = ["FORMATS", "TITLES", "text_table", "write_pages", "write_report"]
 
 FORMATS = ("html", "md", "csv", "latex")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -142,40 +143,24 @@ def _markdown(material: Material, found: Findings, sections: list[Section]) -> s
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table_part(table: Table) -> str:
+def _table_part(table: ReportTable) -> str:
     return f"### {table.title}\n\n{to_markdown(table)}\n\n{table.note}"
 
 
-def share_table(workspace: StudyFolder, rater: str, split: str = "test") -> list[dict[str, Any]]:
-    """One row a run, step and language: the share of responses that a surface check gives a 2, with its interval.
-
-    Responses that a rater has nothing to say about (prompts without a constraint, say) are not counted.
-    """
-    material = material_of(workspace)
+def text_table(material: Material) -> list[tuple[str, list[str]]]:
+    """The test table for the terminal, by the study's first rater: per run, one cell a language as "94% [72–99]"."""
+    rater = material.workspace.study.raters[0]
     scale = next((scale for scale in material.scales if scale.rater == rater), None)
-    rows = rows_of(share_rows(material, split), scale) if scale else []
-    by_cell = {(row["id"], row["step"], row["language"]): row for row in rows}
-    nothing = {"mean": None, "low": None, "high": None, "rated": 0, "missing": 0}
+    rows = rows_of(share_rows(material, "test"), scale) if scale else []
+    told = {(row.id, row.step, row.language): _cell_text(row) for row in rows}
     return [
-        by_cell.get(
-            (one.run.id, one.step, code),
-            {"run": one.run.label, "id": one.run.id, "step": one.step, "language": code, **nothing},
-        )
+        (one.run.label, [told.get((one.run.id, one.step, code), "not rated") for code in material.languages])
         for one in material.answered
-        for code in material.languages
     ]
 
 
-def text_table(workspace: StudyFolder) -> list[tuple[str, list[str]]]:
-    """The test table for the terminal: per run, one cell a language as "94% [72–99]"."""
-    lines: dict[tuple[str, int], tuple[str, list[str]]] = {}
-    for row in share_table(workspace, workspace.study.raters[0]):
-        lines.setdefault((row["id"], row["step"]), (row["run"], []))[1].append(_cell_text(row))
-    return list(lines.values())
-
-
-def _cell_text(cell: dict[str, Any]) -> str:
-    if cell["mean"] is None:
+def _cell_text(row: ShareRow) -> str:
+    if row.mean is None or row.low is None or row.high is None:
         return "not rated"
-    missing = f" ({cell['missing']} missing)" if cell["missing"] else ""
-    return f"{cell['mean']:.0%} [{cell['low'] * 100:.0f}–{cell['high'] * 100:.0f}]{missing}"
+    missing = f" ({row.missing} missing)" if row.missing else ""
+    return f"{row.mean:.0%} [{row.low * 100:.0f}–{row.high * 100:.0f}]{missing}"

@@ -21,6 +21,7 @@ from xlift.halving import stopped
 from xlift.languages import get_language
 from xlift.rating import RATERS
 from xlift.records import FACETS, Prompt, Rating, Response
+from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
 from xlift.study.labels import rate_text
 from xlift.workspace import RunFolder, StudyFolder
@@ -180,35 +181,33 @@ def material_of(workspace: StudyFolder, answered: list[Answered] | None = None) 
     return Material(workspace, prompts, found, frame, Results(workspace).training)
 
 
-def share_rows(material: Material, split: str) -> list[dict[str, Any]]:
-    """One row a checkpoint, scale and language: share of 2 (`mean`, `low`, `high`), `rated`, `missing` and more."""
+def share_rows(material: Material, split: str) -> list[ShareRow]:
+    """One row a checkpoint, scale and language: share of 2, mean value, how many were rated and are missing."""
     keys = ["run", "label", "step", "split", "facet", "rater", "kind", "language"]
     chosen = material.ratings.filter(pl.col("split") == split)
     if chosen.is_empty():
         return []
     rates = dict(material.ratings.select("run", "learning_rate").unique().iter_rows())
-    rows = summary(chosen, [*keys, "learning_rate"], **material.resampling).to_dicts()
+    rows = [
+        read(
+            ShareRow,
+            row,
+            **{"run": row["label"], "id": row["run"], "learning_rate": rates[row["run"]]},
+            **{"mean": row["share_2"], "low": row["share_2_low"], "high": row["share_2_high"]},
+            **{"mean_value": row["mean"], "mean_value_low": row["low"], "mean_value_high": row["high"]},
+        )
+        for row in summary(chosen, [*keys, "learning_rate"], **material.resampling).to_dicts()
+    ]
     order = {(one.run.id, one.step): place for place, one in enumerate(material.answered)}
     scales = [(scale.facet, scale.rater) for scale in material.scales]
-    rows.sort(
+    return sorted(
+        rows,
         key=lambda row: (
-            scales.index((row["facet"], row["rater"])),
-            order[row["run"], row["step"]],
-            language_place(material, row["language"]),
-        )
+            scales.index((row.facet, row.rater)),
+            order[row.id, row.step],
+            language_place(material, row.language),
+        ),
     )
-    return [
-        {
-            **{"run": row["label"], "id": row["run"], "step": row["step"], "split": split},
-            **{name: row[name] for name in ("facet", "rater", "kind", "language")},
-            **{"learning_rate": rates[row["run"]]},
-            **{"mean": row["share_2"], "low": row["share_2_low"], "high": row["share_2_high"]},
-            **{"rated": row["rated"], "missing": row["missing"], "n_prompts": row["n_prompts"]},
-            **{"mean_value": row["mean"], "mean_value_low": row["low"], "mean_value_high": row["high"]},
-            **{"covers": row["covers"], "reason": row["reason"]},
-        }
-        for row in rows
-    ]
 
 
 def language_place(material: Material, code: str) -> int:

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 
 from xlift.report import figures, tables
 from xlift.report.figures import Figure, Specification
-from xlift.report.formats import Table
-from xlift.report.numbers import REFERENCE, Findings, curve_rows
+from xlift.report.formats import ReportTable
+from xlift.report.numbers import ALL, REFERENCE, Findings, curve_points
 from xlift.report.reading import Material, Scale, language_name, rater_name
+from xlift.report.rows import CurvePoint, record
 
 
 class Block(NamedTuple):
     """A figure or a table; `scale` is the slug of the only scale that it belongs to; `folded`: closed at first."""
 
     figure: Figure | None = None
-    table: Table | None = None
+    table: ReportTable | None = None
     scale: str = ""
     folded: bool = False
 
@@ -74,7 +75,7 @@ AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1
 MISSING = "Missing is not zero: what could not be rated says why, and counts neither as right nor as wrong."
 
 
-def _one(table: Table | None) -> Iterator[Block]:
+def _one(table: ReportTable | None) -> Iterator[Block]:
     if table is not None:
         yield Block(table=table)
 
@@ -83,7 +84,7 @@ def _selection(material: Material, found: Findings) -> Iterator[Block]:
     yield from (Block(table=table) for table in tables.selection_tables(material, found.selection))
 
 
-def _tables(scale: Scale, *tables: Table | None, folded: bool = True) -> Iterator[Block]:
+def _tables(scale: Scale, *tables: ReportTable | None, folded: bool = True) -> Iterator[Block]:
     yield from (Block(table=table, scale=scale.slug, folded=folded) for table in tables if table is not None)
 
 
@@ -96,10 +97,10 @@ def _figure(name: str, caption: str, drawn: Specification | None, scale: Scale |
 
 def _results(material: Material, found: Findings) -> Iterator[Block]:
     for scale in material.scales:
-        own = tables.rows_of(found.shares, scale)
         shown = [
-            row | {"run": material.name(row["id"], row["step"]), "language": language_name(row["language"])}
-            for row in own
+            {"run": material.name(row.id, row.step), "language": language_name(row.language)}
+            | {"mean": row.mean, "low": row.low, "high": row.high, "rated": row.rated, "missing": row.missing}
+            for row in tables.rows_of(found.shares, scale)
         ]
         yield from _figure("heat-map", "share of answers", figures.heat_map(shown), scale)
         yield from _tables(
@@ -110,10 +111,6 @@ def _results(material: Material, found: Findings) -> Iterator[Block]:
         )
 
 
-def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"language": language_name(row["language"])} for row in rows]
-
-
 def _curves(material: Material, found: Findings, axis: str) -> Iterator[Block]:
     said = {
         "learning_rate": ("learning-rate", "by learning rate", "learning rate", "~e"),
@@ -121,8 +118,15 @@ def _curves(material: Material, found: Findings, axis: str) -> Iterator[Block]:
     }
     name, caption, title, form = said[axis]
     for scale in material.scales:
-        rows = _named(curve_rows(material, found.means, scale, axis))
+        rows = [_curve_point(point, axis) for point in curve_points(material, found.means, scale, axis)]
         yield from _figure(name, caption, figures.curve_figure(rows, _names(material), axis, title, form), scale)
+
+
+def _curve_point(point: CurvePoint, axis: str) -> dict[str, Any]:
+    row = point.row
+    ends = dict(zip(("share_2", "share_2_low", "share_2_high"), row.share, strict=True))
+    named = {"panel": point.panel, "run": row.run, "language": language_name(row.language), "untuned": row.untuned}
+    return named | ends | {axis: row.settings[axis], "rated": row.rated, "missing": row.missing}
 
 
 def _names(material: Material) -> list[str]:
@@ -131,7 +135,7 @@ def _names(material: Material) -> list[str]:
 
 def _transfer(material: Material, found: Findings) -> Iterator[Block]:
     for scale in material.scales:
-        rows = _named(tables.rows_of(found.gaps, scale))
+        rows = [record(row) | {"language": language_name(row.language)} for row in tables.rows_of(found.gaps, scale)]
         yield from _figure(
             "transfer", "English beside the others", figures.transfer_figure(rows, _names(material)), scale
         )
@@ -143,7 +147,12 @@ def _effects(material: Material, found: Findings) -> Iterator[Block]:
         table = tables.effects_table(material, found.effects, scale)
         if table is None:
             continue
-        rows = [row | {"language": row["in"]} for row in table.rows if row["language"] != "all"]
+        rows: list[dict[str, Any]] = [
+            {"choice": tables.factor_name(row.factor), "level": tables.level_name(row.factor, row.level)}
+            | {"language": language_name(row.language), "effect": row.effect, "low": row.low, "high": row.high}
+            for row in tables.rows_of(found.effects, scale)
+            if row.language != ALL
+        ]
         yield from _figure(
             "effects", "effects of the training choices", figures.effects_figure(rows, _names(material)), scale
         )
@@ -172,25 +181,21 @@ def _training(material: Material) -> Iterator[Block]:
         yield from _figure(name, caption, figures.watched_figure(values, _names(material), title))
 
 
-ESTIMATES = {"judge": "judge alone", "people": "people alone", "calibrated": "calibrated"}
-
-
 def _agreement(material: Material, found: Findings) -> Iterator[Block]:
     # Over all languages where the judge has rated several; single languages are in the table.
-    several = {row["judge"] for row in found.calibration if row["language"] == "all"}
+    several = {row.judge for row in found.calibration if row.language == ALL}
+    shown = [row for row in found.calibration if row.labelled and (row.language == ALL or row.judge not in several)]
     panels = [
         {
-            "panel": f"{row['facet']}, {rater_name(row['judge'])}",
-            "run": row["run"],
+            "panel": f"{row.facet}, {rater_name(row.judge)}",
+            "run": row.run,
             "who": who,
-            **{part: row[f"{key}_{part}"] for part in ("mean", "low", "high")},
+            **dict(zip(("mean", "low", "high"), estimate, strict=True)),
         }
-        for row in found.calibration
-        if row["labelled"] and (row["language"] == "all" or row["judge"] not in several)
-        for key, who in ESTIMATES.items()
-        if row[f"{key}_mean"] is not None
+        for row in shown
+        for who, estimate in row.estimates.items()
+        if estimate.value is not None
     ]
-    yield from _figure(
-        "calibration", "Judges calibrated by people", figures.calibration_figure(panels, list(ESTIMATES.values()))
-    )
+    who = list(shown[0].estimates) if shown else []
+    yield from _figure("calibration", "Judges calibrated by people", figures.calibration_figure(panels, who))
     yield from (Block(table=table) for table in tables.agreement_tables_of(material, found))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import polars as pl
 
 from xlift.report.formats import interval_text, value_text
-from xlift.report.numbers import REFERENCE, Findings, detectable, difference_rows
+from xlift.report.numbers import ALL, REFERENCE, Findings, detectable, differences
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
+from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
 from xlift.report.tables import factor_name, rows_of
 
-Rows = Sequence[dict[str, Any]]
 MOST_NAMED = 8
 """More languages than this are not gone through one by one."""
 
@@ -81,24 +80,21 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _share(row: dict[str, Any], keys: tuple[str, str, str] = ("mean", "low", "high")) -> str:
-    value, low, high = (row[key] for key in keys)
-    return f"{value_text(value, 'share')} {interval_text(low, high, 'share')}".strip()
+def _share(found: Range) -> str:
+    return f"{value_text(found.value, 'share')} {interval_text(found.low, found.high, 'share')}".strip()
 
 
-def _points(row: dict[str, Any], keys: tuple[str, str, str] = ("difference", "low", "high")) -> str:
-    value, low, high = (row[key] for key in keys)
-    return f"{value_text(value, 'points')} points {interval_text(low, high, 'points')}"
+def _points(found: Range) -> str:
+    return f"{value_text(found.value, 'points')} points {interval_text(found.low, found.high, 'points')}"
 
 
 def _untuned(material: Material, found: Findings, scale: Scale) -> str:
     """How the untuned model does; where there are several, nothing."""
     bases = {condition.name for condition in material.conditions if condition.untuned}
-    rows = [row for row in rows_of(found.means, scale) if row["run"] in bases and row["share_2_low"] is not None]
+    rows = [row for row in rows_of(found.means, scale) if row.run in bases and row.share.low is not None]
     if len(bases) != 1 or not rows or len(rows) > MOST_NAMED:
         return ""
-    keys = ("share_2", "share_2_low", "share_2_high")
-    said = [f"{_share(row, keys)} in {language_name(row['language'])}" for row in rows]
+    said = [f"{_share(row.share)} in {language_name(row.language)}" for row in rows]
     return f"Untuned, the share of {scale.title[0].lower()}{scale.title[1:]} is {_listed(said)}."
 
 
@@ -116,14 +112,14 @@ def _extremes(material: Material, found: Findings, scale: Scale) -> str:
     # Of equal ones the first in the study.
     best = max(known, key=lambda one: means[one.name] or 0)
     worst = min(known, key=lambda one: means[one.name] or 0)
-    rows = difference_rows(frame, worst, best, ("facet",), material.resampling) if best is not worst else []
+    rows = differences(frame, worst, best, ("facet",), material.resampling) if best is not worst else []
     where = "outside English" if REFERENCE in material.languages else "over all languages"
-    if not rows or not _is_difference(material, rows[0], len(pairs)):
+    if not rows or not _is_difference(material, rows[0], rows[0].p, len(pairs)):
         return f"No two tuned settings can be told apart with confidence {where}."
     row = rows[0]
     return (
-        f"How it is tuned matters: {where}, {best.name} is {_points(row)} above {worst.name}, the widest of "
-        f"{_counted(len(pairs), 'pair')} of settings (p {_p(row['p'], len(pairs))}, corrected for that choice)."
+        f"How it is tuned matters: {where}, {best.name} is {_points(row.points)} above {worst.name}, the widest of "
+        f"{_counted(len(pairs), 'pair')} of settings (p {_p(row.p or 0, len(pairs))}, corrected for that choice)."
     )
 
 
@@ -139,12 +135,12 @@ def _mean(frame: pl.DataFrame, condition: Condition) -> float | None:
     return float(value) if isinstance(value, float) else None
 
 
-def _is_difference(material: Material, row: dict[str, Any], comparisons: int = 1, p: str = "p") -> bool:
+def _is_difference(material: Material, row: DifferenceRow, p: float | None, comparisons: int = 1) -> bool:
     """Whether a difference is beyond chance: its interval leaves out 0, and so does p, times the comparisons."""
-    if row["low"] is None or row[p] is None:
+    if row.low is None or row.high is None or p is None:
         return False
     level = 1 - material.workspace.study.report.confidence
-    return bool((row["low"] > 0 or row["high"] < 0) and row[p] * comparisons < level)
+    return (row.low > 0 or row.high < 0) and p * comparisons < level
 
 
 def _p(value: float, comparisons: int = 1) -> str:
@@ -152,78 +148,81 @@ def _p(value: float, comparisons: int = 1) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _versus(material: Material, rows: Rows) -> str:
+def _versus(material: Material, rows: Sequence[DifferenceRow]) -> str:
     """Which differences to the untuned model are beyond chance."""
     if not rows:
         return ""
-    told = [row for row in rows if _is_difference(material, row, p="p_holm")]
+    told = [row for row in rows if _is_difference(material, row, row.p_holm)]
     if not told:
         return "Against the untuned model, no difference in any one language is beyond chance."
     parts = []
     for sign, word in ((1, "more"), (-1, "fewer")):
-        own = sorted((row for row in told if row["difference"] * sign > 0), key=lambda row: -abs(row["difference"]))
+        own = sorted((row for row in told if _size(row) * sign > 0), key=lambda row: -abs(_size(row)))
         if own:
             first = own[0]
             parts.append(
-                f"{word} such answers in {len(own)} of {len(rows)} cases (setting and language; most, {first['run']} "
-                f"in {language_name(first['language'])}: {_points(first)})"
+                f"{word} such answers in {len(own)} of {len(rows)} cases (setting and language; most, {first.run} "
+                f"in {language_name(first.language)}: {_points(first.points)})"
             )
     return f"Against the untuned model there are, beyond chance, {' and '.join(parts)}."
 
 
-def _gaps(material: Material, rows: Rows) -> str:
+def _size(row: DifferenceRow) -> float:
+    return row.difference or 0.0
+
+
+def _gaps(material: Material, rows: Sequence[DifferenceRow]) -> str:
     """In how many tuned settings a language is behind English beyond chance."""
-    tuned = [row for row in rows if not row["untuned"]]
+    tuned = [row for row in rows if not row.untuned]
     if not tuned:
         return ""
-    behind = [row for row in tuned if _is_difference(material, row, p="p_holm") and row["difference"] < 0]
+    behind = [row for row in tuned if _is_difference(material, row, row.p_holm) and _size(row) < 0]
     if not behind:
         return "In no tuned setting can a language be told to be behind English."
-    worst = min(behind, key=lambda row: row["difference"])
+    worst = min(behind, key=_size)
     return (
         f"Tuned, a language is behind English beyond chance in {len(behind)} of {len(tuned)} cases, at most "
-        f"{language_name(worst['language'])} in {worst['run']}: {_points(worst)}."
+        f"{language_name(worst.language)} in {worst.run}: {_points(worst.points)}."
     )
 
 
-def _choosing(material: Material, rows: Rows) -> str:
+def _choosing(material: Material, rows: Sequence[SelectionRow]) -> str:
     """What choosing by English alone costs."""
-    english = [row for row in rows if row["rule"] == "English loss"] or [
-        row for row in rows if row["rule"] == "English quality"
+    english = [row for row in rows if row.rule == "English loss"] or [
+        row for row in rows if row.rule == "English quality"
     ]
-    if not english or not any(row["rule"] == "mean over languages" for row in rows):
+    other = next((row for row in rows if row.rule == "mean over languages"), None)
+    if not english or other is None:
         return ""
-    rule, pick = english[0]["rule"], material.name(english[0]["run"], english[0]["step"])
-    other = next(row for row in rows if row["rule"] == "mean over languages")
-    told = material.name(other["run"], other["step"])
-    if pick == told:
+    rule, pick = english[0].rule, material.name(english[0].run, english[0].step)
+    told = material.name(other.run, other.step)
+    if (english[0].run, english[0].step) == (other.run, other.step):
         return f"Choosing by {rule} and by the mean over languages (validation prompts) both pick {pick}."
-    keys = ("cost", "cost_low", "cost_high")
-    costs = [row for row in english if row["cost_low"] is not None and row["cost_low"] > 0]
-    gains = [row for row in english if row["cost_high"] is not None and row["cost_high"] < 0]
+    costs = [row for row in english if row.cost_low is not None and row.cost_low > 0]
+    gains = [row for row in english if row.cost_high is not None and row.cost_high < 0]
     means = f"the mean over languages on validation prompts ({measure_text(material.measure)})"
     said = f"Choosing by {rule} picks {pick}, by {means} {told}"
     if not costs and not gains:
         return f"{said}; no cost or gain of that can be told from chance in any language."
-    parts = [f"costs {language_name(row['language'])} {_size(row, keys)}" for row in costs]
-    parts += [f"gains {language_name(row['language'])} {_size(row, keys)}" for row in gains]
+    parts = [f"costs {language_name(row.language)} {_unsigned(row.costs)}" for row in costs]
+    parts += [f"gains {language_name(row.language)} {_unsigned(row.costs)}" for row in gains]
     return f"{said}; the former {_listed(parts)}."
 
 
-def _size(row: dict[str, Any], keys: tuple[str, str, str]) -> str:
+def _unsigned(found: Range) -> str:
     """A difference without its sign."""
-    bounds = sorted(abs(row[key]) for key in keys[1:])
-    return f"{abs(row[keys[0]]) * 100:.0f} points [{bounds[0] * 100:.0f}, {bounds[1] * 100:.0f}]"
+    bounds = sorted(abs(bound or 0) for bound in found[1:])
+    return f"{abs(found.value or 0) * 100:.0f} points [{bounds[0] * 100:.0f}, {bounds[1] * 100:.0f}]"
 
 
-def _choices(rows: Rows) -> str:
+def _choices(rows: Sequence[VarianceRow]) -> str:
     """Which training choice accounts for most, where its interval leaves out 0."""
-    told = [row for row in rows if row["language"] == "all" and row["factor"] != "rest" and (row["low"] or 0) > 0]
+    told = [row for row in rows if row.language == ALL and row.factor != "rest" and (row.low or 0) > 0]
     if not told:
         return ""
-    first = max(told, key=lambda row: row["share"])
-    keys = ("share", "low", "high")
-    return f"Of what differs between settings, {factor_name(first['factor'])} accounts for {_share(first, keys)}."
+    first = max(told, key=lambda row: row.share or 0)
+    share = _share(Range(first.share, first.low, first.high))
+    return f"Of what differs between settings, {factor_name(first.factor)} accounts for {share}."
 
 
 def _precision(material: Material) -> str:
@@ -238,17 +237,17 @@ def _precision(material: Material) -> str:
     )
 
 
-def _missing(material: Material, rows: Rows) -> str:
+def _missing(material: Material, rows: Sequence[MissingRow]) -> str:
     asked = len(material.ratings)
-    lacking = [row for row in rows if row["kind"] != "response"]
-    count = sum(row["count"] for row in lacking)
+    lacking = [row for row in rows if row.kind != "response"]
+    count = sum(row.count for row in lacking)
     if not asked:
         return ""
     if not count:
         return "No rating is missing."
     reasons: dict[str, int] = {}
     for row in lacking:
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + row["count"]
+        reasons[row.reason] = reasons.get(row.reason, 0) + row.count
     commonest = max(sorted(reasons), key=lambda reason: reasons[reason])
     share = count / asked * 100
     part = "less than 1 %" if share < 1 else f"{share:.0f} %"

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from xlift.analysis.agreement import HEADINGS, MEASURES
-from xlift.report.formats import Column, Table
+from xlift.report.formats import Column, Form, ReportTable, Value
 from xlift.report.numbers import REFERENCE, Findings
 from xlift.report.reading import Material, Scale, language_name, measure_text, rater_name
+from xlift.report.rows import (
+    AgreementRow,
+    CalibrationRow,
+    DifferenceRow,
+    EffectRow,
+    FactRow,
+    MarginRow,
+    MissingRow,
+    PersonRow,
+    Range,
+    SelectionRow,
+    ShareRow,
+    VarianceRow,
+    record,
+)
 from xlift.study.labels import rate_text
 
 
-def rows_of(rows: Sequence[dict[str, Any]], scale: Scale) -> list[dict[str, Any]]:
+class _OnScale(Protocol):
+    @property
+    def facet(self) -> str: ...
+    @property
+    def rater(self) -> str: ...
+
+
+class _InLanguage(Protocol):
+    @property
+    def language(self) -> str: ...
+
+
+OnScale = TypeVar("OnScale", bound=_OnScale)
+InLanguage = TypeVar("InLanguage", bound=_InLanguage)
+
+
+def rows_of(rows: Sequence[OnScale], scale: Scale) -> list[OnScale]:
     """The rows that belong to a scale."""
-    return [row for row in rows if (row["facet"], row["rater"]) == (scale.facet, scale.rater)]
+    return [row for row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
 
 
 def confidence_text(material: Material) -> str:
@@ -23,7 +54,53 @@ def confidence_text(material: Material) -> str:
     return f"{material.workspace.study.report.confidence * 100:g} %"
 
 
-def share_table_of(material: Material, rows: Sequence[dict[str, Any]], scale: Scale, split: str) -> Table | None:
+def _value(found: Range, note: str = "") -> Value:
+    return Value(*found, note)
+
+
+def _records(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [record(row) for row in rows]
+
+
+class Wide:
+    """A table with a line a name and a cell a language, of rows with one language each."""
+
+    def __init__(
+        self,
+        material: Material,
+        rows: Sequence[InLanguage],
+        name: Callable[[InLanguage], tuple[str, str]],
+        cell: Callable[[InLanguage], Value],
+        form: Form,
+        first: str = "run",
+    ) -> None:
+        """`name` gives a row's line: what tells it from others, and what people read."""
+        codes = [code for code in material.languages if any(row.language == code for row in rows)]
+        self.columns = [Column(first), *(Column(language_name(code), form) for code in codes)]
+        told: dict[str, tuple[str, dict[str, Value]]] = {}
+        for row in rows:
+            key, shown = name(row)
+            told.setdefault(key, (shown, {}))[1][row.language] = cell(row)
+        self.names = list(told)
+        self.lines = [[Value(shown), *(own.get(code, Value()) for code in codes)] for shown, own in told.values()]
+
+    def insert(self, place: int, column: Column, values: dict[str, Value]) -> None:
+        """One more column, by what tells the lines apart."""
+        self.columns.insert(place, column)
+        for name, line in zip(self.names, self.lines, strict=True):
+            line.insert(place, values[name])
+
+
+def _counted(rated: int, missing: int) -> str:
+    """How many went in and how many are missing, in short."""
+    return ", ".join(part for part in (f"of {rated}" if rated else "", _missing(missing)) if part)
+
+
+def _missing(count: int) -> str:
+    return f"{count} missing" if count else ""
+
+
+def share_table_of(material: Material, rows: Sequence[ShareRow], scale: Scale, split: str) -> ReportTable | None:
     """The shares of 2 on one scale: a row a checkpoint, a column a language."""
     own = rows_of(rows, scale)
     if not own:
@@ -33,33 +110,21 @@ def share_table_of(material: Material, rows: Sequence[dict[str, Any]], scale: Sc
         "Responses that could not be rated are left out and counted as missing, never as wrong."
     )
     name = f"shares-{scale.slug}" + ("" if split == "test" else f"-{split}")
-    wide = _wide(material, own, lambda row: material.name(row["id"], row["step"]), ("mean", "low", "high"), "share")
-    return Table(name, f"{scale.title}: {split} prompts", note, *wide, own)
+    wide = Wide(
+        material,
+        own,
+        lambda row: _checkpoint(material, row.id, row.step),
+        lambda row: _value(row.share, _counted(row.rated, row.missing)),
+        "share",
+    )
+    return ReportTable(name, f"{scale.title}: {split} prompts", note, wide.columns, wide.lines, _records(own))
 
 
-def _wide(
-    material: Material, rows: Sequence[dict[str, Any]], name: Any, keys: Sequence[str], form: Any, first: str = "run"
-) -> tuple[list[Column], list[dict[str, Any]]]:
-    """Columns and rows with one cell a language, of rows with one language each."""
-    languages = [code for code in material.languages if any(row["language"] == code for row in rows)]
-    lines: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        line = lines.setdefault(name(row), {first: name(row)})
-        line |= {f"{row['language']} {key}": row[key] for key in keys}
-        line[f"{row['language']} note"] = _note(row)
-    columns = [
-        Column(language_name(code), tuple(f"{code} {key}" for key in keys), form, f"{code} note") for code in languages
-    ]
-    return [Column(first, (first,)), *columns], list(lines.values())
+def _checkpoint(material: Material, run: str, step: int) -> tuple[str, str]:
+    return f"{run} {step}", material.name(run, step)
 
 
-def _note(row: dict[str, Any]) -> str:
-    """How many went in and how many are missing, in short."""
-    count = f"of {row['rated']}" if row.get("rated") else f"{row['pairs']} pairs" if row.get("pairs") else ""
-    return ", ".join(part for part in (count, _missing(row)) if part)
-
-
-def versus_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) -> Table | None:
+def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -> ReportTable | None:
     """The difference that tuning makes on one scale."""
     own = rows_of(rows, scale)
     if not own:
@@ -69,26 +134,27 @@ def versus_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scal
         f"{confidence_text(material)} interval; p by sign flips, corrected over this table (Holm)."
     )
     columns = [
-        Column("run", ("run",)),
-        Column("language", ("in",)),
-        Column("difference", ("difference", "low", "high"), "points", "why"),
-        Column("p (Holm)", ("p_holm",), "p"),
-        Column("pairs", ("pairs",), "count", "note"),
+        Column("run"),
+        Column("language"),
+        Column("difference", "points"),
+        Column("p (Holm)", "p"),
+        Column("pairs", "count"),
     ]
-    shown = [
-        row
-        | {"in": language_name(row["language"]), "note": _missing(row)}
-        | {"why": row["reason"] if row["low"] is None else None}
+    lines = [
+        [
+            Value(row.run),
+            Value(language_name(row.language)),
+            _value(row.points, (row.reason or "") if row.low is None else ""),
+            Value(row.p_holm),
+            Value(row.pairs, note=_missing(row.missing)),
+        ]
         for row in own
     ]
-    return Table(f"versus-base-{scale.slug}", f"{scale.title}: what tuning changes", note, columns, shown, own)
+    title = f"{scale.title}: what tuning changes"
+    return ReportTable(f"versus-base-{scale.slug}", title, note, columns, lines, _records(own))
 
 
-def _missing(row: dict[str, Any]) -> str:
-    return f"{row['missing']} missing" if row.get("missing") else ""
-
-
-def gap_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) -> Table | None:
+def gap_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -> ReportTable | None:
     """The transfer gap on one scale: other languages less English."""
     own = rows_of(rows, scale)
     if not own:
@@ -97,45 +163,54 @@ def gap_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) 
         "Test prompts: share of 2 in the language less that in English, in percentage points, over requests rated in "
         f"both, with {confidence_text(material)} interval. Below zero, users of the language are served worse."
     )
-    wide = _wide(material, own, lambda row: row["run"], ("difference", "low", "high"), "points")
-    return Table(f"gap-{scale.slug}", f"{scale.title}: beside English", note, *wide, own)
+    wide = Wide(
+        material,
+        own,
+        lambda row: (row.run, row.run),
+        lambda row: _value(row.points, ", ".join(filter(None, (f"{row.pairs} pairs", _missing(row.missing))))),
+        "points",
+    )
+    return ReportTable(
+        f"gap-{scale.slug}", f"{scale.title}: beside English", note, wide.columns, wide.lines, _records(own)
+    )
 
 
-def selection_tables(material: Material, rows: Sequence[dict[str, Any]]) -> list[Table]:
+def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[ReportTable]:
     """What each rule picks, what the pick scores, and what the choice costs."""
     if not rows:
         return []
-    measure = measure_text(material.measure)
     seen = f"{confidence_text(material)} interval over requests"
-    wide = _wide(material, rows, lambda row: row["rule"], ("score", "low", "high"), "share", "rule")
-    picked = {row["rule"]: material.name(row["run"], row["step"]) for row in rows}
-    tied = {row["rule"]: f"{row['tied']} tied" for row in rows if row["tied"] > 1}
-    for line in wide[1]:
-        line |= {"pick": picked[line["rule"]], "tied": tied.get(line["rule"], "")}
-    wide[0].insert(1, Column("picks", ("pick",), "text", "tied"))
-    scores = Table(
-        "selection", "What each way of choosing picks, and what the pick is worth",
-        f"Chosen on validation prompts among {rows[0]['candidates']} checkpoints; share of 2 ({measure}) on test "
-        f"prompts, {seen}.", *wide, list(rows),
-    )  # fmt: skip
-    costs = _wide(material, rows, lambda row: row["rule"], ("cost", "cost_low", "cost_high"), "points", "rule")
-    for line in costs[1]:
-        line |= {f"{row['language']} note": "" for row in rows}
-        own = [row["regret"] for row in rows if row["rule"] == line["rule"]]
-        line |= {"worst": max(own), "pick": picked[line["rule"]]}
-    costs[0].insert(1, Column("picks", ("pick",)))
-    costs[0].append(Column("regret, worst language", ("worst",), "points"))
-    cost = Table(
-        "selection-cost", "What choosing so costs",
+    picks = {
+        row.rule: Value(material.name(row.run, row.step), note=f"{row.tied} tied" if row.tied > 1 else "")
+        for row in rows
+    }
+    worst = {rule: Value(max(row.regret or 0 for row in rows if row.rule == rule)) for rule in picks}
+
+    def by_rule(cell: Callable[[SelectionRow], Value], form: Form) -> Wide:
+        return Wide(material, rows, lambda row: (row.rule, row.rule), cell, form, "rule")
+
+    score = by_rule(lambda row: _value(row.scored, f"of {row.rated}" if row.rated else ""), "share")
+    score.insert(1, Column("picks"), picks)
+    cost = by_rule(lambda row: _value(row.costs), "points")
+    cost.insert(1, Column("picks"), {rule: pick._replace(note="") for rule, pick in picks.items()})
+    cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
+    chosen = (
+        f"Chosen on validation prompts among {rows[0].candidates} checkpoints; share of 2 "
+        f"({measure_text(material.measure)}) on test prompts, {seen}."
+    )
+    costs = (
         "Test prompts: share of 2 of the pick by “mean over languages” less that of this rule's pick, in percentage "
         f"points, paired by prompt, {seen}: above zero, this rule's users are served worse. Regret: the best candidate "
-        "on test prompts less the pick (known only afterwards, no interval; below zero where the pick is better).",
-        *costs, list(rows),
-    )  # fmt: skip
-    return [scores, cost]
+        "on test prompts less the pick (known only afterwards, no interval; below zero where the pick is better)."
+    )
+    said, records = "What each way of choosing picks, and what the pick is worth", _records(rows)
+    return [
+        ReportTable("selection", said, chosen, score.columns, score.lines, records),
+        ReportTable("selection-cost", "What choosing so costs", costs, cost.columns, cost.lines, records),
+    ]
 
 
-def effects_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) -> Table | None:
+def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -> ReportTable | None:
     """What each training choice contributes on one scale."""
     own = rows_of(rows, scale)
     if not own:
@@ -146,19 +221,26 @@ def effects_table(material: Material, rows: Sequence[dict[str, Any]], scale: Sca
         "same effect in English."
     )
     columns = [
-        Column("choice", ("choice",)),
-        Column("level", ("level",)),
-        Column("language", ("in",)),
-        Column("share", ("mean",), "share"),
-        Column("effect", ("effect", "low", "high"), "points", "why"),
-        Column("beside English", ("interaction", "interaction_low", "interaction_high"), "points"),
+        Column("choice"),
+        Column("level"),
+        Column("language"),
+        Column("share", "share"),
+        Column("effect", "points"),
+        Column("beside English", "points"),
     ]
-    shown = [row | {"in": language_name(row["language"]), "why": row["reason"]} | _named(row) for row in own]
-    return Table(f"effects-{scale.slug}", f"{scale.title}: effects of the training choices", note, columns, shown, own)
-
-
-def _named(row: dict[str, Any]) -> dict[str, str]:
-    return {"choice": factor_name(row["factor"]), "level": level_name(row["factor"], row["level"])}
+    lines = [
+        [
+            Value(factor_name(row.factor)),
+            Value(level_name(row.factor, row.level)),
+            Value(language_name(row.language)),
+            Value(row.mean),
+            Value(row.effect, row.low, row.high, row.reason or ""),
+            Value(row.interaction, row.interaction_low, row.interaction_high),
+        ]
+        for row in own
+    ]
+    title = f"{scale.title}: effects of the training choices"
+    return ReportTable(f"effects-{scale.slug}", title, note, columns, lines, _records(own))
 
 
 FACTORS = {
@@ -181,152 +263,176 @@ def level_name(factor: str, level: str) -> str:
     return Path(first.split(":")[-1]).name if factor.startswith("model") else first
 
 
-def variance_table(material: Material, rows: Sequence[dict[str, Any]], scale: Scale) -> Table | None:
+def variance_table(material: Material, rows: Sequence[VarianceRow], scale: Scale) -> ReportTable | None:
     """How much of what differs between settings each training choice accounts for."""
-    own = [row for row in rows_of(rows, scale) if row["share"] is not None]
+    own = [row for row in rows_of(rows, scale) if row.share is not None]
     if not own:
         return None
     note = (
         "Share of the variance between settings that a choice accounts for beyond chance (test prompts), with "
         f"{confidence_text(material)} interval."
     )
-    columns = [
-        Column("choice", ("choice",)),
-        Column("language", ("in",)),
-        Column("share of variance", ("share", "low", "high"), "share"),
+    columns = [Column("choice"), Column("language"), Column("share of variance", "share")]
+    lines = [
+        [Value(factor_name(row.factor)), Value(language_name(row.language)), Value(row.share, row.low, row.high)]
+        for row in own
     ]
-    shown = [row | {"in": language_name(row["language"]), "choice": factor_name(row["factor"])} for row in own]
-    return Table(f"variance-{scale.slug}", f"{scale.title}: what makes settings differ", note, columns, shown, own)
+    title = f"{scale.title}: what makes settings differ"
+    return ReportTable(f"variance-{scale.slug}", title, note, columns, lines, _records(own))
 
 
-def margin_table_of(material: Material, rows: Sequence[dict[str, Any]]) -> Table | None:
+def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTable | None:
     """How far each checkpoint leans to the user's language without generating."""
-    if not any(row["rated"] for row in rows):
+    if not any(row.rated for row in rows):
         return None
     note = (
         "Mean probability that the model opens its reply to a factual question like the reference in the user's "
         "language rather than like the English one, if these two openings were the only choices; 50 % is even. "
         f"Validation questions, {confidence_text(material)} interval."
     )
-    wide = _wide(material, rows, lambda row: material.name(row["id"], row["step"]), ("mean", "low", "high"), "share")
-    wide[0][1:] = [column for column in wide[0][1:] if column.heading != language_name(REFERENCE)]
-    return Table("margins", "Leaning to the user's language, without generating", note, *wide, list(rows))
+    wide = Wide(
+        material,
+        [row for row in rows if row.language != REFERENCE],
+        lambda row: _checkpoint(material, row.id, row.step),
+        lambda row: Value(row.mean, row.low, row.high, _counted(row.rated, row.missing)),
+        "share",
+    )
+    title = "Leaning to the user's language, without generating"
+    return ReportTable("margins", title, note, wide.columns, wide.lines, _records(rows))
 
 
-def facts_table(material: Material, rows: Sequence[dict[str, Any]]) -> Table | None:
+def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | None:
     """The same facts in English and in the user's language."""
-    own = [row for row in rows if row["first"] == REFERENCE and row["rated"]]
+    own = [row for row in rows if row.first == REFERENCE and row.rated]
     if not own:
         return None
     columns = [
-        Column("run", ("checkpoint",)),
-        Column("language", ("in",)),
-        Column("answered alike", ("alike", "alike_low", "alike_high"), "share", "note"),
-        Column("right in English, wrong here", ("first_only", "first_only_low", "first_only_high"), "share"),
-        Column("of the facts right in English, wrong here", ("lost", "lost_low", "lost_high"), "share", "lost note"),
+        Column("run"),
+        Column("language"),
+        Column("answered alike", "share"),
+        Column("right in English, wrong here", "share"),
+        Column("of the facts right in English, wrong here", "share"),
     ]
-    shown = [
-        row | {"checkpoint": material.name(row["id"], row["step"]), "in": language_name(row["second"])}
-        | {"note": _note(row), "lost note": f"of {row['lost_rated']}" if row["lost_rated"] else ""}
+    lines = [
+        [
+            Value(material.name(row.id, row.step)),
+            Value(language_name(row.second)),
+            Value(row.alike, row.alike_low, row.alike_high, _counted(row.rated, row.missing)),
+            Value(row.first_only, row.first_only_low, row.first_only_high),
+            Value(row.lost, row.lost_low, row.lost_high, f"of {row.lost_rated}" if row.lost_rated else ""),
+        ]
         for row in own
-    ]  # fmt: skip
+    ]
     note = "Test prompts; 95 % intervals. A fact counts where it could be rated in both languages."
-    return Table("facts", "The same facts in English and in the user's language", note, columns, shown, list(rows))
+    title = "The same facts in English and in the user's language"
+    return ReportTable("facts", title, note, columns, lines, _records(rows))
 
 
-def missing_table(material: Material, rows: Sequence[dict[str, Any]]) -> Table | None:
+def missing_table(material: Material, rows: Sequence[MissingRow]) -> ReportTable | None:
     """How many ratings are missing, and why."""
     if not rows:
         return None
     codes = material.languages
-    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    groups: dict[tuple[str, str, str], list[MissingRow]] = {}
     for row in rows:
-        key = row["facet"], row["rater"], row["reason"]
-        facts = {"scale": Scale(row["facet"], row["rater"], row["kind"]).short, "reason": row["reason"], "all": 0}
-        line = lines.setdefault(key, dict.fromkeys(codes, 0) | facts)
-        line[row["language"]], line[f"{row['language']} of"] = row["count"], f"of {row['asked']}"
-        line["all"] += row["count"]
-    columns = [Column("what", ("scale",)), Column("why", ("reason",))]
-    columns += [Column(language_name(code), (code,), "count", f"{code} of") for code in codes]
-    columns.append(Column("all", ("all",), "count"))
+        groups.setdefault((row.facet, row.rater, row.reason), []).append(row)
+    lines = []
+    for own in groups.values():
+        scale = Scale(own[0].facet, own[0].rater, own[0].kind)
+        told = {row.language: Value(row.count, note=f"of {row.asked}") for row in own}
+        counts = [told.get(code, Value(0)) for code in codes]
+        lines.append([Value(scale.short), Value(own[0].reason), *counts, Value(sum(row.count for row in own))])
+    columns = [Column("what"), Column("why"), *(Column(language_name(code), "count") for code in codes)]
+    columns.append(Column("all", "count"))
     note = "Both splits, all checkpoints. Missing ratings are left out of every number of this report."
-    return Table("missing", "Ratings that are missing, and why", note, columns, list(lines.values()), list(rows))
+    return ReportTable("missing", "Ratings that are missing, and why", note, columns, lines, _records(rows))
 
 
-def agreement_tables_of(material: Material, found: Findings) -> list[Table]:
+def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
     """Agreement between raters, people who deviate, and judges calibrated by people; as far as there is any."""
     tables = []
-    measures = [Column(name, (name, f"{name}_low", f"{name}_high"), "number") for name in MEASURES]
+    columns = [Column("facet"), Column("language"), Column("first"), Column("second"), Column("items", "count")]
+    columns += [Column(name, "number") for name in MEASURES]
     for between, heading in HEADINGS.items():
-        own = [row for row in found.agreement if row["between"] == between]
+        own = [row for row in found.agreement if row.between == between]
         if own:
-            columns = [Column("facet", ("facet",)), Column("language", ("in",)), Column("first", ("first",))]
-            columns += [Column("second", ("second",)), Column("items", ("items",), "count", "note"), *measures]
-            shown = [_agreement_row(row) for row in own]
-            why = sorted({reason for row in own for reason in row["reasons"].values()})
+            why = sorted({reason for row in own for reason in row.reasons.values()})
             note = f"Brackets: {confidence_text(material)} interval over prompts. Leniency is first minus second."
             note += f" No figure or interval where: {'; '.join(why)}." if why else ""
             name = f"agreement-{between.replace(' ', '-')}"
-            tables.append(Table(name, heading, note, columns, shown, [_flat(row) for row in own]))
-    return [*tables, *_people_table(material, found.people), *_calibration_table(material, found.calibration)]
+            lines = [_agreement_line(row) for row in own]
+            tables.append(ReportTable(name, heading, note, columns, lines, [_flat(row) for row in own]))
+    return [*tables, *_people_table(found.people), *_calibration_table(material, found.calibration)]
 
 
-def _agreement_row(row: dict[str, Any]) -> dict[str, Any]:
-    names = {side: rater_name(row[side]) for side in ("first", "second")}
-    return row | names | {"in": language_name(row["language"]), "note": _missing(row)}
+def _agreement_line(row: AgreementRow) -> list[Value]:
+    named = [row.facet, language_name(row.language), rater_name(row.first), rater_name(row.second)]
+    items = Value(row.items, note=_missing(row.missing))
+    return [*map(Value, named), items, *(_value(row.measure(name)) for name in MEASURES)]
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _flat(row: AgreementRow) -> dict[str, Any]:
     table = [f"{i}{j}" for i in range(3) for j in range(3)]
-    counts = [count for line in row["confusion"] for count in line] if row["confusion"] else [None] * 9
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in row["reasons"].items())
-    kept = {key: value for key, value in row.items() if key not in ("confusion", "reasons")}
+    counts = [count for line in row.confusion for count in line] if row.confusion else [None] * 9
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in row.reasons.items())
+    kept = {key: value for key, value in record(row).items() if key not in ("confusion", "reasons")}
     return kept | {f"count_{pair}": count for pair, count in zip(table, counts, strict=True)} | {"reasons": reasons}
 
 
-def _people_table(material: Material, rows: Sequence[dict[str, Any]]) -> list[Table]:
+def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:
     if not rows:
         return []
-    columns = [Column("facet", ("facet",)), Column("language", ("in",)), Column("person", ("rater",))]
-    columns += [Column("items", ("items",), "count")]
-    columns += [
-        Column("leniency", ("leniency", "leniency_low", "leniency_high"), "signed"),
-        Column("kappa with others", ("kappa",), "number"),
-        Column("of the others", ("kappa_others",), "number"),
-        Column("deviates", ("marks",)),
+    columns = [
+        Column("facet"),
+        Column("language"),
+        Column("person"),
+        Column("items", "count"),
+        Column("leniency", "signed"),
+        Column("kappa with others", "number"),
+        Column("of the others", "number"),
+        Column("deviates"),
     ]
-    shown = [
-        row
-        | {"in": language_name(row["language"]), "marks": ", ".join(row["deviates"]), "rater": rater_name(row["rater"])}
+    lines = [
+        [
+            Value(row.facet),
+            Value(language_name(row.language)),
+            Value(rater_name(row.rater)),
+            Value(row.items),
+            Value(row.leniency, row.leniency_low, row.leniency_high),
+            Value(row.kappa),
+            Value(row.kappa_others),
+            Value(", ".join(row.deviates)),
+        ]
         for row in rows
     ]
+    records = [record(row) | {"rater": rater_name(row.rater), "deviates": ", ".join(row.deviates)} for row in rows]
     note = "Each person beside the mean of the others who read the same responses; marks are corrected (Holm)."
-    return [Table("people", "Who deviates", note, columns, shown, shown)]
+    return [ReportTable("people", "Who deviates", note, columns, lines, records)]
 
 
-def _calibration_table(material: Material, rows: Sequence[dict[str, Any]]) -> list[Table]:
+def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> list[ReportTable]:
     if not rows:
         return []
-    named = [Column(key, (key,)) for key in ("run", "facet", "judge")]
-    named.insert(1, Column("language", ("in",)))
-    columns = [
-        *named,
-        *(
-            Column(heading, tuple(f"{name}_{part}" for part in ("mean", "low", "high")), "number")
-            for name, heading in (("judge", "judge alone"), ("people", "people alone"), ("calibrated", "calibrated"))
-        ),
-        Column("rated by people", ("labelled",), "count", "reason"),
+    columns = [Column("run"), Column("language"), Column("facet"), Column("judge")]
+    columns += [Column(who, "number") for who in rows[0].estimates]
+    columns.append(Column("rated by people", "count"))
+    lines = [
+        [
+            *map(Value, (row.run, language_name(row.language), row.facet, rater_name(row.judge))),
+            *map(_value, row.estimates.values()),
+            Value(row.labelled, note=row.reason or ""),
+        ]
+        for row in rows
     ]
-    shown = [row | {"in": language_name(row["language"]), "judge": rater_name(row["judge"])} for row in rows]
     note = (
         f"Test prompts: mean value from 0 to 2, {confidence_text(material)} interval. Calibrated: the people's mean, "
         "corrected by what the judge says of the responses that no person has read (prediction-powered inference); the "
         "responses that people rate must be a random sample."
     )
-    return [Table("calibration", "Judges calibrated by people", note, columns, shown, list(rows))]
+    return [ReportTable("calibration", "Judges calibrated by people", note, columns, lines, _records(rows))]
 
 
-def runs_table(material: Material) -> Table:
+def runs_table(material: Material) -> ReportTable:
     """Every run with what it was trained with, and how far it is."""
     rows = []
     for run in material.workspace.runs:
@@ -341,5 +447,6 @@ def runs_table(material: Material) -> Table:
             state = f"stopped by halving at step {material.stopped[run.trained.name]}"
         rows.append({"run": run.label, "folder": run.id, "model": config.model, **tuned, "state": state})
     headings = ("run", "model", "adaptation", "learning rate", "data", "length", "seed", "state")
-    columns = [Column(name, (name,)) for name in headings]
-    return Table("runs", "Runs", "What differs between the runs; every setting is below.", columns, rows, rows)
+    lines = [[Value(row.get(name)) for name in headings] for row in rows]
+    note = "What differs between the runs; every setting is below."
+    return ReportTable("runs", "Runs", note, [Column(name) for name in headings], lines, rows)
