@@ -221,6 +221,25 @@ def test_chinese_is_not_japanese_in_either_of_its_scripts(text: str, expected: i
     assert all(span["language"] == "zh" for span in detail.get("spans", []))
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("hi", "काल रात्री खूप पाऊस पडला म्हणून आम्ही घरीच थांबलो आणि पुस्तके वाचली."),
+        ("tr", "Dünən axşam çox güclü yağış yağdı, ona görə də biz evdə qaldıq və kitab oxuduq."),
+        ("nl", "Gisteraand het dit baie gereën, daarom het ons by die huis gebly en boeke gelees."),
+        ("pt", "Onte pola noite choveu moito e por iso ficamos na casa lendo os libros que mercamos."),
+        ("bg", "Синоћ је падала јака киша, па смо остали код куће и читали књиге."),
+    ],
+)
+def test_a_language_without_a_list_does_not_pass_for_its_relative(code: str, text: str) -> None:
+    assert rate_text(text, code)[0] in (0, None)
+
+
+def test_swahili_is_known_by_its_common_words() -> None:
+    assert rate_text("Jana usiku mvua kubwa ilinyesha, kwa hiyo tulikaa nyumbani na kusoma vitabu.", "sw")[0] == 2
+    assert rate_text("Last night it rained hard, so we stayed at home and read our books.", "sw")[0] == 0
+
+
 def test_reply_language_outranks_the_prompts_language() -> None:
     record = {"text": TEXTS["fr"], "language": "en", "reply_language": "fr"}
     assert rate_language(record)[0] == 2

@@ -88,6 +88,8 @@ def rate_text(text: str, expected: str) -> Rated:
     answer, reasoning = blank_reasoning(text)
     answer, places = unhidden(answer)
     value, detail, reason = _rate(answer, code)
+    if value == 2 and (relative := _relative(answer, code)):
+        value, detail, reason = None, {}, f"it may be in a language that is close to the expected one: {relative}"
     if places and "spans" in detail:
         for span in detail["spans"]:
             span |= {"start": places[span["start"]], "end": places[span["end"] - 1] + 1}
@@ -96,6 +98,39 @@ def rate_text(text: str, expected: str) -> Rated:
         reason = reason if answer.strip() else "nothing but reasoning"
         detail |= {"reasoning": len(reasoning), "reasoning_language": _guess(reasoning)}
     return value, detail, reason
+
+
+# Languages without a word list, and by what they are close to: their words would pass for the expected language's.
+_RELATIVES = {
+    **{"hi": ("mr", "ne", "sa", "bh", "mai", "gom"), "mr": ("ne", "sa", "gom"), "tr": ("az", "tk", "uz", "crh", "kk")},
+    **{"nl": ("af", "fy", "li", "nds"), "de": ("lb", "nds", "als", "bar", "yi"), "id": ("jv", "su", "min", "ban")},
+    **{
+        "ms": ("jv", "su", "min"),
+        "pt": ("gl", "mwl"),
+        "es": ("gl", "ast", "an"),
+        "it": ("la", "scn", "co", "vec", "lmo"),
+    },
+    **{"bg": ("sr", "mk"), "ru": ("sr", "be", "tt", "kk"), "uk": ("be", "sr"), "fa": ("ckb", "ps", "ku", "azb", "tg")},
+    **{
+        "ur": ("sd", "ps", "pnb"),
+        "ar": ("arz", "ckb"),
+        "fi": ("et",),
+        "cs": ("sl",),
+        "no": ("is", "fo"),
+        "sv": ("is", "fo"),
+    },
+    **{"da": ("is", "fo"), "fr": ("oc", "br"), "ca": ("oc",)},
+}
+CLOSE, CLOSE_LETTERS = 0.3, 40
+"""fastText's confidence from which on it vetoes a right rating for such a language, and the shortest text."""
+
+
+# e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → None
+def _relative(text: str, code: str) -> str | None:
+    if code not in _RELATIVES or len(text) < CLOSE_LETTERS:
+        return None
+    guess, sure = identify(text)
+    return guess if sure >= CLOSE and guess in _RELATIVES[code] else None
 
 
 def _guess(line: str) -> str:
@@ -305,6 +340,12 @@ def _mostly_foreign(text: str, start: int, end: int, spans: list[Span]) -> bool:
     return inside > outside + _letters(text, start, end)
 
 
+# Words that hold sentences together, in languages without a word list.
+_COMMON = {
+    "sw": frozenset("na ya wa kwa ni la za katika cha vya hii kama yako yao hiyo hadi pia lakini kuwa leo sana".split())
+}
+COMMON_SHARE = 0.2
+
 _UNMISTAKABLE = frozenset({"Kana", "Hang", "Thai", "Grek", "Hebr", "Beng", "Taml", "Telu", "Armn", "Geor"})
 
 
@@ -319,5 +360,8 @@ def _supported(masked: str, words: list[str], weights: list[Weight], known: Voca
         return letters_of(written, MIN_LETTERS).search(masked) is not None
     if sum([weight[0] for weight in weights]) >= MIN_SUPPORT:
         return all(sum([weight[2][i] for weight in weights]) <= NEARER for i in known.near)
+    common = _COMMON.get(known.code, frozenset())
+    if len(words) >= 4 and sum(word in common for word in words) >= COMMON_SHARE * len(words):
+        return True
     guess, sure = identify(masked)
     return guess == known.code and sure >= SURE and sum(len(word) for word in words if len(word) > 1) >= 12
