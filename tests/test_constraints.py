@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from xlift.rating import constraints
 from xlift.rating.constraints import CHECKS, rate_constraint, signature
 from xlift.rating.text import count_words, split_sentences
+from xlift.records import Rated
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "short": {"max_words": 5, "max_characters": 5},
@@ -26,13 +26,13 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 NEW_LINES = "One thing\nAnother thing\nA third thing"
 
 
-def value(text: str, name: str, language: str = "en", cut: bool = False, **more: Any) -> int | None:
+def value(text: str, name: str, language: str = "en", cut: bool = False, **more: Any) -> float | None:
     rated = rate(text, name, language, cut, **more)
     assert (rated[0] is None) == bool(rated[2]), "a missing value has a reason, and only a missing value"
     return rated[0]
 
 
-def rate(text: str, name: str, language: str = "en", cut: bool = False, **more: Any) -> constraints.Rated:
+def rate(text: str, name: str, language: str = "en", cut: bool = False, **more: Any) -> Rated:
     unmodified = more.pop("unmodified", None)
     record = {"text": text, "language": language, "constraint": {"name": name, **(more or PARAMETERS.get(name, {}))}}
     return rate_constraint(record | {"finish_reason": "length" if cut else "stop", "unmodified": unmodified})

@@ -11,6 +11,7 @@ import pytest
 from xlift.languages import LANGUAGES
 from xlift.rating import fluency
 from xlift.rating.fluency import NO_LIST, rate_fluency, repeated_ngrams, signature, tokens_of
+from xlift.records import Rated
 
 CLEAN = {
     "en": "Don't water the ferns every day: they like moist soil, but their roots rot when it stays wet. Maria's "
@@ -60,7 +61,7 @@ CLEAN = {
 LISTED = sorted(CLEAN.keys() - NO_LIST)
 
 
-def rate(text: str, language: str = "en", **more: Any) -> fluency.Rated:
+def rate(text: str, language: str = "en", **more: Any) -> Rated:
     rated = rate_fluency({"text": text, "language": language, **more})
     assert (rated[0] is None) == bool(rated[2]), "a missing value has a reason, and only a missing value"
     json.dumps(rated[1], ensure_ascii=False).encode()

@@ -63,7 +63,7 @@ def write_study(folder: Path, model: Path, judge_url: str) -> Path:
     return path
 
 
-def start(study: Path, folder: Path) -> subprocess.Popen[str]:
+def start(study: Path, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "xlift", "run", str(study)]
     with (folder / "stderr").open("w") as err:
         return subprocess.Popen(

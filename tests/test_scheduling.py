@@ -257,7 +257,7 @@ def test_a_study_folder_works_on_only_with_what_it_was_made_with(
     study_file.write_text(study_file.read_text().replace(str(tiny), "model"))
     workspace = prepare(load_study(study_file, ["training.learning_rate=1e-3"]), tmp_path / "out")
     if begun:
-        train_run(workspace, *trained(workspace), 2)
+        train_run(workspace, trained(workspace)[0], 2)
     old = (tmp_path / changed).read_bytes()
     other = old[:-4] + b"\0\0\0\0" if changed.endswith("safetensors") else old + b"\n"
     (tmp_path / changed).write_bytes(other)

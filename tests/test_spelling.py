@@ -33,8 +33,8 @@ TEXTS = {
     "ko": ("학교", "아이들은 아침에 학교에 가고 저녁에 집으로 돌아옵니다."),
 }
 # Greek vowels with an accent, as they were written before 1982.
-GRAVE: dict[int, str] = str.maketrans("άέήίόύώ", "ὰὲὴὶὸὺὼ")
-EASTERN: dict[int, str] = str.maketrans("کی", "كي")
+GRAVE = str.maketrans("άέήίόύώ", "ὰὲὴὶὸὺὼ")
+EASTERN = str.maketrans("کی", "كي")
 
 
 def bold(text: str) -> str:

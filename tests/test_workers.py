@@ -49,7 +49,7 @@ def write_study(folder: Path, model: Path) -> Path:
     return path
 
 
-def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
         return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=out, stderr=err)
