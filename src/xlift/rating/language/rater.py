@@ -121,15 +121,19 @@ _RELATIVES = {
     },
     **{"da": ("is", "fo"), "fr": ("oc", "br"), "ca": ("oc",)},
 }
-CLOSE, CLOSE_LETTERS = 0.3, 40
-"""fastText's confidence from which on it vetoes a right rating for such a language, and the shortest text."""
+CLOSE, CLOSE_LETTERS, ENOUGH = 0.3, 40, 300
+"""fastText's confidence from which on it vetoes a right rating, the shortest text, and how much is read."""
 
 
 # e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → None
 def _relative(text: str, code: str) -> str | None:
     if code not in _RELATIVES or len(text) < CLOSE_LETTERS:
         return None
-    guess, sure = identify(text)
+    words = WORD.findall(lowered(text[:ENOUGH], code))
+    unknown = [weight[3] for weight in vocabulary(code).weigh(words)].count(None)
+    if 12 * unknown < len(words):  # a relative's words are not all in the list
+        return None
+    guess, sure = identify(text[:ENOUGH])
     return guess if sure >= CLOSE and guess in _RELATIVES[code] else None
 
 
