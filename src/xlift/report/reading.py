@@ -23,7 +23,7 @@ from xlift.rating import RATERS
 from xlift.records import FACETS, Prompt, Rating, Response
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
-from xlift.study.labels import rate_text
+from xlift.study.labels import learning_rate_text
 from xlift.workspace import RunFolder, StudyFolder
 
 # What a value of 2 says, by rater.
@@ -246,7 +246,7 @@ def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
         return str(value).removesuffix(f"-{settings['size']}")
     words = {"size": "{} conversations", "steps": "{} steps", "weight": "weight {:g}", "template": "template {}"}
     if name == "learning_rate":
-        return f"learning rate {rate_text(value)}"
+        return f"learning rate {learning_rate_text(value)}"
     if name == "system":
         return f"system prompt “{value[:24]}”"
     return Path(str(value).split(":")[-1]).name if name == "model" else words[name].format(value)

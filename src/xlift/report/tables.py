@@ -25,7 +25,7 @@ from xlift.report.rows import (
     VarianceRow,
     record,
 )
-from xlift.study.labels import rate_text
+from xlift.study.labels import learning_rate_text
 
 
 class _OnScale(Protocol):
@@ -259,7 +259,7 @@ def level_name(factor: str, level: str) -> str:
     """A level of a factor in words; of factors that go together, the first one's."""
     first = level.split(", ")[0]
     if factor.startswith("learning_rate"):
-        return rate_text(float(first))
+        return learning_rate_text(float(first))
     return Path(first.split(":")[-1]).name if factor.startswith("model") else first
 
 
@@ -439,7 +439,7 @@ def runs_table(material: Material) -> ReportTable:
         config, stages = run.config, run.manifest().get("stages", {})
         length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs" if config.epochs else None
         tuned: dict[str, Any] = {} if config.untuned else {
-            "adaptation": config.adaptation.label, "learning rate": rate_text(config.learning_rate),
+            "adaptation": config.adaptation.label, "learning rate": learning_rate_text(config.learning_rate),
             "data": config.instructions.label, "length": length, "seed": config.seed,
         }  # fmt: skip
         state = ", ".join(f"{stage} {one['state']}" for stage, one in stages.items()) or "not started"

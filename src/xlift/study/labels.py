@@ -1,52 +1,181 @@
-"""Readable names of runs, made from the settings that differ between them."""
+"""Every setting of a run under one flat name, and readable names of runs, made from the settings that differ.
+
+`run_settings` is the one list that columns of the tidy table, conditions and factors are made from, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xlift.records import fingerprint
-from xlift.study.settings import RunConfig
+from xlift.study.settings import FILLED_IN, UNTUNED, RunConfig, Source, flat, kinds_of
+
+LONGEST = 80
+"""Bytes of a label; with the run's hash behind it, it is the name of a folder."""
+_OF_LORA = ("rank", "alpha", "dropout", "targets")
+_KEPT = "._=+-"
+"""Signs that every file system takes in a name, besides letters and digits."""
+
+
+def setting_kinds() -> dict[str, type]:
+    """The names of `run_settings`, each with the type of its values: str, int, float or bool."""
+    kinds = _kinds("", RunConfig)
+    return {name: kinds[name] for name in run_settings(RunConfig())}
+
+
+def _kinds(name: str, annotation: Any) -> dict[str, type]:
+    nested = getattr(annotation, "model_fields", None)
+    if nested is not None:
+        inner = {key: kind for part, field in nested.items() for key, kind in _kinds(part, field.annotation).items()}
+        return inner | {name: str}
+    found = kinds_of(annotation)
+    return {name: next((kind for kind in (bool, float, int) if kind in found), str)}
+
+
+def run_settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting of a run: text, a number, or None where it does not apply (LoRA's rank to full fine-tuning).
+
+    Names are those of the study file without their section; `instructions` is the name with the size, `sources` what
+    the instructions are made of.
+    """
+    found = {path.rpartition(".")[2]: value for path, value in flat(config.model_dump(mode="json")).items()}
+    del found["name"]
+    found |= {"sources": " + ".join(map(_source_text, config.instructions.sources))}
+    found |= {"targets": _joined(config.adaptation.targets)}
+    found = {"model": found.pop("model"), "instructions": config.instructions.label} | found
+    if config.untuned:
+        return {name: value if name in UNTUNED else None for name, value in found.items()}
+    return found if config.adaptation.method == "lora" else found | dict.fromkeys(_OF_LORA)
+
+
+def _source_text(source: Source) -> str:
+    """A source in one line: its path and what differs from the defaults."""
+    told = source.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
+    return " ".join([source.path, *(f"{key}={_joined(value)}" for key, value in told.items())])
+
+
+def _joined(value: Any) -> Any:
+    return f"[{', '.join(value)}]" if isinstance(value, list) else value
 
 
 def run_labels(runs: Sequence[RunConfig]) -> list[str]:
-    """A short readable name for each run: what differs between the runs, and always the adaptation."""
+    """A short readable name for each run of a study: what differs between the runs, and always the adaptation.
+
+    Runs that differ have names that differ, in upper and lower case alike, and of at most LONGEST bytes.
+    """
     parts = [_label_parts(run) for run in runs]
-    tuned = [part for part, run in zip(parts, runs, strict=True) if not run.untuned]
-    varied = [key for key in parts[0] if len({part[key] for part in tuned}) > 1] if parts else []
-    return [_join_label(part, run, runs, varied) for part, run in zip(parts, runs, strict=True)]
+    several_models = len({run.model for run in runs}) > 1
+    labels = [""] * len(runs)
+    for untuned in (True, False):
+        places = [place for place, run in enumerate(runs) if run.untuned == untuned]
+        varied = _varied([parts[place] for place in places])
+        shown = (
+            varied | ({"model"} if several_models else set()) if untuned else varied | {"adaptation", "learning_rate"}
+        )
+        for place, said in zip(places, _texts([parts[place] for place in places]), strict=True):
+            labels[place] = "-".join(["base"] * untuned + [said[name] for name in said if name in shown and said[name]])
+    return _distinct(labels, [_identity(run) for run in runs])
 
 
-def _join_label(part: dict[str, str], run: RunConfig, runs: Sequence[RunConfig], varied: list[str]) -> str:
+def _identity(run: RunConfig) -> str:
+    return fingerprint(run.model_dump(mode="json", include=set(UNTUNED) if run.untuned else None), length=64)
+
+
+def _label_parts(run: RunConfig) -> dict[str, Any]:
+    """What a label can say of a run, in order: settings that people name together are one part, those of none left."""
+    settings = run_settings(run)
     if run.untuned:
-        several = len({(other.model, other.revision) for other in runs}) > 1
-        return f"base-{part['model']}" if several else "base"
-    shown = [part[key] for key in part if key in varied or key in {"adaptation", "learning_rate"}]
-    return "-".join(shown)
-
-
-def _label_parts(run: RunConfig) -> dict[str, str]:
+        return {name: settings[name] for name in UNTUNED if name not in FILLED_IN}
+    data, own = run.instructions, run.adaptation
     named = {
-        "model": Path(run.model.split(":")[-1]).name,
-        "instructions": run.instructions.label,
-        "adaptation": run.adaptation.label,
-        "learning_rate": f"lr{rate_text(run.learning_rate)}",
-        "steps": f"{run.steps}steps" if run.steps else "",
-        "epochs": f"{run.epochs:g}epochs" if run.epochs else "",
-        "seed": f"s{run.seed}",
+        "model": run.model,
+        "instructions": [data.label, data.name, settings["sources"], data.size],
+        "adaptation": own.label,
+        **{name: settings[name] for name in ("alpha", "dropout", "targets", "learning_rate", "steps", "epochs")},
     }
-    return named | dict(_other_parts(run))
+    done = {*named, *FILLED_IN, "sources", "size", "method", "rank", "seed"}
+    return named | {name: value for name, value in settings.items() if name not in done} | {"seed": run.seed}
 
 
-def rate_text(value: float) -> str:
+def _varied(parts: Sequence[Mapping[str, Any]]) -> set[str]:
+    # LoRA's settings do not differ from those of full fine-tuning: there are none.
+    values = {
+        name: {fingerprint(part[name]) for part in parts if part[name] is not None or name not in _OF_LORA}
+        for name in (parts[0] if parts else ())
+    }
+    return {name for name, found in values.items() if len(found) > 1}
+
+
+def _texts(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The parts in words; values of a part that would be called the same have a hash behind the word."""
+    texts: list[dict[str, str]] = [{} for _ in parts]
+    for name in parts[0] if parts else ():
+        values = {fingerprint(part[name]): part[name] for part in parts}
+        words = {key: _safe(_text(name, value)) for key, value in values.items()}
+        times = Counter(word.casefold() for word in words.values())
+        for text, part in zip(texts, parts, strict=True):
+            key = fingerprint(part[name])
+            alone = times[words[key].casefold()] == 1
+            text[name] = words[key] if alone else f"{words[key]}-{key[:4]}".lstrip("-")
+    return texts
+
+
+def _text(name: str, value: Any) -> str:
+    """A setting's value in words; a text of several words by their beginning."""
+    if name == "instructions":
+        return str(value[0])
+    if name == "adaptation":
+        return str(value)
+    if name == "model":
+        return Path(value.split(":")[-1]).name
+    if value is None:
+        return f"{name}=none" if name in ("revision", "system") else ""
+    if name == "learning_rate":
+        return f"lr{learning_rate_text(value)}"
+    if name in ("steps", "epochs"):
+        return f"{value:g}{name}" if isinstance(value, float) else f"{value}{name}"
+    if name == "seed":
+        return f"s{value}"
+    if isinstance(value, bool):
+        return f"{name}={'on' if value else 'off'}"
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={str(value)[:16]}"
+
+
+def learning_rate_text(value: float) -> str:
     """A learning rate as people write it: 2e-4."""
     text = f"{value:.6g}"
     mantissa, exponent = f"{value:.6e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}" if value < 1 else text
 
 
-def _other_parts(run: RunConfig) -> Iterator[tuple[str, str]]:
-    done = {"dtype", "model_sha256", "model", "instructions", "adaptation", "learning_rate", "steps", "epochs", "seed"}
-    for key, value in run.model_dump(mode="json").items():
-        if key not in done:
-            yield key, f"{key}={fingerprint(value, length=4) if isinstance(value, str) else value}"
+def _safe(text: str) -> str:
+    """The text with letters, digits and a few signs only, so that it can be part of a file name."""
+    plain = unicodedata.normalize("NFC", text)
+    kept = "".join(one if one.isalnum() or one in _KEPT else "-" for one in plain)
+    return re.sub("-+", "-", kept).strip("-.")
+
+
+def _distinct(labels: Sequence[str], identities: Sequence[str]) -> list[str]:
+    """The labels, with a hash behind those that are too long or that several runs would have."""
+    own = dict(zip(identities, labels, strict=True))
+    found = dict(own)
+    again = _shared(found) | {key for key, label in own.items() if not label or len(label.encode()) > LONGEST}
+    for length in (6, 12, 24, 64):
+        found |= {key: _with_hash(own[key], key[:length]) for key in again}
+        again = _shared(found)
+    return [found[identity] for identity in identities]
+
+
+def _with_hash(label: str, ending: str) -> str:
+    start = label.encode()[: LONGEST - len(ending) - 1].decode(errors="ignore").rstrip("-.")
+    return f"{start}-{ending}".lstrip("-")
+
+
+def _shared(found: Mapping[str, str]) -> set[str]:
+    times = Counter(label.casefold() for label in found.values())
+    return {identity for identity, label in found.items() if times[label.casefold()] > 1}

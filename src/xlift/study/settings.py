@@ -41,7 +41,7 @@ _SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 def with_numbers(kind: Any, value: Any) -> Any:
     """`value` with the numbers that YAML 1.1 reads as text (`1e2`, `2e-4`) as numbers, wherever `kind` has numbers."""
-    kinds = _kinds(kind)
+    kinds = kinds_of(kind)
     if isinstance(value, list):
         return [with_numbers(kind, item) for item in value]
     if isinstance(value, dict):
@@ -59,12 +59,12 @@ def as_number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
 
 
-def _kinds(annotation: Any) -> set[type]:
+def kinds_of(annotation: Any) -> set[type]:
     """The classes in an annotation, through unions and lists."""
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return {annotation}
     inner = [] if typing.get_origin(annotation) is Literal else typing.get_args(annotation)
-    return {kind for one in inner for kind in _kinds(one)}
+    return {kind for one in inner for kind in kinds_of(one)}
 
 
 class Settings(BaseModel):

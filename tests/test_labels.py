@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xlift.study.labels import LONGEST, run_labels, run_settings, setting_kinds
+from xlift.study.settings import FILLED_IN, RunConfig
+from xlift.study.study import parse_study
+
+VALUES: dict[str, list[Any]] = {
+    "model": ["a/tiny", "b/tiny", "b/Tiny", "c"],
+    "revision": [None, "main", "none"],
+    "template": ["own", "chatml"],
+    "system": [None, "none", "a" * 300 + "b", "a" * 300 + "c", "Réponds en français.", "…"],
+    "learning_rate": [1e-4, 1.0000001e-4, 2e-4],
+    "schedule": ["cosine", "linear"],
+    "min_learning_rate_ratio": [0.1, 0.0],
+    "warmup_steps": [0, 10],
+    "steps": [10, 100],
+    "batch_tokens": [32768, 65536],
+    "micro_batch_tokens": [1024, 2048],
+    "max_length": [128, 256],
+    "packing": [True, False],
+    "beta1": [0.9, 0.8],
+    "beta2": [0.95, 0.999],
+    "weight_decay": [0.1, 0.0],
+    "max_gradient_norm": [1.0, 0.5],
+    "checkpoint_every": [200, 100],
+    "gradient_checkpointing": [False, True],
+    "seed": [0, 1, 2],
+    "weight": [1.0, 0.5],
+    "adaptation.method": ["lora", "full"],
+    "adaptation.rank": [8, 16],
+    "adaptation.alpha": [16, 32],
+    "adaptation.dropout": [0.0, 0.1],
+    "adaptation.targets": ["all-linear", ["q_proj", "v_proj"], ["q_proj"]],
+    "instructions.name": [None, "a b", "a-b", "x" * 120],
+    "instructions.sources": [[{"path": "one/data.jsonl"}], [{"path": "two/data.jsonl"}], [{"size": 4}]],
+    "instructions.size": [None, 8, 64],
+    "instructions.heldout": [16, 0],
+    "instructions.subset_seed": [0, 1],
+}
+
+
+def config(**settings: Any) -> RunConfig:
+    """A run with settings named as in a study file, sections with dots."""
+    raw: dict[str, Any] = {}
+    for name, value in settings.items():
+        section, _, last = name.rpartition(".")
+        (raw.setdefault(section, {}) if section else raw)[last] = value
+    return RunConfig.model_validate(raw)
+
+
+def test_runs_that_differ_in_any_settings_have_labels_that_differ_even_as_folders() -> None:
+    generator = np.random.default_rng(0)
+    for trial in range(150):
+        varied = generator.choice(list(VALUES), size=generator.integers(1, 6), replace=False)
+        values = {name: VALUES[name] for name in varied}
+        runs = [config(**dict(zip(values, one, strict=True))) for one in itertools.product(*values.values())][:400]
+        labels = run_labels(runs)
+        assert len({label.casefold() for label in labels}) == len(runs), (trial, varied)
+        assert all(0 < len(label.encode()) <= LONGEST for label in labels)
+        assert not any(set(label) & set(' /\\:*?"<>|,\n') for label in labels)
+
+
+def test_every_setting_of_a_run_can_be_varied_and_is_in_the_tests_list() -> None:
+    tried = {name.rpartition(".")[2] for name in VALUES} - {"name"} | {"instructions", "epochs", *FILLED_IN}
+    assert tried == set(setting_kinds()) == set(run_settings(RunConfig()))
+    for name, kind in setting_kinds().items():
+        values = [
+            run_settings(config(**{path: one}))[name] for path in VALUES if path.endswith(name) for one in VALUES[path]
+        ]
+        assert all(value is None or isinstance(value, kind | int if kind is float else kind) for value in values), name
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name not in ("instructions.name", "adaptation.method")])
+def test_a_setting_that_differs_is_named_in_the_label_and_has_a_column(name: str) -> None:
+    runs = [config(**{name: value}) for value in VALUES[name][:2]]
+    last = name.rpartition(".")[2]
+    values = [run_settings(run)[last] for run in runs]
+    assert values[0] != values[1]
+    assert len(set(run_labels(runs))) == 2
+
+
+def test_labels_are_readable() -> None:
+    training = {"adaptation": {"alpha": [16, 32]}, "packing": [True, False], "seed": [0, 1]}
+    labels = run_labels(parse_study({"name": "grid", "training": training}).runs())
+    assert labels[0] == "base"
+    assert labels[1] == "lora-r16-alpha=16-lr1e-4-packing=on-s0"
+    training = {"adaptation": [{"rank": [8, 16]}, {"method": "full"}], "instructions": {"size": [8, 64]}}
+    labels = run_labels(parse_study({"name": "grid", "training": training}).runs())
+    hows = ("lora-r8", "lora-r16", "full")
+    assert labels[1:] == [f"builtin-{size}-{how}-lr1e-4" for how in hows for size in (8, 64)]
+
+
+def test_untuned_bases_that_differ_in_what_they_are_told_have_labels_of_their_own() -> None:
+    training = {"model": ["a/tiny", "b/tiny"], "system": [None, "Be brief."]}
+    runs = [run for run in parse_study({"name": "grid", "training": training}).runs() if run.untuned]
+    assert len(set(run_labels(runs))) == len(runs) == 4
+
+
+def test_settings_that_do_not_apply_are_none() -> None:
+    full = run_settings(config(**{"adaptation.method": "full"}))
+    assert [full[name] for name in ("method", "rank", "alpha", "targets", "weight")] == ["full", None, None, None, 1.0]
+    base = run_settings(config(**{"adaptation.method": "none"}))
+    assert {name for name, value in base.items() if value is not None} == {"model", "template", "dtype"}
