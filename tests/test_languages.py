@@ -17,7 +17,7 @@ from xlift.data.instructions import load_source
 from xlift.data.prompts import load_prompts, read_prompt_file
 from xlift.data.sources import lcb_prompts, paper_prompts
 from xlift.errors import ConfigError, DataError
-from xlift.judging.questions import language_name
+from xlift.judging.questions import named_language
 from xlift.judging.ratings import read_responses
 from xlift.languages import LANGUAGES, find_language, get_language, language_code, rated_language
 from xlift.rating import rate, text_fingerprint
@@ -263,10 +263,10 @@ def test_a_judge_reads_the_variety_that_was_asked_for() -> None:
     record: dict[str, Any] = {"language": "pt-BR"}
     assert read_languages(record, "here") == []
     assert record == {"language": "pt", "variety": "pt-BR"}
-    assert language_name(record) == "Portuguese (português), as in BR"
-    assert language_name({"language": "zh-Hant"}) == "Chinese (中文)"
-    assert language_name({"language": "sr-Latn"}) == "Serbian (Latin) (српски)"
-    assert language_name({"language": "yo"}) == "Yoruba (Yorùbá)"
+    assert named_language(record) == "Portuguese (português), as in BR"
+    assert named_language({"language": "zh-Hant"}) == "Chinese (中文)"
+    assert named_language({"language": "sr-Latn"}) == "Serbian (Latin) (српски)"
+    assert named_language({"language": "yo"}) == "Yoruba (Yorùbá)"
 
 
 def test_published_sets_are_found_however_their_files_write_the_language(tmp_path: Path) -> None:

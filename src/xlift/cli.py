@@ -442,12 +442,12 @@ def _stage(
 
 def _print_result(workspace: Any, path: Path | None = None) -> None:
     from xlift.rating import RATERS
-    from xlift.report.page import text_table
+    from xlift.report.page import result_table
     from xlift.report.reading import material_of
     from xlift.terminal import aligned
 
     table = [[RATERS[workspace.study.raters[0]].title, *workspace.study.prompts.languages]]
-    table += [[run, *cells] for run, cells in text_table(material_of(workspace))]
+    table += [[run, *cells] for run, cells in result_table(material_of(workspace))]
     print(aligned(table))
     print(f"\nreport: {path or workspace.report / 'index.html'}")
 

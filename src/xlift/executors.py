@@ -16,11 +16,11 @@ from xlift.records import write_atomic
 from xlift.workers import several_workers
 from xlift.workspace import RunFolder, StudyFolder
 
-Task = Callable[[StudyFolder, RunFolder, bool], None]
+RunWork = Callable[[StudyFolder, RunFolder, bool], None]
 Ended = tuple[RunFolder, UserError | None]
 
 
-def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offline: bool, work: Task) -> None:
+def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offline: bool, work: RunWork) -> None:
     """Do one stage's work on every run. Raises UserError with the problems of all runs that failed."""
     # Rating is quick and wants no GPU: it stays here.
     spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
@@ -33,13 +33,13 @@ def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offl
     raise_together(failures)
 
 
-def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Task) -> Iterator[Ended]:
+def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork) -> Iterator[Ended]:
     for run in runs:
         yield run, _attempt(work, workspace, run, stage, offline)
 
 
-def _attempt(work: Task, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:
-    """Task on one run; what went wrong, if anything did."""
+def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:
+    """Work on one run; what went wrong, if anything did."""
     log = run.path / f"error-{stage}.txt"
     try:
         work(workspace, run, offline)
@@ -55,7 +55,7 @@ def _attempt(work: Task, workspace: StudyFolder, run: RunFolder, stage: str, off
     return None
 
 
-def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: Task) -> Iterator[Ended]:
+def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork) -> Iterator[Ended]:
     """One task a run, each with the resources it asks for; yielded as they end."""
     ray = _connected(workspace)
     settings = workspace.study.ray

@@ -57,9 +57,9 @@ class Kept:
 
     def __init__(self) -> None:
         self.base = KeptBase()
-        self._data: dict[str, Data] = {}
+        self._data: dict[str, Examples] = {}
 
-    def instructions(self, settings: Instructions, offline: bool) -> Data:
+    def instructions(self, settings: Instructions, offline: bool) -> Examples:
         """Training and held-out conversations; those asked for last are kept."""
         key = settings.model_dump_json()
         if key not in self._data:
@@ -71,7 +71,7 @@ class Kept:
         return Kept, ()
 
 
-Data = tuple[list[Conversation], list[Conversation]]
+Examples = tuple[list[Conversation], list[Conversation]]
 
 
 def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:

@@ -51,7 +51,7 @@ COLUMNS: dict[str, Any] = {
 }
 
 
-Pairing = Literal["prompt", "request"]
+PairBy = Literal["prompt", "request"]
 
 
 class Pairs(NamedTuple):
@@ -86,7 +86,7 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
     top: float = 2.0,
-    pair: Pairing = "prompt",
+    pair: PairBy = "prompt",
 ) -> pl.DataFrame:
     """One row a facet, language (or what `by` names) and rater: the paired difference, its interval, test and size.
 
@@ -117,7 +117,7 @@ def paired(
     second: str | Mapping[str, Any],
     keys: Sequence[str],
     rater: str | None = None,
-    pair: Pairing = "prompt",
+    pair: PairBy = "prompt",
 ) -> Iterator[tuple[dict[str, Any], Pairs, bool]]:
     """For each group that `keys` make: which it is, its pairs, and whether an interval can cover seeds.
 
@@ -206,7 +206,7 @@ def _typed(frame: pl.DataFrame, key: str, text: str) -> Any:
     return value
 
 
-def _pairs(rows: pl.DataFrame, pair: Pairing) -> tuple[Pairs, bool]:
+def _pairs(rows: pl.DataFrame, pair: PairBy) -> tuple[Pairs, bool]:
     """Values of the prompts of one group, and whether an interval can cover seeds.
 
     It can if each side has two seeds or more, or is an untuned model, which has none, beside one that has.

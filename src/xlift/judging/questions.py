@@ -233,7 +233,7 @@ def item_message(
     notes = [texts.frame["reference"]] if "REFERENCE" in names else []
     notes += [] if "USER" in names else [texts.frame["no request"]]
     material = "\n\n".join(f"<<<{name} {code}>>>\n{text}\n<<<END {name} {code}>>>" for name, text in blocks)
-    shown_values = {"code": code, "language": language_name(record), "note": "".join(f" {note}" for note in notes)}
+    shown_values = {"code": code, "language": named_language(record), "note": "".join(f" {note}" for note in notes)}
     return fill(texts.frame[section], {**shown_values, "material": material, **values})
 
 
@@ -243,7 +243,7 @@ def boundary_code(contents: Sequence[str]) -> str:
     return next(code for code in codes if not any(code in text.lower() for text in contents))
 
 
-def language_name(record: dict[str, Any]) -> str:
+def named_language(record: dict[str, Any]) -> str:
     """The language that the response must be in, as a judge reads it: "French (français)"."""
     known = find_language(record.get("variety") or reply_language(record))
     if known is None:

@@ -32,6 +32,7 @@ from xlift.memory import peak_memory
 from xlift.models import Located, Placement, causal_config, load_tokenizer, loaded_checkpoint, quiet
 from xlift.records import Prompt, encode_record
 from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.tuning.loss import LOSS_CHUNK
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
@@ -51,8 +52,6 @@ PAIRS = 8
 """Question pairs whose language margin the probe measures."""
 SMALL_FILES = 7_000
 """Bytes of a checkpoint's small files: settings, PEFT's model card."""
-CHUNK = 512
-"""Positions whose logits training holds at once (loss.py)."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
         "weights": 4 * size.parameters if full else _bytes_per(placement) * size.parameters + 4 * size.trainable,
         "gradients and AdamW": 12 * size.trainable,
         "activations": size.layers * tokens * size.hidden * _bytes_per(placement)
-        + 8 * min(CHUNK, learned) * size.vocabulary,
+        + 8 * min(LOSS_CHUNK, learned) * size.vocabulary,
     }
 
 

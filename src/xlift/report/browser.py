@@ -39,7 +39,7 @@ class _Names(NamedTuple):
     signatures: dict[str, int]
 
 
-def pack(prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Packed:
+def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Packed:
     """All prompts with the responses and ratings of all checkpoints."""
     names = _Names({}, {})
     for one in answered:

@@ -55,7 +55,7 @@ def signatures(material: Material) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def settings(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
+def run_settings(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that is known of the runs, as (title, lines): what they share, then of each run what is its own.
 
     Lines are (name, value): every setting, versions, hashes, states of the stages.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 
-from xlift.analysis.agreement import agreement_tables
+from xlift.analysis.agreement import ALL, agreement_tables
 from xlift.analysis.calibration import calibration_table
 from xlift.analysis.comparison import compare
 from xlift.analysis.consistency import consistency, with_requests
@@ -47,7 +47,6 @@ from xlift.report.rows import (
     read,
 )
 
-ALL = "all"
 REFERENCE = "en"
 """The language that the others are compared with."""
 
@@ -324,7 +323,7 @@ def _calibration(material: Material) -> list[CalibrationRow]:
     return [read(CalibrationRow, row, run=material.name(row["run"], row["step"]), id=row["run"]) for row in found]
 
 
-def detectable(material: Material, scale: Scale) -> float | None:
+def smallest_detectable(material: Material, scale: Scale) -> float | None:
     """The median over tuned conditions and languages of the smallest difference to the untuned that would be found."""
     frame = material.test.filter((pl.col("facet") == scale.facet) & (pl.col("rater") == scale.rater))
     found: list[float] = []

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from xlift.errors import ConfigError, nearest
 from xlift.records import write_atomic
 from xlift.report import methods
-from xlift.report.browser import pack, packed_bytes
+from xlift.report.browser import packed_answers, packed_bytes
 from xlift.report.figures import save_figure, script_bundle
 from xlift.report.formats import ReportTable, cells, to_markdown, write_tables
 from xlift.report.numbers import Findings, findings_of
@@ -33,7 +33,7 @@ from xlift.report.summary import summary_text, unknown_text
 from xlift.report.tables import rows_of, runs_table
 from xlift.workspace import StudyFolder, now
 
-__all__ = ["FORMATS", "TITLES", "text_table", "write_pages", "write_report"]
+__all__ = ["FORMATS", "TITLES", "result_table", "write_pages", "write_report"]
 
 FORMATS = ("html", "md", "csv", "latex")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -95,11 +95,11 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         cells=cells,
         languages=[(code, language_name(code)) for code in material.languages],
         runs=runs_table(material),
-        settings=[*methods.settings(material), ("The study file", methods.study_lines(material))],
+        settings=[*methods.run_settings(material), ("The study file", methods.study_lines(material))],
         definitions=methods.definitions(material),
         facts=methods.report_facts(material),
         signatures=methods.signatures(material),
-        packed=pack(material.prompts, material.answered),
+        packed=packed_answers(material.prompts, material.answered),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         vega=packed_bytes(vega.encode("utf-8")) if vega else "",
@@ -147,7 +147,7 @@ def _table_part(table: ReportTable) -> str:
     return f"### {table.title}\n\n{to_markdown(table)}\n\n{table.note}"
 
 
-def text_table(material: Material) -> list[tuple[str, list[str]]]:
+def result_table(material: Material) -> list[tuple[str, list[str]]]:
     """The test table for the terminal, by the study's first rater: per run, one cell a language as "94% [72–99]"."""
     rater = material.workspace.study.raters[0]
     scale = next((scale for scale in material.scales if scale.rater == rater), None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from xlift.analysis.agreement import ALL
 from xlift.report import figures, tables
 from xlift.report.figures import Figure, Specification
 from xlift.report.formats import ReportTable
-from xlift.report.numbers import ALL, REFERENCE, Findings, curve_points
+from xlift.report.numbers import REFERENCE, Findings, curve_points
 from xlift.report.reading import Material, Scale, language_name, rater_name
 from xlift.report.rows import CurvePoint, record
 
@@ -40,7 +41,7 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
         ("data-size", "Data size", "Amount of data", CURVES, _curves(material, found, "size")),
         ("transfer", "Transfer", "English beside the other languages", TRANSFER, _transfer(material, found)),
         ("selection", "Selection", "Choosing a checkpoint", SELECTION, _selection(material, found)),
-        ("effects", "Effects", "What each training choice contributes", EFFECTS, _effects(material, found)),
+        ("effects", "Effects", "What each training choice contributes", EFFECTS_LEAD, _effects(material, found)),
         ("training", "Training", "Training and multilingual validation", TRAINING, _training(material)),
         ("margins", "Margin", "Language margin", MARGINS, _one(tables.margin_table_of(material, found.margins))),
         ("facts", "Facts", "Facts over languages", FACTS, _one(tables.facts_table(material, found.facts))),
@@ -62,7 +63,7 @@ TRANSFER = (
 SELECTION = (
     "Each rule sees validation prompts or held-out English replies only; test prompts then tell what its pick is worth."
 )
-EFFECTS = (
+EFFECTS_LEAD = (
     "What is left of a choice when all others are balanced. Right of zero: better than the mean over the levels. An "
     "interval that touches zero is no effect that chance could not make."
 )

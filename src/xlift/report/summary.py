@@ -12,8 +12,9 @@ from itertools import combinations
 
 import polars as pl
 
+from xlift.analysis.agreement import ALL
 from xlift.report.formats import interval_text, value_text
-from xlift.report.numbers import ALL, REFERENCE, Findings, detectable, differences
+from xlift.report.numbers import REFERENCE, Findings, differences, smallest_detectable
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
 from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
 from xlift.report.tables import factor_name, rows_of
@@ -226,7 +227,7 @@ def _choices(rows: Sequence[VarianceRow]) -> str:
 
 
 def _precision(material: Material) -> str:
-    smallest = detectable(material, material.scales[0]) if material.scales else None
+    smallest = smallest_detectable(material, material.scales[0]) if material.scales else None
     requests = _requests(material)
     start = f"{_counted(requests, 'test request')} in each language"
     if smallest is None:

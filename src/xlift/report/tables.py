@@ -243,7 +243,7 @@ def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -
     return ReportTable(f"effects-{scale.slug}", title, note, columns, lines, _records(own))
 
 
-FACTORS = {
+FACTOR_NAMES = {
     "model": "base model", "learning_rate": "learning rate", "size": "conversations", "instructions": "data",
     "weight": "weight of the tuning", "system": "system prompt", "rest": "choices together",
 }  # fmt: skip
@@ -251,7 +251,7 @@ FACTORS = {
 
 def factor_name(factor: str) -> str:
     """A factor in words, with those that follow from it."""
-    first, *others = (FACTORS.get(name, name) for name in factor.split(", "))
+    first, *others = (FACTOR_NAMES.get(name, name) for name in factor.split(", "))
     return f"{first} (with {', '.join(others)})" if others else first
 
 

@@ -16,6 +16,9 @@ from torch import Tensor
 
 Project = Callable[[Tensor], Tensor]
 
+LOSS_CHUNK = 512
+"""Positions whose logits are held at once."""
+
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
@@ -43,7 +46,9 @@ class _ChunkedLoss(torch.autograd.Function):
         return (None, None, None, *scaled)
 
 
-def summed_loss(project: Project, hidden: Tensor, targets: Tensor, weights: list[Tensor], chunk: int = 512) -> Tensor:
+def summed_loss(
+    project: Project, hidden: Tensor, targets: Tensor, weights: list[Tensor], chunk: int = LOSS_CHUNK
+) -> Tensor:
     """Sum of the cross-entropies of `targets` given `hidden`, as a float32 scalar.
 
     `hidden`: (n, d) states that predict `targets`: (n,). `project` maps states to logits (n, vocabulary); `weights`
@@ -84,7 +89,7 @@ def decoder_of(model: Any) -> Any:
     return decoder if decoder.get_output_embeddings() is None else decoder.model
 
 
-def response_loss(model: Any, batch: dict[str, Tensor], chunk: int = 512) -> Tensor:
+def response_loss(model: Any, batch: dict[str, Tensor], chunk: int = LOSS_CHUNK) -> Tensor:
     """Summed cross-entropy of the response tokens in a batch (see packing.py for its fields).
 
     Divide by the number of response tokens of the whole accumulated batch to get the mean that is trained on.

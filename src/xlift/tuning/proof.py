@@ -69,12 +69,12 @@ def _computed(model: Any, packing: bool) -> list[Claim]:
     causal = model(input_ids=other, use_cache=False).logits[:, :10]
     claims = [
         Claim(
-            alike(states, whole),
+            equal(states, whole),
             "this model computes its scores in a way that xlift does not know",
             "please report it with the model's name",
         ),
         Claim(
-            alike(causal, whole[:, :10]),
+            equal(causal, whole[:, :10]),
             "this model's tokens see those that come after them: it is no causal language model",
             "take a model that was trained to write, such as one of text-generation on the hub",
         ),
@@ -94,7 +94,7 @@ def _packs(model: Any, ids: list[int]) -> bool:
         found: Tensor = decoder_of(model)(**batch, use_cache=False).last_hidden_state[0]
         return found
 
-    return alike(states(two), torch.cat([states(two[:1]), states(two[1:])]))
+    return equal(states(two), torch.cat([states(two[:1]), states(two[1:])]))
 
 
 def probe_ids(model: Any, count: int, seed: int = 0) -> Tensor:
@@ -104,7 +104,7 @@ def probe_ids(model: Any, count: int, seed: int = 0) -> Tensor:
     return torch.randint(rows // 100, rows, (1, count), generator=generator).to(model.device)
 
 
-def alike(found: Tensor, wanted: Tensor) -> bool:
+def equal(found: Tensor, wanted: Tensor) -> bool:
     """Whether two results differ by rounding only."""
     tolerance = EXACT if wanted.dtype == torch.float32 else ROUGH
     found, wanted = found.float(), wanted.float()
