@@ -13,7 +13,7 @@ import tomllib
 import venv
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ import yaml
 from packaging.requirements import Requirement
 from report_fixtures import made_study
 
+from xlift.errors import ConfigError
 from xlift.extras import EXTRAS, missing_extra
+from xlift.planning.check import check_study
 from xlift.records import read_records
+from xlift.stages import run_study
+from xlift.study.study import parse_study
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "xlift"
@@ -127,6 +131,21 @@ def test_a_warning_of_what_will_change_is_an_error_in_our_code_alone(kind: type[
         exec(call, {"__name__": "xlift.somewhere.deep"})
     with warnings.catch_warnings(record=True):
         exec(call, {"__name__": "elsewhere"})
+
+
+@pytest.mark.parametrize("command", [run_study, check_study])
+def test_what_a_study_asks_for_is_missed_before_anything_is_spent(
+    command: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = {"model": "m", "base_url": "http://localhost:1"}
+    study = parse_study({"name": "judged", "judges": [judge], "executor": "ray"})
+    for module in ("openai", "ray", "jinja2"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as caught:
+        command(study, folder=tmp_path / "out")
+    assert caught.value.hint == "pip install 'xlift[report,judge,ray]'"
+    assert len(caught.value.problems) == 3
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

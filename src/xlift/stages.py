@@ -40,7 +40,7 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
 
     A run that fails is reported at the end (UserError) and does not stop the others.
     """
-    require("train", "report")
+    require(*study.extras)
     if first_worker():
         say_pending(open_study(study, folder))
     workspace, kept = prepare(study, folder), Kept()

@@ -13,6 +13,7 @@ from xlift.checkpoint import measured_languages
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
+from xlift.extras import require
 from xlift.generation.responses import margin_pairs
 from xlift.memory import free_memory
 from xlift.models import Located, Placement, load_tokenizer, locate, place
@@ -111,6 +112,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
     `probe` measures time and memory on this machine; without it they are bounds. Raises ConfigError with all problems,
     among them runs and studies that do not fit into memory or onto the disk.
     """
+    require(*study.extras)
     found = Found()
     workspace = open_study(study, folder)
     placement = place(study.device, study.dtype)

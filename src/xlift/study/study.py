@@ -116,6 +116,12 @@ class Study(Settings):
             )
         return judges
 
+    @property
+    def extras(self) -> list[str]:
+        """What must be installed to run every stage: names of `xlift.extras.EXTRAS`."""
+        chosen = {"judge": bool(self.judges), "ray": self.executor == "ray"}
+        return ["train", "report", *(name for name, wanted in chosen.items() if wanted)]
+
     def named_runs(self) -> list[RunConfig]:
         """The runs that the grid names, excluded ones among them."""
         grids = [self.training, *self.include]
