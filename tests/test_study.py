@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from xlift.chat import _open
 from xlift.errors import ConfigError
+from xlift.records import Message
+from xlift.stages import prepare
 from xlift.study.labels import run_labels
 from xlift.study.study import Study, dump_yaml, load_study, parse_study
 
@@ -315,6 +318,19 @@ def test_a_grid_that_nobody_can_run_is_refused_before_it_is_made() -> None:
         parse_study(
             {"name": "x", "training": {"seed": list(range(200)), "learning_rate": [1e-4 + i for i in range(200)]}}
         )
+
+
+@pytest.mark.parametrize(("given", "spoken"), [(None, "Be brief."), ("", None), ("Be kind.", "Be kind.")])
+def test_the_system_prompt_of_a_chat_is_the_one_given_and_else_the_runs(
+    given: str | None, spoken: str | None, study_file: Path, tmp_path: Path
+) -> None:
+    base = prepare(load_study(study_file, ["training.system=Be brief."]), tmp_path / "out").runs[0]
+    _, chat = _open(str(base.path), given, offline=True)
+    assert ("Be brief." in chat.render(ASKED, True)) == (spoken == "Be brief.")
+    assert spoken is None or spoken in chat.render(ASKED, True)
+
+
+ASKED: list[Message] = [{"role": "user", "content": "Why?"}]
 
 
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "a\\b", "..", ".", "a\nb", "a\x00b", "\u202eb", ""])

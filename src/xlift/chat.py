@@ -56,7 +56,8 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContext
             raise ConfigError(f"{name}: no checkpoint yet", "xlift train STUDY.yaml makes it")
         checkpoint = run.checkpoint(steps[-1]) if steps else None
         tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
-        spoken = system or run.config.system
+        # An empty system prompt is one: none at all, whatever the run was trained with.
+        spoken = run.config.system if system is None else system
         chat = (load_chat_format if checkpoint else chat_format)(tokenizer, run.config.template, spoken)
         return loaded_checkpoint(base, checkpoint, placement, run.config.weight), chat
     base = locate(name, None, offline)
