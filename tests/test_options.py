@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import sys
@@ -16,6 +17,9 @@ from test_judging import judge_at
 from xlift import cli
 from xlift.judging.pairs import compare_pairs, current_comparisons, summarise_pairs
 from xlift.judging.probe import probe, probe_cases
+from xlift.records import write_jsonl
+from xlift.stages import prepare
+from xlift.study.study import load_study
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 MODES: dict[str, cli.Modes] = {"rate": cli._RATE, "judge": cli._JUDGE, "annotate": cli._ANNOTATE}
@@ -122,6 +126,43 @@ def test_a_dry_run_of_a_pair_or_the_probe_counts_the_calls_that_are_then_made(tm
         assert (total.identical, total.tie, total.consistent) == (1, 3, 0.0)
         assert estimate_probe(judge, tmp_path / "probe").calls == len(probe_cases())
         assert server.state.requests == before.calls
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--probe"], ["responses.jsonl", "-o", "new/folder/ratings.jsonl"], ["study"], ["study", "--probe"]],
+    ids=" ".join,
+)
+def test_a_dry_run_of_judging_leaves_the_disk_as_it_was(
+    words: list[str], study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    prepare(load_study(study_file), tmp_path / "study")
+    write_jsonl(tmp_path / "responses.jsonl", probe_cases(["en"])[:2])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    judge = ["--model", "m", "--base-url", "http://localhost:9/v1", "--dry-run"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["xlift", "judge", *words, *judge])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "calls" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_dry_run_reads_a_ledger_that_another_process_writes_and_leaves_its_torn_line(tmp_path: Path) -> None:
+    from xlift.judging.probe import estimate_probe
+
+    with serving() as server:
+        judge = judge_at(server)
+        probe(judge, tmp_path, probe_cases(["en"])[:1])
+        (ledger,) = tmp_path.glob("judge-*.jsonl")
+        with ledger.open("ab") as file:
+            file.write(b'{"request": "ab')
+        torn = ledger.read_bytes()
+        with ledger.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert estimate_probe(judge, tmp_path).items == len(probe_cases()) - 1
+        assert ledger.read_bytes() == torn
 
 
 def test_pairs_and_the_probe_go_by_batches_where_the_judge_is_set_so(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,7 +50,8 @@ class Ledger:
     path: Path
     price_input: float
     price_output: float
-    log: JsonlWriter
+    log: JsonlWriter | None
+    """None where the ledger is only read."""
     reading: BinaryIO
     requests: int = 0
     answered: int = 0
@@ -86,6 +88,7 @@ class Ledger:
         self._write({"request": key, "part": part, "failed": why})
 
     def _write(self, line: dict[str, Any]) -> None:
+        assert self.log, "the ledger is open for reading only"
         encoded = encode_record(line)
         self.log.write_encoded(encoded)
         self._count(line, len(encoded))
@@ -112,12 +115,25 @@ def open_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
         except OSError:
             raise ConfigError(f"{path}: another xlift process is judging", "wait for it") from None
         with JsonlWriter(path) as log:
-            ledger = Ledger(path, settings.price_input or 0.0, settings.price_output or 0.0, log, reading)
-            for raw in reading:
-                ledger._count(json.loads(raw), len(raw))
+            ledger = _counted(path, settings, log, reading)
             yield ledger
             if not ledger.requests:
                 path.unlink()
+
+
+@contextmanager
+def read_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
+    """The ledger at `path` as it is now, to be read only: nothing is made, mended or locked."""
+    with path.open("rb") if path.is_file() else BytesIO() as reading:
+        yield _counted(path, settings, None, reading)
+
+
+def _counted(path: Path, settings: Judge, log: JsonlWriter | None, reading: BinaryIO) -> Ledger:
+    ledger = Ledger(path, settings.price_input or 0.0, settings.price_output or 0.0, log, reading)
+    for raw in reading:
+        if raw.endswith(b"\n"):  # a last line without its end is being written, or torn
+            ledger._count(json.loads(raw), len(raw))
+    return ledger
 
 
 def mean_tokens(ledger: Ledger, least: int = 20) -> tuple[float, float] | None:

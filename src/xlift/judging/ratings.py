@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from xlift.errors import DataError
 from xlift.judging.batches import answer_as_set
 from xlift.judging.client import PACE, Pace, RequestGroup, check_budget
-from xlift.judging.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, text_of
+from xlift.judging.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger, text_of
 from xlift.judging.questions import (
     Request,
     Texts,
@@ -297,7 +297,7 @@ def estimate_calls(
     check_budget(settings)
     items = calls = 0
     guessed = 0.0
-    with open_ledger(ledger, settings) as book:
+    with read_ledger(ledger, settings) as book:
         for requests in asked:
             unpaid = [request for request in requests if not book.replies(request.key)]
             items += 1
