@@ -133,6 +133,8 @@ def rate(
     from xlift.rating import checked_raters, default_raters
 
     mode = "FILE.jsonl" if source.suffix == ".jsonl" else "STUDY"
+    if source.is_file() and source.suffix not in {".jsonl", ".yaml", ".yml"}:
+        raise ConfigError(f"{source}: neither a study file (.yaml) nor responses", "files of responses end in .jsonl")
     _refuse_others(context, mode, _RATE)
     names = None if raters is None else checked_raters(name.strip() for name in raters.split(","))
     if mode == "STUDY":
