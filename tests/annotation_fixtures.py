@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,15 @@ TEXTS = {
     "ja": ("なぜ葉は黄色くなるのですか。", "日が短くなるからです。"),
     "ru": ("Почему листья желтеют?", "Потому что дни становятся короче."),
 }
-SERVE = (
-    "import sys; from pathlib import Path; from xlift.annotation import campaign as c; "
-    "c.serve(c.open_campaign(Path(sys.argv[1]), sys.argv[2] or None), port=int(sys.argv[3]))"
-)
+SERVE = """
+import json, sys
+from pathlib import Path
+from xlift.annotation import campaign, server
+options = json.loads(sys.argv[4])
+for name, value in options.pop("limits", {}).items():
+    setattr(server, name, value)
+campaign.serve(campaign.open_campaign(Path(sys.argv[1]), sys.argv[2] or None), port=int(sys.argv[3]), **options)
+"""
 
 
 def responses(languages: Sequence[str], prompts: int, runs: Sequence[str] = RUNS) -> list[dict[str, Any]]:
@@ -74,14 +79,20 @@ def link_in(text: str) -> str:
 
 
 @contextmanager
-def serving(source: Path, database: str = "", port: int = 0) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """The annotation server as a process of its own; its port, and the process."""
-    line = [sys.executable, "-c", SERVE, str(source), database, str(port)]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+def serving(
+    source: Path, database: str = "", port: int = 0, log: Path | None = None, **options: Any
+) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """The annotation server as a process of its own; its port, and the process. What it says goes to `log`.
+
+    `options` are those of campaign.serve, and `limits` such as {"EXCHANGE_SECONDS": 2} in place of the server's own.
+    """
+    line = [sys.executable, "-c", SERVE, str(source), database, str(port), json.dumps(options)]
+    with log.open("w") if log else nullcontext() as errors:
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None
     try:
         told = process.stdout.readline()
-        found = re.search(r"http://[\d.]+:(\d+)", told)
+        found = re.search(r"annotation page: https?://[\w.-]+:(\d+)", told)
         assert found is not None, told
         yield int(found[1]), process
     finally:

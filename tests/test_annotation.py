@@ -120,7 +120,7 @@ def test_behind_https_the_cookie_is_secure(tmp_path: Path) -> None:
 
     campaign = open_campaign(response_file(tmp_path, responses(["fr"], 1)))
     link = link_in(campaigns.add(campaign, "Ana", ["fr"], address="https://rate.example.org/"))
-    client = TestClient(build_app(campaign.database, secure=True), base_url="https://rate.example.org")
+    client = TestClient(build_app(campaign.database, "https://rate.example.org"), base_url="https://rate.example.org")
     assert "secure" in client.get(link, follow_redirects=False).headers["set-cookie"].lower()
 
 

@@ -244,15 +244,15 @@ def judge(
 
 
 _ANNOTATE: Modes = {
-    "SOURCE": {"database", "host", "port", "address"},
+    "SOURCE": {"database", "host", "port", "address", "proxy"},
     "SOURCE --add NAME": {
-        *("database", "add", "languages", "per_response", "per_cell", "seed", "split", "controls", "address")
+        *("database", "add", "languages", "per_response", "per_cell", "seed", "split", "controls", "address", "days")
     },
     "SOURCE --add NAME --total N": {
-        *("database", "add", "languages", "per_response", "total", "seed", "split", "controls", "address")
+        *("database", "add", "languages", "per_response", "total", "seed", "split", "controls", "address", "days")
     },
     "SOURCE --revoke NAME": {"database", "revoke"},
-    "SOURCE --renew NAME": {"database", "renew", "address"},
+    "SOURCE --renew NAME": {"database", "renew", "address", "days"},
     "SOURCE --status": {"database", "status"},
     "SOURCE --export FILE": {"database", "export", "with_controls"},
     "SOURCE --import FILE": {"database", "import_"},
@@ -291,6 +291,8 @@ def annotate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
     address: Annotated[str | None, typer.Option(help="Address under which people reach the page, for links.")] = None,
+    proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="Proxy whose word on who asks is believed.")] = "",
+    days: Annotated[int, typer.Option(help="Days that a link made by --add or --renew works.")] = 90,
 ) -> None:
     """People rate responses in a web page: serves it, or does what one of the options asks for."""
     from xlift.annotation import campaign
@@ -309,11 +311,11 @@ def annotate(
     link = address or campaign.ADDRESS
     if add is not None:
         plan = campaign.Plan(per_response, per_cell, total, seed, split)
-        print(campaign.add(opened, add, languages.split(","), plan, controls, link))
+        print(campaign.add(opened, add, languages.split(","), plan, controls, link, days))
     elif revoke is not None:
         print(campaign.revoke(opened, revoke))
     elif renew is not None:
-        print(campaign.renew(opened, renew, link))
+        print(campaign.renew(opened, renew, link, days))
     elif status:
         print(campaign.status(opened))
     elif export is not None:
@@ -321,7 +323,7 @@ def annotate(
     elif import_ is not None:
         print(campaign.import_file(opened, import_))
     else:
-        campaign.serve(opened, host, port, address)
+        campaign.serve(opened, host, port, address, proxy)
 
 
 def _annotate_mode(wanted: str | None, total: int | None) -> str:

@@ -1,34 +1,42 @@
 """The annotation page: who may enter, what they see, and what they save.
 
 Everything but the door (`/enter/TOKEN`, `/welcome`) and the static files wants the cookie of a valid personal link, and
-every change a token against cross-site requests as well. Run and model appear nowhere; tasks have random ids.
+every change a token against cross-site requests as well. Run and model appear nowhere; tasks have random ids. Whatever
+is asked, the answer carries the headers of security, and a refusal says in the reader's language what is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import json
+import logging
 import math
+import re
+import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xlift.annotation import database as db
 from xlift.languages import get_language, known_code
@@ -36,7 +44,8 @@ from xlift.records import fingerprint
 
 FOLDER = Path(__file__).parent
 COOKIE = "xlift_annotator"
-COOKIE_SECONDS = 90 * 24 * 3600
+NAMES_KEPT = 10_000
+"""Addresses of which wrong tokens are remembered."""
 MAX_BODY = 64 * 1024
 MAX_COMMENT = 5_000
 MAX_REASON = 500
@@ -66,35 +75,33 @@ TEMPLATES = jinja2.Environment(
 )
 
 
-class Door:
-    """Counts wrong tokens by address: after ten in a minute, nobody new gets in from there until the minute is over.
+log = logging.getLogger("xlift.annotation")
 
-    Whoever has been let in before is let through, so that a stranger cannot lock out a whole office.
+
+class Door:
+    """Counts wrong tokens by address; after ten in a minute, more of them are told to wait.
+
+    A valid token is never counted and never told to wait, so that no stranger locks anybody out, whatever address they
+    share.
     """
 
     def __init__(self) -> None:
         self.wrong: dict[str, deque[float]] = {}
-        self.known: set[str] = set()
 
-    def closed(self, address: str, token: str) -> bool:
-        if db.hash_of(token) in self.known:
-            return False
-        times = self.wrong.get(address, deque())
-        while times and time.monotonic() - times[0] > WRONG_WINDOW:
-            times.popleft()
-        return len(times) >= WRONG_ALLOWED
-
-    def count(self, address: str, token: str, valid: bool) -> None:
-        if valid:
-            self.known.add(db.hash_of(token))
-            return
-        if len(self.wrong) > 10_000:
+    def knock(self, address: str) -> bool:
+        """Count a wrong token; whether it was one too many."""
+        if len(self.wrong) > NAMES_KEPT:
             self.wrong.clear()
-        self.wrong.setdefault(address, deque()).append(time.monotonic())
+        times, now = self.wrong.setdefault(address, deque(maxlen=WRONG_ALLOWED + 1)), time.monotonic()
+        times.append(now)
+        return len(times) > WRONG_ALLOWED and now - times[0] < WRONG_WINDOW
 
 
-def build_app(database: db.Database, secure: bool = False) -> Starlette:
-    """The page as an ASGI application; `secure` where it is reached by https."""
+def build_app(database: db.Database, address: str = "http://127.0.0.1") -> Starlette:
+    """The page as an ASGI application, reached under `address`; by https, cookies are for https alone.
+
+    Any other name in a request's Host is refused, addresses in numbers apart: those no foreign site can point here.
+    """
     routes = [
         Route("/enter/{token}", _enter),
         Route("/welcome", _welcome),
@@ -108,15 +115,55 @@ def build_app(database: db.Database, secure: bool = False) -> Starlette:
         Route("/task/{task}/skip", _guarded(_skip), methods=["POST"]),
         Route("/{path:path}", _guarded(_missing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)])
-    app.state.database, app.state.secure, app.state.door = database, secure, Door()
+    handlers: dict[Any, Any] = {HTTPException: _no_route, ClientDisconnect: _cut_off, Exception: _failed}
+    app = Starlette(routes=routes, middleware=[Middleware(_shielded)], exception_handlers=handlers)
+    app.state.database, app.state.secure, app.state.door = database, address.startswith("https:"), Door()
+    app.state.names = {"localhost", socket.gethostname().lower(), urlsplit(address).hostname}
     return app
 
 
-async def _with_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await proceed(request)
-    response.headers.update(HEADERS)
-    return response
+def _shielded(app: ASGIApp) -> ASGIApp:
+    """Every answer with the headers of security; requests for other names than ours are refused."""
+
+    async def shielded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        if scope["type"] == "http" and not _is_ours(Headers(scope=scope).get("host", ""), scope["app"].state.names):
+            await _refusal(Request(scope), "wrong_address", 421)(scope, receive, send_with_headers)
+        else:
+            await app(scope, receive, send_with_headers)
+
+    return shielded
+
+
+def _is_ours(host: str, names: set[str | None]) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in names or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 404:
+        return _refusal(request, "missing", 404)
+    answer = _refusal(request, "not_readable", error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _cut_off(request: Request, error: Exception) -> Response:
+    log.debug("a request was cut off")
+    return _refusal(request, "not_readable", 400)  # which nobody reads
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    answer = _refusal(request, "failed", 500)
+    answer.headers.update(HEADERS)  # this one is made outside of what adds them
+    return answer
 
 
 def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -127,14 +174,18 @@ def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         annotator, refused = await _admit(request, token)
         if annotator is None:
             return refused
+        request.state.interface = _interface_of(annotator)
         body = b""
         if request.method not in {"GET", "HEAD"}:
             read = await _bounded_body(request)
             if read is None:
-                return JSONResponse({"error": "too large"}, 413)
-            sent = request.headers.get("x-csrf-token") or _form(read).get("csrf", "")
+                return _refusal(request, "too_large", 413)
+            form = {} if "x-csrf-token" in request.headers else _form(read)
+            if form is None:
+                return _refusal(request, "not_readable", 422)
+            sent = request.headers.get("x-csrf-token") or form.get("csrf", "")
             if not hmac.compare_digest(sent.encode("utf-8", "replace"), csrf_of(token).encode()):
-                return JSONResponse({"error": "this request did not come from the page; reload it"}, 403)
+                return _refusal(request, "forged", 403)
             body = read
         return await handler(request, annotator, body)
 
@@ -142,14 +193,14 @@ def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _admit(request: Request, token: str) -> tuple[Any, Response]:
-    """The annotator with this token; None and the same refusal for a missing, a wrong and a withdrawn one."""
-    door, address = request.app.state.door, request.client.host if request.client else ""
-    if token and door.closed(address, token):
+    """The annotator with this token; None and the same refusal for a missing, a wrong, an ended and a withdrawn one."""
+    refused = _message(request, "no_access", "no_access_text", 403)
+    if not token:
+        return None, refused
+    annotator = await run_in_threadpool(_find_annotator, request.app.state.database, token)
+    if annotator is None and request.app.state.door.knock(request.client.host if request.client else ""):
         return None, _message(request, "too_many", "", 429)
-    annotator = await run_in_threadpool(_find_annotator, request.app.state.database, token) if token else None
-    if token:
-        door.count(address, token, annotator is not None)
-    return annotator, _message(request, "no_access", "no_access_text", 403)
+    return annotator, refused
 
 
 def _find_annotator(database: db.Database, token: str) -> Any:
@@ -166,8 +217,14 @@ async def _bounded_body(request: Request) -> bytes | None:
     return body
 
 
-def _form(body: bytes) -> dict[str, str]:
-    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20) if len(body) < 4096 else {}
+def _form(body: bytes) -> dict[str, str] | None:
+    """The fields of a form, None where it is none of this page's."""
+    if len(body) > 4096:
+        return None
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20)
+    except ValueError:
+        return None
     return {name: values[0] for name, values in fields.items()}
 
 
@@ -183,10 +240,17 @@ async def _enter(request: Request) -> Response:
         return refused
     # Not to "/" at once: a strict cookie is not sent along where the visit began on another site, such as a mailbox.
     response = RedirectResponse("/welcome", 303)
-    response.set_cookie(
-        COOKIE, token, max_age=COOKIE_SECONDS, httponly=True, samesite="strict", secure=request.app.state.secure
-    )
+    secure = request.app.state.secure or request.url.scheme == "https"
+    age = _seconds_left(annotator)
+    response.set_cookie(COOKIE, token, max_age=age, httponly=True, samesite="strict", secure=secure)
     return response
+
+
+def _seconds_left(annotator: Any) -> int:
+    if annotator.expires is None:
+        return db.DAYS * 24 * 3600
+    left = datetime.fromisoformat(annotator.expires) - datetime.now(timezone.utc)
+    return max(0, int(left.total_seconds()))
 
 
 async def _welcome(request: Request) -> Response:
@@ -194,12 +258,33 @@ async def _welcome(request: Request) -> Response:
 
 
 def _message(request: Request, title: str, text: str, code: int, onward: bool = False) -> Response:
-    """A page for whoever is not known (yet): the same words in every interface language."""
-    asked = known_code(request.headers.get("accept-language", "en")[:35].split(",")[0])
-    first = [asked] if asked in TEXTS else ["en"]
-    said = [(code, TEXTS[code][title], TEXTS[code].get(text, "")) for code in dict.fromkeys([*first, *TEXTS])]
-    page = TEMPLATES.get_template("message.html").render(said=said[:1] if onward else said, onward=onward)
-    return HTMLResponse(page, code)
+    """A page of a few words: in the annotator's language; for whoever is not known (yet) in every one of the page's."""
+    known = getattr(request.state, "interface", None)
+    first = known or _asked_language(request)
+    languages = [first] if known or onward else dict.fromkeys([first, *TEXTS])
+    said = [(code, TEXTS[code][title], TEXTS[code].get(text, "")) for code in languages]
+    return HTMLResponse(TEMPLATES.get_template("message.html").render(said=said, onward=onward), code)
+
+
+def _asked_language(request: Request) -> str:
+    asked = known_code(request.headers.get("accept-language", "en")[:35].split(",")[0].split(";")[0])
+    return asked if asked in TEXTS else "en"
+
+
+def _refusal(request: Request, title: str, code: int, detail: str = "") -> Response:
+    """What is wrong, in words: a page, or JSON where JSON was sent."""
+    if not _is_json(request):
+        return _message(request, title, "", code)
+    language = getattr(request.state, "interface", None) or _asked_language(request)
+    return JSONResponse({"error": TEXTS[language][title]} | ({"detail": detail} if detail else {}), code)
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("application/json")
+
+
+def _interface_of(annotator: Any) -> str:
+    return annotator.interface if annotator.interface in TEXTS else "en"
 
 
 async def _start(request: Request, annotator: Any, body: bytes) -> Response:
@@ -271,7 +356,7 @@ async def _guidelines(request: Request, annotator: Any, body: bytes) -> Response
 
 
 def _page(request: Request, name: str, annotator: Any, own: list[Any], **context: Any) -> Response:
-    interface = annotator.interface if annotator.interface in TEXTS else "en"
+    interface = _interface_of(annotator)
     known = {
         "texts": TEXTS[interface],
         "reasons": [(TEXTS["en"]["reasons"][code], text) for code, text in TEXTS[interface]["reasons"].items()],
@@ -304,28 +389,31 @@ def guidelines(interface: str) -> tuple[Markup, str]:
 
 
 async def _save(request: Request, annotator: Any, body: bytes) -> Response:
-    if not request.headers.get("content-type", "").startswith("application/json"):
-        return JSONResponse({"error": "expected JSON"}, 415)
+    if not _is_json(request):
+        return _refusal(request, "not_readable", 415)
     try:
         sent = json.loads(body)
     except (ValueError, RecursionError):
-        return JSONResponse({"error": "not JSON"}, 422)
+        return _refusal(request, "not_readable", 422)
     wrong = _wrong_judgement(sent)
     if wrong:
-        return JSONResponse({"error": wrong}, 422)
+        return _refusal(request, "not_a_rating", 422, wrong)
     answer = await run_in_threadpool(
         _save_judgement, request.app.state.database, annotator, request.path_params["task"], sent
     )
-    return JSONResponse(answer) if answer else JSONResponse({"error": "no such response"}, 404)
+    return JSONResponse(answer) if answer else _refusal(request, "missing", 404)
 
 
 def _wrong_judgement(sent: Any) -> str | None:
-    """What is wrong with {"field", "value", "seconds"}; None where nothing is."""
-    if not isinstance(sent, dict) or sent.keys() - {"field", "value", "seconds"} or "value" not in sent:
-        return "expected field, value and seconds"
+    """What is wrong with {"field", "value", "seconds", "click"}; None where nothing is."""
+    if not isinstance(sent, dict) or sent.keys() - {"field", "value", "seconds", "click"} or "value" not in sent:
+        return "expected field, value, seconds and click"
     field, value, seconds = sent.get("field"), sent["value"], sent.get("seconds", 0)
-    if type(seconds) not in (int, float) or not math.isfinite(seconds) or seconds < 0:
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
         return "seconds must be a number"
+    click = sent.get("click", "-")
+    if not isinstance(click, str) or not re.fullmatch(r"[\w-]{1,64}", click, re.ASCII):
+        return "click must be a name of up to 64 letters, digits and hyphens"
     cannot = isinstance(value, dict) and value.keys() == {"cannot"} and isinstance(value["cannot"], str)
     if cannot and len(value["cannot"]) > MAX_REASON:
         return "the reason is too long"
@@ -341,12 +429,12 @@ def _wrong_judgement(sent: Any) -> str | None:
 
 
 def _save_judgement(database: db.Database, annotator: Any, task: str, sent: dict[str, Any]) -> dict[str, Any] | None:
-    signed = guidelines(annotator.interface)[1]
-    seconds = min(float(sent.get("seconds", 0)), MAX_SECONDS)
+    signed = guidelines(_interface_of(annotator))[1]
+    seconds = float(min(sent.get("seconds", 0), MAX_SECONDS))
     with database.write.begin() as connection:
         if db.assigned(connection, annotator.id, task) is None:
             return None
-        done = db.save(connection, annotator, task, sent["field"], sent["value"], seconds, signed)
+        done = db.save(connection, annotator, task, sent["field"], sent["value"], seconds, signed, sent.get("click"))
         own = db.own_tasks(connection, annotator.id)
     return {"complete": done, "done": sum(one.done for one in own), "total": len(own)}
 
@@ -367,12 +455,12 @@ def _skip_task(database: db.Database, annotator: int, task: str) -> bool:
 
 
 async def _interface(request: Request, annotator: Any, body: bytes) -> Response:
-    form = _form(body)
+    form = _form(body) or {}
     if form.get("interface") not in TEXTS:
-        return JSONResponse({"error": f"choices: {', '.join(TEXTS)}"}, 422)
+        return _refusal(request, "not_readable", 422, f"choices: {', '.join(TEXTS)}")
     await run_in_threadpool(_set_interface, request.app.state.database, annotator.id, form["interface"])
     task = form.get("task", "")
-    return RedirectResponse(f"/task/{task}" if task.isalnum() else "/overview", 303)
+    return RedirectResponse(f"/task/{task}" if db.is_task(task) else "/overview", 303)
 
 
 def _set_interface(database: db.Database, annotator: int, interface: str) -> None:
@@ -381,4 +469,4 @@ def _set_interface(database: db.Database, annotator: int, interface: str) -> Non
 
 
 async def _missing(request: Request, annotator: Any, body: bytes) -> Response:
-    return _message(request, "missing", "", 404)
+    return _refusal(request, "missing", 404)

@@ -76,11 +76,12 @@ def add(
     plan: Plan | None = None,
     controls: Path | None = None,
     address: str = ADDRESS,
+    days: int = db.DAYS,
 ) -> str:
     """Add an annotator, sample and assign; the text with the personal link, which is shown this once.
 
-    Raises ConfigError for a wrong or taken name, an unknown language or a changed seed, DataError where no response can
-    be sampled.
+    Raises ConfigError for a wrong or taken name, an unknown language, a changed seed or an impossible number of `days`
+    that the link works, DataError where no response can be sampled.
     """
     codes = _checked_person(name, languages)
     responses = campaign.responses()
@@ -93,9 +94,9 @@ def add(
         chosen = sampling.sample(eligible, settled["per_cell"], settled["total"], settled["seed"])
         _add_tasks(connection, chosen + known)
         interface = next((code for code in codes if code in INTERFACES), "en")
-        token = db.add_annotator(connection, name, codes, interface)
+        token = db.add_annotator(connection, name, codes, interface, days)
         _reassign(connection, settled["per_response"], settled["seed"])
-        lines = [_link(name, token, address), *_summary(connection, name, settled["per_response"])]
+        lines = [_link(name, token, address, days), *_summary(connection, name, settled["per_response"])]
     return "\n".join(lines)
 
 
@@ -149,8 +150,8 @@ def _reassign(connection: Connection, per_response: int, seed: int) -> None:
     connection.execute(db.assignments.delete().where(columns.opened.is_(None)))
     held = connection.execute(sa.select(columns.annotator, columns.task).order_by(columns.position))
     kept = [(row.annotator, row.task) for row in held]
-    active = connection.execute(sa.select(db.annotators).where(db.annotators.c.token.is_not(None)))
-    readers = {one.id: frozenset(one.languages.split(",")) for one in active}
+    people = connection.execute(sa.select(db.annotators))
+    readers = {one.id: frozenset(one.languages.split(",")) for one in people if db.works(one)}
     tasks = [_task(row) for row in connection.execute(sa.select(db.tasks).order_by(db.tasks.c.id))]
     new = defaultdict(list)
     for annotator, task in sampling.assign(tasks, readers, kept, per_response, seed):
@@ -175,8 +176,9 @@ def _place(connection: Connection, annotator: int, kept: list[str], new: list[st
         connection.execute(db.assignments.insert(), rows)
 
 
-def _link(name: str, token: str, address: str) -> str:
-    return f"personal link of {name} (keep it secret; it is shown only now):\n{address.rstrip('/')}/enter/{token}"
+def _link(name: str, token: str, address: str, days: int) -> str:
+    told = f"keep it secret; it is shown only now, and works until {db.end_in(days)[:10]}"
+    return f"personal link of {name} ({told}):\n{address.rstrip('/')}/enter/{token}"
 
 
 def _summary(connection: Connection, name: str, per_response: int) -> list[str]:
@@ -201,13 +203,13 @@ def revoke(campaign: Campaign, name: str) -> str:
     return f"{name}'s link no longer opens the page; the ratings made so far stay"
 
 
-def renew(campaign: Campaign, name: str, address: str = ADDRESS) -> str:
-    """A new personal link in place of the old one, for instance when it was lost or withdrawn."""
+def renew(campaign: Campaign, name: str, address: str = ADDRESS, days: int = db.DAYS) -> str:
+    """A new personal link in place of the old one, for instance when it was lost, withdrawn or has ended."""
     token = secrets.token_urlsafe(32)
     with campaign.database.write.begin() as connection:
-        db.set_token(connection, db.annotator_named(connection, name).id, token)
+        db.set_token(connection, db.annotator_named(connection, name).id, token, days)
         _reassign(connection, *_plan(connection))
-    return _link(name, token, address)
+    return _link(name, token, address, days)
 
 
 def _plan(connection: Connection) -> tuple[int, int]:
@@ -230,17 +232,27 @@ def status(campaign: Campaign) -> str:
 
 def _progress_rows(connection: Connection) -> list[list[str]]:
     joined = (
-        sa.select(db.annotators.c.name, db.annotators.c.token, db.tasks.c.language, db.assignments)
+        sa.select(
+            db.annotators.c.name, db.annotators.c.token, db.annotators.c.expires, db.tasks.c.language, db.assignments
+        )
         .join(db.annotators, db.annotators.c.id == db.assignments.c.annotator)
         .join(db.tasks, db.tasks.c.id == db.assignments.c.task)
     )
     cells: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for row in connection.execute(joined):
-        cell = cells[row.name, row.language, "open" if row.token else "withdrawn"]
+        cell = cells[row.name, row.language, _link_state(row)]
         cell[0] += row.done
         cell[1] += bool(row.skips and not row.done)
         cell[2] += 1
     return [[name, language, *map(str, counts), link] for (name, language, link), counts in sorted(cells.items())]
+
+
+def _link_state(annotator: Any) -> str:
+    if annotator.token is None:
+        return "withdrawn"
+    if annotator.expires is None:
+        return "open"
+    return f"{'open until' if db.works(annotator) else 'ended'} {annotator.expires[:10]}"
 
 
 def _control_rows(connection: Connection) -> list[list[str]]:
@@ -287,26 +299,28 @@ def import_file(campaign: Campaign, path: Path) -> str:
     return f"{len(records)} ratings of {raters} taken in from {path}"
 
 
-def serve(campaign: Campaign, host: str = "127.0.0.1", port: int = 8765, address: str | None = None) -> None:
+def serve(
+    campaign: Campaign, host: str = "127.0.0.1", port: int = 8765, address: str | None = None, proxy: str = ""
+) -> None:
     """Serve the page until stopped. `address` is what annotators type, where a proxy stands in front (https://…).
 
-    Raises ConfigError where the port cannot be had.
+    `proxy` is the address of that proxy, whose word on who asks is then believed. Raises ConfigError where the port
+    cannot be had, or `proxy` is no address.
     """
-    import uvicorn
-
+    from xlift.annotation import server
     from xlift.annotation.app import build_app
 
+    server.trusted(proxy)
     with campaign.database.read.begin() as connection:
         people = connection.execute(sa.select(sa.func.count()).select_from(db.annotators)).scalar()
     if not people:
         say("nobody can enter yet; make personal links: xlift annotate STUDY --add NAME --languages fr,pt")
     try:
-        listener = socket.create_server((host, port), backlog=256)
+        listener = socket.create_server((host, port), backlog=100)
     except OSError as error:
         raise ConfigError(f"{host}:{port} cannot be used: {error.strerror}", "choose another --port") from None
     shown = address or f"http://{host}:{listener.getsockname()[1]}"
     print(f"annotation page: {shown} (each annotator opens it with a personal link; Ctrl-C stops)", flush=True)
-    app = build_app(campaign.database, secure=shown.startswith("https:"))
-    # Neither the access log, which would hold the secret links, nor headers by which a client could name its address.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(build_app(campaign.database, shown), listener, proxy)
+    campaign.database.read.dispose()
+    say(f"stopped; every saved rating is kept. The same command goes on: xlift annotate {campaign.path} …")

@@ -1,9 +1,9 @@
 """What an annotation campaign stores, in SQLite or PostgreSQL.
 
-    annotators    who rates; of a personal link only the hash of its secret
+    annotators    who rates; of a personal link only the hash of its secret, and when it ends
     tasks         one response to rate, with everything that identifies it; `expected` where it is a control
     assignments   who rates what, in which order, and how far that is
-    judgements    append-only: every click with its time; the last one of a field counts
+    judgements    append-only: every click with its time, once however often it is sent; the last one of a field counts
     imported      rating records that came from a file
     settings      how the campaign was sampled
 
@@ -12,7 +12,9 @@ Texts and values are stored as ASCII JSON, since responses may hold what a datab
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import hmac
 import json
 import secrets
 from collections.abc import Iterable, Sequence
@@ -30,6 +32,8 @@ BOUND_TO_FLUENCY = ("helpfulness", "accuracy", "coherence")
 """Facets that are 0 where fluency is 0 because the text makes no sense."""
 WHOLE = "response"
 NO_REASON = "no reason given"
+DAYS = 90
+"""How long a personal link works where nobody says otherwise."""
 
 metadata = MetaData()
 annotators = Table(
@@ -41,6 +45,7 @@ annotators = Table(
     Column("languages", Text, nullable=False),
     Column("interface", String(8), nullable=False),
     Column("created", String(32), nullable=False),
+    Column("expires", String(32)),
 )
 tasks = Table(
     "tasks",
@@ -78,7 +83,9 @@ judgements = Table(
     Column("guidelines", String(8), nullable=False),
     Column("interface", String(8), nullable=False),
     Column("time", String(32), nullable=False),
+    Column("click", String(64)),
     sa.Index("judgements_of", "annotator", "task"),
+    sa.Index("judgements_once", "annotator", "task", "click", unique=True),
 )
 imported = Table(
     "imported",
@@ -192,8 +199,26 @@ def hash_of(token: str) -> str:
 
 
 def annotator_of(connection: Connection, token: str) -> Any:
-    """The annotator with this secret token, None where there is none."""
-    return connection.execute(sa.select(annotators).where(annotators.c.token == hash_of(token))).one_or_none()
+    """The annotator with this secret token, None where there is none or the link has ended."""
+    hashed = hash_of(token)
+    found = connection.execute(sa.select(annotators).where(annotators.c.token == hashed)).one_or_none()
+    # The index compares hashes, whose bytes a guesser cannot choose; what lets somebody in takes the same time always.
+    if found is None or not hmac.compare_digest(found.token, hashed) or not works(found):
+        return None
+    return found
+
+
+def works(annotator: Any) -> bool:
+    """Whether the annotator's link still opens the page."""
+    return annotator.token is not None and (annotator.expires is None or now() < annotator.expires)
+
+
+def end_in(days: int) -> str:
+    """When a link made now ends. Raises ConfigError for no days, or more than a hundred years of them."""
+    if not 1 <= days <= 36_500:
+        raise ConfigError("a link works for 1 to 36500 days", "--days 90")
+    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    return end.isoformat(timespec="seconds")
 
 
 def annotator_named(connection: Connection, name: str) -> Any:
@@ -205,28 +230,35 @@ def annotator_named(connection: Connection, name: str) -> Any:
     return found
 
 
-def add_annotator(connection: Connection, name: str, languages: Sequence[str], interface: str) -> str:
+def add_annotator(connection: Connection, name: str, languages: Sequence[str], interface: str, days: int = DAYS) -> str:
     """A new annotator; the secret token of the personal link. Raises ConfigError where the name is taken."""
     if connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():
         raise ConfigError(f"annotator '{name}' is there already", f"--renew '{name}' makes a new link")
     token = secrets.token_urlsafe(32)
     row = {"name": name, "token": hash_of(token), "languages": ",".join(languages), "interface": interface}
-    connection.execute(annotators.insert().values(**row, created=now()))
+    connection.execute(annotators.insert().values(**row, created=now(), expires=end_in(days)))
     return token
 
 
-def set_token(connection: Connection, annotator: int, token: str | None) -> None:
+def set_token(connection: Connection, annotator: int, token: str | None, days: int = DAYS) -> None:
     """Replace an annotator's secret; None locks them out."""
-    hashed = hash_of(token) if token else None
-    connection.execute(annotators.update().where(annotators.c.id == annotator).values(token=hashed))
+    values = {"token": hash_of(token), "expires": end_in(days)} if token else {"token": None, "expires": None}
+    connection.execute(annotators.update().where(annotators.c.id == annotator).values(values))
 
 
 def set_interface(connection: Connection, annotator: int, interface: str) -> None:
     connection.execute(annotators.update().where(annotators.c.id == annotator).values(interface=interface))
 
 
+def is_task(task: str) -> bool:
+    """Whether this could be the id of a task."""
+    return task.isalnum() and task.isascii()
+
+
 def assigned(connection: Connection, annotator: int, task: str) -> Any:
     """The assignment with its task, None where the task is not this annotator's."""
+    if not is_task(task):  # which may hold what a database refuses, such as NUL
+        return None
     joined = sa.select(assignments, tasks).join(tasks, tasks.c.id == assignments.c.task)
     return connection.execute(joined.where(_own(annotator, task))).one_or_none()
 
@@ -268,16 +300,21 @@ def save(
     value: Any,
     seconds: float = 0.0,
     guidelines: str = "",
+    click: str | None = None,
 ) -> bool:
     """Append one judgement; whether the task is done with it. The task must be the annotator's.
 
-    The assignment is locked first, so that two tabs of one annotator cannot miss each other's judgements.
+    The assignment is locked first, so that two tabs of one annotator cannot miss each other's judgements. A `click`
+    that is there already changes nothing: it was sent again because its answer was lost on the way.
     """
     connection.execute(sa.select(assignments.c.task).where(_own(annotator.id, task)).with_for_update()).one()
+    rows = judged(connection, annotator.id, task)
+    if click is not None and any(row.click == click for row in rows):
+        return is_done(last_values(rows))
     row = {"annotator": annotator.id, "task": task, "field": field, "value": json.dumps(value), "seconds": seconds}
-    extra = {"guidelines": guidelines, "interface": annotator.interface, "time": now()}
+    extra = {"guidelines": guidelines, "interface": annotator.interface, "time": now(), "click": click}
     connection.execute(judgements.insert().values(**row, **extra))
-    done = is_done(last_values(judged(connection, annotator.id, task)))
+    done = is_done({**last_values(rows), field: value})
     changes = {"done": done, "opened": sa.func.coalesce(assignments.c.opened, now())}
     connection.execute(assignments.update().where(_own(annotator.id, task)).values(changes))
     return done

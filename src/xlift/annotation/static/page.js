@@ -1,6 +1,7 @@
 "use strict";
 // The annotation page: keys, the rule about fluency 0, and saving. One save is under way at a time, in the order of the
-// clicks, and is tried again until the server has it; leaving the page waits for it.
+// clicks, and is tried again until the server has it; leaving the page waits for it. A click has a name of its own, so
+// that it counts once, however often it is sent.
 
 const body = document.body.dataset;
 const texts = JSON.parse(body.texts);
@@ -35,7 +36,7 @@ async function sendAll() {
   const slow = setTimeout(() => tell(texts.saving), 400);
   while (waiting.length) {
     tick();
-    const one = { ...waiting.shift(), seconds: Math.round(seconds * 10) / 10 };
+    const one = { ...waiting.shift(), seconds: Math.round(seconds * 10) / 10, click: freshName() };
     seconds = 0;
     while (!(await send(one))) {
       tell(texts.not_saved, true);
@@ -45,6 +46,8 @@ async function sendAll() {
   clearTimeout(slow);
   if (!refused) tell(texts.saved);
 }
+
+const freshName = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
 
 async function send(one) {
   let answer;
