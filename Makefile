@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test check docs clean
+.PHONY: demo test torture check docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/xlift run studies/quickstart.yaml
@@ -10,6 +10,10 @@ demo: $(VENV)/.demo
 # A process a core, each with one thread: processes that compute with several threads would wait for one another.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Crowds and long repetitions, one after the other: docs/reliability.md says what came of them.
+torture: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture -s
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
