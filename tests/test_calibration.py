@@ -56,7 +56,7 @@ def test_the_point_and_weight_are_those_of_the_published_formula() -> None:
     assert found.weight == pytest.approx(weight)
     assert found.calibrated.mean == pytest.approx(y[:40].mean() + weight * (f[40:].mean() - f[:40].mean()))
     assert found.people_only.mean == pytest.approx(y[:40].mean())
-    assert found.judge_only == estimate(list(f), names(range(200)))
+    assert found.judge_only == estimate(list(f), names(range(200)), 2.0)
 
 
 def test_full_weight_is_classical_prediction_powered_inference() -> None:

@@ -259,3 +259,20 @@ def test_translations_of_a_request_are_paired_and_a_scale_of_shares_is_kept() ->
     alike = compare(tidy(equal), *sides, ("facet",), top=1.0, pair="request").row(0, named=True)
     twice = compare(tidy([row | {"value": 2.0} for row in rows]), *sides, ("facet",), pair="request").row(0, named=True)
     assert (alike["low"], alike["high"]) == (pytest.approx(twice["low"] / 2), pytest.approx(twice["high"] / 2))
+
+
+def test_a_label_of_several_runs_is_refused_and_their_ids_tell_them_apart() -> None:
+    rows = run_rows("one/a", [0, 1, 2]) + run_rows("two/a", [2, 2, 2]) + run_rows("two/b", [1, 1, 1], seed=1)
+    frame = tidy(rows).with_columns(label=pl.col("run").str.split("/").list.last())
+    for other in (frame, frame.with_columns(seed=pl.col("run").rank("dense").cast(pl.Int64))):
+        with pytest.raises(ConfigError, match="'a' is what 2 runs are called: one/a, two/a; say which"):
+            compare(other, "a", "b")
+        assert compare(other, "one/a", "two/a")["difference"].to_list() == [1.0]
+
+
+def test_a_switch_is_a_setting_like_any_other() -> None:
+    frame = tidy(run_rows("a", [0, 1]) + run_rows("b", [1, 1], packing=False))
+    assert compare(frame, "packing=true", "packing=off")["difference"].to_list() == [0.5]
+    assert compare(frame, {"packing": True}, "b")["difference"].to_list() == [0.5]
+    with pytest.raises(ConfigError, match="'packing=7': not a value of this column"):
+        compare(frame, "packing=7", "b")

@@ -11,9 +11,12 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.anova import anova_lm
 from test_estimates import run_rows, tidy
 
+from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.analysis.comparison import compare
-from xlift.analysis.effects import ALL, REST, factor_effects, variance_shares
+from xlift.analysis.effects import FACTORS, REST, factor_effects, variance_shares
+from xlift.analysis.estimates import SETTINGS
 from xlift.errors import ConfigError, DataError
+from xlift.study.settings import FILLED_IN
 
 Axes = Mapping[str, Any]
 
@@ -103,7 +106,7 @@ def test_a_language_that_suffers_more_shows_in_its_interaction() -> None:
     assert size["interaction_low"] < 0 < size["interaction_high"]
     english = one(found, language="en", factor="learning_rate", level="0.001")
     assert english["interaction"] is None
-    assert one(found, language=ALL, factor="learning_rate", level="0.001")["effect"] == pytest.approx(
+    assert one(found, language=factor="learning_rate", level="0.001")["effect"] == pytest.approx(
         (french["effect"] + english["effect"]) / 2
     )
 
@@ -221,14 +224,39 @@ def test_missing_ratings_are_counted_and_a_language_without_a_run_says_so() -> N
     assert set(russian.select("rated", "missing").rows()) == {(100, 20)}
     rest = factor_effects(frame.filter(pl.col("language") != "ru"))
     columns = ["language", "factor", "level", "effect", "low", "high", "interaction"]
-    assert found.filter(pl.col("language").is_in(["en", "fr", ALL])).select(columns).equals(rest.select(columns))
+    assert found.filter(pl.col("language").is_in(["en", "fr", ALL_LANGUAGES])).select(columns).equals(rest.select(columns))
+
+
+def test_every_setting_can_be_a_factor_and_alpha_of_three_seeds_is_one_with_two_levels() -> None:
+    def value(axes: Axes, language: str) -> float:
+        return 1.0 + 0.5 * (axes["alpha"] == 32) - 0.5 * (not axes["packing"])
+
+    frame = grid(crossed(alpha=[16.0, 32.0], packing=[True, False]), value, seeds=3, noise=0.1)
+    found = factor_effects(frame).filter(pl.col("language") == "en")
+    assert set(found["factor"]) == {"alpha", "packing"}
+    assert set(found["conditions"]) == {4}
+    assert one(found, factor="alpha", level="32")["effect"] == pytest.approx(0.25, abs=0.1)
+    assert one(found, factor="packing", level="False")["effect"] == pytest.approx(-0.25, abs=0.1)
+    assert set(SETTINGS) == {"method", "rank", "sources", *FILLED_IN} | set(FACTORS) - {"adaptation"}
+
+
+def test_settings_of_lora_are_part_of_the_adaptation_where_other_methods_lack_them() -> None:
+    lora = crossed(rank=[8, 16], alpha=[16.0, 32.0])
+    full: dict[str, Any] = {"method": "full", "rank": None, "alpha": None, "dropout": None, "targets": None}
+    found = factor_effects(grid([*lora, full], lambda axes, language: 1.0)).filter(pl.col("language") == "en")
+    assert set(found["factor"]) == {"adaptation"}
+    assert set(found["level"]) == {
+        "full",
+        *(f"lora-r{rank} alpha={alpha}" for rank in (8, 16) for alpha in (16.0, 32.0)),
+    }
+    assert found["effect"].null_count() == 0
 
 
 def test_what_has_no_interval_has_a_reason() -> None:
     single = factor_effects(grid(RATES_AND_SIZES, simple, prompts=1))
     assert single["low"].null_count() == len(single)
     assert set(single["reason"]) == {"a single prompt: no interval"}
-    same = grid(RATES_AND_SIZES, simple).with_columns(value=pl.lit(0.7))
+    same = grid(RATES_AND_SIZES, simple).with_columns(value=pl.lit(0.7), facet=pl.lit("length"))
     assert set(factor_effects(same)["reason"]) == {"nothing varies between prompts: no interval"}
     assert set(factor_effects(same)["effect"]) == {0.0}
     assert factor_effects(grid(RATES_AND_SIZES[:1], simple)).is_empty()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,23 +10,20 @@ import polars as pl
 import pytest
 from scipy.stats import binomtest, bootstrap, norm, t
 
-from xlift.analysis.estimates import summary, with_conditions
+from xlift.analysis.calibration import calibrated_mean
+from xlift.analysis.estimates import SETTINGS, summary, with_conditions
 from xlift.errors import DataError
-from xlift.intervals import Table, estimate, interval_of_mean, wilson
+from xlift.intervals import KEPT_DRAWS, Table, draw, estimate, interval_of_mean, prompt_draws, wilson
+from xlift.results import AXES, RATING_COLUMNS
+from xlift.study.labels import run_settings
+from xlift.study.settings import INDIFFERENT, RunConfig
 
-SCHEMA: dict[str, Any] = {
-    **{"run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String},
-    **{"language": pl.String, "split": pl.String, "category": pl.String, "facet": pl.String, "rater": pl.String},
-    **{"kind": pl.String, "value": pl.Float64, "reason": pl.String, "response": pl.String, "untuned": pl.Boolean},
-    **{"model": pl.String, "method": pl.String, "rank": pl.Int64, "learning_rate": pl.Float64},
-    **{"instructions": pl.String, "size": pl.Int64, "steps": pl.Int64, "seed": pl.Int64, "template": pl.String},
-    **{"system": pl.String, "weight": pl.Float64},
-}
+SCHEMA: dict[str, Any] = RATING_COLUMNS | AXES
 USUAL: dict[str, Any] = {
+    **run_settings(RunConfig()),
     **{"step": 8, "language": "en", "split": "test", "category": "open", "facet": "helpfulness", "rater": "judge:m"},
     **{"kind": "judge", "reason": None, "response": "f", "untuned": False, "model": "m", "method": "lora", "rank": 16},
     **{"learning_rate": 1e-4, "instructions": "d", "size": 64, "steps": 8, "seed": 0, "template": "own"},
-    **{"system": None, "weight": 1.0},
 }
 
 
@@ -50,7 +48,7 @@ def test_wilson_equals_scipy(right: int, count: int) -> None:
 
 
 def test_missing_is_not_zero() -> None:
-    found = estimate([1.0, None, 1.0], ["a", "b", "c"])
+    found = estimate([1.0, None, 1.0], ["a", "b", "c"], top=1.0)
     assert (found.mean, found.rated, found.missing) == (1.0, 2, 1)
     assert found.low is not None
     assert found.low < 1
@@ -88,7 +86,7 @@ def test_the_bootstrap_is_scipys_but_for_the_correction_of_small_samples() -> No
 def test_copies_of_a_prompt_add_nothing() -> None:
     values = [1.0] * 20 + [0.0] * 8
     clusters = [str(i) for i in range(28)]
-    once, four_times = estimate(values, clusters), estimate(values * 4, clusters * 4)
+    once, four_times = estimate(values, clusters, 1.0), estimate(values * 4, clusters * 4, 1.0)
     assert four_times.low == pytest.approx(once.low, abs=0.02)
     assert four_times.high == pytest.approx(once.high, abs=0.02)
 
@@ -131,7 +129,7 @@ def test_what_has_no_number_has_a_reason() -> None:
     found = summary(tidy(missing), by=["run"])
     assert found["mean"].null_count() == 2
     assert found["reason"].to_list() == ["none of 3 could be rated: reply empty", "none of 2 could be rated"]
-    one, equal = run_rows("a", [0.7]), run_rows("b", [0.7, 0.7])
+    one, equal = run_rows("a", [0.7], facet="length"), run_rows("b", [0.7, 0.7], facet="length")
     found = summary(tidy(one + equal), by=["run"])
     assert found.select("mean", "low", "share_2").rows() == [(0.7, None, None)] * 2
     assert found["reason"].to_list() == ["a single prompt: no interval", "all values are equal: no interval"]
@@ -255,3 +253,59 @@ def test_a_hundred_thousand_ratings_take_seconds() -> None:
     assert len(summary(frame)) == 1000
     assert len(summary(frame, by=["condition", "facet", "language"])) == 50
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_runs_alike_but_for_their_seed_are_one_condition_and_those_of_another_setting_are_not(name: str) -> None:
+    other = {pl.String: "x", pl.Int64: 3, pl.Float64: 0.3, pl.Boolean: False}[SCHEMA[name]]
+    rows = [
+        row
+        for number, setting in enumerate([{}, {name: other}])
+        for seed in range(3)
+        for row in run_rows(f"{number}-{seed}", [1.0, 2.0], seed=seed, **setting)
+    ]
+    found = with_conditions(tidy(rows)).group_by("condition").agg(pl.col("run").unique().sort()).sort("condition")
+    assert found["run"].to_list() == [[f"{number}-{seed}" for seed in range(3)] for number in (0, 1)]
+
+
+@pytest.mark.parametrize("name", sorted(INDIFFERENT))
+def test_how_a_run_is_computed_makes_no_condition(name: str) -> None:
+    other = {pl.Int64: 3, pl.Boolean: True}[SCHEMA[name]]
+    rows = run_rows("a", [1.0]) + run_rows("b", [1.0], seed=1, **{name: other})
+    assert with_conditions(tidy(rows))["condition"].to_list() == ["a", "a"]
+
+
+def test_the_scale_is_the_facets_whatever_values_were_seen() -> None:
+    low, _ = wilson(1.0, 20)
+    found = summary(tidy(run_rows("a", [1.0] * 20)), by=["run"]).row(0, named=True)
+    assert (found["low"], found["high"]) == pytest.approx((low, 2 - low))
+    assert (found["low"], found["high"]) == pytest.approx((0.84, 1.16), abs=0.005)
+    judge = calibrated_mean([1.0] * 20, [None] * 20, [str(i) for i in range(20)]).judge_only
+    assert (judge.low, judge.high) == pytest.approx((low, 2 - low))
+    zeros = summary(tidy(run_rows("a", [0.0, 1.0] * 10)), by=["run"]).row(0, named=True)
+    twos = summary(tidy(run_rows("a", [2.0, 1.0] * 10)), by=["run"]).row(0, named=True)
+    assert (2 - zeros["high"], 2 - zeros["low"]) == pytest.approx((twos["low"], twos["high"]))
+    halves = summary(tidy(run_rows("a", [0.5] * 20)), by=["run"]).row(0, named=True)
+    assert (halves["low"], halves["high"]) == pytest.approx((0.5 * low, 0.5 + (1 - low) * 1.5))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        estimate([2.0], ["a"], top=1.0)
+
+
+def test_facets_of_several_scales_and_values_beyond_it_are_on_none() -> None:
+    mixed = run_rows("a", [1.0] * 8) + run_rows("a", [1.0] * 8, facet="length")
+    beyond = run_rows("a", [3.0] * 8)
+    unknown = run_rows("a", [1.0] * 8, facet="length")
+    for rows in (mixed, beyond, unknown):
+        assert summary(tidy(rows), by=["run"])["reason"].to_list() == ["all values are equal: no interval"]
+
+
+def test_kept_draws_are_those_made_anew_and_take_bounded_memory() -> None:
+    for count in (2, 60, KEPT_DRAWS // 2000, KEPT_DRAWS // 2000 + 1):
+        fresh = draw(count, 2000, np.random.default_rng([5, 0, count]))
+        assert np.array_equal(prompt_draws(count, 2000, 5), fresh)
+    tracemalloc.start()
+    for seed in range(12):
+        prompt_draws(4000, 2000, seed)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 8 * 2 * KEPT_DRAWS + 2**20

@@ -156,5 +156,5 @@ def test_a_summary_is_the_mean_probability_and_the_share_of_wins_with_intervals(
     french, russian = summarise(margins)
     shares = [0.75, 1 / (1 + math.exp(2.0)), 1.0]
     assert french.probability.mean == pytest.approx(sum(shares) / 3)
-    assert french.wins == estimate([1, 0, 1], ["f0", "f1", "f2"])
+    assert french.wins == estimate([1, 0, 1], ["f0", "f1", "f2"], top=1.0)
     assert (russian.language, russian.wins.mean, russian.probability.rated) == ("ru", 0.0, 3)

@@ -17,6 +17,7 @@ from xlift.errors import UserError
 from xlift.halving import stopped, surviving
 from xlift.models import Placement, load_model, loaded_checkpoint, locate
 from xlift.records import read_records
+from xlift.results import ratings_of_runs
 from xlift.stages import generate_stage, prepare, run_study, train_stage
 from xlift.study.study import load_study
 from xlift.workspace import RunFolder, StudyFolder, find_study, open_study
@@ -228,6 +229,15 @@ def test_the_tidy_table_holds_every_rating_once_with_how_its_run_was_trained(stu
     rates = ratings.filter(~ratings["untuned"])["learning_rate"].unique().sort().to_list()
     assert rates == [1e-3, 1e-2]
     assert ratings.filter(ratings["untuned"])["learning_rate"].null_count() == ratings["untuned"].sum()
+    shutil.copytree(tmp_path / "out", tmp_path / "other")
+    runs = [folder / "runs" / workspace.runs[1].id for folder in (tmp_path / "out", tmp_path / "other")]
+    both, (first, second) = ratings_of_runs(runs)
+    assert first != second
+    assert both.height == 2 * ratings.height
+    for name in (first, second):
+        alone = ratings.filter(ratings["run"] == workspace.runs[1].id)
+        assert both.filter(pl.col("run") == name).drop("run").equals(alone.drop("run"))
+    assert ratings_of_runs(runs[:1] * 2)[1] == [workspace.runs[1].id] * 2
     curve = xlift.load(tmp_path / "out").training.filter(pl.col("margins/ru").is_not_null())
     assert curve["step"].to_list() == [0, 2, 4] * 2
 

@@ -6,15 +6,23 @@ import numpy as np
 import polars as pl
 import pytest
 
-from xlift.analysis.selection import MEASURE, Validation, pick, rules, scores, selection_table, validation_of
+from xlift.analysis.selection import (
+    MEASURE,
+    ValidationFindings,
+    pick,
+    rules,
+    scores,
+    selection_table,
+    validation_findings,
+)
 from xlift.errors import ConfigError, DataError
-from xlift.results import AXES, COLUMNS
+from xlift.results import AXES, RATING_COLUMNS
 
 LANGUAGES = ("en", "fr", "ru")
 
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=COLUMNS | AXES)
+    return pl.DataFrame(rows, schema=RATING_COLUMNS | AXES)
 
 
 def ratings(shares: dict[str, dict[str, float]], prompts: int = 40, seed: int = 0) -> pl.DataFrame:
@@ -85,8 +93,8 @@ def test_picks_do_not_depend_on_test_prompts_and_test_prompts_are_refused() -> N
     picks = [{(row["rule"], row["run"]) for row in selection_table(one, training(LOSSES))} for one in (found, turned)]
     assert picks[0] == picks[1]
     with pytest.raises(DataError, match="test"):
-        Validation(found, training(LOSSES))
-    assert set(validation_of(found, training(LOSSES)).ratings["split"]) == {"validation"}
+        ValidationFindings(found, training(LOSSES))
+    assert set(validation_findings(found, training(LOSSES)).ratings["split"]) == {"validation"}
 
 
 def test_intervals_of_the_cost_cover_the_truth() -> None:
@@ -118,7 +126,7 @@ def test_a_response_that_lacks_a_facet_has_no_score_and_missing_is_not_zero() ->
 
 def test_rules_that_cannot_be_applied_are_left_out_and_nothing_to_choose_gives_nothing() -> None:
     found = ratings({name: {"fr": 0.9, "ru": 0.5} for name in ("a", "b")})
-    names = rules(validation_of(found, pl.DataFrame({"run": ["a"], "step": [10]})))
+    names = rules(validation_findings(found, pl.DataFrame({"run": ["a"], "step": [10]})))
     assert set(names) == {"mean over languages", "worst language"}
     assert selection_table(ratings({"base": {"en": 1.0}}), training({})) == []
     unrated = ratings(SHARES).with_columns(value=pl.lit(None, dtype=pl.Float64))
@@ -157,7 +165,7 @@ def test_a_run_whose_held_out_loss_is_no_number_never_wins(broken: str, loss: fl
 @pytest.mark.parametrize("rule", ["mean margin", "worst margin"])
 def test_a_run_whose_margins_are_no_numbers_never_wins(broken: str, rule: str) -> None:
     rows = [{"run": run, "step": 10, "margins/fr": float("nan") if run == broken else 0.1} for run in LOSSES]
-    given = rules(validation_of(ratings(SHARES), pl.DataFrame(rows)))[rule]
+    given = rules(validation_findings(ratings(SHARES), pl.DataFrame(rows)))[rule]
     assert {pick(given).run} == LOSSES.keys() - {broken}
 
 
@@ -168,4 +176,4 @@ def test_a_loss_that_was_not_measured_for_all_chooses_nothing() -> None:
             schema={"run": pl.String, "step": pl.Int64, "heldout_loss": pl.Float64},
         )
     )
-    assert "English loss" not in rules(validation_of(ratings(SHARES), log))
+    assert "English loss" not in rules(validation_findings(ratings(SHARES), log))

@@ -374,10 +374,9 @@ def compare(
     from xlift.analysis.comparison import text_table
     from xlift.results import load, ratings_of_runs
 
-    names = (first, second) if study else (Path(first).name, Path(second).name)
-    ratings = load(study).ratings if study else ratings_of_runs([Path(first), Path(second)])
-    found = compared(ratings.filter(pl.col("split") == split), *names, rater=rater)
-    print(json.dumps(found.to_dicts(), indent=2) if as_json else text_table(found, *names))
+    ratings, names = (load(study).ratings, [first, second]) if study else ratings_of_runs([Path(first), Path(second)])
+    found = compared(ratings.filter(pl.col("split") == split), names[0], names[1], rater=rater)
+    print(json.dumps(found.to_dicts(), indent=2) if as_json else text_table(found, names[0], names[1]))
 
 
 @app.command()

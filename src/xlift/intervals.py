@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 Numbers = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 NOTHING = 1e-24
@@ -27,6 +28,9 @@ NOTHING = 1e-24
 
 
 PROMPTS, SEEDS = "prompts", "prompts and seeds"
+
+KEPT_DRAWS = 8_000_000
+"""Draws of prompts (clusters × resamples) that are kept for the next table: two bytes each, of eight tables at most."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,25 @@ class Interval(NamedTuple):
 def estimate(
     values: Sequence[float | None],
     clusters: Sequence[str],
+    top: float | None = None,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
     """Mean of `values` with an interval; None is missing and never counts as zero.
 
-    Values from 0 to 1 get Wilson's score interval, which stays honest at 0 and 1, with as many independent prompts as
-    the clusters are worth; others the percentile bootstrap over clusters (Efron & Tibshirani 1993, chapter 13), and
-    none if they are all equal or of one cluster.
+    Values on a scale from 0 to `top` get Wilson's score interval, which stays honest at both ends, with as many
+    independent prompts as the clusters are worth; those of no scale the percentile bootstrap over clusters (Efron &
+    Tibshirani 1993, chapter 13), and none if they are all equal or of one cluster. Raises ValueError for values that
+    are not on the scale.
     """
     rated = [(float(v), c) for v, c in zip(values, clusters, strict=True) if v is not None]
     missing = len(values) - len(rated)
     if not rated:
         return Estimate(None, None, None, 0, missing)
     table = _single_run(rated)
-    top = 1.0 if all(0 <= value <= 1 for value, _ in rated) else None
+    if top is not None and not all(0 <= value <= top for value, _ in rated):
+        raise ValueError(f"values must be between 0 and {top:g}")
     low, high, _ = interval_of_mean(table, top, resamples, confidence, seed)
     return Estimate(math.fsum(value for value, _ in rated) / len(rated), low, high, len(rated), missing)
 
@@ -113,10 +120,16 @@ def draw(count: int, resamples: int, generator: np.random.Generator) -> Numbers:
     return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
 
-@lru_cache(maxsize=16)
 def prompt_draws(count: int, resamples: int, seed: int) -> Numbers:
     """`draw` for prompts, the same for every table with as many clusters."""
-    return draw(count, resamples, np.random.default_rng([seed, 0, count]))
+    kept = _kept_draws if count * resamples <= KEPT_DRAWS else _kept_draws.__wrapped__
+    return kept(count, resamples, seed).astype(float)
+
+
+@lru_cache(maxsize=8)
+def _kept_draws(count: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+    # No prompt is drawn 65,536 times: that would take as many prompts, of which each draw takes all at random.
+    return draw(count, resamples, np.random.default_rng([seed, 0, count])).astype(np.uint16)
 
 
 def seed_draws(condition: NDArray[np.int64], resamples: int, seed: int) -> Numbers:
@@ -155,7 +168,9 @@ def interval_of_mean(table: Table, top: float | None, resamples: int, confidence
     if table.counts.max() == 1 and table.counts.shape[1] == 1 and np.isin(table.sums, [0.0, top]).all():
         low, high = wilson(share, len(table.sums), confidence)
     else:
-        worth = share * (1 - share) / (float(draws.var()) / top**2)
+        variance = float(draws.var()) / top**2
+        # A single resample says nothing of how the mean varies.
+        worth = share * (1 - share) / variance if variance else len(table.sums)
         low, high = _score(share, worth, float(stdtrit(freedom, (1 + confidence) / 2)))
     return Interval(low * top, high * top, covered(table.condition))
 

@@ -32,6 +32,8 @@ Facet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "
 ROLES = ("system", "user", "assistant")
 SPLITS = ("validation", "test")
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint")
+SCALES: dict[str, float] = dict.fromkeys(FACETS, 2.0)
+"""Upper end of each facet's scale, which begins at 0."""
 
 
 class Message(TypedDict):

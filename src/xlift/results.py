@@ -6,6 +6,7 @@ ratings = xlift.load("results/quickstart").ratings      # a polars frame, one ro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,43 +17,29 @@ import polars as pl
 
 from xlift.checkpoint import checkpoints, written_prompts
 from xlift.records import Prompt, Rating, Response, kind_of, read_records
-from xlift.study.settings import RunConfig, flat
+from xlift.study.labels import run_settings, setting_kinds
+from xlift.study.settings import flat
 from xlift.workspace import RunFolder, StudyFolder, find_run, find_study
 
-AXES = {
-    "model": pl.String, "method": pl.String, "rank": pl.Int64, "learning_rate": pl.Float64, "instructions": pl.String,
-    "size": pl.Int64, "steps": pl.Int64, "seed": pl.Int64, "template": pl.String, "system": pl.String,
-    "weight": pl.Float64, "untuned": pl.Boolean,
-}  # fmt: skip
-"""Columns of the tidy table that say how a run was trained; null where it does not apply to the untuned base."""
+_TYPES: dict[type, Any] = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
 
-COLUMNS = {
+AXES = {name: _TYPES[kind] for name, kind in setting_kinds().items()} | {"untuned": pl.Boolean}
+"""Columns of the tidy table that say how a run was trained, one a setting; null where it does not apply."""
+
+RATING_COLUMNS = {
     "run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String,
     "language": pl.String, "split": pl.String, "category": pl.String, "facet": pl.String, "rater": pl.String,
     "kind": pl.String, "value": pl.Float64, "reason": pl.String, "response": pl.String,
 }  # fmt: skip
+"""Columns of the tidy table that say what a rating is; a run is known by `run`, its folder's name."""
 
 
 def axes_of(run: RunFolder) -> dict[str, Any]:
-    """How a run was trained, as one row of the columns AXES."""
-    config: RunConfig = run.config
-    facts: dict[str, Any] = {
-        "model": config.model, "template": config.template, "system": config.system, "untuned": config.untuned
-    }  # fmt: skip
-    if config.untuned:
-        return dict.fromkeys(AXES) | facts
-    adaptation = config.adaptation
-    done = run.stage("train")
-    return facts | {
-        "method": adaptation.method,
-        "rank": adaptation.rank if adaptation.method == "lora" else None,
-        "learning_rate": config.learning_rate,
-        "instructions": config.instructions.label,
-        "size": config.instructions.size or done.get("examples"),
-        "steps": config.steps,
-        "seed": config.seed,
-        "weight": config.weight,
-    }
+    """How a run was trained, as one row of the columns AXES; `size` is what was trained on where nothing was asked."""
+    settings = run_settings(run.config)
+    if not run.config.untuned and settings["size"] is None:
+        settings["size"] = run.stage("train").get("examples")
+    return settings | {"untuned": run.config.untuned}
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Results:
 
     @cached_property
     def ratings(self) -> pl.DataFrame:
-        """One row a rating: COLUMNS, then the run's AXES. `value` is null where it is missing, `reason` says why."""
+        """One row a rating: RATING_COLUMNS, then the run's AXES; `value` is null where it is missing, and why."""
         prompts = written_prompts(self.workspace)
         found = checkpoints(self.workspace, prompts=prompts)
         return tidy_table(((one.run, one.ratings) for one in found), prompts)
@@ -91,27 +78,46 @@ def load(study: str | Path) -> Results:
     return Results(find_study(study))
 
 
-def ratings_of_runs(folders: Sequence[Path]) -> pl.DataFrame:
-    """The tidy ratings of the studies that run folders belong to. Raises ConfigError for what is not a run folder."""
-    runs = [find_run(folder) for folder in folders]
-    studies = dict.fromkeys(run.path.resolve().parent.parent for run in runs)
-    return pl.concat([load(study).ratings for study in studies])
+def ratings_of_runs(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
+    """The tidy ratings of the studies that run folders belong to, and what each of the folders is called there.
+
+    Runs of two studies that have the same name stay two: there `run` is STUDY/RUN. Raises ConfigError for what is not a
+    run folder.
+    """
+    runs = [find_run(folder).path.resolve() for folder in folders]
+    frames = {study: load(study).ratings for study in dict.fromkeys(run.parent.parent for run in runs)}
+    names = Counter(name for frame in frames.values() for name in frame["run"].unique())
+    again = [name for name, times in names.items() if times > 1]
+    parts = [
+        frame.with_columns(
+            pl.when(pl.col("run").is_in(again)).then(pl.format("{}/{}", pl.lit(str(study)), "run")).otherwise("run")
+            .alias("run")
+        )
+        for study, frame in frames.items()
+    ]  # fmt: skip
+    return pl.concat(parts), [f"{run.parent.parent}/{run.name}" if run.name in again else run.name for run in runs]
 
 
 def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
-    """The tidy table (COLUMNS, then AXES) of the ratings of some runs' checkpoints."""
+    """The tidy table (RATING_COLUMNS, then AXES) of the ratings of some runs' checkpoints."""
     by_id = {prompt["id"]: prompt for prompt in prompts}
-    rows = [
-        tidy(rating, by_id[rating["id"]], run) | axes
-        for run, ratings in found
-        for axes in [axes_of(run)]
-        for rating in ratings
-    ]
-    return pl.DataFrame(rows, schema=COLUMNS | AXES)
+    listed = list(found)
+    rows = [tidy(rating, by_id[rating["id"]], run) for run, ratings in listed for rating in ratings]
+    runs = {run.id: run for run, _ in listed}
+    axes = pl.DataFrame([{"run": run.id} | axes_of(run) for run in runs.values()], schema={"run": pl.String} | AXES)
+    ratings = pl.DataFrame(rows, schema=RATING_COLUMNS)
+    return ratings.join(_told_apart(axes), on="run", how="left", maintain_order="left")
+
+
+def _told_apart(axes: pl.DataFrame) -> pl.DataFrame:
+    """Instructions of one name that are made from different sources are called by their sources."""
+    said = pl.when(pl.col("size").is_null()).then("sources").otherwise(pl.format("{}-{}", "sources", "size"))
+    several = pl.col("sources").n_unique().over("instructions") > 1
+    return axes.with_columns(instructions=pl.when(several).then(said).otherwise("instructions"))
 
 
 def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:
-    """One rating as a row of the columns COLUMNS."""
+    """One rating as a row of the columns RATING_COLUMNS."""
     return {
         "run": run.id,
         "label": run.label,

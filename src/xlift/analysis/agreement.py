@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xlift.analysis.measures import SCALE, Floats, deviation, holm, interval, kappa, measured, pooled, resampled
+from xlift.analysis.measures import GRADES, deviation, holm, interval, kappa, measured, pooled, resampled
 from xlift.errors import DataError
+from xlift.intervals import Integers, Numbers
 from xlift.languages import known_code
 from xlift.records import KINDS, kind_of
 from xlift.terminal import aligned
 
-Ints = NDArray[np.int64]
-
-ALL = "all"
+ALL_LANGUAGES = "all"
 MEASURES = ("kappa", "agreement", "alpha", "tau", "leniency")
 ALL_PEOPLE, EACH, MAJORITY, MEAN = "all people", "each person", "people's majority", "people's mean"
 
@@ -46,9 +45,9 @@ class Matrix(NamedTuple):
     """Ratings of one facet, [items, raters]: `values` nan where there is none, `recorded` where a record is."""
 
     raters: list[str]
-    values: Floats
+    values: Numbers
     recorded: NDArray[np.bool_]
-    clusters: Ints
+    clusters: Integers
 
 
 class Pairing(NamedTuple):
@@ -60,9 +59,9 @@ class Pairing(NamedTuple):
 
     first: str
     second: str
-    tables: Floats
-    coincidences: Floats | None
-    scale: Floats
+    tables: Numbers
+    coincidences: Numbers | None
+    scale: Numbers
     items: int
     missing: int
 
@@ -144,8 +143,8 @@ def agreement_tables(
 
 def _told_once(rows: Sequence[dict[str, Any]], key: Sequence[str]) -> list[dict[str, Any]]:
     """The rows without those over all languages whose raters met in one language only."""
-    told = {tuple(row[field] for field in key) for row in rows if row["language"] != ALL}
-    return [row for row in rows if row["language"] != ALL or tuple(row[field] for field in key) not in told]
+    told = {tuple(row[field] for field in key) for row in rows if row["language"] != ALL_LANGUAGES}
+    return [row for row in rows if row["language"] != ALL_LANGUAGES or tuple(row[field] for field in key) not in told]
 
 
 def _matrices(
@@ -159,7 +158,7 @@ def _matrices(
     for facet, languages in groups.items():
         parts = dict(sorted(languages.items()))
         if len(parts) > 1:
-            parts[ALL] = [cell for part in parts.values() for cell in part]
+            parts[ALL_LANGUAGES] = [cell for part in parts.values() for cell in part]
         matrices += [(facet, language, _matrix(cells, by_id)) for language, cells in parts.items()]
     return matrices
 
@@ -216,8 +215,8 @@ def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pai
     name, own, people = matrix.raters[machine], matrix.values[:, [machine]], matrix.values[:, human]
     asked = matrix.recorded[:, machine] & matrix.recorded[:, human].any(axis=1)
     every = _pairing(name, EACH, np.repeat(own, len(human), axis=1), people, matrix.clusters, asked)
-    votes = (people[:, :, None] == SCALE).sum(axis=1)
-    mode = SCALE[votes.argmax(axis=1)]
+    votes = (people[:, :, None] == GRADES).sum(axis=1)
+    mode = GRADES[votes.argmax(axis=1)]
     clear = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
     majority = np.where(clear, mode, np.nan)[:, None]
     mean = _people_mean(people)[:, None]
@@ -229,7 +228,7 @@ def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pai
     ]
 
 
-def _people_mean(people: Floats) -> Floats:
+def _people_mean(people: Numbers) -> Numbers:
     counts = (~np.isnan(people)).sum(axis=1)
     # Rounded, so that the same mean is one value whatever the order of the sum.
     return np.where(counts > 0, np.round(np.nansum(people, axis=1) / np.maximum(counts, 1), 9), np.nan)
@@ -238,33 +237,33 @@ def _people_mean(people: Floats) -> Floats:
 def _pairing(
     first: str,
     second: str,
-    one: Floats,
-    other: Floats,
-    clusters: Ints,
+    one: Numbers,
+    other: Numbers,
+    clusters: Integers,
     asked: NDArray[np.bool_],
-    scale: Floats = SCALE,
+    scale: Numbers = GRADES,
 ) -> Pairing:
     """Count pairs of values; `one` and `other` are [items, pairs of raters], nan where there is no value."""
     both = ~np.isnan(one) & ~np.isnan(other)
     item, pair = np.nonzero(both)
     used, place = np.unique(clusters[item], return_inverse=True)
-    shape = (len(used), one.shape[1], len(SCALE), len(scale))
-    where = (place, pair, np.searchsorted(SCALE, one[both]), np.searchsorted(scale, other[both]))
+    shape = (len(used), one.shape[1], len(GRADES), len(scale))
+    where = (place, pair, np.searchsorted(GRADES, one[both]), np.searchsorted(scale, other[both]))
     tables = np.bincount(np.ravel_multi_index(where, shape), minlength=int(np.prod(shape))).reshape(shape)
     rated = both.any(axis=1)
     counts = tables.astype(np.float64)
-    coincidences = counts + counts.swapaxes(-1, -2) if len(scale) == len(SCALE) else None
+    coincidences = counts + counts.swapaxes(-1, -2) if len(scale) == len(GRADES) else None
     return Pairing(first, second, counts, coincidences, scale, int(rated.sum()), int((asked & ~rated).sum()))
 
 
-def _coincidences(values: Floats, clusters: Ints) -> Floats:
+def _coincidences(values: Numbers, clusters: Integers) -> Numbers:
     """Krippendorff's coincidences of items with two ratings and more, by cluster: [clusters, 1, values, values]."""
-    counts = (values[:, :, None] == SCALE).sum(axis=1).astype(np.float64)
+    counts = (values[:, :, None] == GRADES).sum(axis=1).astype(np.float64)
     several = counts.sum(axis=1) >= 2
     counts, used = counts[several], np.unique(clusters[several], return_inverse=True)[1]
-    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(SCALE))
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(GRADES))
     pairs /= (counts.sum(axis=1) - 1)[:, None, None]
-    found = np.zeros((int(used.max(initial=-1)) + 1, 1, len(SCALE), len(SCALE)))
+    found = np.zeros((int(used.max(initial=-1)) + 1, 1, len(GRADES), len(GRADES)))
     np.add.at(found[:, 0], used, pairs)
     return found
 
@@ -297,7 +296,7 @@ def _confusion(pairing: Pairing) -> list[list[int]] | None:
     return (table + table.T if pairing.first == ALL_PEOPLE else table).tolist()
 
 
-def _why_undefined(name: str, pairing: Pairing, point: Mapping[str, Floats]) -> str | None:
+def _why_undefined(name: str, pairing: Pairing, point: Mapping[str, Numbers]) -> str | None:
     if pairing.items < 2:
         return "fewer than 2 items rated by both"
     if pairing.first == ALL_PEOPLE and name == "leniency":
@@ -343,7 +342,7 @@ def _deviations(matrix: Matrix, resamples: int, confidence: float, seed: int) ->
     return [row | {"deviates": _marks(row, 1 - confidence)} for row in rows]
 
 
-def _beside_others(matrix: Matrix, human: Sequence[int]) -> tuple[Floats, Floats]:
+def _beside_others(matrix: Matrix, human: Sequence[int]) -> tuple[Numbers, Numbers]:
     """Sums of each person's differences to the mean of the others, and their number: [clusters, people]."""
     values = matrix.values[:, human]
     rated = ~np.isnan(values)
@@ -358,7 +357,7 @@ def _beside_others(matrix: Matrix, human: Sequence[int]) -> tuple[Floats, Floats
     return sums, counts
 
 
-def _kappas(tables: Floats, people: int) -> tuple[Floats, Floats]:
+def _kappas(tables: Numbers, people: int) -> tuple[Numbers, Numbers]:
     """Kappa of each person with the others, and of the others with each other: both [..., people]."""
     values, weights = kappa(tables), tables.sum(axis=(-1, -2))
     pairs = np.array(list(combinations(range(people), 2)))

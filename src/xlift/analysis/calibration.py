@@ -19,14 +19,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import stdtrit
 
-from xlift.analysis.agreement import ALL, Item, cluster_of, latest
+from xlift.analysis.agreement import ALL_LANGUAGES, Item, cluster_of, latest
 from xlift.errors import DataError
-from xlift.intervals import Estimate, estimate
+from xlift.intervals import Estimate, Integers, Numbers, estimate
 from xlift.records import kind_of
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,10 @@ class Calibrated:
 class _Sample(NamedTuple):
     """One value an item: people's (nan where not rated), the judge's, cluster and stratum as numbers from 0."""
 
-    people: Floats
-    judge: Floats
-    cluster: Ints
-    stratum: Ints
+    people: Numbers
+    judge: Numbers
+    cluster: Integers
+    stratum: Integers
 
 
 def calibrated_mean(
@@ -59,7 +57,7 @@ def calibrated_mean(
     clusters: Sequence[str],
     strata: Sequence[str] | None = None,
     confidence: float = 0.95,
-    scale: tuple[float, float] = (0.0, 2.0),
+    top: float = 2.0,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Calibrated:
@@ -68,17 +66,17 @@ def calibrated_mean(
     Clusters (parallel prompts) may hold rated and unrated items. With `strata` (such as languages) people need to have
     sampled at random only within each; strata count by their number of items. An item without a judge value enters
     with the judge's mean, which keeps every human rating and costs precision only. `resamples` and `seed` are of the
-    judge's own interval. Raises DataError for values outside `scale`.
+    judge's own interval. Raises DataError for values that are not between 0 and `top`.
     """
-    _check_scale([*judge, *human], scale)
-    judge_only = estimate(judge, clusters, resamples, confidence, seed)
+    _check_scale([*judge, *human], top)
+    judge_only = estimate(judge, clusters, top, resamples, confidence, seed)
     sample = _sample(judge, human, clusters, strata or [""] * len(judge))
     labelled = int((~np.isnan(sample.people)).sum())
     reason = _why_not(sample.people, strata or [""] * len(judge))
     if reason:
         none = Estimate(None, None, None, labelled, len(judge) - labelled)
         return Calibrated(judge_only, none, none, None, labelled, reason)
-    weight, people, both = _prediction_powered(sample, confidence, scale)
+    weight, people, both = _prediction_powered(sample, confidence, top)
     known = sum(j is not None or h is not None for j, h in zip(judge, human, strict=True))
     return Calibrated(
         judge_only,
@@ -90,11 +88,10 @@ def calibrated_mean(
     )
 
 
-def _check_scale(values: Sequence[float | None], scale: tuple[float, float]) -> None:
-    low, high = scale
-    wrong = sorted({value for value in values if value is not None and not low <= value <= high})
+def _check_scale(values: Sequence[float | None], top: float) -> None:
+    wrong = sorted({value for value in values if value is not None and not 0 <= value <= top})
     if wrong:
-        raise DataError(f"values must be between {low:g} and {high:g}, found {', '.join(f'{v:g}' for v in wrong[:5])}")
+        raise DataError(f"values must be between 0 and {top:g}, found {', '.join(f'{v:g}' for v in wrong[:5])}")
 
 
 def _sample(
@@ -107,11 +104,11 @@ def _sample(
     return _Sample(people, predicted, _numbered(clusters), _numbered(strata))
 
 
-def _numbered(names: Sequence[str]) -> Ints:
+def _numbered(names: Sequence[str]) -> Integers:
     return np.asarray(np.unique(np.array(names, dtype=str), return_inverse=True)[1], dtype=np.int64)
 
 
-def _why_not(people: Floats, strata: Sequence[str]) -> str | None:
+def _why_not(people: Numbers, strata: Sequence[str]) -> str | None:
     rated = {stratum for stratum, value in zip(strata, people, strict=True) if not np.isnan(value)}
     unrated = sorted(set(strata) - rated)
     if not rated:
@@ -119,12 +116,10 @@ def _why_not(people: Floats, strata: Sequence[str]) -> str | None:
     return f"no person has rated items of {', '.join(unrated)}" if unrated else None
 
 
-Interval = tuple[float, float | None, float | None]
+MeanInterval = tuple[float, float | None, float | None]
 
 
-def _prediction_powered(
-    sample: _Sample, confidence: float, scale: tuple[float, float]
-) -> tuple[float, Interval, Interval]:
+def _prediction_powered(sample: _Sample, confidence: float, top: float) -> tuple[float, MeanInterval, MeanInterval]:
     """The tuned weight, and (mean, low, high) by people alone and with the judge's help.
 
     The estimate is linear in the items, so each cluster has one deviation a - weight * b (a from people's ratings, b
@@ -138,11 +133,11 @@ def _prediction_powered(
     human_mean = float(in_labelled @ people)
     judge_gap = float(in_judge @ sample.judge - in_others @ sample.judge)
 
-    def centred(weights: Floats, values: Floats) -> Floats:
+    def centred(weights: Numbers, values: Numbers) -> Numbers:
         means = np.bincount(sample.stratum, weights * values) / np.maximum(np.bincount(sample.stratum, weights), 1e-300)
         return np.asarray(values - means[sample.stratum])
 
-    def by_cluster(values: Floats) -> Floats:
+    def by_cluster(values: Numbers) -> Numbers:
         return np.asarray(np.bincount(sample.cluster, values), dtype=np.float64)
 
     a = by_cluster(in_labelled * centred(in_labelled, people))
@@ -153,16 +148,16 @@ def _prediction_powered(
     spread = float(b @ b)
     tunable = freedom >= 2 and spread > 1e-18
     weight = min(max(float(a @ b) / spread, 0.0), 1.0) if tunable else 0.0
-    alone = _interval(human_mean, a, count, freedom, confidence, scale)
+    alone = _interval(human_mean, a, count, freedom, confidence, top)
     if weight == 0.0:
         return 0.0, alone, alone
     mean = human_mean - weight * judge_gap
     # A cluster that pulled the weight its way has too small a rest (HC2, MacKinnon & White 1985).
     rest = (a - weight * b) / np.sqrt(np.maximum(1 - b**2 / spread, 0.05))
-    return weight, alone, _interval(mean, rest, count, freedom - 1, confidence, scale)
+    return weight, alone, _interval(mean, rest, count, freedom - 1, confidence, top)
 
 
-def _item_weights(labelled: Bools, stratum: Ints) -> tuple[Floats, Floats, Bools]:
+def _item_weights(labelled: Bools, stratum: Integers) -> tuple[Numbers, Numbers, Bools]:
     """Each item's share in the labelled and in the other items' mean, and whether its stratum has others at all."""
     share = np.bincount(stratum) / len(stratum)
     rated = np.bincount(stratum, labelled)
@@ -172,7 +167,7 @@ def _item_weights(labelled: Bools, stratum: Ints) -> tuple[Floats, Floats, Bools
     return in_labelled, in_others, others[stratum] > 0
 
 
-def _components(cluster: Ints, stratum: Ints) -> int:
+def _components(cluster: Integers, stratum: Integers) -> int:
     """How many means are free: strata that share clusters hang together (one mean), others do not."""
     nodes = int(cluster.max()) + 1
     size = nodes + int(stratum.max()) + 1
@@ -182,17 +177,16 @@ def _components(cluster: Ints, stratum: Ints) -> int:
 
 
 def _interval(
-    mean: float, deviations: Floats, count: int, freedom: int, confidence: float, scale: tuple[float, float]
-) -> Interval:
+    mean: float, deviations: Numbers, count: int, freedom: int, confidence: float, top: float
+) -> MeanInterval:
     """Wilson's interval of the mean as a share of the scale, with the sample size that the variance amounts to.
 
     The t quantile stands in for the normal one (Franco et al. 2019, J. Survey Statistics and Methodology 7:334).
     """
-    low, high = scale
-    share = min(max((mean - low) / (high - low), 0.0), 1.0)
+    share = min(max(mean / top, 0.0), 1.0)
     if freedom < 1:
-        return low + share * (high - low), None, None
-    variance = count / freedom * float(deviations @ deviations) / (high - low) ** 2
+        return share * top, None, None
+    variance = count / freedom * float(deviations @ deviations) / top**2
     # A sample without any spread is no proof of none: at least what one rating off by half the scale would make.
     variance = max(variance, (0.5 / count) ** 2)
     size = max(float(count), share * (1 - share) / variance)
@@ -200,8 +194,8 @@ def _interval(
     shrink = 1 + quantile**2 / size
     centre = (share + quantile**2 / (2 * size)) / shrink
     half = quantile / shrink * math.sqrt(share * (1 - share) / size + quantile**2 / (4 * size**2))
-    ends = [low + min(max(end, 0.0), 1.0) * (high - low) for end in (centre - half, centre + half)]
-    return low + share * (high - low), ends[0], ends[1]
+    ends = [min(max(end, 0.0), 1.0) * top for end in (centre - half, centre + half)]
+    return share * top, ends[0], ends[1]
 
 
 def calibration_table(
@@ -244,8 +238,8 @@ def _rows(
         if item.language in languages and (judge in rated or _people_mean(rated) is not None)
     }
     rows = []
-    for language in [*languages, *([ALL] if len(languages) > 1 else [])]:
-        chosen = {item: rated for item, rated in seen.items() if language in (ALL, item.language)}
+    for language in [*languages, *([ALL_LANGUAGES] if len(languages) > 1 else [])]:
+        chosen = {item: rated for item, rated in seen.items() if language in (ALL_LANGUAGES, item.language)}
         found = calibrated_mean(
             [rated.get(judge) for rated in chosen.values()],
             [_people_mean(rated) for rated in chosen.values()],

@@ -31,6 +31,7 @@ from xlift.intervals import (
     widened,
     wilson,
 )
+from xlift.records import SCALES
 from xlift.terminal import aligned
 
 ENUMERATED = 20
@@ -42,7 +43,7 @@ FINEST = 12
 LONGEST = 1_000_000
 """Steps of the longest distribution that is counted exactly."""
 
-COLUMNS: dict[str, Any] = {
+COMPARISON_COLUMNS: dict[str, Any] = {
     **{"first_mean": pl.Float64, "second_mean": pl.Float64, "difference": pl.Float64},
     **{"low": pl.Float64, "high": pl.Float64, "p": pl.Float64, "p_holm": pl.Float64, "standardised": pl.Float64},
     **{"better": pl.Float64, "worse": pl.Float64, "tied": pl.Float64, "superiority": pl.Float64},
@@ -85,7 +86,7 @@ def compare(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
-    top: float = 2.0,
+    top: float | None = None,
     pair: PairBy = "prompt",
 ) -> pl.DataFrame:
     """One row a facet, language (or what `by` names) and rater: the paired difference, its interval, test and size.
@@ -97,15 +98,17 @@ def compare(
     prompts' differences; `better`, `worse`, `tied`, shares of prompts by the second side; `superiority` = better +
     tied / 2; `pairs`, `missing` prompts without a value on one side or both; `covers` and `test` say what the interval
     and p allow for; `reason` why a number is not there. Raises ConfigError for names that are not there or sides that
-    hold several conditions, DataError for lacking columns. Values lie on a scale from 0 to `top`. Sides that differ in
+    hold several conditions, DataError for lacking columns. Values lie on a scale from 0 to `top`, the
+    facet's own where it is not given. Sides that differ in
     language are paired by `pair="request"`: the translations of one request, `parallel_id`.
     """
     keys = list(dict.fromkeys([*by, "rater"]))
     rows = [
-        key | _compared(pairs, seeds, resamples, confidence, seed, top)
+        key
+        | _compared(pairs, seeds, resamples, confidence, seed, SCALES.get(key.get("facet", "")) if top is None else top)
         for key, pairs, seeds in paired(frame, first, second, keys, rater, pair)
     ]
-    schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **COLUMNS}
+    schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **COMPARISON_COLUMNS}
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
@@ -152,8 +155,11 @@ def _sides(frame: pl.DataFrame, *names: str | Mapping[str, Any]) -> pl.DataFrame
 
 def _problems(frame: pl.DataFrame, rows: pl.DataFrame, name: str | Mapping[str, Any]) -> list[str]:
     if rows.is_empty():
-        runs = [*frame["run"].unique(), *frame["label"].unique()]
-        return [f"no ratings of '{_written(name)}'; {nearest(_written(name), {str(run) for run in runs})}"]
+        names = {*frame["run"].unique(), *frame["label"].unique()}
+        return [f"no ratings of '{_written(name)}'; {nearest(_written(name), names)}"]
+    runs = sorted(rows["run"].unique())
+    if "label" in _condition(frame, name) and len(runs) > 1:
+        return [f"'{_written(name)}' is what {len(runs)} runs are called: {', '.join(runs)}; say which"]
     conditions = sorted(rows["condition"].unique())
     if len(conditions) > 1:
         return [f"'{_written(name)}' holds {len(conditions)} conditions: {', '.join(conditions)}; say which"]
@@ -183,10 +189,10 @@ def _condition(frame: pl.DataFrame, name: str | Mapping[str, Any]) -> Mapping[st
     """The columns and values that a name stands for."""
     if not isinstance(name, str):
         unknown = [key for key in name if key not in frame.columns]
-    elif name in frame["label"]:
-        return {"label": name}
-    elif name in frame["run"] or "=" not in name:
+    elif name in frame["run"]:
         return {"run": name}
+    elif name in frame["label"] or "=" not in name:
+        return {"label": name}
     else:
         parts = dict(part.strip().partition("=")[::2] for part in name.split(","))
         unknown = [key for key in parts if key not in frame.columns]
@@ -200,7 +206,10 @@ def _condition(frame: pl.DataFrame, name: str | Mapping[str, Any]) -> Mapping[st
 def _typed(frame: pl.DataFrame, key: str, text: str) -> Any:
     if text.lower() in {"none", "null", ""}:
         return None
-    value = pl.Series([text]).cast(frame.schema[key], strict=False)[0]
+    if frame.schema[key] == pl.Boolean:
+        value = {"true": True, "on": True, "false": False, "off": False}.get(text.lower())
+    else:
+        value = pl.Series([text]).cast(frame.schema[key], strict=False)[0]
     if value is None:
         raise ConfigError(f"'{key}={text}': not a value of this column ({frame.schema[key]})")
     return value
@@ -242,9 +251,11 @@ def _filled(values: Numbers) -> Numbers:
     return np.where(np.isfinite(values), values, np.nanmean(values, axis=1, keepdims=True)) if values.size else values
 
 
-def _compared(pairs: Pairs, seeds: bool, resamples: int, confidence: float, seed: int, top: float) -> dict[str, Any]:
+def _compared(
+    pairs: Pairs, seeds: bool, resamples: int, confidence: float, seed: int, top: float | None
+) -> dict[str, Any]:
     differences = pairs.differences if pairs.cluster.size else np.zeros(0)
-    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+    row: dict[str, Any] = dict.fromkeys(COMPARISON_COLUMNS) | {
         **{"pairs": len(differences), "missing": pairs.missing, "n_prompts": len(np.unique(pairs.cluster))},
         **{"first_seeds": pairs.first.shape[1], "second_seeds": pairs.second.shape[1]},
     }
@@ -286,7 +297,7 @@ def variances_of(pairs: Pairs, seeds: bool) -> Variances:
 
 
 def _interval(
-    pairs: Pairs, parts: Variances, resamples: int, confidence: float, seed: int, top: float
+    pairs: Pairs, parts: Variances, resamples: int, confidence: float, seed: int, top: float | None
 ) -> tuple[float | None, float | None]:
     differences, clusters = pairs.differences, int(pairs.cluster.max()) + 1
     if clusters == 1:
@@ -308,10 +319,10 @@ def _interval(
 
 
 def _interval_of_equals(
-    pairs: Pairs, clusters: int, confidence: float, top: float
+    pairs: Pairs, clusters: int, confidence: float, top: float | None
 ) -> tuple[float | None, float | None]:
     # The bound is on the share of requests that would have differed, at worst from one end of the scale to the other.
-    if not all(((side >= 0) & (side <= top)).all() for side in (pairs.first, pairs.second)):
+    if top is None or not all(((side >= 0) & (side <= top)).all() for side in (pairs.first, pairs.second)):
         return None, None
     kept, _ = wilson(1.0, clusters, confidence)
     centre = kept * float(pairs.differences.mean())

@@ -73,7 +73,7 @@ def _pair(first: str, second: str, answered: Mapping[str, Mapping[str, bool | No
 
 def _share(name: str, values: Sequence[bool]) -> dict[str, float | None]:
     # Every fact is a cluster of its own.
-    found: Estimate = estimate([float(value) for value in values], [str(i) for i in range(len(values))])
+    found: Estimate = estimate([float(value) for value in values], [str(i) for i in range(len(values))], top=1.0)
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from xlift.analysis.estimates import last_steps, require, with_conditions
+from xlift.analysis.agreement import ALL_LANGUAGES
+from xlift.analysis.estimates import SETTINGS, last_steps, require, with_conditions
 from xlift.errors import ConfigError, nearest
 from xlift.intervals import (
     NOTHING,
@@ -32,11 +33,15 @@ from xlift.intervals import (
     widened,
     wilson,
 )
+from xlift.records import SCALES
+from xlift.study.settings import FILLED_IN
 
-FACTORS = ("model", "adaptation", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
-"""Training choices; `adaptation` is the method with its rank, `instructions` their name without the size."""
-ALL = "all"
-"""The average of the languages, each counting alike."""
+_FIRST = ("model", "adaptation", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
+_OF_LORA = ("alpha", "dropout", "targets")
+_WITHIN = ("method", "rank", "sources", *FILLED_IN)
+FACTORS = (*_FIRST, *(name for name in SETTINGS if name not in _FIRST and name not in _WITHIN))
+"""Training choices: every setting. `adaptation` is the method with its rank, and beside full fine-tuning with all that
+is LoRA's own; `instructions` are their name without the size."""
 REST = "rest"
 """What no factor explains by itself: factors that act together."""
 
@@ -72,8 +77,9 @@ class Means(NamedTuple):
 
     point: languages × conditions; draws: resamples × languages × conditions; requests, what each request adds to the
     error of a mean: clusters × languages × conditions; runs, each run's part in its condition's mean: runs × languages
-    × conditions; condition: the number of each run's condition. `on_scale` says whether all values are 0, 1 or 2,
-    `lacking` are languages in which not every run has a rating, `span` is 2 for differences of two languages.
+    × conditions; condition: the number of each run's condition. `top` is the upper end of the scale, None for values
+    that are on none; `lacking` are languages in which not every run has a rating; `span` is 2 for differences of two
+    languages.
     """
 
     languages: list[str]
@@ -82,7 +88,7 @@ class Means(NamedTuple):
     requests: Numbers
     runs: Numbers
     condition: NDArray[np.int64]
-    on_scale: bool
+    top: float | None
     lacking: list[str]
     span: int = 1
 
@@ -103,14 +109,16 @@ def factor_effects(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    top: float | None = None,
 ) -> pl.DataFrame:
     """One row a facet, rater, language (and "all") and level of each factor that varies; empty if none does.
 
     `factors` are FACTORS or other columns (`step` to keep all checkpoints; otherwise the last counts). `mean` is the
     marginal mean of a level; `effect`, with `low` and `high`, its difference from the mean over the levels, or from
     the level that `reference` names for the factor, say {"learning_rate": 1e-4} (`against` says which). `interaction`
-    is the effect minus the same effect in the language `compared_to`. `covers` says what the intervals allow for. Where
-    a number is not there, `reason` says why. Raises ConfigError for factors and levels that are not there, DataError
+    is the effect minus the same effect in the language `compared_to`. Values lie on a scale from 0 to `top`, the
+    facet's own where it is not given. `covers` says what the intervals allow for. Where a number is not there, `reason`
+    says why. Raises ConfigError for factors and levels that are not there, DataError
     for lacking columns.
     """
     rows: list[dict[str, Any]] = []
@@ -119,7 +127,8 @@ def factor_effects(
         against = _references(found, reference or {})
         if not found:
             continue
-        means, counts = _means(group, resamples, seed), _counts(group)
+        means = _means(group, resamples, seed, SCALES.get(key["facet"]) if top is None else top)
+        counts = _counts(group)
         for factor, name in zip(found, against, strict=True):
             facts = key | {"factor": factor.name, "against": name or "mean", "conditions": len(factor.codes)}
             made = _rows(contrasts(found, factor, name), factor, means, compared_to, confidence)
@@ -144,7 +153,7 @@ def variance_shares(
     rows: list[dict[str, Any]] = []
     for key, group in _groups(frame, factors):
         found = factors_of(group, factors)
-        means = _means(group, resamples, seed) if found else None
+        means = _means(group, resamples, seed, None) if found else None
         if means is not None:
             rows += [key | row for row in _share_rows(found, means, confidence)]
     return pl.DataFrame([dict.fromkeys(SHARES) | row for row in rows], schema=SHARES)
@@ -155,7 +164,7 @@ def _groups(frame: pl.DataFrame, factors: Sequence[str] | None) -> Iterator[tupl
     require(frame, ["facet", "rater", "language", "parallel_id", "value", "untuned", "step"])
     frame = with_conditions(frame).filter(~pl.col("untuned"))
     frame = frame.with_columns(
-        adaptation=pl.when(pl.col("method") == "lora").then(pl.format("lora-r{}", "rank")).otherwise("method"),
+        adaptation=_adaptation(frame),
         instructions=pl.col("instructions").str.strip_suffix(pl.format("-{}", "size")),
     )
     unknown = [name for name in factors or () if name not in frame.columns]
@@ -171,10 +180,22 @@ def _groups(frame: pl.DataFrame, factors: Sequence[str] | None) -> Iterator[tupl
         yield {"facet": facet, "rater": rater}, group
 
 
+def _adaptation(frame: pl.DataFrame) -> pl.Expr:
+    """The method in words; the settings of LoRA that vary are in it where other methods are there, which lack them."""
+    lora = pl.format("lora-r{}", "rank")
+    if frame["method"].n_unique() > 1:
+        for name in _OF_LORA:
+            if frame[name].drop_nulls().n_unique() > 1:
+                lora = pl.format(f"{{}} {name}={{}}", lora, name)
+    return pl.when(pl.col("method") == "lora").then(lora).otherwise("method")
+
+
 def factors_of(frame: pl.DataFrame, names: Sequence[str] | None = None) -> list[Factor]:
     """The factors with two levels or more among the conditions of `frame`, those determined by another one merged."""
     conditions = frame.unique("condition").sort("condition")
-    found = [_factor(name, conditions[name]) for name in names or FACTORS]
+    folded = _OF_LORA if conditions["method"].n_unique() > 1 else ()
+    names = names or [name for name in FACTORS if name not in folded]
+    found = [_factor(name, conditions[name]) for name in names]
     found = [factor for factor in found if len(factor.levels) > 1]
     merged: list[Factor] = []
     while found:
@@ -183,7 +204,7 @@ def factors_of(frame: pl.DataFrame, names: Sequence[str] | None = None) -> list[
         others = [factor for factor in found if factor is not finest]
         merged.append(_merged(finest, [factor for factor in others if _determines(finest, factor)]))
         found = [factor for factor in others if not _determines(finest, factor)]
-    order = list(names or FACTORS)
+    order = list(names)
     return sorted(merged, key=lambda factor: order.index(factor.name.split(",")[0]))
 
 
@@ -193,7 +214,7 @@ def _factor(name: str, values: pl.Series) -> Factor:
 
 
 def _level(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _determines(one: Factor, other: Factor) -> bool:
@@ -231,10 +252,10 @@ def _counts(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
     requests = pl.col("parallel_id").filter(value.is_not_null()).n_unique()
     asked = [value.count().alias("rated"), value.null_count().alias("missing"), requests.alias("n_prompts")]
     found = {row.pop("language"): row for row in frame.group_by("language").agg(*asked).to_dicts()}
-    return found | {ALL: frame.select(*asked).to_dicts()[0]}
+    return found | {ALL_LANGUAGES: frame.select(*asked).to_dicts()[0]}
 
 
-def _means(frame: pl.DataFrame, resamples: int, seed: int) -> Means:
+def _means(frame: pl.DataFrame, resamples: int, seed: int, top: float | None) -> Means:
     sums, counts, languages, condition = _cells(frame)
     whole = (counts.sum(axis=0) > 0).all(axis=1)
     lacking = [name for name, kept in zip(languages, whole, strict=True) if not kept]
@@ -251,8 +272,11 @@ def _means(frame: pl.DataFrame, resamples: int, seed: int) -> Means:
         run_means.T[:, :, None] * share[:, None, :],
     )
     point, draws, requests, runs = (_with_average(part) for part in parts)
-    on_scale = bool(frame["value"].drop_nulls().is_in([0.0, 1.0, 2.0]).all())
-    return Means([*kept, *([ALL] if len(kept) > 1 else [])], point, draws, requests, runs, condition, on_scale, lacking)
+    if top is not None and not frame["value"].drop_nulls().is_between(0, top).all():
+        top = None
+    return Means(
+        [*kept, *([ALL_LANGUAGES] if len(kept) > 1 else [])], point, draws, requests, runs, condition, top, lacking
+    )
 
 
 def _with_average(part: Numbers) -> Numbers:
@@ -351,7 +375,7 @@ def _rows(
             row |= {"mean": None if plan.marginal is None else _number(plan.marginal[j] @ means.point[i])}
             row |= {name: _number(part[i, j]) for name, part in zip(("effect", "low", "high"), found, strict=False)}
             row |= _why(row, found[3][i, j], bool(np.allclose(plan.effects[j], 0)), means)
-            if apart is not None and language not in (compared_to, ALL):
+            if apart is not None and language not in (compared_to, ALL_LANGUAGES):
                 names = ("interaction", "interaction_low", "interaction_high")
                 row |= {name: _number(part[i, j]) for name, part in zip(names, apart, strict=False)}
             yield row
@@ -391,10 +415,10 @@ def _effects(means: Means, contrast: Numbers, confidence: float) -> tuple[Number
     effects = means.point @ contrast.T
     low, high = widened(means.draws @ contrast.T, effects, freedom, confidence)
     constant = np.sum(variances, axis=0) < NOTHING
-    # Ratings from 0 to 2 can take a contrast as far as the sum of its weights' sizes.
-    reach = np.abs(contrast).sum(axis=1) * means.span
+    # The weights sum to zero, so that ratings can take a contrast as far as half the sum of their sizes times the top.
+    reach = np.abs(contrast).sum(axis=1) * means.span * (means.top or 0.0) / 2
     kept, _ = wilson(1.0, len(means.requests), confidence)
-    slack = np.where((reach > 0) & means.on_scale & (len(means.requests) > 1), (1 - kept) * reach, np.nan)
+    slack = np.where((reach > 0) & (len(means.requests) > 1), (1 - kept) * reach, np.nan)
     low, high = np.where(constant, kept * effects - slack, low), np.where(constant, kept * effects + slack, high)
     return effects, low, high, constant
 

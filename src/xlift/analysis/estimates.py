@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from xlift.errors import DataError
 from xlift.intervals import Table, interval_of_mean
+from xlift.records import SCALES
+from xlift.study.labels import setting_kinds
+from xlift.study.settings import INDIFFERENT
 
-SETTINGS = ("model", "method", "rank", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
+SETTINGS = tuple(name for name in setting_kinds() if name not in {"seed", *INDIFFERENT})
 """Columns that make a condition: runs alike in all of them differ only in `seed`."""
 SUMMARY: dict[str, Any] = {
     **{"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64},
@@ -67,7 +70,7 @@ def summary(
     """
     by = list(dict.fromkeys(by))
     frame = with_conditions(frame)
-    require(frame, [*by, "parallel_id", "value"])
+    require(frame, [*by, "facet", "parallel_id", "value"])
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
     if frame.is_empty():
         return pl.DataFrame(schema=schema)
@@ -77,7 +80,8 @@ def summary(
         missing=value.null_count().cast(pl.Int64),
         n_prompts=pl.col("parallel_id").filter(value.is_not_null()).n_unique().cast(pl.Int64),
         n_seeds=pl.col("seed").filter(value.is_not_null()).n_unique().cast(pl.Int64),
-        on_scale=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all(),
+        graded=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all(),
+        top=_top(),
         why=_commonest_reason(frame),
     )
     facts = facts.sort(by, nulls_last=True)
@@ -87,6 +91,13 @@ def summary(
         for fact in facts.iter_rows(named=True)
     ]
     return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+
+
+def _top() -> pl.Expr:
+    """Upper end of the scale of a group of ratings; null for several scales, and for values that are on none."""
+    top = pl.col("facet").replace_strict(SCALES, default=None, return_dtype=pl.Float64)
+    fits = (top.n_unique() == 1) & pl.col("value").drop_nulls().is_between(0, top.max()).all()
+    return pl.when(fits).then(top.max())
 
 
 def _commonest_reason(frame: pl.DataFrame) -> pl.Expr:
@@ -137,9 +148,9 @@ def _summary_row(
         commonest = f": {fact['why']}" if fact["why"] else ""
         return row | {"reason": f"none of {fact['missing']} could be rated{commonest}"}
     table = _table(cells, "sum")
-    found = interval_of_mean(table, 2.0 if fact["on_scale"] else None, resamples, confidence, seed)
+    found = interval_of_mean(table, fact["top"], resamples, confidence, seed)
     row |= {"mean": float(table.sums.sum() / table.counts.sum()), "low": found.low, "high": found.high}
-    if fact["on_scale"]:
+    if fact["graded"]:
         twos = _table(cells, "twos")
         share = interval_of_mean(twos, 1.0, resamples, confidence, seed)
         row |= {"share_2": float(twos.sums.sum() / twos.counts.sum())}

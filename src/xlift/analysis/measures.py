@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
-from xlift.intervals import wilson
+from xlift.intervals import Numbers, wilson
 
-Floats = NDArray[np.float64]
-
-SCALE = np.array([0.0, 1.0, 2.0])
+GRADES = np.array([0.0, 1.0, 2.0])
 
 
-def kappa(tables: Floats) -> Floats:
+def kappa(tables: Numbers) -> Numbers:
     """Cohen's kappa with linear weights (Cohen 1968)."""
     rows, columns = tables.sum(axis=-1), tables.sum(axis=-2)
-    distance = np.abs(SCALE[:, None] - SCALE)
+    distance = np.abs(GRADES[:, None] - GRADES)
     observed = (tables * distance).sum(axis=(-1, -2))
     expected = np.einsum("...i,ij,...j", rows, distance, columns) / rows.sum(axis=-1)
     # Against a constant rater kappa is 0 whatever the other does: it says nothing.
@@ -30,31 +27,31 @@ def kappa(tables: Floats) -> Floats:
     return np.where(constant, np.nan, 1 - observed / expected)
 
 
-def tau(tables: Floats) -> Floats:
+def tau(tables: Numbers) -> Numbers:
     """Kendall's tau-b."""
 
-    def ordered(counts: Floats) -> Floats:
+    def ordered(counts: Numbers) -> Numbers:
         beyond = counts[..., ::-1, ::-1].cumsum(axis=-1).cumsum(axis=-2)[..., ::-1, ::-1]
         return (counts[..., :-1, :-1] * beyond[..., 1:, 1:]).sum(axis=(-1, -2))
 
-    def untied(margin: Floats) -> Floats:
+    def untied(margin: Numbers) -> Numbers:
         return (margin.sum(axis=-1) ** 2 - (margin**2).sum(axis=-1)) / 2
 
     both = untied(tables.sum(axis=-1)) * untied(tables.sum(axis=-2))
     return np.where(both > 0, (ordered(tables) - ordered(tables[..., ::-1])) / np.sqrt(both), np.nan)
 
 
-def same(tables: Floats) -> Floats:
+def same(tables: Numbers) -> Numbers:
     """Share of pairs of ratings that are the same."""
     return np.trace(tables, axis1=-2, axis2=-1) / tables.sum(axis=(-1, -2))
 
 
-def leniency(tables: Floats, scale: Floats = SCALE) -> Floats:
+def leniency(tables: Numbers, scale: Numbers = GRADES) -> Numbers:
     """Mean of the first's values minus the second's, which are `scale`."""
-    return (tables * (SCALE[:, None] - scale)).sum(axis=(-1, -2)) / tables.sum(axis=(-1, -2))
+    return (tables * (GRADES[:, None] - scale)).sum(axis=(-1, -2)) / tables.sum(axis=(-1, -2))
 
 
-def alpha(coincidences: Floats) -> Floats:
+def alpha(coincidences: Numbers) -> Numbers:
     """Krippendorff's alpha with the ordinal distance (Krippendorff 2011), from coincidences [..., values, values]."""
     counts = coincidences.sum(axis=-1)
     total = counts.sum(axis=-1)
@@ -65,13 +62,13 @@ def alpha(coincidences: Floats) -> Floats:
     return np.where(expected > 0, 1 - observed / expected, np.nan)
 
 
-def pooled(values: Floats, weights: Floats) -> Floats:
+def pooled(values: Numbers, weights: Numbers) -> Numbers:
     """The mean over pairs of raters, weighted, of those where the value is defined."""
     weights = np.where(np.isnan(values), 0.0, weights)
     return np.nansum(values * weights, axis=-1) / weights.sum(axis=-1)
 
 
-def measured(tables: Floats, coincidences: Floats | None, scale: Floats) -> dict[str, Floats]:
+def measured(tables: Numbers, coincidences: Numbers | None, scale: Numbers) -> dict[str, Numbers]:
     """Every measure that these sides allow, over [..., pairs of raters, values, values]."""
     weights = tables.sum(axis=(-1, -2))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -83,7 +80,7 @@ def measured(tables: Floats, coincidences: Floats | None, scale: Floats) -> dict
     return found
 
 
-def resampled(counts: Floats, resamples: int, seed: int) -> Floats:
+def resampled(counts: Numbers, resamples: int, seed: int) -> Numbers:
     """Sums [resamples, …] of `counts` [clusters, …] over clusters drawn with replacement, some resamples at a time."""
     generator, number = np.random.default_rng(seed), len(counts)
     flat = counts.reshape(number, -1)
@@ -97,7 +94,7 @@ def resampled(counts: Floats, resamples: int, seed: int) -> Floats:
 
 
 def interval(
-    name: str, value: float, drawn: Floats, clusters: int, confidence: float
+    name: str, value: float, drawn: Numbers, clusters: int, confidence: float
 ) -> tuple[float | None, float | None, str | None]:
     """Percentile interval, widened for few clusters (Hesterberg 2015, Am. Statistician 69:371), or why it lacks."""
     if clusters < 2:
@@ -129,7 +126,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 Deviation = tuple[float | None, float | None, float | None, float | None]
 
 
-def deviation(value: float, drawn: Floats, clusters: int, confidence: float) -> Deviation:
+def deviation(value: float, drawn: Numbers, clusters: int, confidence: float) -> Deviation:
     """(value, low, high, p) of a difference by the t distribution, with the resamples' standard error.
 
     None where undefined. Without any spread there is no interval, and p is that of the sign test over clusters.

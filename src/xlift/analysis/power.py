@@ -21,7 +21,7 @@ from xlift.intervals import NOTHING, satterthwaite
 
 MOST = 10_000_000
 """More prompts than anybody has."""
-COLUMNS: dict[str, Any] = {
+POWER_COLUMNS: dict[str, Any] = {
     **{"pairs": pl.Int64, "n_prompts": pl.Int64, "spread": pl.Float64, "seed_error": pl.Float64, "alpha": pl.Float64},
     **{"detectable": pl.Float64, "difference": pl.Float64, "prompts_needed": pl.Int64, "reason": pl.String},
 }
@@ -142,7 +142,7 @@ def power_table(
     """
     keys = list(dict.fromkeys([*by, "rater"]))
     groups = list(paired(frame, first, second, keys, rater))
-    schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **COLUMNS}
+    schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **POWER_COLUMNS}
     rows = []
     for key, pairs, seeds in groups:
         requests = int(pairs.cluster.max(initial=-1)) + 1

@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationFindings:
     """What may be looked at while choosing: ratings of validation prompts and what was measured during training.
 
     Raises DataError for ratings of test prompts.
@@ -48,9 +48,9 @@ class Validation:
             raise DataError(f"selection may see validation prompts only, not: {', '.join(sorted(splits))}")
 
 
-def validation_of(ratings: pl.DataFrame, training: pl.DataFrame) -> Validation:
+def validation_findings(ratings: pl.DataFrame, training: pl.DataFrame) -> ValidationFindings:
     """The part of a study's tidy frames that selection may see."""
-    return Validation(ratings.filter(pl.col("split") == "validation"), training)
+    return ValidationFindings(ratings.filter(pl.col("split") == "validation"), training)
 
 
 def scores(ratings: pl.DataFrame, measure: Mapping[str, float] | None = None) -> pl.DataFrame:
@@ -85,7 +85,9 @@ def _facet_scores(ratings: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.D
     )
 
 
-def rules(validation: Validation, measure: Mapping[str, float] | None = None) -> dict[str, dict[Candidate, float]]:
+def rules(
+    validation: ValidationFindings, measure: Mapping[str, float] | None = None
+) -> dict[str, dict[Candidate, float]]:
     """For every rule that can be applied, what it gives each candidate; the highest is picked.
 
     English loss (negative), English quality, mean over languages and worst language of the measure on validation
@@ -174,7 +176,7 @@ def selection_table(
     rated = (set(_ratings_by(tuned, name)["split"]) for name in measure or MEASURE)
     if not all({"validation", "test"} <= splits for splits in rated):
         return []
-    found = rules(validation_of(ratings, training), measure)
+    found = rules(validation_findings(ratings, training), measure)
     candidates = sorted({one for given in found.values() for one in given})
     test = tuned.filter(pl.col("split") == "test")
     if len(candidates) < 2 or test.is_empty():
@@ -218,7 +220,7 @@ def _priced(
     seed: int,
 ) -> dict[str, Any]:
     score = estimate(
-        [one for one, _ in own.values()], [request for _, request in own.values()], resamples, confidence, seed
+        [one for one, _ in own.values()], [request for _, request in own.values()], 1.0, resamples, confidence, seed
     )
     shared = [id for id in own if id in reference]
     regret = np.mean([one for one, _ in best.values()]) - np.mean([one for one, _ in own.values()])
@@ -227,7 +229,7 @@ def _priced(
         return found | {"cost": 0.0, "cost_low": 0.0, "cost_high": 0.0, "pairs": len(shared)}
     # Halved and shifted into 0 to 1, where the interval of a share belongs, and back.
     moved = [(reference[id][0] - own[id][0] + 1) / 2 for id in shared]
-    cost = estimate(moved, [own[id][1] for id in shared], resamples, confidence, seed)
+    cost = estimate(moved, [own[id][1] for id in shared], 1.0, resamples, confidence, seed)
     cells = {"cost": cost.mean, "cost_low": cost.low, "cost_high": cost.high}
     return found | {name: _back(value) for name, value in cells.items()} | {"pairs": len(shared)}
 

@@ -180,6 +180,6 @@ def _summary(language: str, margins: Sequence[Margin]) -> MarginSummary:
     clusters = [margin.parallel_id for margin in margins]
     return MarginSummary(
         language,
-        estimate([margin.probability for margin in margins], clusters),
-        estimate([margin.wins for margin in margins], clusters),
+        estimate([margin.probability for margin in margins], clusters, top=1.0),
+        estimate([margin.wins for margin in margins], clusters, top=1.0),
     )

@@ -230,7 +230,7 @@ def _comparison(language: str, records: list[dict[str, Any]], resamples: int, co
     verdicts = [record["verdict"] for record in records]
     identical = sum(record.get("identical", False) for record in records)
     points = [_POINTS[verdict] if verdict else None for verdict in verdicts]
-    wins = estimate(points, [record["cluster"] for record in records], resamples, confidence)
+    wins = estimate(points, [record["cluster"] for record in records], 1.0, resamples, confidence)
     steady = [record["consistent"] for record in records if record["consistent"] is not None]
     # Shown first: the first run in the first order, the second run in the second.
     sides = [

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 
-from xlift.analysis.agreement import ALL, agreement_tables
+from xlift.analysis.agreement import ALL_LANGUAGES, agreement_tables
 from xlift.analysis.calibration import calibration_table
 from xlift.analysis.comparison import compare
 from xlift.analysis.consistency import consistency, with_requests
@@ -80,7 +81,7 @@ def findings_of(material: Material) -> Findings:
         gaps=gap_rows(material),
         means=mean_rows(material),
         selection=selection_rows(material),
-        effects=_effects(material, factor_effects, EffectRow),
+        effects=_effects(material, partial(factor_effects, top=1.0), EffectRow),
         variance=_effects(material, variance_shares, VarianceRow),
         margins=margin_rows(material),
         facts=consistency_rows(material),
@@ -100,7 +101,7 @@ def differences(
         return []
     found = compare(runs, first.chosen, second.chosen, by, top=1.0, **resampling).to_dicts()
     sides = {"run": second.name, "base": first.name if first.untuned else None, "untuned": None}
-    return [read(DifferenceRow, {"language": ALL, **row}, **sides) for row in found]
+    return [read(DifferenceRow, {"language": ALL_LANGUAGES, **row}, **sides) for row in found]
 
 
 def base_of(material: Material, condition: Condition) -> Condition | None:

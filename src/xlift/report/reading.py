@@ -24,6 +24,7 @@ from xlift.records import FACETS, Prompt, Rating, Response
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
 from xlift.study.labels import learning_rate_text
+from xlift.study.settings import FILLED_IN
 from xlift.workspace import RunFolder, StudyFolder
 
 # What a value of 2 says, by rater.
@@ -238,7 +239,7 @@ def _condition(rows: list[dict[str, Any]]) -> Condition:
 def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
     """One training choice in words, None where it says nothing of its own."""
     value = settings[name]
-    if value is None or name == "rank":
+    if value is None or name in ("rank", "sources", *FILLED_IN):
         return None
     if name == "method":
         return f"{value} r{settings['rank']}" if settings["rank"] else str(value)
@@ -249,7 +250,9 @@ def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
         return f"learning rate {learning_rate_text(value)}"
     if name == "system":
         return f"system prompt “{value[:24]}”"
-    return Path(str(value).split(":")[-1]).name if name == "model" else words[name].format(value)
+    if name == "model":
+        return Path(str(value).split(":")[-1]).name
+    return words.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
 
 
 def language_name(code: str) -> str:

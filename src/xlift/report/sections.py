@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xlift.analysis.agreement import ALL
+from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.report import figures, tables
 from xlift.report.figures import Figure, Specification
 from xlift.report.formats import ReportTable
@@ -152,7 +152,7 @@ def _effects(material: Material, found: Findings) -> Iterator[Block]:
             {"choice": tables.factor_name(row.factor), "level": tables.level_name(row.factor, row.level)}
             | {"language": language_name(row.language), "effect": row.effect, "low": row.low, "high": row.high}
             for row in tables.rows_of(found.effects, scale)
-            if row.language != ALL
+            if row.language != ALL_LANGUAGES
         ]
         yield from _figure(
             "effects", "effects of the training choices", figures.effects_figure(rows, _names(material)), scale
@@ -184,8 +184,10 @@ def _training(material: Material) -> Iterator[Block]:
 
 def _agreement(material: Material, found: Findings) -> Iterator[Block]:
     # Over all languages where the judge has rated several; single languages are in the table.
-    several = {row.judge for row in found.calibration if row.language == ALL}
-    shown = [row for row in found.calibration if row.labelled and (row.language == ALL or row.judge not in several)]
+    several = {row.judge for row in found.calibration if row.language == ALL_LANGUAGES}
+    shown = [
+        row for row in found.calibration if row.labelled and (row.language == ALL_LANGUAGES or row.judge not in several)
+    ]
     panels = [
         {
             "panel": f"{row.facet}, {rater_name(row.judge)}",

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import polars as pl
 
-from xlift.analysis.agreement import ALL
+from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import REFERENCE, Findings, differences, smallest_detectable
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
@@ -218,7 +218,7 @@ def _unsigned(found: Range) -> str:
 
 def _choices(rows: Sequence[VarianceRow]) -> str:
     """Which training choice accounts for most, where its interval leaves out 0."""
-    told = [row for row in rows if row.language == ALL and row.factor != "rest" and (row.low or 0) > 0]
+    told = [row for row in rows if row.language == ALL_LANGUAGES and row.factor != "rest" and (row.low or 0) > 0]
     if not told:
         return ""
     first = max(told, key=lambda row: row.share or 0)
