@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -412,11 +413,42 @@ def _print_states(states: list[dict[str, Any]]) -> None:
         print("nothing in results/; xlift run STUDY.yaml makes a study")
     for state in states:
         print(f"{state['study']}  {state['folder']}")
-        rows = [
-            ["", one["run"], ", ".join(f"{name} {value}" for name, value in one["stages"].items()) or "not started"]
-            for one in state["runs"]
-        ]
+        rows = [["", one["run"], _told(one)] for one in state["runs"]]
         print(aligned(rows))
+
+
+def _told(run: dict[str, Any]) -> str:
+    stages = ", ".join(f"{name} {state}" for name, state in run["stages"].items()) or "not started"
+    return stages if run["in_study"] else f"no longer in the study ({stages})"
+
+
+_CLEAN: Modes = {"STUDY": {"yes"}, "STUDY --dry-run": {"dry_run"}}
+
+
+@app.command()
+def clean(
+    context: typer.Context,
+    study: StudyFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove what a study no longer needs: runs that left it, states of finished training, leftovers; asks before."""
+    from xlift import cleaning
+    from xlift.workspace import alone
+
+    _refuse_others(context, "STUDY --dry-run" if dry_run else "STUDY", _CLEAN)
+    workspace = cleaning.opened(study)
+    with nullcontext() if dry_run else alone(workspace.path):
+        found = cleaning.needless(workspace)
+        print(cleaning.needless_text(found))
+        if found and not dry_run and (yes or _agreed(study)):
+            print(cleaning.remove(found))
+
+
+def _agreed(study: Path) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("nothing is removed: there is no terminal to ask in", f"xlift clean {study} --yes")
+    return typer.confirm("remove it?", err=True)
 
 
 def _study(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:

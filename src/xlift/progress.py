@@ -78,3 +78,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def byte_size(count: int) -> str:
+    """Bytes as people say them: "1.2 GB"."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= one:
+            return f"{count / one:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

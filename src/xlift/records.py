@@ -302,12 +302,16 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name[:150]}.xlift-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What processes that were killed had under temporary names of ours; nothing else, and of nobody alive."""
+    named = [(path, _TEMPORARY.fullmatch(path.name)) for path in sorted(folder.rglob(".*.tmp"))]
+    return [path for path, name in named if name and _is_left(path, name[1], int(name[2]))]
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed had under temporary names of ours; nothing else, and of nobody alive."""
-    for path in list(folder.rglob(".*.tmp")):
-        name = _TEMPORARY.fullmatch(path.name)
-        if name and _is_left(path, name[1], int(name[2])):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what processes that were killed have left; see `leftovers`."""
+    for path in leftovers(folder):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_left(path: Path, machine: str, process: int) -> bool:

@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -78,8 +78,7 @@ class RunFolder:
         return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.is_dir())
 
     def manifest(self) -> dict[str, Any]:
-        path = self.path / "manifest.json"
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"stages": {}}
+        return _manifest(self.path)
 
     def update_manifest(self, **values: Any) -> None:
         if not first_worker():
@@ -240,15 +239,34 @@ def locked(folder: Path) -> Iterator[None]:
     if not first_worker():
         yield
         raise SystemExit(0)
-    with exclusive(folder / ".lock", f"{folder}: another xlift process is working on this study"):
+    with alone(folder):
         remove_leftovers(folder)
         yield
 
 
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Hold a study folder's lock, and leave everything in it. Raises ConfigError if another process does."""
+    return exclusive(folder / ".lock", f"{folder}: another xlift process is working on this study")
+
+
+def unused_runs(folder: StudyFolder) -> list[Path]:
+    """Folders of runs that the study no longer has."""
+    known = {path.name.rpartition("-")[2] for run in folder.runs for path in (run.path, run.trained)}
+    there = [path.parent for path in sorted((folder.path / "runs").glob("*-????????/run.yaml"))]
+    return [path for path in there if path.name.rpartition("-")[2] not in known]
+
+
 def study_state(folder: StudyFolder) -> dict[str, Any]:
-    """A study's runs and the state of their stages."""
-    runs = [
-        {"run": run.id, "stages": {name: one["state"] for name, one in run.manifest().get("stages", {}).items()}}
-        for run in folder.runs
-    ]
+    """A study's runs, those that it no longer has too, and the state of their stages."""
+    known = [(run.path, True) for run in folder.runs] + [(path, False) for path in unused_runs(folder)]
+    runs = [{"run": path.name, "in_study": in_study, "stages": _stages(path)} for path, in_study in known]
     return {"study": folder.study.name, "folder": str(folder.path), "runs": runs}
+
+
+def _stages(run: Path) -> dict[str, str]:
+    return {name: stage["state"] for name, stage in _manifest(run).get("stages", {}).items()}
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    path = run / "manifest.json"
+    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"stages": {}}

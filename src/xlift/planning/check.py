@@ -36,7 +36,7 @@ from xlift.planning.forecast import (
     work_of,
 )
 from xlift.planning.pending import pending, say_rows
-from xlift.progress import duration, say
+from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study
@@ -276,9 +276,9 @@ def _refuse_memory(
     for plan in plans:
         memory, parts = takes[plan.run.id].memory, _needs(plan, placement)
         if memory > free:
-            shown = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
+            shown = ", ".join(f"{name} {byte_size(count)}" for name, count in parts.items())
             found.problems.append(
-                f"{plan.run.label}: {needs} {_size(memory)} of memory ({shown}); {_size(free)} are free"
+                f"{plan.run.label}: {needs} {byte_size(memory)} of memory ({shown}); {byte_size(free)} are free"
             )
             found.hints.append(MEMORY_HINT)
 
@@ -289,9 +289,8 @@ def _refuse_together(study: Study, takes: dict[str, Takes], free: int, placement
         return
     side_by_side = sorted((one.memory for one in takes.values()), reverse=True)[: _at_a_time(study, placement)]
     if sum(side_by_side) > free and max(side_by_side, default=0) <= free:
-        found.problems.append(
-            f"{len(side_by_side)} runs at a time need {_size(sum(side_by_side))} of memory; {_size(free)} are free"
-        )
+        needed = byte_size(sum(side_by_side))
+        found.problems.append(f"{len(side_by_side)} runs at a time need {needed} of memory; {byte_size(free)} are free")
         found.hints.append("raise ray.cpus, so that fewer are worked on at a time")
 
 
@@ -304,7 +303,7 @@ def _refuse_disk(plans: list[Planned], takes: dict[str, Takes], folder: Path, fo
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if need > free:
-        found.problems.append(f"the study needs {_size(need)} of disk; {_size(free)} are free at {folder}")
+        found.problems.append(f"the study needs {byte_size(need)} of disk; {byte_size(free)} are free at {folder}")
         found.hints.append(DISK_HINT)
 
 
@@ -356,8 +355,8 @@ def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pl
         "replies": _counts(replies),
         "new tokens ≤": _counts(new_tokens),
         "answering ≤": _times(study, [one.answering for one in own], placement),
-        "memory" if measured else "memory ≥": [*(_size(one.memory) for one in own), _size(most)],
-        "disk": [_size(count) for count in _summed([one.disk.kept for one in own])],
+        "memory" if measured else "memory ≥": [*(byte_size(one.memory) for one in own), byte_size(most)],
+        "disk": [byte_size(count) for count in _summed([one.disk.kept for one in own])],
     }
     print(aligned([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
     for line in dict.fromkeys(_left_out(plan) for plan in plans):
@@ -396,14 +395,6 @@ def _count(number: int) -> str:
 
 def _time(seconds: float | None) -> str:
     return "–" if not seconds else duration(seconds)
-
-
-def _size(count: int) -> str:
-    """Bytes as people say them: "1.2 GB"."""
-    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= one:
-            return f"{count / one:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
 
 
 def _show_mask(chat: ChatFormat, example: Encoded) -> None:

@@ -18,7 +18,7 @@ from xlift.progress import say
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Prompt, read_records
 from xlift.study.settings import DEFAULT_STEPS, Judge, flat
-from xlift.workspace import RunFolder, StudyFolder
+from xlift.workspace import RunFolder, StudyFolder, unused_runs
 
 NAMED = 3
 """Runs that a row names before it only counts them."""
@@ -98,11 +98,8 @@ def _changed_prompts(workspace: StudyFolder, prompts: Sequence[Prompt]) -> list[
 
 def _unused(workspace: StudyFolder) -> list[str]:
     """Runs on the disk that the grid no longer has."""
-    known = {run.path for run in workspace.runs}
-    folders = [path.parent for path in sorted((workspace.path / "runs").glob("*/run.yaml")) if path.parent not in known]
-    return (
-        [f"no longer in the study, kept and not used: {_named([folder.name for folder in folders])}"] if folders else []
-    )
+    names = [folder.name for folder in unused_runs(workspace)]
+    return [f"no longer in the study, kept and not used: {_named(names)}"] if names else []
 
 
 def _work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
