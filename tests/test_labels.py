@@ -4,8 +4,11 @@ import itertools
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
+from xlift.report.reading import conditions_of
+from xlift.results import AXES, RATING_COLUMNS
 from xlift.study.labels import LONGEST, run_labels, run_settings, setting_kinds
 from xlift.study.settings import FILLED_IN, RunConfig
 from xlift.study.study import parse_study
@@ -107,3 +110,13 @@ def test_settings_that_do_not_apply_are_none() -> None:
     assert [full[name] for name in ("method", "rank", "alpha", "targets", "weight")] == ["full", None, None, None, 1.0]
     base = run_settings(config(**{"adaptation.method": "none"}))
     assert {name for name, value in base.items() if value is not None} == {"model", "template", "dtype"}
+
+
+def test_a_condition_is_called_as_its_runs_without_their_seed_alone() -> None:
+    runs = [config(model=f"tiny-s{number}", seed=seed) for number in (1, 2) for seed in (1, 2)]
+    rows = [
+        {**dict.fromkeys(RATING_COLUMNS), **run_settings(run), "untuned": False, "run": label, "label": label}
+        for run, label in zip(runs, run_labels(runs), strict=True)
+    ]
+    found = conditions_of(pl.DataFrame(rows, schema=RATING_COLUMNS | AXES), [row["run"] for row in rows])
+    assert [one.name for one in found] == ["tiny-s1-lora-r16-lr1e-4", "tiny-s2-lora-r16-lr1e-4"]

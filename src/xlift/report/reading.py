@@ -233,7 +233,7 @@ def _condition(rows: list[dict[str, Any]]) -> Condition:
     names = [row["run"] for row in rows]
     if len(rows) == 1:
         return Condition(first["label"], names, {"run": first["run"]}, settings)
-    return Condition(first["label"].replace(f"-s{first['seed']}", ""), names, settings, settings)
+    return Condition(first["label"].removesuffix(f"-s{first['seed']}"), names, settings, settings)
 
 
 def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
