@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from xlift.errors import ModelError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.proof import prove_answering
-from xlift.models import Placement, load_model
-from xlift.study.settings import Decoding
+from xlift.models import KeptBase, Located, Placement, load_model, loaded_checkpoint
+from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.train import with_adapters
 
 CPU = Placement("cpu", "float32", "test")
 READERS = {"t5", "bart"}
@@ -35,6 +36,10 @@ NO_CACHE = {"mamba", "falcon_mamba", "recurrent_gemma"}
 """Architectures whose answers cannot be made token by token."""
 ONE_BY_ONE = {"minimax"}
 """Architectures that answer one prompt at a time."""
+NO_ADAPTERS = {"mamba", "mamba2", "falcon_mamba", "llama4_text", "phimoe"}
+"""Architectures that PEFT cannot adapt by targets: all-linear."""
+NOT_MERGED = {"jamba"}
+"""Architectures whose adapters on all linear layers cannot be merged."""
 DECODERS = sorted(set(ARCHITECTURES) - READERS - NOT_CAUSAL)
 
 
@@ -141,6 +146,37 @@ def test_replies_are_those_of_generate_alone_and_together(name: str, loaded: Any
         assert answers(3) == theirs
 
 
+def adapter_of(name: str, folder: Path) -> tuple[torch.Tensor, Any]:
+    """An adapter on all linear layers that changes something, saved; what it gives beside the weights."""
+    adapted = with_adapters(build(name), RunConfig(adaptation=Adaptation(rank=4))).eval()
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(5, 390, (1, 12), generator=generator)
+    with torch.no_grad():
+        for key, parameter in adapted.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(0, 0.1, generator=generator)
+        found = adapted(input_ids=ids).logits
+    adapted.save_pretrained(folder)
+    return found, ids
+
+
+@pytest.mark.parametrize("name", sorted(set(DECODERS) - NO_ADAPTERS))
+def test_a_merged_adapter_does_what_it_does_beside_the_weights_or_is_refused(name: str, tmp_path: Path) -> None:
+    build(name).save_pretrained(tmp_path / "model")
+    expected, ids = adapter_of(name, tmp_path / "adapter")
+    base = Located(str(tmp_path / "model"), None, {})
+    kept = KeptBase()
+    if name in NOT_MERGED:
+        with pytest.raises(ModelError, match="cannot be merged"), loaded_checkpoint(base, tmp_path / "adapter", CPU):
+            pass
+        return
+    with torch.no_grad():
+        with loaded_checkpoint(base, tmp_path / "adapter", CPU, kept=kept) as model:
+            torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-3)
+        with kept.lent(base, CPU) as model:
+            assert torch.equal(model(input_ids=ids).logits, load_model(base.path, CPU)(input_ids=ids).logits)
+
+
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_a_model_with_an_encoder_is_refused_in_words(name: str, tmp_path: Path) -> None:
     build(name).save_pretrained(tmp_path)
@@ -192,3 +228,4 @@ def test_the_table_in_the_docs_says_what_is_tested_here() -> None:
     assert {name for name, row in rows.items() if "no usable cache" in row} == NO_CACHE
     assert {name for name, row in rows.items() if "`batch_size: 1`" in row} == ONE_BY_ONE
     assert {name for name, row in rows.items() if "refused: it" in row} == READERS | NOT_CAUSAL
+    assert {name for name, row in rows.items() if "not all linear layers" in row} == NO_ADAPTERS | NOT_MERGED

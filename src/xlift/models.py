@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+MOST_LOST = 0.3
+"""How much of what an adapter changes may be lost to rounding when it is merged."""
 LARGE = 50_000_000
 """Bytes from which on a file's hash is kept."""
 INSTALL_EMBEDDED = "pip install 'xlift[embedded]'"
@@ -446,7 +448,6 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     """Adds an adapter to the weights of a model for as long as the context lasts."""
     import torch
     from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
     from safetensors import SafetensorError
 
     try:
@@ -458,17 +459,55 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
-            for layer in layers:
-                layer.scale_layer(weight)
-                target = layer.get_base_layer().weight.detach()
+            plain, (apart, ids) = _scores(model, wrapped, weight)
+            for layer in _adapted(wrapped):
+                target = _adapted_weight(layer)
                 before.append((target, target.to("cpu", copy=True)))
                 target.copy_(target.float() + sum(layer.get_delta_weight(name) for name in layer.active_adapters))
         wrapped.unload()
+        _refuse_inexact(model, ids, plain, apart)
         yield
     finally:
         for target, value in before:
             target.copy_(value)
+
+
+def _adapted(model: Any) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _adapted_weight(layer: Any) -> torch.Tensor:
+    """The weight that an adapter adds to: of fused experts a parameter that the layer names, else the layer's own."""
+    weight: torch.Tensor = layer.get_param() if hasattr(layer, "get_param") else layer.get_base_layer().weight
+    return weight.detach()
+
+
+def _scores(model: Any, wrapped: Any, weight: float) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """The scores of a few tokens without the adapter and with it beside the weights, scaled by `weight`; the tokens."""
+    from xlift.tuning.proof import probe_ids
+
+    ids = probe_ids(model, 12)
+    with wrapped.disable_adapter():
+        plain = wrapped(input_ids=ids, use_cache=False).logits
+    for layer in _adapted(wrapped):
+        layer.scale_layer(weight)
+    return plain, (wrapped(input_ids=ids, use_cache=False).logits, ids)
+
+
+def _refuse_inexact(model: Any, ids: torch.Tensor, plain: torch.Tensor, apart: torch.Tensor) -> None:
+    """Raises ModelError where a merged adapter does not do what it does beside the weights."""
+    import torch
+
+    from xlift.tuning.proof import equal
+
+    with torch.no_grad():
+        merged = model(input_ids=ids, use_cache=False).logits
+    off, moved = (merged.float() - apart.float()).norm(), (apart.float() - plain.float()).norm()
+    if not equal(merged, apart) and off > MOST_LOST * moved:
+        hint = "name layers of attention in adaptation.targets, or take full fine-tuning"
+        raise ModelError("adapters of this model cannot be merged: the merged model gives other scores", hint)
 
 
 def _draw_back(tuned: PreTrainedModel, base: PreTrainedModel, weight: float) -> PreTrainedModel:
