@@ -197,6 +197,45 @@ def test_thousands_may_be_grouped(text: str, answer: str) -> None:
     assert value(f"It is {text}.", ["000"]) == 0
 
 
+@pytest.mark.parametrize("answer", ["2.75", "2,75"])
+@pytest.mark.parametrize(
+    "language", ["de", "fr", "es", "pt", "it", "nl", "ru", "pl", "sv", "tr", "id", "vi", "el", "no"]
+)
+def test_a_fraction_is_found_with_the_mark_of_its_language_and_with_a_point(language: str, answer: str) -> None:
+    for right in ("2,75", "2.75", "(2,75)", "**2,75**", "= 2,75."):
+        assert value(right, [answer], language) == 2, right
+    for wrong in ("12,75", "2,751", "2,7", "2,75,8", "2 75", "275", "-2,75"):
+        assert value(wrong, [answer], language) == 0, wrong
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "ja", "ko", "hi", "th"])
+def test_a_comma_marks_no_fraction_where_a_point_does(language: str) -> None:
+    assert value("2.75", ["2.75"], language) == 2
+    assert value("2,75", ["2.75"], language) == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "answer", "text", "expected"),
+    [
+        ("de", "2400.5", "2.400,5", 2),
+        ("fr", "2400.5", "2\u202f400,5", 2),
+        ("ar", "2.75", "٢٫٧٥", 2),
+        ("fa", "2.75", "۲٫۷۵", 2),
+        ("ru", "0.125", "0,125", 2),
+        ("de", "2.125", "2,125", 0),  # may be 2125
+        ("de", "8.5.1945", "8,5,1945", 0),
+        ("en", "2400", "2,400.75", 0),
+        ("en", "2400", "2,400.00", 2),
+        ("zh", "1949", "1949.10", 2),
+        ("zh", "1949", "1949.10.1", 2),
+    ],
+)
+def test_a_mark_is_read_as_decimal_only_where_it_is_nothing_else(
+    language: str, answer: str, text: str, expected: int
+) -> None:
+    assert value(text, [answer], language) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -28,7 +28,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 2
+VERSION = 3
 MAX_OCCURRENCES = 5000  # A reply that says the same more often says nothing new.
 
 # What a language attaches to a word. Korean: after a final consonant, after a vowel, after either.
@@ -216,6 +216,12 @@ _MINUS = (
     r"(?:\b(?:minus|moins|menos|meno|минус|мінус|eksi|âm|nolla|πλην|μειον|miinus|mínusz)|माइनस|ऋण|سالب|"
     "ناقص|منفي|مائنس|マイナス|零下|负|負|마이너스|영하|মাইনাস|ลบ)"
 )
+# Fractions; three digits behind the mark may be thousands, except behind a nought. Commas: as in CLDR 48.
+_DECIMAL = re.compile(r"(?:\d+[.,](?!\d{3}(?!\d))|0[.,])\d+\D*")
+_COMMA = frozenset(
+    "af az be bg bs ca cs da de el es et eu fi fr gl hr hu hy id is it jv ka kk ky lt lv mk nl no pl pt ro ru sk sl sq "
+    "sr sv tr uk uz vi".split()
+)
 _INITIAL = re.compile(r"(?<![^\W\d_])([^\W\d_])\. ?(?=[^\W\d_])")
 
 
@@ -241,9 +247,15 @@ def _body(form: str, language: str) -> str:
     return body
 
 
+# e.g. de ["3.5"]: "Das Ergebnis ist 3,5." → 2
+# e.g. en ["3.5"]: "Items 3,5 and 7." → 0
+# e.g. fa ["3.5"]: "پاسخ ۳٫۵ است." → 2
 def _forms_of(word: str, letters: int, language: str) -> str:
     numeral = re.fullmatch(_NUMERALS, word)
-    loose = re.sub(r"\d+|.", lambda found: _loosely(found[0], letters), word)
+    marks = "[.,٫]" if language in _COMMA else "[.٫]"
+    decimal = _DECIMAL.fullmatch(word) and (language in _COMMA or "." in word)
+    parts = re.split(r"(?<=\d)[.,](?=\d)", word) if decimal else [word]
+    loose = marks.join(re.sub(r"\d+|.", lambda found: _loosely(found[0], letters), part) for part in parts)
     inflected = None if numeral else case_forms(word, language)
     return f"(?:{inflected}|{loose})" if inflected else loose
 
@@ -307,6 +319,7 @@ _CHOICE = re.compile(
 
 # e.g. en ["2"]: "Two hundred, so 2 hundred." → 0
 # e.g. en ["5"]: "The temperature is -5 degrees." → 0
+# e.g. en ["1500"]: "It is 1,500.75." → 0
 # e.g. en ["A"]: "A good answer would be B." → 0
 # e.g. en ["A"]: "The answer is A because of the rain." → 2
 # e.g. ja ["京都"]: "首都は東京都です。" → 0
@@ -319,6 +332,8 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
     if found[-1].isdecimal():
         if found[0].isdecimal() and _NEGATIVE.search(before):
             return False
+        if re.fullmatch(r"\d+(?:[,' ٬]\d+)+", found) and re.match(r"\.\d*[1-9]", after):
+            return False  # thousands of a fraction; behind a bare year a point may lead to the month
         if re.search(r"\d ?[,、] ?$", before) and re.match(r" ?[,、] ?\d", after):
             return False
         many = rf" ?(?:[{_HAN_NUMERALS}백천만억%]|번째|째|番)| (?:{_NUMERALS}|{own})(?!\w)"
