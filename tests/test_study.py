@@ -497,3 +497,12 @@ def test_a_study_of_another_machine_has_the_same_runs(study_file: Path, tmp_path
 def test_what_the_study_fills_in_is_no_setting_of_training(study_file: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"training.{name}: no setting of training"):
         load_study(study_file, [f"training.{name}=float32"])
+
+
+def test_settings_of_lora_make_no_second_run_of_full_fine_tuning(study_file: Path) -> None:
+    grid = [
+        "training.adaptation=[{method: full, rank: [4, 8]}, {method: lora, rank: [4, 8]}]",
+        "training.learning_rate=1e-3",
+    ]
+    methods = [run.adaptation.method for run in load_study(study_file, grid).runs()]
+    assert methods == ["none", "full", "lora", "lora"]

@@ -219,6 +219,8 @@ class RunConfig(Settings):
         settings = {key: value for key, value in self.model_dump(mode="json").items() if key not in INDIFFERENT}
         if self.model_sha256:
             settings["model"] = None
+        if self.adaptation.method != "lora":
+            settings["adaptation"] = self.adaptation.method
         data = settings["instructions"]
         data["name"] = None
         data["sources"] = [{**one, "path": None} if one["sha256"] else one for one in data["sources"]]
