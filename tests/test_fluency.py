@@ -419,10 +419,10 @@ def test_a_megabyte_takes_less_than_two_seconds(unit: str) -> None:
     text = (unit * (1_000_000 // len(unit) + 1))[:1_000_000]
     for language in ("en", "ru"):
         rate("wxqz kqjv zzvk sind alles keine Wörter und нет слов.", language)
-    started = time.perf_counter()
+    started = time.process_time()
     for language in ("en", "ru"):
         rate(text, language, finish_reason="length")
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
 
 
 @pytest.mark.parametrize("letters", ["abcdefghij ", "abcdef\nghijklmnopqrstuvwxyz ", "абвгд ежзabc αβγ"])
@@ -430,9 +430,9 @@ def test_a_megabyte_of_random_words_takes_less_than_two_seconds(letters: str) ->
     source = random.Random(1)
     text = "".join(source.choice(letters) for _ in range(1_000_000))
     rate(text[:5_000], "de")
-    started = time.perf_counter()
+    started = time.process_time()
     rate(text, "de")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

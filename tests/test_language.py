@@ -240,6 +240,112 @@ def test_swahili_is_known_by_its_common_words() -> None:
     assert rate_text("Last night it rained hard, so we stayed at home and read our books.", "sw")[0] == 0
 
 
+@pytest.mark.parametrize("code", sorted(set(TEXTS) - {"en", "sw", "th"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{0}\n- Google Drive: {0}\n- Apple Pay: {0}",
+        "{0}\nGoogle Drive：{0}",
+        "{0} (Gone with the Wind and Other Tales of the Old South)",
+        "{0} (Taraxacum officinale)",
+        "{0} — Taraxacum officinale.",
+        "{0} — Homo sapiens.",
+    ],
+)
+def test_names_of_products_works_and_species_are_not_blamed(name: str, code: str) -> None:
+    assert rate_text(name.format(TEXTS[code]), code)[0] == 2
+
+
+_WORKS = "1. The Silence of the Lambs\n2. Back to the Future\n3. The Lion King"
+
+
+@pytest.mark.parametrize(
+    ("code", "before"),
+    [
+        ("es", "Mis películas favoritas son estas y las he visto muchas veces:"),
+        ("fr", "Voici mes films préférés, que j'ai vus plusieurs fois avec mes amis :"),
+        ("ru", "Вот мои любимые фильмы:"),
+        ("hi", "मेरी पसंदीदा फिल्में:"),
+        ("ja", "好きな映画です:"),
+        ("ko", "좋아하는 영화:"),
+        ("zh", "我最喜欢的电影："),
+        ("ar", "هذه أفلامي المفضلة:"),
+    ],
+)
+def test_a_list_of_titles_is_not_blamed(code: str, before: str) -> None:
+    assert rate_text(f"{before}\n{_WORKS}", code)[0] == 2
+
+
+@pytest.mark.parametrize("code", sorted(set(TEXTS) - {"en", "sw", "th"}))
+def test_an_english_list_in_capitals_is_blamed(code: str) -> None:
+    items = "1. Saving\n2. Investing\n3. Insurance\n4. Retirement Planning\n5. Debt"
+    assert rate_text(f"{TEXTS[code]}\n{items}", code)[0] in {0, 1}
+
+
+@pytest.mark.parametrize("code", sorted(set(TEXTS) - {"en", "sw", "th"}))
+@pytest.mark.parametrize("heading", ["THE IMPORTANCE OF SLEEP", "BENEFITS OF REGULAR EXERCISE"])
+def test_an_english_heading_in_capitals_is_blamed(heading: str, code: str) -> None:
+    assert rate_text(f"{heading}\n\n{TEXTS[code]} {TEXTS[code]}", code)[0] == 1
+
+
+@pytest.mark.parametrize("code", sorted(set(TEXTS) - {"en", "sw", "th"}))
+def test_a_quotation_in_the_expected_language_speaks_for_it(code: str) -> None:
+    value, detail, _ = rate_text(f"A: “{TEXTS[code]}” (The leaves turn yellow.)", code)
+    assert value == 1
+    assert [span["language"] for span in detail["spans"]] == ["en"]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("zh", "《Gone with the Wind》是一部著名的小说。"),
+        ("ja", "「The Catcher in the Rye」を読みました。"),
+        ("ru", "Роман «The Catcher in the Rye» я уже прочитал."),
+        ("ar", "يعمل البرنامج على Windows وLinux وUSB-C ولـAndroid."),
+        ("he", "האפליקציה עובדת בWindows והAndroid וגם בUSB."),
+        ("en", "1. Playa Blanca: a quiet place by the sea\n2. Lassen Forest is beautiful in the summer."),
+    ],
+)
+def test_titles_and_names_inside_a_sentence_are_not_blamed(code: str, text: str) -> None:
+    assert rate_text(text, code)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("vi", "Anh ấy mang theo mấy lon nước và tin rằng con đang an toàn ở nhà."),
+        ("it", "Il brand ha scelto un influencer per il nuovo target e lo staff ha fatto un brainstorming."),
+        ("it", "Durante lo smart working abbiamo fatto un brunch con tutta la famiglia."),
+        ("pt", "O bullying nas escolas é um problema sério que precisa de atenção."),
+        ("pt", "Trabalho em home office e faço networking em eventos de startup todos os meses."),
+        ("es", "El bulldog francés y el border collie son perros pequeños y cariñosos."),
+        ("de", "Das Meeting war lang, aber das Feedback zum Workflow war gut und die Deadline bleibt."),
+        ("fr", "Le week-end, il fait du shopping et regarde un talk-show avec un milk-shake."),
+        ("fr", "Au XXIᵉ siècle, la France changea beaucoup, la 1ʳᵉ fois surtout."),
+        ("id", "Kami mengadakan meeting tentang budget dan deadline proyek itu di kantor."),
+        ("zh", "请打开app，点击logo，然后输入密码。"),
+        ("ko", "회사 logo를 왼쪽 위에 놓아 주세요."),
+    ],
+)
+def test_borrowed_words_and_homographs_are_not_blamed(code: str, text: str) -> None:
+    assert (rate_text(text, code)[0], spans(text, code)) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "word"),
+    [
+        ("vi", "Chúng ta cần improve kỹ năng giao tiếp mỗi ngày để làm việc tốt hơn.", "improve"),
+        ("it", "Abbiamo avuto una beautiful giornata al mare con i nostri amici.", "beautiful"),
+        ("fr", "Nous avons besoin de improve notre travail chaque jour.", "improve"),
+        ("es", "La gente de la ciudad es very simpática y alegre.", "very"),
+        ("zh", "他们的新家 beautiful 极了，大家都喜欢。", "beautiful"),
+        ("ru", "Conclusion: зима была холодной и снежной.", "Conclusion"),
+    ],
+)
+def test_words_that_no_one_borrows_are_blamed(code: str, text: str, word: str) -> None:
+    assert (rate_text(text, code)[0], spans(text, code)) == (1, [(word, "en")])
+
+
 def test_reply_language_outranks_the_prompts_language() -> None:
     record = {"text": TEXTS["fr"], "language": "en", "reply_language": "fr"}
     assert rate_language(record)[0] == 2

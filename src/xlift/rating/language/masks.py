@@ -103,6 +103,16 @@ _CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|retur
 PROSE_FENCES = {"", "json", "jsonc", "json5", "text", "txt", "markdown", "md", "plaintext", "plain"}
 
 
+_SHOUTED = re.compile(r"\b[A-Z]{2,}(?: (?:[A-Z]{2,}|[AI]\b)){2,}")
+_SHOUTED_SIGN = re.compile(r"\b(?:A|AND|FOR|HOW|IN|IS|OF|ON|THE|TO|WITH|YOUR)\b|[A-Z]{7}")
+
+
+# e.g. vi: "Tiêu đề: BENEFITS OF REGULAR EXERCISE\n\nTập thể dục rất tốt cho sức khỏe của mọi người." → 1
+def unshouted(text: str) -> str:
+    """The text with headings in capitals in lower case, so that their words are no acronyms; offsets stay."""
+    return _SHOUTED.sub(lambda found: found[0].lower() if _SHOUTED_SIGN.search(found[0]) else found[0], text)
+
+
 # e.g. fr: "Le fichier est rangé dans `read_all_the_lines` par la fonction." → 2
 # e.g. mask("de l'ADN") → "de l'   "
 def mask(text: str) -> str:
@@ -275,14 +285,48 @@ def excuses(text: str) -> list[tuple[int, int]]:
     glosses = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
     glosses = [(start, end) for start, end in glosses if not _mixed(text[start:end])]
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
-    quoted = sum(end - start for start, end in quotes)
-    return glosses + (quotes if quoted < 0.5 * len(text.strip()) else [])
+    quoted = sum(_size(text[start:end]) for start, end in quotes)
+    if quoted >= 0.5 * _size(text.strip()):
+        quotes = (
+            [quote for quote in quotes if _is_quoted_title(text, *quote)]
+            if WORD.search(blank_out(text, quotes))
+            else []
+        )
+    return glosses + quotes
+
+
+TITLE = 80
+
+
+# e.g. zh: "《Gone with the Wind》是一部很有名的小说。" → 2
+def _is_quoted_title(text: str, start: int, end: int) -> bool:
+    """Whether a short quotation is a title: between marks for titles, or several words in title case."""
+    inside = text[start:end].strip()
+    return len(inside) <= TITLE and (
+        text[start - 1] in "《〈『" or (" " in inside and _TITLE_CASE.fullmatch(inside) is not None)
+    )
+
+
+_WIDE = re.compile("[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+
+
+# e.g. _size("abc 日本") → 10
+def _size(text: str) -> int:
+    """Characters, of which one of Chinese, Japanese or Korean says as much as three."""
+    return len(text) + 2 * len(_WIDE.findall(text))
 
 
 # e.g. _is_gloss("machine learning") → True
+# e.g. _is_gloss("Gone with the Wind and Other Tales of the South") → True
 # e.g. _is_gloss("How do we go on from here?") → False
 def _is_gloss(inside: str) -> bool:
-    return len(inside.split()) <= GLOSS_WORDS and ":" not in inside and not inside.rstrip().endswith(("?", "!", "."))
+    said = ":" in inside or inside.rstrip().endswith(("?", "!", "."))
+    return not said and (len(inside.split()) <= GLOSS_WORDS or _TITLE_CASE.fullmatch(inside.strip()) is not None)
+
+
+_TITLE_CASE = re.compile(
+    r"(?:[A-Z][\w'’-]*|\d+)(?:[ ,]{1,2}(?:[A-Z][\w'’-]*|\d+|an?|and|as|at|by|for|from|in|of|on|or|the|to|with)){0,20}"
+)
 
 
 # e.g. _mixed("это very nice") → True

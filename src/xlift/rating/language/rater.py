@@ -24,6 +24,7 @@ from xlift.rating.language.masks import (
     lowered,
     mask,
     scripts_of,
+    unshouted,
 )
 from xlift.rating.language.spans import SINGLE, Span, chinese_lines, excused, foreign_spans
 from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
@@ -33,7 +34,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 4
+VERSION = 5
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -87,6 +88,7 @@ def rate_text(text: str, expected: str) -> Rated:
         return None, {}, unrated
     answer, reasoning = blank_reasoning(text)
     answer, places = unhidden(answer)
+    answer = unshouted(answer)
     value, detail, reason = _rate(answer, code)
     if value == 2 and (relative := _relative(answer, code)):
         value, detail, reason = None, {}, f"it may be in a language that is close to the expected one: {relative}"

@@ -333,7 +333,8 @@ class Vocabulary(dict[str, Weight]):
         return weight
 
     def _weigh(self, word: str) -> Weight:
-        row = _row(plain_form(word).replace("ß", "ss"))
+        foreign = "i" + word[1:] if word[:1] == "ı" else word  # Turkish makes another letter of a capital I
+        row = _row(plain_form(foreign).replace("ß", "ss"))
         own = zipf(word, self.code)
         if len(word) < 2:
             return Weight(0.0, 0.0, (0.0,) * len(self.rivals), own)
