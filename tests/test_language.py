@@ -337,6 +337,7 @@ def test_borrowed_words_and_homographs_are_not_blamed(code: str, text: str) -> N
         ("vi", "Chúng ta cần improve kỹ năng giao tiếp mỗi ngày để làm việc tốt hơn.", "improve"),
         ("it", "Abbiamo avuto una beautiful giornata al mare con i nostri amici.", "beautiful"),
         ("fr", "Nous avons besoin de improve notre travail chaque jour.", "improve"),
+        ("pt", "Ele comprou uma house nova perto da praia para a família.", "house"),
         ("es", "La gente de la ciudad es very simpática y alegre.", "very"),
         ("zh", "他们的新家 beautiful 极了，大家都喜欢。", "beautiful"),
         ("ru", "Conclusion: зима была холодной и снежной.", "Conclusion"),

@@ -71,7 +71,8 @@ TERMS = frozenset(
     "machine learning deep cloud computing big data diffusion stable science trading running meeting "
     "report focus budget weekend "
     "freelance freelancer coworking lockdown brunch influencer brand branding target deadline staff trekking shopping "
-    "smart checklist networking mindfulness crowdfunding ticket outfit retriever terrier bulldog beagle husky".split()
+    "smart checklist networking mindfulness crowdfunding ticket outfit retriever terrier bulldog beagle husky disk "
+    "bestseller".split()
 )
 
 
@@ -608,8 +609,8 @@ def _convincing(said: Said, first: int, end: int, scores: list[float], rival: st
 
 BORROWED = 4.2
 """Zipf frequency in English under which a word behind an article of the expected language is a borrowed noun."""
-SINGLE_BORROWED = 1.3
-"""Evidence at which one English word is foreign that the expected language's list has."""
+SINGLE_BORROWED, EVERYDAY = 1.3, 5.5
+"""Evidence at which one English word is foreign that the expected language's list has, unless it is more common yet."""
 _ARTICLES = {
     code: frozenset(words.split())
     for code, words in {
@@ -675,7 +676,7 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     if frequency < 3.4 or strength < SINGLE:
         return False
     known = in_lexicon(word, code)
-    if not known and (zipf(word, code) or 0.0) >= COMMON and strength < SINGLE_BORROWED:
+    if not known and frequency < EVERYDAY and (zipf(word, code) or 0.0) >= COMMON and strength < SINGLE_BORROWED:
         return False  # the language has borrowed it
     return strength >= (SINGLE_KNOWN if known else SINGLE if known is False else 1.8)
 
