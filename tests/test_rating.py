@@ -285,3 +285,8 @@ def test_the_command_says_what_was_wrong_and_keeps_what_it_rated(tmp_path: Path)
     assert "Traceback" not in done.stderr
     assert "2 ratings added" in done.stdout
     assert len(read_records(tmp_path / "out.jsonl")) == 2
+
+
+def test_an_unknown_rater_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'language'"):
+        rate({"text": "Bonjour.", "language": "fr"}, "langage")

@@ -79,7 +79,12 @@ def in_scope(record: dict[str, Any], name: str) -> bool:
 
 
 def rate(record: dict[str, Any], name: str) -> Rating:
-    """One rating of a response record with at least `text` and `language`; what cannot be rated says why."""
+    """One rating of a response record with at least `text` and `language`; what cannot be rated says why.
+
+    Raises ConfigError for a rater that is not there.
+    """
+    if name not in RATERS:
+        checked_raters([name])
     rater = RATERS[name]
     missing = unreadable_record(record)
     value, detail, reason = (None, {}, missing) if missing else rater.rate(record)
