@@ -25,7 +25,7 @@ EXTRAS = {
     "annotate": Extra(
         "annotation",
         (
-            *("alembic", "sqlalchemy", "psycopg", "starlette", "uvicorn", "python_multipart"),
+            *("alembic", "sqlalchemy", "psycopg", "starlette", "uvicorn", "h11", "python_multipart"),
             *("jinja2", "markupsafe", "markdown_it"),
         ),
     ),
