@@ -450,6 +450,8 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    from xlift.tuning.proof import probe_ids
+
     try:
         with quiet():
             wrapped = PeftModel.from_pretrained(model, str(adapter))
@@ -459,8 +461,9 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            plain, (apart, ids) = _scores(model, wrapped, weight)
-            for layer in _adapted(wrapped):
+            ids, layers = probe_ids(model, 12), _adapted(wrapped)
+            plain, apart = _scores(wrapped, layers, ids, weight)
+            for layer in layers:
                 target = _adapted_weight(layer)
                 before.append((target, target.to("cpu", copy=True)))
                 target.copy_(target.float() + sum(layer.get_delta_weight(name) for name in layer.active_adapters))
@@ -484,16 +487,13 @@ def _adapted_weight(layer: Any) -> torch.Tensor:
     return weight.detach()
 
 
-def _scores(model: Any, wrapped: Any, weight: float) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """The scores of a few tokens without the adapter and with it beside the weights, scaled by `weight`; the tokens."""
-    from xlift.tuning.proof import probe_ids
-
-    ids = probe_ids(model, 12)
+def _scores(wrapped: Any, layers: list[Any], ids: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores of a few tokens without the adapter, and with it beside the weights, scaled by `weight`."""
     with wrapped.disable_adapter():
         plain = wrapped(input_ids=ids, use_cache=False).logits
-    for layer in _adapted(wrapped):
+    for layer in layers:
         layer.scale_layer(weight)
-    return plain, (wrapped(input_ids=ids, use_cache=False).logits, ids)
+    return plain, wrapped(input_ids=ids, use_cache=False).logits
 
 
 def _refuse_inexact(model: Any, ids: torch.Tensor, plain: torch.Tensor, apart: torch.Tensor) -> None:
