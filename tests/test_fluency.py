@@ -303,9 +303,13 @@ def test_scripts_that_go_together_and_signs_of_other_languages_are_fine(text: st
 )
 def test_only_the_token_limit_cuts_and_only_within_a_sentence(end: str, language: str, is_cut: bool) -> None:
     assert rate(end, language, finish_reason="length")[1]["cut"] is is_cut
-    assert ("cut" in signals(end, language, finish_reason="length")) is is_cut
-    assert "cut" not in signals(end, language, finish_reason="stop")
-    assert "cut" not in signals(end, language)
+    assert not rate(end, language, finish_reason="stop")[1]["cut"]
+    assert not rate(end, language)[1]["cut"]
+
+
+def test_a_cut_end_is_no_sign_of_bad_fluency_and_a_loop_that_the_limit_ended_is() -> None:
+    assert rate("Le train part à neuf heures du premier", "fr", finish_reason="length")[0] == 2
+    assert rate("Le train part. " + "et puis encore " * 40, "fr", finish_reason="length")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ A signal, not a verdict: 2 says that nothing was found, not that the text is nat
 | broken | share of characters that are no text: U+FFFD, controls, mojibake, two scripts in a word | any | 5 % |
 | leaked | tokens and role names of chat templates | any | |
 | placeholders | English placeholders in a text that is not English; "XXXX", "Lorem ipsum" | any | |
-| cut | the token limit (finish_reason "length") fell within a sentence | yes | |
+
+`cut` in `detail` says whether the token limit (finish_reason "length") fell within a sentence. That is no sign of
+reduced fluency: the limit ended the text, not the writer. What such a text repeats counts as in any other.
 
 Missing where the language is unknown, and where no signal fired in fewer than three words. `unknown` is None where no
 list is good enough (NO_LIST) and where there are too few words; words of other languages are words, since which one it
@@ -38,7 +40,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
 
-VERSION = 2
+VERSION = 3
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 TERM = 11
 """Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""
@@ -107,7 +109,7 @@ def _fired(detail: dict[str, Any], code: str) -> tuple[list[str], bool]:
     fired = [name for name, (some, _) in limits.items() if (detail[name] or 0.0) > some]
     severe = any(detail[name] > limits[name][1] for name in fired if name != "unknown")
     severe |= "unknown" in fired and (detail["unknown_plain"] or 0.0) > limits["unknown"][1]
-    return fired + [name for name in ("leaked", "placeholders", "cut") if detail[name]], severe
+    return fired + [name for name in ("leaked", "placeholders") if detail[name]], severe
 
 
 # Points and vowel signs, which Python's \w leaves out.
