@@ -75,7 +75,8 @@ def measured(arguments: argparse.Namespace, checkpoint: Checkpoint) -> dict[str,
 
 
 def measure(arguments: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, Any]:
-    from xlift.models import loaded_checkpoint, locate, place
+    from xlift.hub import locate
+    from xlift.models import loaded_checkpoint, place
 
     base = locate(checkpoint.run.config.model)
     with loaded_checkpoint(base, checkpoint.weights, place(), checkpoint.run.config.weight) as model:
@@ -311,7 +312,8 @@ def word_starts(language: str, model: str) -> dict[int, float]:
     """First tokens of a language's commonest words at the start of a sentence, with how often they occur."""
     import wordfreq
 
-    from xlift.models import load_tokenizer, locate
+    from xlift.hub import locate
+    from xlift.models import load_tokenizer
 
     words = wordfreq.top_n_list(language, LISTED_WORDS)
     encoded = load_tokenizer(locate(model).path)([word.capitalize() for word in words], add_special_tokens=False)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from xlift.errors import ModelError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.proof import prove_answering
-from xlift.models import KeptBase, Located, Placement, load_model, loaded_checkpoint
+from xlift.hub import Located
+from xlift.models import KeptBase, Placement, load_model, loaded_checkpoint
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from xlift.data.instructions import load_instructions
 from xlift.errors import ConfigError, UserError
-from xlift.models import Placement, load_tokenizer, locate
+from xlift.hub import locate
+from xlift.models import Placement, load_tokenizer
 from xlift.planning.check import check_study, spread
 from xlift.planning.forecast import (
     Probing,

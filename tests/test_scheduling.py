@@ -15,7 +15,8 @@ from xlift import models, stages
 from xlift.checkpoint import checkpoints
 from xlift.errors import UserError
 from xlift.halving import stopped, surviving
-from xlift.models import Placement, load_model, loaded_checkpoint, locate
+from xlift.hub import locate
+from xlift.models import Placement, load_model, loaded_checkpoint
 from xlift.records import read_records
 from xlift.results import ratings_of_runs
 from xlift.stages import generate_stage, prepare, run_study, train_stage

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from xlift.errors import ConfigError, DataError, ModelError, UserError
+from xlift.hub import locate
 from xlift.memory import peak_memory, reset_peak_memory
-from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint, locate
+from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches

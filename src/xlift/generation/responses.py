@@ -12,7 +12,8 @@ from xlift.data.prompts import fact_prompts
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
-from xlift.models import KeptBase, Located, Placement, load_tokenizer, loaded_checkpoint
+from xlift.hub import Located
+from xlift.models import KeptBase, Placement, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Prompt, write_atomic
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format

@@ -15,8 +15,9 @@ from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
 from xlift.generation.responses import margin_pairs
+from xlift.hub import Located, locate
 from xlift.memory import free_memory
-from xlift.models import Located, Placement, load_tokenizer, locate, place
+from xlift.models import Placement, load_tokenizer, place
 from xlift.planning.forecast import (
     Asked,
     Disk,

@@ -28,8 +28,9 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins
 from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
+from xlift.hub import Located, quiet
 from xlift.memory import peak_memory
-from xlift.models import Located, Placement, causal_config, load_tokenizer, loaded_checkpoint, quiet
+from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt, encode_record
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.loss import LOSS_CHUNK

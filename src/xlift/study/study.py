@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from xlift.errors import ConfigError, nearest, shortened
-from xlift.models import file_sha256, folder_sha256
+from xlift.hub import file_sha256, folder_sha256
 from xlift.study.grid import (
     expand,
     matches,

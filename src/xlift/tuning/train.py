@@ -22,8 +22,9 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError, nearest
+from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
-from xlift.models import KeptBase, Located, Placement, load_model, load_tokenizer, quiet
+from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
 from xlift.study.settings import DEFAULT_STEPS, RunConfig

@@ -26,7 +26,8 @@ from xlift.rating.language.masks import (
     scripts_of,
     unshouted,
 )
-from xlift.rating.language.spans import SINGLE, Span, chinese_lines, excused, foreign_spans
+from xlift.rating.language.scripts import Span, chinese_lines
+from xlift.rating.language.spans import SINGLE, excused, foreign_spans
 from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
 from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import blank_reasoning

@@ -22,8 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xlift.hub import cache_dir
 from xlift.languages import LANGUAGES, get_language
-from xlift.models import cache_dir
 from xlift.progress import say
 from xlift.rating.spelling import listed_form, plain_form
 from xlift.records import write_atomic

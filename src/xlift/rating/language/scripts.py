@@ -1,0 +1,330 @@
+"""Words in another script than the expected one, Chinese among Japanese: foreign words, or names, terms and titles."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from functools import lru_cache
+from typing import NamedTuple
+
+from xlift.rating.language.masks import WORD, letters_outside, script
+from xlift.rating.language.wordlists import COMMON, zipf
+
+_LANGUAGE_OF = {"Hani": "zh", "Kana": "ja", "Hang": "ko", "Cyrl": "ru", "Arab": "ar", "Deva": "hi", "Grek": "el",
+                "Hebr": "he", "Thai": "th", "Beng": "bn", "Taml": "ta", "Telu": "te", "Mlym": "ml", "Guru": "pa",
+                "Gujr": "gu", "Knda": "kn", "Armn": "hy", "Geor": "ka"}  # fmt: skip
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a text that are in `language`; "und" where the language is not known."""
+
+    start: int
+    end: int
+    language: str
+
+
+# Terms that many languages write as English does.
+INTERNATIONAL = frozenset(
+    "ai api app apps blog blogs bot bug chat chatbot click cloud cookie cookies design desktop download email emails "
+    "feedback firewall firmware gps hacker hardware hashtag html internet iphone laptop layout link links login "
+    "manager marketing mail media newsletter offline online output input podcast podcasts "
+    "password performance pixel pc qubit qubits router routers scanner score server site sites smartphone "
+    "smartphones software spam startup startups stream streaming stress tablet team teams test tests token tokens "
+    "tutorial upload video videos web webinar website websites wifi wi fi workshop workshops business avant garde "
+    "jazz rock pop hip hop rap punk blues show shows band hit hits fan fans film star stars hobby hobbies sport "
+    "start up ups yoga fitness jogging stretching squat squats crunch crunches smoothie smoothies sandwich pizza "
+    "pasta burger ketchup snack snacks shampoo jeans boom boomer trend trends trendy designer designers model models "
+    "logo logos pin faq selfie selfies emoji emojis widget "
+    "vs etc et al de la le el il los las van von der den da di du del della en ex per cm km kg mm ml mg".split()
+)
+
+
+# Terms of the trade that are borrowed as they are where the script is Latin.
+TERMS = frozenset(
+    "machine learning deep cloud computing big data diffusion stable science trading running meeting "
+    "report focus budget weekend "
+    "freelance freelancer coworking lockdown brunch influencer brand branding target deadline staff trekking shopping "
+    "smart checklist networking mindfulness crowdfunding ticket outfit retriever terrier bulldog beagle husky disk "
+    "bestseller".split()
+)
+
+
+class Said(NamedTuple):
+    """A text, the same masked, its words in lower case with their places, and the language it must be in."""
+
+    text: str
+    masked: str
+    words: list[str]
+    places: list[tuple[int, int]]
+    code: str
+
+    def capital(self, j: int) -> bool:
+        return self.masked[self.places[j][0]].isupper()
+
+
+def breaks_of(said: Said) -> set[int]:
+    """Words before which a line ends."""
+    if "\n" not in said.text:
+        return set()
+    after = {bisect_left(said.places, (found.start(), 0)) for found in _NEW_LINE.finditer(said.text)}
+    return after - {0, len(said.places)}
+
+
+_NEW_LINE = re.compile("\n")
+
+
+# --- another script ---------------------------------------------------------------------------------------------
+
+
+def other_script(said: Said, scripts: list[str], written: frozenset[str]) -> list[Span]:
+    found, breaks, first = [], breaks_of(said), 0
+    while first < len(scripts):
+        name, end = scripts[first], first + 1
+        while end < len(scripts) and scripts[end] == name and end not in breaks:
+            end += 1
+        run = range(first, end)
+        if name and name not in written:
+            language = _judge_latin(said, run) if name == "Latn" else _judge_script(said, run, name)
+            if language:
+                found.append(Span(said.places[first][0], said.places[end - 1][1], language))
+        first = end
+    return found
+
+
+# e.g. es: "La casa está muy cerca del mar и города, con una vista preciosa." → 1
+# e.g. fr: "La constante π vaut environ trois, et α est un angle du triangle." → 2
+def _judge_script(said: Said, run: range, name: str) -> str | None:
+    """The language of a run in a script that is neither the expected one nor Latin; None where it is blameless."""
+    words = [said.words[j] for j in run]
+    # Single Greek letters and the like are symbols; long vowel marks and iteration marks belong to any script.
+    symbols = name == "Grek" and all(len(word) == 1 for word in words)
+    if symbols or (said.code in {"ja", "zh"} and all(word in "ー々〇" for word in words)):
+        return None
+    return _LANGUAGE_OF.get(name, "und")
+
+
+# e.g. ru: "Мы живём недалеко от Heathrow и часто летаем." → 2
+# e.g. ru: "Это очень important для всех нас." → 1
+def _judge_latin(said: Said, run: range) -> str | None:
+    """The language of a Latin run in a text of another script; None where it may be a name, a term or a title."""
+    text, code, longer = said.text, said.code, [j for j in run if len(said.words[j]) > 1]
+    if not longer:
+        return None
+    start, end = said.places[run[0]][0], said.places[run[-1]][1]
+    words = [said.words[j] for j in longer]
+    line_start, line_end = line_of(text, start)
+    alone = not letters_outside(_LATIN).search(text, line_start, line_end)
+    if _is_binomial(said, run) or (alone and is_listed_title(said, run)):
+        return None
+    if alone and len(words) >= 4:
+        return _latin_language(words)
+    small = [said.words[j] for j in longer if not said.capital(j)]
+    blamed = [word for word in small if _blamed(word) and not _in_use(word, code)]
+    if blamed or (_attached(text, start, end, code) and (small or any(_in_capitals(said, j) for j in longer))):
+        return _latin_language(blamed or words)
+    unknown = [word for word in small if len(word) > 3 and word not in INTERNATIONAL]
+    if unknown and code in {"ru", "ar", "hi", "uk", "bg", "ko", "zh", "ja"} and not _looks_like_a_name(unknown):
+        return _latin_language(unknown)
+    if len(words) >= 4 and sum(said.words[j] in FUNCTION_WORDS for j in run) >= 2:
+        return "en"
+    label = not WORD.search(text, line_start, start) and COLON.match(text, end)
+    plain = all(map(_ordinary, words)) and any(len(word) > 2 for word in words)
+    if label and not alone and _is_product(said, run):
+        return None
+    return _latin_language(words) if plain and (alone or label) else None
+
+
+_EPITHET = re.compile(r"[a-z]{2,}(?:us|a|um|is|ii?|ae|o|ens|ans|or|i?x|es|[aou]s|re|le|se|ys)\Z")
+
+
+# e.g. ko: "마늘의 학명은 Allium sativum이며 요리에 널리 쓰입니다." → 2
+def _is_binomial(said: Said, run: range) -> bool:
+    """Whether a run is a Latin name of a species: a capitalised genus, or its letter, and one or two epithets."""
+    genus, *epithets = [said.words[j] for j in run]
+    if not 1 <= len(epithets) <= 2 or not said.capital(run[0]) or any(map(said.capital, run[1:])):
+        return False
+    common = [zipf(word, "en") or 0.0 for word in epithets]
+    if len(genus) > 1 and (zipf(genus, "en") or 0.0) >= (5.0 if max(common) < COMMON else 4.0):
+        return False
+    return all(_EPITHET.match(word) for word in epithets) and max(common) < 4.2
+
+
+# Words for works, products and firms, by their beginnings: a list in a text that speaks of them is one of names.
+_WORKS = re.compile(
+    r"\b(?:film|movie|book|novel|song|album|game|series\b|apps?\b|brand|compan|band|magazin|pelícu|libro|novela|canci"
+    r"|juego|serie|empresa|aplicaci|livre|roman|chanson|jeux?\b|série|entrepri|logiciel|livro|canç|jogo|aplicativ"
+    r"|romanz|canzon|gioc|aziend|buch|bücher|lied|spiele?\b|marke\b|marken\b|unternehm|firm|boek|merk|bedrij|buku|lagu"
+    r"|merek|perusahaan|aplikasi|phim|sách|bài hát|trò chơi|ứng dụng|thương hiệu|công ty|kitap|şarkı|oyun|dizi|marka"
+    r"|şirket|uygulama|książ|powieś|piosenk|фильм|фільм|книг|роман|песн|пісн|альбом|игр|сериал|серіал|бренд|компани"
+    r"|компані|приложен|програм|программ|застосун|бібліот|команд"
+    r"|equipo|équipe|squadr|mannschaft|teams?\b|univers|artist|cantant|chanteu|sänger)"
+    r"|فيلم|أفلام|افلام|كتاب|كتب|رواي|أغني|أغاني|لعبة|ألعاب|مسلسل|شرك|تطبيق|برنامج|فیلم|رمان|آهنگ|بازی|سریال|برند|برنامه"
+    r"|फिल्म|फ़िल्म|किताब|पुस्तक|उपन्यास|गाने|गीत|ऐप|कंपन|ब्रांड"
+    r"|映画|小説|書籍|名著|曲|歌|アルバム|ゲーム|アプリ|ドラマ|ブランド|会社|企業|作品|バンド|电影|電影|书|書|小说|专辑|游戏|应用|软件"
+    r"|品牌|公司|乐队|영화|책|소설|노래|앨범|게임|앱|드라마|브랜드|회사|기업|밴드|ภาพยนตร์|หนัง|เพลง|เกม|แอป"
+    r"|סרט|ספר|שיר|משחק|אפליקצי|חברה|חברות|チーム|球队|팀",
+)
+
+
+@lru_cache(maxsize=64)
+def speaks_of_works(text: str) -> bool:
+    return _WORKS.search(text.lower()) is not None
+
+
+BULLET = re.compile(r"\s*(?:[-*•–—·]|\d{1,3}[.)、．])[\s*_]*")
+
+
+# e.g. ja: "好きな小説:\n1. The Old Man and the Sea\n2. Brave New World\nどれも面白いです。" → 2
+# e.g. ja: "目次:\n1. The History of the City\n2. Time Management and Planning\nよろしくお願いします。" → 0
+def is_listed_title(said: Said, run: range) -> bool:
+    """Whether a run is an item in title case of a list in a text that speaks of works or products."""
+    first, last = said.places[run[0]][0], said.places[run[-1]][1]
+    start, end = line_of(said.text, first)
+    item = BULLET.fullmatch(said.text, start, first) and not WORD.search(said.text, last, end)
+    return bool(item) and _title_case(said, run) and speaks_of_works(said.text)
+
+
+def _title_case(said: Said, run: range) -> bool:
+    return said.capital(run[0]) and all(said.capital(j) or said.words[j] in FUNCTION_WORDS for j in run)
+
+
+_LABELS = frozenset(
+    "answer answers question questions note notes summary title step steps example examples response translation text "
+    "introduction conclusion explanation definition description tip tips solution result results reason overview "
+    "analysis advantages disadvantages meaning part section chapter problem hint task instructions".split()
+)
+
+
+# e.g. ru: "Полезные программы:\n- Windows: операционная среда\n- Apple Music: музыка" → 2
+# e.g. ru: "Answer: да, это возможно в любой день недели." → 1
+def _is_product(said: Said, run: range) -> bool:
+    """Whether what stands before a colon is a name: in capitals, and used or unheard of, or in a list of products."""
+    words = [said.words[j] for j in run]
+    if not all(map(said.capital, run)) or _LABELS.intersection(words):
+        return False
+    most = IN_USE if len(words) == 1 else IN_USE_IN_NAMES
+    return speaks_of_works(said.text) or any(_in_use(word, said.code, most) for word in words)
+
+
+IN_USE, IN_USE_IN_NAMES = 1.0, 1.5
+"""By how much a Latin word may be rarer than in English where it is a term, or one of several words of a name."""
+
+
+# e.g. zh: "请把新的logo发给客户，谢谢。" → 2
+# e.g. zh: "他们的新家 beautiful 极了，大家都喜欢。" → 1
+def _in_use(word: str, code: str, most: float = IN_USE) -> bool:
+    """Whether a language in another script writes a word almost as often as English does: logo, google."""
+    return code != "en" and (zipf(word, code) or 0.0) >= max(COMMON, (zipf(word, "en") or 0.0) - most)
+
+
+def _in_capitals(said: Said, j: int) -> bool:
+    start, end = said.places[j]
+    return said.masked[start:end].isupper()
+
+
+_LATIN = frozenset({"Latn"})
+COLON = re.compile(r"[\s\d.*_]{0,8}[:：]")
+FUNCTION_WORDS = frozenset(
+    "a an and are by for how in is of on or the to was what when where which who why with".split()
+)
+
+
+# Arabic and Hebrew write "and", "the", "in" as letters of the next word.
+_PREFIX = re.compile(r"(?<!\w)(?:[وفبلك]{0,2}(?:ال)?ـ?|[והבלמכש]{1,3})\Z")
+
+
+# e.g. ar: "يمكنك استخدام Windows وLinux وUSB-C في هذا الجهاز." → 2
+# e.g. _attached("в city центре", 2, 6, "ru") → False
+def _attached(text: str, start: int, end: int, code: str) -> bool:
+    """Whether letters of the expected script touch the run in a language that separates words by spaces."""
+    if code in {"ja", "zh", "ko"}:
+        return False
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
+    if _PREFIX.search(text, max(0, start - 5), start):
+        before = ""
+    return bool(before and script(before) not in {"", "Latn"}) or bool(after and script(after) not in {"", "Latn"})
+
+
+def _blamed(word: str) -> bool:
+    return word not in INTERNATIONAL and len(word) > 2 and _latin_zipf(word)[0] >= 3.0
+
+
+def _ordinary(word: str) -> bool:
+    return word not in INTERNATIONAL and (zipf(word, "en") or 0) >= 4.0
+
+
+def _looks_like_a_name(words: list[str]) -> bool:
+    return all(_latin_zipf(word)[0] > 0 for word in words)
+
+
+@lru_cache(maxsize=50_000)
+def _latin_zipf(word: str) -> tuple[float, str]:
+    """The highest Zipf frequency of a word over Latin-script languages, English first, and its language."""
+    english = zipf(word, "en") or 0.0
+    best = (english, "en")
+    for rival in ("es", "fr", "de", "pt", "it", "id", "tr", "vi", "nl"):
+        found = zipf(word, rival, "small") or 0.0
+        if found > best[0] + 1.0:
+            best = (found, rival)
+    return best
+
+
+# e.g. _latin_language(["house", "with"]) → "en"
+def _latin_language(words: list[str]) -> str:
+    votes = Counter([language for strength, language in map(_latin_zipf, words) if strength >= 3.0])
+    return max(votes, key=votes.__getitem__) if votes else "und"
+
+
+def line_of(text: str, position: int) -> tuple[int, int]:
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    return start, len(text) if end < 0 else end
+
+
+# --- Chinese and Japanese ---------------------------------------------------------------------------------------
+
+_KANA = re.compile("[\u3041-\u30fa\u30fd-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
+_HAN = re.compile("[\u3400-\u9fff\U00020000-\U000323af]")
+_HAN_LINE = 6
+# Words of Chinese that Japanese has at most within others (目的, 完了, 是非): two of them are no chance.
+_CHINESE_WORDS = frozenset("的是了我你您他她它们們这這那很把在和也就都不没沒吗嗎呢吧")
+_WHOLE = re.compile(r"(?s:.+)")
+_A_LINE, _CLAUSE = re.compile(r"[^\n]+"), re.compile(r"[^。！？!?\n]+")
+
+
+@lru_cache(maxsize=1)
+def _not_japanese() -> re.Pattern[str]:
+    """Matches a Han character that Japanese encodings lack: simplified forms, and some traditional ones."""
+    return re.compile(
+        "[" + "".join(c for c in map(chr, range(0x4E00, 0xA000)) if not c.encode("cp932", "ignore")) + "]"
+    )
+
+
+# e.g. ja: "今日は天気がいいです。\n我们这样说吧，没问题\n明日も晴れるでしょう。" → 1
+# e.g. ja: "您覺得如何？我認為這個問題並不簡單，需要時間。" → 0
+# e.g. ja: "東京都立大学理学部物理学科卒業です。" → 2
+def chinese_lines(text: str, code: str) -> list[Span]:
+    """In Japanese, lines without kana, and sentences in other lines, that are Chinese by their characters or words."""
+    if code != "ja":
+        return []
+    found = []
+    # Without any kana, the lines are judged together: the items of a list are short.
+    for line in (_A_LINE if _KANA.search(text) else _WHOLE).finditer(text):
+        parts = _CLAUSE.finditer(text, *line.span()) if _KANA.search(line[0]) else [line]
+        for part in parts:
+            if _is_chinese(part[0]):
+                inside = [match.start() for match in _HAN.finditer(text, *part.span())]
+                found.append(Span(inside[0], inside[-1] + 1, "zh"))
+    return found
+
+
+# e.g. _is_chinese("天气很好适合郊游") → True
+# e.g. _is_chinese("国際的技術協力機構") → False
+def _is_chinese(part: str) -> bool:
+    if _KANA.search(part):
+        return False
+    characters = _HAN.findall(part)
+    if len(characters) < _HAN_LINE:
+        return False
+    return _not_japanese().search(part) is not None or len(_CHINESE_WORDS.intersection(characters)) >= 2
