@@ -42,6 +42,11 @@ CONTRAST = """() => {
 }"""
 
 
+FIRST_PAINT = """() => new Promise((told) => {
+  new PerformanceObserver((seen) => told(seen.getEntries()[0].startTime)).observe({ type: "paint", buffered: true });
+})"""
+
+
 def enter(browser: Any, port: int, link: str, noise: list[str] | None = None, **options: Any) -> Any:
     """A browser of its own at an annotator's first response; errors and foreign addresses are added to `noise`."""
     page = browser.new_context(**options).new_page()
@@ -342,7 +347,19 @@ def test_all_text_has_enough_contrast(tmp_path: Path, browser: Any, scheme: str)
         assert page.evaluate(CONTRAST) == []
         press(page, "Escape o")
         page.wait_for_selector(".tiles")
+        page.wait_for_load_state("load")  # scripts are run before the style sheet is there, but nothing is painted
         assert page.evaluate(CONTRAST) == []
+
+
+def test_nothing_is_painted_before_its_colours_are_known(tmp_path: Path, browser: Any) -> None:
+    campaign, (link,) = campaign_of(tmp_path, responses(["fr"], 1), "Ana")
+    with serving(campaign.path) as (port, _):
+        page = enter(browser, port, link, color_scheme="dark")
+        page.route("**/page.css", lambda route: (time.sleep(0.4), route.continue_()))
+        page.reload()
+        painted = page.evaluate(FIRST_PAINT)
+        styled = page.evaluate("performance.getEntriesByType('resource').find((e) => /css$/.test(e.name)).responseEnd")
+        assert painted >= styled >= 400
 
 
 def test_a_screen_reader_hears_what_everything_is(tmp_path: Path, browser: Any) -> None:
