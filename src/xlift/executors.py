@@ -6,13 +6,14 @@ A run that fails is reported and does not stop the others; its traceback stays i
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.extras import require
 from xlift.records import write_atomic
+from xlift.study.study import Study
 from xlift.workers import several_workers
 from xlift.workspace import RunFolder, StudyFolder
 
@@ -58,11 +59,7 @@ def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, 
 def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork) -> Iterator[Ended]:
     """One task a run, each with the resources it asks for; yielded as they end."""
     ray = _connected(workspace)
-    settings = workspace.study.ray
-    gpus = settings.gpus
-    if gpus is None:
-        gpus = 1 if workspace.study.device in {"auto", "cuda"} and ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_retries=0)(_attempt)
+    task = ray.remote(**task_resources(workspace.study, ray.cluster_resources()), max_retries=0)(_attempt)
     # Workers have a working directory of their own.
     absolute = {run.path: _absolute_run(run) for run in workspace.runs}
     whole = replace(workspace, path=workspace.path.resolve(), runs=tuple(absolute.values()))
@@ -74,6 +71,14 @@ def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: 
             yield run, ray.get(ended[0])
         except ray.exceptions.RayError as error:
             yield run, UserError(f"the Ray task was lost: {error}", "run again: what is done is kept")
+
+
+def task_resources(study: Study, there: Mapping[str, float]) -> dict[str, float]:
+    """What a run's task asks for, as Ray names it; `there` is what the cluster has."""
+    gpus = study.ray.gpus
+    if gpus is None:
+        gpus = 1 if study.device in {"auto", "cuda"} and there.get("GPU") else 0
+    return {"num_cpus": study.ray.cpus, "num_gpus": gpus}
 
 
 def _absolute_run(run: RunFolder) -> RunFolder:

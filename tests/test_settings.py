@@ -1,0 +1,573 @@
+"""Every setting of a study file does something: each is changed alone, and what it is for must differ.
+
+A setting without a case here fails the first test.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from judge_server import Serving, serving
+from pydantic import BaseModel
+from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
+
+from xlift.checkpoint import checkpoints
+from xlift.data.instructions import load_instructions
+from xlift.data.prompts import load_prompts
+from xlift.errors import ConfigError, UserError
+from xlift.executors import each_run, task_resources
+from xlift.generation.engine import decode
+from xlift.halving import stopped
+from xlift.judging.client import Pace
+from xlift.judging.ratings import judge_responses, ledger_path
+from xlift.models import KeptBase, Placement, folder_sha256, load_model, load_tokenizer, locate, place
+from xlift.records import encode_record, fingerprint, read_records, write_jsonl
+from xlift.report.numbers import findings_of, selection_rows
+from xlift.report.page import _markdown
+from xlift.report.reading import Material
+from xlift.stages import generate_stage, prepare, rate_stage, train_stage
+from xlift.study.labels import run_settings
+from xlift.study.settings import FILLED_IN, INDIFFERENT, RunConfig
+from xlift.study.study import Study, _settings_class, parse_study
+from xlift.tuning.templates import ChatFormat, chat_format
+from xlift.tuning.train import (
+    Data,
+    encode_data,
+    learning_rate_at,
+    make_optimizer,
+    plan,
+    prepared_model,
+    train_step,
+)
+from xlift.watch import validation_prompts, watcher
+from xlift.workspace import StudyFolder, open_study
+
+CPU = Placement("cpu", "float32", "test")
+
+
+@dataclass
+class Lab:
+    """Models, data, judge servers and a folder: what the settings of a study act on."""
+
+    folder: Path
+    model: str
+    servers: tuple[Serving, Serving]
+    kept: KeptBase = field(default_factory=KeptBase)
+    seen: dict[Any, Any] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def value(self, value: Any) -> Any:
+        """A value of a case; words in capitals stand for what is in the lab."""
+        named = {"OTHER": self.folder / "other", "FR": self.folder / "fr.jsonl", "RUBRICS": self.folder / "rubrics"}
+        if value == "SERVER":
+            return self.servers[1].url
+        return str(named[value]) if isinstance(value, str) and value in named else value
+
+    def place(self) -> Path:
+        """A new folder."""
+        return self.folder / str(next(self.numbers))
+
+    def base(self) -> dict[str, Any]:
+        """The study of which one setting at a time is changed."""
+        source = {"path": str(self.folder / "en.jsonl"), "format": "alpaca"}
+        return {
+            "name": "settings",
+            "training": {
+                "model": self.model,
+                "template": "gemma",
+                "instructions": {"sources": [source], "heldout": 2},
+                "adaptation": {"rank": 4},
+                "learning_rate": 1e-2,
+                "steps": 3,
+                "batch_tokens": 120,
+                "micro_batch_tokens": 120,
+            },
+            "prompts": {"languages": ["en", "fr"], "validation": {"size": 2}, "test": {"size": 3}},
+            "decoding": {"max_new_tokens": 6},
+            "validation": {"margins": False},
+            "judges": [{"model": "m", "base_url": self.servers[0].url}],
+            "report": {"bootstrap": 100},
+            "device": "cpu",
+            "dtype": "float32",
+        }
+
+    def study(self, changes: Mapping[str, Any]) -> Study:
+        raw = copy.deepcopy(self.base())
+        for path, value in changes.items():
+            _put(raw, path.split("."), value)
+        return parse_study(raw)
+
+    def shown(self, shows: Shows, study: Study) -> Any:
+        """What is seen of a study, looked at once."""
+        key = (shows, study.model_dump_json())
+        if key not in self.seen:
+            self.seen[key] = shows(study, self)
+        return self.seen[key]
+
+
+Shows = Callable[[Study, Lab], Any]
+
+
+class Case(NamedTuple):
+    """A value for a setting, what must differ then, and the settings without which this one has no say."""
+
+    value: Any
+    shows: Shows
+    given: Mapping[str, Any] = {}
+
+
+def _put(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        inner = raw.setdefault(name, {})
+        raw = inner[0] if isinstance(inner, list) else inner
+    raw[path[-1]] = value
+
+
+def _tuned(study: Study) -> RunConfig:
+    return study.runs()[-1]
+
+
+def _chat(config: RunConfig) -> ChatFormat:
+    return chat_format(load_tokenizer(locate(config.model).path), config.template, config.system)
+
+
+def _data(study: Study) -> Data:
+    config = _tuned(study)
+    return encode_data(config, _chat(config), *load_instructions(config.instructions))
+
+
+def runs(study: Study, lab: Lab) -> Any:
+    return [run.content_hash for run in study.runs()]
+
+
+def base_model(study: Study, lab: Lab) -> Any:
+    found = locate(_tuned(study).model, _tuned(study).revision)
+    return found.facts, (Path(found.path) / "config.json").read_text()
+
+
+def conversations(study: Study, lab: Lab) -> Any:
+    return load_instructions(_tuned(study).instructions)
+
+
+def column(study: Study, lab: Lab) -> Any:
+    """How the tidy table and the report call the instructions."""
+    return run_settings(_tuned(study))["instructions"]
+
+
+def encoded(study: Study, lab: Lab) -> Any:
+    return _data(study).train, _chat(_tuned(study)).encode_prompt([{"role": "user", "content": "Why?"}])
+
+
+def steps(study: Study, lab: Lab) -> Any:
+    return plan(_tuned(study), _data(study).lengths)
+
+
+def rates(study: Study, lab: Lab) -> Any:
+    return [learning_rate_at(_tuned(study), step, 3) for step in range(3)]
+
+
+def model(study: Study, lab: Lab) -> Any:
+    """What is trained, from where it begins, and how it is computed."""
+    config = _tuned(study)
+    with prepared_model(config, locate(config.model), CPU, lab.kept) as found:
+        trained = {name: one.detach().sum().item() for name, one in found.named_parameters() if one.requires_grad}
+        layers = [one for one in found.modules() if hasattr(one, "scaling")]
+        lora = [(one.scaling, [drop.p for drop in one.modules() if hasattr(drop, "p")]) for one in layers]
+        return trained, lora, any(getattr(one, "gradient_checkpointing", False) for one in found.modules())
+
+
+def optimizer(study: Study, lab: Lab) -> Any:
+    with prepared_model(_tuned(study), locate(lab.model), CPU, lab.kept) as found:
+        groups = make_optimizer(_tuned(study), found).param_groups
+        return [{key: value for key, value in group.items() if key != "params"} for group in groups]
+
+
+def one_step(study: Study, lab: Lab) -> Any:
+    """The shapes of a step's forward passes, and the gradients that the optimiser was given."""
+    config, data = _tuned(study), _data(study)
+    with prepared_model(config, locate(config.model), CPU, lab.kept) as found, passes(found) as shapes:
+        made = make_optimizer(config, found)
+        train_step(found, made, data.train, config, _chat(config), CPU, 0, 2)
+        return shapes, [state["exp_avg"].abs().sum().item() for state in made.state.values()]
+
+
+@contextmanager
+def passes(found: Any) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of the tokens that a model is given, pass by pass."""
+    shapes: list[tuple[int, ...]] = []
+    embeddings = found.get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+def training(study: Study, lab: Lab) -> Any:
+    """What lies in the run's folder after training, and at which steps the model was measured."""
+    workspace = prepare(study, lab.place())
+    train_stage(workspace)
+    run = workspace.runs[-1]
+    measured = [record["step"] for record in read_records(run.train_log) if "validation" in record]
+    return run.checkpoint_steps(), measured, sorted(path.name for path in run.path.iterdir())
+
+
+def generated(study: Study, lab: Lab) -> Any:
+    workspace = prepare(study, lab.place())
+    train_stage(workspace)
+    generate_stage(workspace)
+    return [response["text"] for one in checkpoints(workspace, workspace.runs[-1:]) for response in one.responses]
+
+
+def prompts(study: Study, lab: Lab) -> Any:
+    return load_prompts(study.prompts)
+
+
+def replies(study: Study, lab: Lab) -> Any:
+    """The replies themselves, and what marks them as up to date."""
+    found = load_model(lab.model, CPU)
+    chat = _chat(_tuned(study))
+    asked = [chat.encode_prompt(prompt["messages"]) for prompt in load_prompts(study.prompts)[:4]]
+    texts: dict[int, str] = {}
+    keys = [str(i) for i in range(len(asked))]
+    decode(found, chat, asked, keys, study.decoding, lambda i, reply: texts.update({i: reply.text}))
+    return texts, study.decoding.signature
+
+
+def batches(study: Study, lab: Lab) -> Any:
+    found, chat = load_model(lab.model, CPU), _chat(_tuned(study))
+    with passes(found) as shapes:
+        decode(found, chat, [[5, 6], [7]], ["a", "b"], study.decoding, lambda i, reply: None)
+    return shapes
+
+
+def _with_checkpoints(study: Study, lab: Lab) -> StudyFolder:
+    workspace = prepare(study, lab.place())
+    for step, run in itertools.product((2, 4), workspace.runs):
+        (run.path / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    return workspace
+
+
+def counting(study: Study, lab: Lab) -> Any:
+    return [(one.run.id, one.step) for one in checkpoints(_with_checkpoints(study, lab))]
+
+
+def rated(study: Study, lab: Lab) -> Any:
+    """The raters that have rated."""
+    workspace = _made(study, lab)
+    rate_stage(workspace)
+    return {path.name for path in workspace.path.rglob("ratings/*.jsonl")}
+
+
+def _made(study: Study, lab: Lab) -> StudyFolder:
+    settings = study.model_dump(mode="json", exclude={"models"})
+    settings["training"] = {"learning_rate": [1e-4, 1e-3], "seed": [0, 1]}
+    return made_study(lab.place(), lambda _, prompt: GOOD[prompt["language"]], **settings)
+
+
+def watched(study: Study, lab: Lab) -> Any:
+    """What is measured on validation prompts, and the forward passes that it takes."""
+    watch = watcher(study, validation_prompts(load_prompts(study.prompts)))
+    found = load_model(lab.model, CPU)
+    with passes(found) as shapes:
+        return watch and watch(found, _chat(_tuned(study))), shapes
+
+
+def halved(study: Study, lab: Lab) -> Any:
+    workspace = prepare(study, lab.place())
+    for place_, run in enumerate(one for one in workspace.runs if one.trains):
+        log_training(run, 2.0, {"fr": 0.1 * place_})
+    return stopped(workspace)
+
+
+def _material(study: Study, lab: Lab) -> Material:
+    """Two learning rates of two seeds each: the lower one is best in language, the higher in helpfulness."""
+    workspace = _made(study, lab)
+    low = {run.id for run in workspace.runs if not run.config.untuned and run.config.learning_rate < 5e-4}
+    odd = {prompt["id"] for prompt in load_prompts(study.prompts)[::3]}
+    return rated_by(
+        workspace,
+        {
+            ("language", "language"): lambda run, prompt: 2.0 if run.id in low or prompt["id"] in odd else 0.0,
+            ("helpfulness", "judge:m"): lambda run, prompt: 0.0 if run.id in low else 2.0,
+        },
+    )
+
+
+def opening(study: Study, lab: Lab) -> Any:
+    """The first lines of the report."""
+    material = _material(study, lab)
+    return _markdown(material, findings_of(material), []).splitlines()[:3]
+
+
+def intervals(study: Study, lab: Lab) -> Any:
+    found = findings_of(_material(study, lab))
+    return found.means, found.versus, found.gaps
+
+
+def picks(study: Study, lab: Lab) -> Any:
+    return selection_rows(_material(study, lab))
+
+
+def folder(study: Study, lab: Lab) -> Any:
+    return open_study(study).path
+
+
+def placement(study: Study, lab: Lab) -> Any:
+    try:
+        return place(study.device, study.dtype)
+    except UserError as error:
+        return str(error)
+
+
+def where(study: Study, lab: Lab) -> Any:
+    """Where work on a run ends up: in this process, or at the address of a cluster, which here is none."""
+    done: list[str] = []
+    workspace = prepare(study, lab.place())
+    try:
+        each_run(workspace, workspace.runs, "train", True, lambda workspace, run, offline: done.append(run.id))
+    except UserError as error:
+        return str(error)
+    return done
+
+
+def resources(study: Study, lab: Lab) -> Any:
+    return task_resources(study, {"CPU": 8, "GPU": 1})
+
+
+def judged(part: str) -> Shows:
+    """A part of what comes of judging six responses on a real server."""
+
+    def shows(study: Study, lab: Lab) -> Any:
+        return lab.shown(_judged, study)[part]
+
+    return shows
+
+
+def _judged(study: Study, lab: Lab) -> dict[str, Any]:
+    (judge,) = study.judges
+    for server in lab.servers:
+        vars(server.state).update(vars(type(server.state)()))
+    target = lab.place()
+    outcome = judge_responses(RESPONSES, judge, target / "ratings", target / "ledger", pace=Pace(tries=1, poll=0.01))
+    states = [server.state for server in lab.servers]
+    return {
+        "requests": [sorted(json.dumps(body) for body in state.bodies) for state in states],
+        "keys": [headers["authorization"] for headers in states[0].headers],
+        "at once": states[0].most_at_once,
+        "batches": len(states[0].batches),
+        "ratings": sorted(json.dumps(record) for record in read_records(target / "ratings")),
+        "cost": outcome.cost,
+        "stopped": outcome.stopped,
+        "files": ledger_path(Path("study"), judge),
+    }
+
+
+RESPONSES = [
+    {"id": f"p{i}", "language": "fr", "run": "r", "step": 2, "text": f"Réponse {i}.", "reference": "Une réponse."}
+    | {"messages": [{"role": "user", "content": f"Question {i} ?"}]}
+    for i in range(6)
+]
+ORG = {"training.instructions.sources.path": "hub:org/data"}
+SAMPLED = {"decoding.strategy": "sample"}
+HALVING = {"halving": {"first": STEP // 2, "factor": 2}, "training.learning_rate": [1e-4, 1e-3, 1e-2, 1e-1]}
+RAY = {"executor": "ray", "ray.address": "nowhere"}
+
+CASES: dict[str, Case] = {
+    "name": Case("other", folder),
+    "question": Case("Which is best?", opening),
+    "include": Case([{"learning_rate": 1e-1}], runs),
+    "exclude": Case([{"learning_rate": 1e-2}], runs, {"training.learning_rate": [1e-3, 1e-2]}),
+    "include_base": Case(False, runs),
+    "training.model": Case("OTHER", base_model),
+    "training.revision": Case("v2", base_model, {"training.model": "org/model"}),
+    "training.template": Case("chatml", encoded),
+    "training.system": Case("Be brief.", encoded),
+    "training.instructions.name": Case("mine", column),
+    "training.instructions.sources.path": Case("FR", conversations),
+    "training.instructions.sources.format": Case("dolly", conversations),
+    "training.instructions.sources.language": Case("fr", conversations),
+    "training.instructions.sources.size": Case(5, conversations),
+    "training.instructions.sources.categories": Case(["odd"], conversations),
+    "training.instructions.sources.split": Case("test", conversations, ORG),
+    "training.instructions.sources.revision": Case("v2", conversations, ORG),
+    "training.instructions.size": Case(5, conversations),
+    "training.instructions.heldout": Case(3, conversations),
+    "training.instructions.subset_seed": Case(1, conversations),
+    "training.adaptation.method": Case("full", model),
+    "training.adaptation.rank": Case(2, model),
+    "training.adaptation.alpha": Case(8.0, model),
+    "training.adaptation.dropout": Case(0.1, model),
+    "training.adaptation.targets": Case(["q_proj"], model),
+    "training.learning_rate": Case(1e-3, rates),
+    "training.schedule": Case("constant", rates),
+    "training.min_learning_rate_ratio": Case(0.5, rates),
+    "training.warmup_steps": Case(1, rates),
+    "training.steps": Case(2, steps),
+    "training.epochs": Case(1.0, steps, {"training.steps": None}),
+    "training.batch_tokens": Case(400, steps),
+    "training.micro_batch_tokens": Case(60, one_step),
+    "training.max_length": Case(36, encoded),
+    "training.packing": Case(False, one_step),
+    "training.beta1": Case(0.5, optimizer),
+    "training.beta2": Case(0.5, optimizer),
+    "training.weight_decay": Case(0.5, optimizer),
+    "training.max_gradient_norm": Case(1e-3, one_step),
+    "training.checkpoint_every": Case(2, training),
+    "training.gradient_checkpointing": Case(True, model),
+    "training.seed": Case(1, steps),
+    "training.weight": Case(0.25, generated),
+    "prompts.languages": Case(["en", "ru"], prompts),
+    "prompts.validation.source": Case("builtin:facts", prompts),
+    "prompts.validation.size": Case(1, prompts),
+    "prompts.test.source": Case("builtin:facts", prompts),
+    "prompts.test.size": Case(1, prompts),
+    "decoding.strategy": Case("sample", replies),
+    "decoding.max_new_tokens": Case(3, replies),
+    "decoding.repetition_penalty": Case(1.0, replies),
+    "decoding.temperature": Case(0.3, replies, SAMPLED),
+    "decoding.top_p": Case(0.2, replies, SAMPLED),
+    "decoding.seed": Case(1, replies, SAMPLED),
+    "decoding.checkpoints": Case("all", counting),
+    "decoding.batch_size": Case(1, batches),
+    "raters": Case(["fluency"], rated),
+    "judges.model": Case("n", judged("requests")),
+    "judges.name": Case("mine", judged("files")),
+    "judges.base_url": Case("SERVER", judged("requests")),
+    "judges.api_key_env": Case("OTHER_KEY", judged("keys")),
+    "judges.calls": Case("each", judged("requests")),
+    "judges.facets": Case(["fluency"], judged("requests")),
+    "judges.rubrics": Case("RUBRICS", judged("requests")),
+    "judges.rubric_language": Case("response", judged("requests")),
+    "judges.reference": Case(False, judged("requests")),
+    "judges.json_schema": Case(False, judged("requests")),
+    "judges.temperature": Case(0.5, judged("requests")),
+    "judges.max_new_tokens": Case(64, judged("requests")),
+    "judges.seed": Case(1, judged("requests")),
+    "judges.concurrency": Case(1, judged("at once")),
+    "judges.timeout": Case(0.01, judged("ratings")),
+    "judges.price_input": Case(1.0, judged("cost")),
+    "judges.price_output": Case(1.0, judged("cost")),
+    "judges.max_cost": Case(1e-9, judged("stopped"), {"judges.price_input": 1.0}),
+    "judges.max_requests": Case(1, judged("stopped")),
+    "judges.batch": Case(True, judged("batches")),
+    "validation.every": Case(1, training, {"validation.margins": True}),
+    "validation.margins": Case(True, watched),
+    "validation.responses": Case(1, watched),
+    "validation.max_new_tokens": Case(3, watched, {"validation.responses": 1}),
+    "halving.first": Case(STEP, halved, HALVING),
+    "halving.factor": Case(4, halved, HALVING),
+    "tracking": Case(["tensorboard"], training),
+    "executor": Case("ray", where, {"ray.address": "nowhere"}),
+    "ray.address": Case("elsewhere", where, RAY),
+    "ray.cpus": Case(2, resources, RAY),
+    "ray.gpus": Case(0.5, resources, RAY),
+    "report.title": Case("A title", opening),
+    "report.bootstrap": Case(200, intervals),
+    "report.confidence": Case(0.8, intervals),
+    "report.measure": Case({"helpfulness": 1.0}, picks),
+    "device": Case("mps", placement),
+    "dtype": Case("bfloat16", placement),
+}
+
+FILLED = {"models", "training.instructions.sources.sha256", *(f"training.{name}" for name in FILLED_IN)}
+"""Filled in when the study is loaded; nobody sets them."""
+
+
+def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every setting of a section by its path, those of sections in it, of lists of sections and of `training` too."""
+    for name, one in section.model_fields.items():
+        nested = RunConfig if name == "training" else _settings_class(one.annotation)
+        yield from leaves(nested, f"{prefix}{name}.") if nested else [prefix + name]
+
+
+RECORD = {"instruction": "What is {}?", "output": "A thing: {}.", "response": "Some other thing than {}."}
+
+
+@pytest.fixture(scope="module")
+def lab(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    for name, count in (("en", 12), ("fr", 8)):
+        records = [{key: text.format(f"{name} {i}") for key, text in RECORD.items()} for i in range(count)]
+        records = [one | {"category": "odd" if i % 2 else "even"} for i, one in enumerate(records)]
+        write_jsonl(folder / f"{name}.jsonl", records)
+    other = shutil.copytree(tiny, folder / "other")
+    (other / "config.json").write_text((tiny / "config.json").read_text().replace("0.2", "0.3"))
+    (folder / "rubrics").mkdir()
+    (folder / "rubrics" / "fluency.md").write_text("2: reads well. 0: does not.")
+    for version in ("main", "v2"):
+        _cache(folder / "hub" / "models--org--model", version, {one.name: one.read_bytes() for one in tiny.iterdir()})
+        data = {f"{split}.jsonl": _lines(f"{split} {version}") for split in ("train", "test")}
+        _cache(folder / "hub" / "datasets--org--data", version, data)
+    with pytest.MonkeyPatch.context() as patch, serving(latency=0.03) as one, serving() as two:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+        patch.setenv("OPENAI_API_KEY", "a-key")
+        patch.setenv("OTHER_KEY", "another-key")
+        patch.chdir(folder)
+        yield Lab(folder, str(tiny), (one, two))
+
+
+def _lines(text: str) -> bytes:
+    records = [{key: value.format(f"{text} {i}") for key, value in RECORD.items()} for i in range(6)]
+    return b"".join(encode_record({key: one[key] for key in ("instruction", "output")}) for one in records)
+
+
+def _cache(repository: Path, version: str, files: Mapping[str, bytes]) -> None:
+    """A revision of a hub repository, as a download leaves it."""
+    sha = fingerprint(str(repository), version, length=40)
+    for path, content in {
+        f"refs/{version}": sha.encode(),
+        **{f"snapshots/{sha}/{k}": v for k, v in files.items()},
+    }.items():
+        (repository / path).parent.mkdir(parents=True, exist_ok=True)
+        (repository / path).write_bytes(content)
+
+
+def test_every_setting_has_a_case_or_is_filled_in() -> None:
+    assert sorted(leaves(Study)) == sorted({*CASES, *FILLED})
+
+
+@pytest.mark.parametrize("setting", CASES)
+def test_a_setting_that_is_changed_changes_what_it_is_for(setting: str, lab: Lab) -> None:
+    case = CASES[setting]
+    before = lab.study(case.given)
+    after = lab.study({**case.given, setting: lab.value(case.value)})
+    assert before != after
+    assert lab.shown(case.shows, before) != lab.shown(case.shows, after)
+
+
+@pytest.mark.parametrize("shows", dict.fromkeys(case.shows for case in CASES.values()))
+def test_what_is_looked_at_is_the_same_where_nothing_is_changed(shows: Shows, lab: Lab) -> None:
+    given = next(case.given for case in CASES.values() if case.shows is shows)
+    assert lab.shown(shows, lab.study(given)) == shows(lab.study(given), replace(lab, seen={}))
+
+
+NAMES = {"training.instructions.name"}
+"""Names alone change no weights."""
+
+
+@pytest.mark.parametrize("setting", [name for name in CASES if name.startswith("training.")])
+def test_a_setting_of_training_makes_another_run_unless_the_weights_are_the_same(setting: str, lab: Lab) -> None:
+    case = CASES[setting]
+    before, after = lab.study(case.given), lab.study({**case.given, setting: lab.value(case.value)})
+    alike = setting.removeprefix("training.") in INDIFFERENT or setting in NAMES
+    assert (runs(before, lab) == runs(after, lab)) == alike
+
+
+def test_what_is_filled_in_cannot_be_set(lab: Lab) -> None:
+    filled = lab.study({})
+    assert filled.models == {lab.model: folder_sha256(Path(lab.model))}
+    for setting, value in {"models": {lab.model: "0"}, "training.instructions.sources.sha256": "0"}.items():
+        assert lab.study({setting: value}) == filled
+    for name in FILLED_IN:
+        with pytest.raises(ConfigError, match=f"{name}: no setting of training"):
+            lab.study({f"training.{name}": "float32"})
