@@ -137,11 +137,12 @@ def _run_path(root: Path, label: str, config: RunConfig) -> Path:
 
 def create_study(folder: StudyFolder) -> None:
     """Write what identifies the study and its runs; leaves everything already made as it is."""
+    facts = environment()
     for run in folder.runs:
         if not _says(run.path / "run.yaml", dump_yaml(run.config)):
             write_atomic(run.path / "run.yaml", dump_yaml(run.config))
         if not (run.path / "manifest.json").is_file():
-            run.update_manifest(label=run.label, created=now(), stages={}, **environment())
+            run.update_manifest(label=run.label, created=now(), stages={}, **facts)
     # Last, so that a study file that is up to date says that the rest is.
     write_atomic(folder.path / "study.yaml", dump_yaml(folder.study))
 
