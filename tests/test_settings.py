@@ -26,9 +26,10 @@ from xlift.errors import ConfigError, UserError
 from xlift.executors import each_run, task_resources
 from xlift.generation.engine import decode
 from xlift.halving import stopped
+from xlift.hub import folder_sha256, locate
 from xlift.judging.client import Pace
 from xlift.judging.ratings import judge_responses, ledger_path
-from xlift.models import KeptBase, Placement, folder_sha256, load_model, load_tokenizer, locate, place
+from xlift.models import KeptBase, Placement, load_model, load_tokenizer, place
 from xlift.records import encode_record, fingerprint, read_records, write_jsonl
 from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
