@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from test_pending import carried_out, tuned
 from test_study import xlift
 from test_workspace import left_by_a_killed_process
+from warm import run_xlift
 
 from xlift.cleaning import needless, opened, remove
 from xlift.planning.pending import pending
@@ -103,8 +103,7 @@ def test_it_asks_and_without_a_terminal_removes_nothing_unasked(study_file: Path
     for answer, goes in (("", False), ("n", False), ("y", True)):
         ours, theirs = os.openpty()
         os.write(ours, f"{answer}\n".encode())
-        command = [sys.executable, "-m", "xlift", "clean", "out"]
-        done = subprocess.run(command, cwd=tmp_path, stdin=theirs, capture_output=True, text=True, timeout=300)
+        done = run_xlift("clean", "out", folder=tmp_path, stdin=theirs)
         os.close(ours)
         os.close(theirs)
         assert done.returncode == 0, done.stderr

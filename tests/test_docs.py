@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_xlift
 
 import xlift
 from xlift.study.settings import FILLED_IN, RunConfig
@@ -128,7 +129,6 @@ def test_commands_and_examples_in_the_docs_run(
             continue
         runs = sorted((place / "results" / "quickstart" / "runs").glob("lora-*"))
         words = [word.replace("RUN", runs[0].name) if runs else word for word in shlex.split(step["command"])]
-        line = [sys.executable, "-m", "xlift", *words]
-        done = subprocess.run(line, cwd=place, capture_output=True, text=True, input="Why?\n", timeout=300)
+        done = run_xlift(*words, folder=place, input="Why?\n")
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout, words

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from judge_server import Serving, serving
+from warm import start_xlift
 
 from xlift.stages import generate_stage, rate_stage
 from xlift.study.study import load_study
@@ -63,12 +64,9 @@ def write_study(folder: Path, model: Path, judge_url: str) -> Path:
     return path
 
 
-def start(study: Path, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "xlift", "run", str(study)]
-    with (folder / "stderr").open("w") as err:
-        return subprocess.Popen(
-            command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=err
-        )
+def start(study: Path, folder: Path) -> Any:
+    with (folder / "stderr").open("w") as err, open(os.devnull, "r+") as nothing:
+        return start_xlift("run", str(study), folder=folder, streams=[nothing.fileno(), nothing.fileno(), err.fileno()])
 
 
 def finish(study: Path, folder: Path) -> None:

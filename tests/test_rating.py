@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_xlift
 
 from xlift.errors import ConfigError, DataError
 from xlift.rating import RATERS, Rater, files, in_scope, rate, text_fingerprint
@@ -278,8 +279,7 @@ def test_a_first_rating_cut_anywhere_is_made_again(kept: int, tmp_path: Path) ->
 
 def test_the_command_says_what_was_wrong_and_keeps_what_it_rated(tmp_path: Path) -> None:
     write(tmp_path / "r.jsonl", [{"id": "a", "text": FR, "language": "fr"}, b"{\n"])
-    command = [sys.executable, "-m", "xlift", "rate", "r.jsonl", "-o", "out.jsonl", "--raters", "language,fluency"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run_xlift("rate", "r.jsonl", "-o", "out.jsonl", "--raters", "language,fluency", folder=tmp_path)
     assert done.returncode == 2
     assert "r.jsonl:2" in done.stderr
     assert "Traceback" not in done.stderr

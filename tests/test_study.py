@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from warm import run_xlift
 
 from xlift.chat import _open
 from xlift.errors import ConfigError
@@ -340,8 +341,7 @@ def test_a_name_of_instructions_that_could_be_a_path_is_refused(name: str) -> No
 
 
 def xlift(*arguments: str, folder: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "xlift", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, **settings)
+    return run_xlift(*arguments, folder=folder, **settings)
 
 
 def relative_files(folder: Path) -> set[str]:
