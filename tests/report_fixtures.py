@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import checkpoints, written_prompts
-from xlift.records import Rating, response_signatures, write_jsonl
+from xlift.records import Rating, response_signature, write_jsonl
 from xlift.report.reading import Answered, Material, material_of
 from xlift.stages import prepare, rate_stage
 from xlift.study.study import parse_study
@@ -31,7 +31,7 @@ def made_study(folder: Path, text: Callable[[RunFolder, Any], str], **settings: 
     )
     workspace = prepare(study, folder)
     asked = written_prompts(workspace)
-    signatures = response_signatures(asked, study.decoding.signature)
+    signatures = {one["id"]: response_signature(study.decoding.signature, one["messages"]) for one in asked}
     facts = {"finish_reason": "stop", "prompt_tokens": 5, "new_tokens": 9}
     for run in workspace.runs:
         step = 0 if run.config.untuned else STEP

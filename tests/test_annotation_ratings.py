@@ -29,7 +29,7 @@ from xlift.annotation.campaign import Plan
 from xlift.checkpoint import written_prompts
 from xlift.errors import ConfigError, DataError
 from xlift.rating import text_fingerprint
-from xlift.records import read_jsonl, response_signatures, write_jsonl
+from xlift.records import read_jsonl, response_signature, write_jsonl
 from xlift.stages import prepare
 from xlift.study.study import parse_study
 
@@ -223,7 +223,7 @@ def study_with_responses(folder: Path) -> Any:
     )
     workspace = prepare(study, folder / "study")
     prompts = written_prompts(workspace)
-    signatures = response_signatures(prompts, study.decoding.signature)
+    signatures = {one["id"]: response_signature(study.decoding.signature, one["messages"]) for one in prompts}
     for run in workspace.runs:
         step = 0 if run.config.untuned else 5
         if step:

@@ -11,7 +11,7 @@ from report_fixtures import GOOD, chances, log_training, made_study, rated_by, r
 
 from xlift.checkpoint import written_prompts
 from xlift.errors import ConfigError
-from xlift.records import response_signatures, write_jsonl
+from xlift.records import response_signature, write_jsonl
 from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import result_table, write_report
 from xlift.report.reading import Material, Scale, material_of, share_rows
@@ -189,7 +189,7 @@ def test_facts_are_compared_over_languages(tmp_path: Path) -> None:
     study = parse_study({"name": "facts", "prompts": settings, "training": {}, "raters": ["answers"]})
     folder = prepare(study, tmp_path / "study")
     base, prompts = folder.runs[0], written_prompts(folder)
-    signatures = response_signatures(prompts, study.decoding.signature)
+    signatures = {one["id"]: response_signature(study.decoding.signature, one["messages"]) for one in prompts}
     facts = {"run": base.id, "step": 0, "finish_reason": "stop", "prompt_tokens": 5, "new_tokens": 9}
     first = next(prompt["parallel_id"] for prompt in prompts if prompt["split"] == "test")
     made = []

@@ -7,7 +7,7 @@ here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any, cast
 from xlift.data.prompts import fact_prompts, margin_languages
 from xlift.halving import surviving
 from xlift.rating import in_scope, signature_of, text_fingerprint
-from xlift.records import Prompt, Rating, Response, fingerprint, read_records, response_signatures
+from xlift.records import Message, Prompt, Rating, Response, fingerprint, read_records, response_signature
 from xlift.study.settings import Judge
 from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
 
+NOT_YET = "|"
+"""In place of a signature where a turn before it has no up-to-date response."""
 MARGIN_TOKENS = 3
 """Tokens of a reply that count for the language margin, from the first on which the two replies differ."""
 
@@ -41,8 +43,26 @@ class Checkpoint:
 
     @cached_property
     def signatures(self) -> dict[str, str]:
-        """Per prompt id, what a response must carry to be up to date."""
-        return response_signatures(self.prompts, self.study.decoding.signature)
+        """Per prompt id, what a response must carry to be up to date; NOT_YET for a turn that cannot be asked yet."""
+        found: dict[str, str] = {}
+        for prompt in self.prompts:
+            seen = self._seen(prompt, found)
+            found[prompt["id"]] = response_signature(self.study.decoding.signature, seen) if seen else NOT_YET
+        return found
+
+    def seen(self, prompt: Prompt) -> list[Message]:
+        """What the model sees of an askable prompt: before a later turn, the turns that it follows and its replies."""
+        return self._seen(prompt, self.signatures) or []
+
+    def _seen(self, prompt: Prompt, signatures: Mapping[str, str]) -> list[Message] | None:
+        """None where a turn before has no up-to-date response."""
+        before = prompt.get("follows")
+        if before is None:
+            return prompt["messages"]
+        said = self.made.get(before)
+        if said is None or said.get("signature") != signatures[before]:
+            return None
+        return [*said["messages"], {"role": "assistant", "content": said["text"]}, *prompt["messages"]]
 
     @cached_property
     def made(self) -> dict[str, dict[str, Any]]:
@@ -58,6 +78,11 @@ class Checkpoint:
     def unanswered(self) -> list[Prompt]:
         """The prompts without an up-to-date response."""
         return [prompt for prompt in self.prompts if not self._is_current(prompt["id"])]
+
+    @property
+    def askable(self) -> list[Prompt]:
+        """The prompts without an up-to-date response that can be asked now: the turns before them are answered."""
+        return [prompt for prompt in self.unanswered if self.signatures[prompt["id"]] != NOT_YET]
 
     def _is_current(self, name: str) -> bool:
         return name in self.made and self.made[name].get("signature") == self.signatures[name]

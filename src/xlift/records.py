@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NotRequired, TypedDict, cast
@@ -57,7 +57,8 @@ class Prompt(TypedDict):
 
     `answers` are accepted short answers to a factual question, `answers_any` those in other languages, `wrong` known
     wrong ones, and `reference` is a full answer; `modifies` is the id of the request that this one constrains;
-    `variety` is the reply language as it was given, where that says more than its code: pt-BR.
+    `variety` is the reply language as it was given, where that says more than its code: pt-BR. A later turn of a
+    conversation `follows` another prompt: the model has asked and answered that one before.
     """
 
     id: str
@@ -74,10 +75,14 @@ class Prompt(TypedDict):
     wrong: NotRequired[list[str]]
     reference: NotRequired[str]
     modifies: NotRequired[str]
+    follows: NotRequired[str]
 
 
 class Response(Prompt):
-    """A model's reply to a prompt. `signature` names the prompt text and decoding that it came from."""
+    """A model's reply to a prompt. `signature` names the prompt text and decoding that it came from.
+
+    Of a later turn, `messages` are the whole conversation: the turns before it with the model's own replies.
+    """
 
     run: str
     step: int
@@ -120,9 +125,9 @@ def reply_language(record: Prompt | Response | dict[str, Any]) -> str:
     return cast(str, record.get("reply_language") or record["language"])
 
 
-def response_signatures(prompts: Iterable[Prompt], decoding: str) -> dict[str, str]:
-    """Per prompt id, what its response must carry to be up to date: the decoding and a hash of the prompt."""
-    return {prompt["id"]: f"{decoding}|{fingerprint(prompt['messages'], length=8)}" for prompt in prompts}
+def response_signature(decoding: str, messages: Sequence[Message]) -> str:
+    """What a response must carry to be up to date: the decoding and a hash of all that the model was shown."""
+    return f"{decoding}|{fingerprint(messages, length=8)}"
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -403,7 +408,7 @@ def _check_extras(record: dict[str, Any], where: str) -> list[str]:
     constraint, answers = record.get("constraint"), record.get("answers")
     problems = [
         f"{where}: '{field}' must be text, found {record[field]!r:.60}"
-        for field in ("reply_language", "parallel_id", "category", "modifies", "reference")
+        for field in ("reply_language", "parallel_id", "category", "modifies", "reference", "follows")
         if not isinstance(record.get(field) or "", str)
     ]
     if isinstance(constraint, dict) and constraint.get("name") == "reply_language":

@@ -30,9 +30,10 @@ class ValidationPrompts:
             raise DataError(f"not validation prompts: {', '.join(leaked[:5])}")
 
     def first(self, count: int) -> list[Prompt]:
-        """The first `count` prompts of each language."""
+        """The first `count` prompts of each language; later turns of conversations are left out."""
         codes = dict.fromkeys(prompt["language"] for prompt in self.prompts)
-        return [p for code in codes for p in [p for p in self.prompts if p["language"] == code][:count]]
+        alone = [prompt for prompt in self.prompts if "follows" not in prompt]
+        return [p for code in codes for p in [p for p in alone if p["language"] == code][:count]]
 
 
 def validation_prompts(prompts: Sequence[Prompt]) -> ValidationPrompts:

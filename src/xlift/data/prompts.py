@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from xlift.data.sources import published_prompts
 from xlift.errors import DataError, nearest, shortened
@@ -45,11 +46,13 @@ def _check_apart(validation: dict[str, Prompt], test: dict[str, Prompt]) -> None
 
 def _marks(prompt: Prompt) -> list[tuple[str, tuple[str, ...]]]:
     """What no prompt of the other split may share, and how it is called."""
-    return [
+    marks = [
         (f"id '{prompt['id']}'", ("id", prompt["id"])),
         (f"request '{_request(prompt)}'", ("request", _request(prompt))),
         (f"what '{prompt['id']}' asks", ("words", fingerprint(prompt["messages"]), reply_language(prompt))),
     ]
+    # A later turn ("Shorter, please.") says little without its conversation, which is told by its first turn.
+    return marks[:2] if "follows" in prompt else marks
 
 
 def fact_prompts(languages: list[str]) -> dict[str, list[Prompt]]:
@@ -83,13 +86,24 @@ def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> di
     problems = []
     for language in languages:
         own = [(where, prompt) for where, prompt in there.items() if prompt["language"] == language]
+        firsts = [prompt["id"] for _, prompt in own if "follows" not in prompt]
         if not own:
             problems.append(f"{source}: no {split} prompts in '{language}'; there are: {have}")
-        elif len(own) < (prompt_set.size or 0):
-            problems.append(f"{source}: {len(own)} {split} prompts in '{language}', asked: {prompt_set.size}")
-        chosen |= dict(own[: prompt_set.size])
+        elif len(firsts) < (prompt_set.size or 0):
+            problems.append(f"{source}: {len(firsts)} {split} prompts in '{language}', asked: {prompt_set.size}")
+        chosen |= _conversations(own, set(firsts[: prompt_set.size]))
     if problems:
         raise DataError(problems, f"edit prompts.languages or prompts.{split} in the study file")
+    return chosen
+
+
+def _conversations(prompts: list[tuple[str, Prompt]], names: set[str]) -> dict[str, Prompt]:
+    """The prompts of these ids with the turns that follow them, which stand behind them; adds the ids of those."""
+    chosen = {}
+    for where, prompt in prompts:
+        if prompt["id"] in names or prompt.get("follows") in names:
+            names.add(prompt["id"])
+            chosen[where] = prompt
     return chosen
 
 
@@ -119,13 +133,34 @@ def _read_prompts(path: Path) -> dict[str, Prompt]:
     problems: list[str] = []
     prompts: dict[str, Prompt] = {}
     lines: dict[str, int] = {}
+    earlier: dict[str, dict[str, Any]] = {}
     for number, record in read_jsonl(path):
         where = f"{path}:{number}"
         problems += check_prompt(record, where)
         first = lines.setdefault(str(record.get("id")), number)
         if first != number:
             problems.append(f"{where}: id '{record.get('id')}' is already on line {first}")
+        problems += _turn_problems(record, where, earlier)
+        earlier[str(record.get("id"))] = record
         prompts[where] = cast(Prompt, record)
     if problems:
         raise DataError(shortened(problems))
     return prompts
+
+
+def _turn_problems(record: dict[str, Any], where: str, earlier: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What is wrong with a turn that follows another: that one stands before it, once, in its language and split."""
+    name = record.get("follows")
+    if not isinstance(name, str):
+        return []
+    if name not in earlier:
+        return [f"{where}: follows '{name}', which no line before it has as its id"]
+    problems = [
+        f"{where}: '{field}' is {record.get(field)!r}, but {earlier[name].get(field)!r} in '{name}', which it follows"
+        for field in ("language", "split")
+        if record.get(field) != earlier[name].get(field)
+    ]
+    messages = record.get("messages")
+    if isinstance(messages, list) and len(messages) != 1:
+        problems.append(f"{where}: 'messages' of a later turn must be the user's alone, found {len(messages)}")
+    return problems

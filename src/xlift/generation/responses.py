@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from xlift.checkpoint import Checkpoint, margin_signature
@@ -15,34 +15,38 @@ from xlift.generation.proof import prove_answering
 from xlift.hub import Located
 from xlift.models import KeptBase, Placement, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
-from xlift.records import JsonlWriter, Prompt, write_atomic
+from xlift.records import JsonlWriter, Message, Prompt, write_atomic
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
 
 
 def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement, kept: KeptBase | None = None) -> int:
     """Measure a checkpoint's language margins and let it answer its prompts, as far as that is not done yet.
 
-    The base comes from `kept`. Returns how many responses were made.
+    The base comes from `kept`. Later turns of a conversation are asked when the turns before them are answered. Returns
+    how many responses were made.
     """
-    run, step, asked = checkpoint.run, checkpoint.step, checkpoint.unanswered
-    if not asked and not checkpoint.unmeasured:
+    run, step, left = checkpoint.run, checkpoint.step, checkpoint.unanswered
+    if not left and not checkpoint.unmeasured:
         return 0
     chat = checkpoint_chat(checkpoint, base)
-    encoded = [chat.encode_prompt(prompt["messages"]) for prompt in asked]
     title = f"generate {run.label} step {step}"
     with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight, kept) as model:
         prove_answering(model, checkpoint.study.decoding.batch_size)
         if checkpoint.unmeasured:
             write_margins(checkpoint, summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured))))
         count = len(checkpoint.prompts)
-        with JsonlWriter(run.responses(step)) as log, progress(title, count, count - len(asked)) as bar:
+        with JsonlWriter(run.responses(step)) as log, progress(title, count, count - len(left)) as bar:
 
             def keep(index: int, reply: Reply) -> None:
-                log.write(_record(asked[index], reply, checkpoint))
+                log.write(_record(asked[index], seen[index], reply, checkpoint))
                 bar.advance(1)
 
-            decode(model, chat, encoded, [prompt["id"] for prompt in asked], checkpoint.study.decoding, keep)
-    return len(asked)
+            while asked := checkpoint.askable:
+                seen = [checkpoint.seen(prompt) for prompt in asked]
+                encoded = [chat.encode_prompt(messages) for messages in seen]
+                decode(model, chat, encoded, [prompt["id"] for prompt in asked], checkpoint.study.decoding, keep)
+                checkpoint = replace(checkpoint)  # reads what was answered, which later turns go on from
+    return len(left)
 
 
 def margin_pairs(languages: Sequence[str]) -> list[FactPair]:
@@ -73,8 +77,9 @@ def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:
     return chat_format(load_tokenizer(base.path, base.revision), config.template, config.system)
 
 
-def _record(prompt: Prompt, reply: Reply, checkpoint: Checkpoint) -> dict[str, Any]:
+def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint) -> dict[str, Any]:
     made = {
+        "messages": seen,
         "run": checkpoint.run.id,
         "step": checkpoint.step,
         "text": reply.text,

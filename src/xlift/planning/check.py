@@ -189,7 +189,12 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
 
 def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked, Asked]:
     """What a checkpoint is asked once it is there, and what is asked each time while training."""
-    encoded = {prompt["id"]: chat.encode_prompt(prompt["messages"]) for prompt in prompts}
+    encoded: dict[str, list[int]] = {}
+    for prompt in prompts:
+        own = chat.encode_prompt(prompt["messages"])
+        # A later turn comes after what was asked and replied before, a reply being at most this long.
+        before = [*encoded[prompt["follows"]], *own[-1:] * study.decoding.max_new_tokens] if "follows" in prompt else []
+        encoded[prompt["id"]] = before + own
     validation = study.validation
     pairs = len(margin_pairs(measured_languages(study)))
     watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xlift.languages import get_language
@@ -101,6 +101,7 @@ def _pieces(
     names: _Names,
     size: int,
 ) -> Iterator[dict[str, Any]]:
+    by_id = {prompt["id"]: prompt for prompt in prompts}
     texts = [{response["id"]: response for response in one.responses} for one in answered]
     for start in range(0, len(prompts), size):
         own = prompts[start : start + size]
@@ -108,12 +109,17 @@ def _pieces(
             [_answer(made.get(prompt["id"]), ratings.get(prompt["id"], []), names) for prompt in own]
             for made, ratings in zip(texts, rated, strict=True)
         ]
-        yield {"prompts": [_asked(prompt) for prompt in own], "answers": answers}
+        yield {"prompts": [_asked(prompt, by_id) for prompt in own], "answers": answers}
 
 
-def _asked(prompt: Prompt) -> str:
-    """What was said before the response, the roles named where there is more than one turn."""
-    messages = prompt["messages"]
+def _asked(prompt: Prompt, by_id: Mapping[str, Prompt]) -> str:
+    """What was asked before the response, the roles named where there is more than one turn.
+
+    Of a conversation that goes on, the user's turns: the replies between them are each checkpoint's own.
+    """
+    messages, before = prompt["messages"], prompt.get("follows")
+    while before is not None:
+        messages, before = [*by_id[before]["messages"], *messages], by_id[before].get("follows")
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
