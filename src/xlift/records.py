@@ -144,21 +144,43 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, parse_line(raw, f"{path}:{number}")
 
 
+MAX_DEPTH = 100
+"""Levels of lists and objects within each other in a record."""
+
+
 def parse_line(raw: bytes, where: str) -> dict[str, Any]:
     """The JSON object in one line. Raises DataError that begins with `where`."""
+    record = parse_json(raw, where)
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return record
+
+
+def parse_json(raw: bytes, where: str) -> Any:
+    """What a JSON text says. Raises DataError that begins with `where` for what is none, or is nested too deeply."""
     try:
-        record = json.loads(raw.decode("utf-8-sig"))
+        value = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start} of the line is 0x{raw[error.start]:02x})") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+        line = f" of line {error.lineno}" if error.lineno > 1 else ""
+        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}{line}") from None
     except RecursionError:
         raise DataError(f"{where}: not usable JSON: nested too deeply") from None
     except ValueError:
         raise DataError(f"{where}: not usable JSON: a number of too many digits") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
-    return record
+    # Counting brackets is cheap, and tells nearly always.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise DataError(f"{where}: not usable JSON: nested too deeply")
+    return value
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def parse_response(raw: bytes, path: Path, number: int) -> dict[str, Any]:

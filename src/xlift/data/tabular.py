@@ -1,0 +1,349 @@
+"""The rows of any file: JSON Lines, JSON, CSV, TSV, Parquet, Arrow; plain or compressed; or a folder of such files.
+
+A row that cannot be read is told with its place and what is wrong with it, and the rest is read on. Text is read as a
+stream, a record at a time; a JSON document alone is held as a whole.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from xlift.errors import DataError
+from xlift.extras import require
+from xlift.records import parse_json, parse_line
+
+if TYPE_CHECKING:
+    import polars as pl
+
+KINDS = {
+    "jsonl": ".jsonl .ndjson .jsonlines",
+    "json": ".json",
+    "csv": ".csv .tsv",
+    "parquet": ".parquet",
+    "arrow": ".arrow .feather .ipc",
+}
+"""What a file's name says of its content, after the ending of a compression is taken off."""
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+STRUCTURED = ("messages", "conversations", "history", "prompt", "constraint", "answers", "answers_any", "wrong")
+"""Columns of CSV files whose cells may hold JSON."""
+MAX_DOCUMENT = 2**30
+"""Bytes of a JSON document, which is held as a whole."""
+MAX_LINE = 2**25
+"""Bytes of a record: of more, something else than records was given."""
+_BATCH = 1_000
+_OF_NO_RECORD = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json")
+_SHARD = re.compile(r"(?P<split>[\w.]+?)-\d{5}-of-\d{5}")
+
+
+class Row(NamedTuple):
+    """A record and where it stands; or, with an empty record, what is wrong there."""
+
+    where: str
+    """The file and the line on which the record begins, or its number in a file without lines."""
+    number: int
+    """That line or number, from 1."""
+    record: dict[str, Any]
+    problem: str | None = None
+
+
+def rows(path: str | Path, split: str | None = None) -> Iterator[Row]:
+    """Every record of a file, or of all files in a folder in the order of their names.
+
+    Of a folder whose files are named by splits only those of `split` are read. Raises DataError for a file that is not
+    there, or that cannot be read on.
+    """
+    for file in files(Path(path), split):
+        yield from _rows(file)
+
+
+def files(path: Path, split: str | None = None) -> list[Path]:
+    """The file itself, or the files in a folder that hold records. Raises DataError where there are none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file")
+    inner = (one for one in sorted(path.rglob("*")) if not any(p.startswith(".") for p in one.relative_to(path).parts))
+    found = [one for one in inner if one.is_file() and kind_of_name(one) and one.name not in _OF_NO_RECORD]
+    if not found:
+        endings = ", ".join(" ".join(KINDS.values()).split())
+        raise DataError(f"{path}: no file of records in this folder", f"its files end in {endings}, or also in .gz …")
+    splits = {one: _split_of(one, path) for one in found}
+    there = sorted({name for name in splits.values() if name})
+    if split is None or not there:
+        return found
+    chosen = [one for one in found if splits[one] == split]
+    if not chosen:
+        raise DataError(f"{path}: no split '{split}'; there are: {', '.join(there)}", f"set split: {there[0]}")
+    return chosen
+
+
+def _split_of(file: Path, folder: Path) -> str | None:
+    """The split that the name of a file in a data set's folder says: of train-00000-of-00001.parquet "train"."""
+    shard = _SHARD.match(file.name)
+    if shard and shard["split"] != "data":
+        return shard["split"]
+    # datasets.save_to_disk writes each split of several into a folder of its own.
+    return file.parent.name if shard and (file.parent.parent / "dataset_dict.json").is_file() else None
+
+
+def kind_of_name(path: Path) -> str | None:
+    """What the name of a file says that it holds: a key of KINDS, or None."""
+    ending = (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
+    return next((kind for kind, endings in KINDS.items() if ending and ending in endings.split()), None)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    kind = kind_of_name(path)
+    if kind in {"parquet", "arrow"}:
+        yield from _columns(path)
+        return
+    with _opened(path) as file:
+        yield from {"jsonl": _jsonl, "json": _json, "csv": _csv}[kind or _kind_of_content(file)](file, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The content of a file, unpacked. Raises DataError where it cannot be read, or ends too early."""
+    with path.open("rb") as raw:
+        try:
+            yield _unpacked(raw, raw.peek(8))
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise DataError(f"{path}: cannot be read: {error}", "write the file again") from None
+
+
+def _unpacked(raw: io.BufferedReader, start: bytes) -> io.BufferedReader:
+    """What is in a file by its first bytes, whatever it is called."""
+    if start.startswith(b"\x1f\x8b"):
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)))
+    if start.startswith(b"BZh"):
+        return io.BufferedReader(cast(io.RawIOBase, bz2.BZ2File(raw)))
+    if start.startswith(b"\xfd7zXZ\x00"):
+        return io.BufferedReader(cast(io.RawIOBase, lzma.LZMAFile(raw)))
+    return io.BufferedReader(_Zstandard(raw)) if start.startswith(b"\x28\xb5\x2f\xfd") else raw
+
+
+class _Zstandard(io.RawIOBase):
+    """The content of a zstd file. The package's own reader takes a file that is cut off for a whole one."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        require("zstd")
+        import zstandard
+
+        self._raw, self._unpacker, self._failure = raw, zstandard.ZstdDecompressor(), zstandard.ZstdError
+        self._frame, self._left, self._ready = self._unpacker.decompressobj(), b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and (block := self._left or self._raw.read(16_384)):
+            self._ready, self._left = self._unpack(block)
+        if not self._ready and not self._frame.eof:
+            raise EOFError("the compressed file is cut off")
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _unpack(self, block: bytes) -> tuple[bytes, bytes]:
+        if self._frame.eof:
+            self._frame = self._unpacker.decompressobj()
+        try:
+            return self._frame.decompress(block), self._frame.unused_data
+        except self._failure as error:
+            raise OSError(error) from None
+
+
+def _kind_of_content(file: io.BufferedReader) -> str:
+    return "json" if file.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[") else "jsonl"
+
+
+def _jsonl(file: io.BufferedReader, path: Path) -> Iterator[Row]:
+    number = 0
+    while raw := file.readline(MAX_LINE + 1):
+        number += 1
+        where = f"{path}:{number}"
+        if len(raw) > MAX_LINE:
+            yield Row(
+                where, number, {}, f"{where}: a line of more than {MAX_LINE >> 20} MiB, expected one record a line"
+            )
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(MAX_LINE)
+        elif raw.strip():
+            yield _row(where, number, partial(parse_line, raw, where))
+
+
+def _row(where: str, number: int, read: Callable[[], dict[str, Any]]) -> Row:
+    try:
+        return Row(where, number, read())
+    except DataError as error:
+        return Row(where, number, {}, "; ".join(error.problems))
+
+
+def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
+    """The objects of a JSON array; or of the one list in an object; or of a file that is JSON Lines after all."""
+    raw = file.read(MAX_DOCUMENT + 1)
+    if len(raw) > MAX_DOCUMENT:
+        raise DataError(
+            f"{path}: a JSON document of more than {MAX_DOCUMENT >> 20} MiB", "write one record a line: .jsonl"
+        )
+    try:
+        document = parse_json(raw, str(path))
+    except DataError:
+        if not _is_jsonl(raw):
+            raise
+        yield from _jsonl(io.BufferedReader(cast(io.RawIOBase, io.BytesIO(raw))), path)
+        return
+    text = raw.decode("utf-8-sig")
+    if isinstance(document, dict):
+        lists = [name for name, value in document.items() if _is_records(value)]
+        if len(lists) != 1:
+            yield Row(f"{path}:1", 1, document)
+            return
+        position = _place_of(text, lists[0])
+    elif isinstance(document, list):
+        position = text.index("[") + 1
+    else:
+        raise DataError(f"{path}: expected an array of objects, found {type(document).__name__}")
+    del document
+    yield from _elements(text, position, path)
+
+
+def _is_jsonl(raw: bytes) -> bool:
+    """Whether more lines than one begin an object at the margin, and the first is one."""
+    first, _, rest = raw.lstrip(b"\xef\xbb\xbf \r\n").partition(b"\n")
+    try:
+        return isinstance(json.loads(first), dict) and rest.lstrip().startswith(b"{")
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _after_blanks(text: str, position: int, marks: str = "") -> int:
+    """The next place that is no blank of JSON and none of the marks."""
+    while text[position] in f" \t\r\n{marks}":
+        position += 1
+    return position
+
+
+def _place_of(text: str, wanted: str) -> int:
+    """Where the elements of the list begin that an object has under the key `wanted`."""
+    decode, found = json.JSONDecoder().raw_decode, 0
+    position = _after_blanks(text, text.index("{") + 1)
+    while text[position] != "}":
+        key, position = decode(text, position)
+        position = _after_blanks(text, position, ",:")
+        found = position + 1 if key == wanted else found
+        position = _after_blanks(text, decode(text, position)[1], ",:")
+    return found
+
+
+def _elements(text: str, position: int, path: Path) -> Iterator[Row]:
+    """The elements of a list from `position` on, each with the line where it begins."""
+    decode, line, counted = json.JSONDecoder().raw_decode, 1, 0
+    position = _after_blanks(text, position)
+    while text[position] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        value, position = decode(text, position)
+        position = _after_blanks(text, position, ",:")
+        where = f"{path}:{line}"
+        found = f"{where}: expected an object, found {type(value).__name__}"
+        yield Row(where, line, value) if isinstance(value, dict) else Row(where, line, {}, found)
+
+
+def _csv(file: io.BufferedReader, path: Path) -> Iterator[Row]:
+    """Rows under a header. A cell without text is a field that is not there; one of STRUCTURED may hold JSON."""
+    csv.field_size_limit(MAX_LINE)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
+    try:
+        yield from _csv_rows(text, path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (0x{error.object[error.start]:02x} at {error.start})") from None
+    finally:
+        text.detach()
+
+
+def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
+    first = text.readline()
+    # The delimiter is the one that parts the header into most columns.
+    delimiter = max(",;\t", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+    cells = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        line = cells.line_num + 1
+        where = f"{path}:{line}"
+        try:
+            found = next(cells, None)
+        except csv.Error as error:
+            yield Row(where, line, {}, f"{where}: not CSV: {error}")
+            continue
+        if found is None:
+            return
+        if header is None:
+            header = _header(found, path)
+        elif any(cell.strip() for cell in found):
+            yield _row(where, line, partial(_csv_record, header, found, where))
+
+
+def _header(found: list[str], path: Path) -> list[str]:
+    names = [name.strip() for name in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not any(names):
+        problem = f"the column {', '.join(twice)} is there twice" if twice else "expected the names of the columns"
+        raise DataError(f"{path}:1: {problem}", "the first line names the columns, each once")
+    return names
+
+
+def _csv_record(header: list[str], found: list[str], where: str) -> dict[str, Any]:
+    if len(found) != len(header):
+        raise DataError(f"{where}: {len(found)} cells, expected {len(header)} ({', '.join(header)})")
+    cells = {name: cell for name, cell in zip(header, found, strict=True) if cell.strip()}
+    held = {
+        name: parse_json(cell.encode(), f"{where}: {name}") for name, cell in cells.items() if _holds_json(name, cell)
+    }
+    return cells | held
+
+
+def _holds_json(name: str, cell: str) -> bool:
+    start, end = cell.strip()[0], cell.strip()[-1]
+    return name in STRUCTURED and start + end in {"[]", "{}"}
+
+
+def _columns(path: Path) -> Iterator[Row]:
+    """Rows of a Parquet or Arrow file; a field without a value is one that is not there."""
+    import polars as pl
+
+    number = 0
+    try:
+        for frame in _frames(path):
+            for record in frame.iter_rows(named=True):
+                number += 1
+                yield Row(f"{path}: row {number}", number, {key: one for key, one in record.items() if one is not None})
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}", "write the file again") from None
+
+
+def _frames(path: Path) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    if kind_of_name(path) == "parquet":
+        return iter(pl.scan_parquet(path, glob=False).collect_batches(chunk_size=_BATCH))
+    with path.open("rb") as file:
+        # datasets.save_to_disk writes streams, Feather files have a footer.
+        read = pl.read_ipc if file.read(6) == b"ARROW1" else pl.read_ipc_stream
+    return read(path).iter_slices(_BATCH)
