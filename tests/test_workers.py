@@ -35,7 +35,7 @@ def write_study(folder: Path, model: Path) -> Path:
     training = {
         "model": str(model),
         "instructions": {"sources": [{"path": "data.jsonl"}], "heldout": 2},
-        "adaptation": [{"method": "full"}, {"rank": 4}],
+        "adaptation": [{"method": "full"}, {"rank": 4, "dropout": 0.1}],
         "learning_rate": 1e-3,
         "steps": 12,
         "batch_tokens": 4 * MICRO_BATCH,

@@ -1,6 +1,6 @@
 """The training loop: from instruction data and a base model to checkpoints.
 
-Everything random is derived from (seed, step), and the data plan is a pure function of the settings. So a run that was
+Everything random is derived from (seed, step, micro-batch), and the data plan is a pure function of the settings. So a run that was
 killed at any moment continues from its last checkpoint to the same weights as an uninterrupted one.
 """
 
@@ -26,7 +26,7 @@ from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.progress import progress
-from xlift.records import Conversation, JsonlWriter, encode_record, read_records, write_atomic
+from xlift.records import Conversation, JsonlWriter, encode_record, fingerprint, read_records, write_atomic
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.loss import response_loss
@@ -288,7 +288,6 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
         if first == 0:
             log.write({"step": 0} | _measured(loop))
         for step in range(first, last):
-            torch.manual_seed(config.seed * 1_000_003 + step * workers.num_processes + workers.process_index)
             examples = [loop.data.train[i] for i in loop.steps[step]]
             record = train_step(
                 loop.model, loop.optimizer, examples, config, loop.chat, loop.placement, step, len(loop.steps)
@@ -351,7 +350,8 @@ def train_step(
 ) -> dict[str, Any]:
     """One optimiser step over `examples`; the loss is the mean over all their response tokens.
 
-    Several processes share the micro-batches of a step and sum their gradients, so their number does not change it.
+    Several processes share the micro-batches of a step and sum their gradients, so their number does not change it:
+    what dropout leaves out is drawn anew for each micro-batch.
     """
     began = time.monotonic()
     workers = PartialState()
@@ -359,8 +359,9 @@ def train_step(
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
     learned = sum(sum(example.mask[1:]) for example in examples)
     loss_sum = torch.zeros((), device=placement.device)
-    for group in micro[workers.process_index :: workers.num_processes]:
-        batch = make_batch([examples[i] for i in group], config, _pad_id(chat), placement.device)
+    for number in range(workers.process_index, len(micro), workers.num_processes):
+        torch.manual_seed(int(fingerprint(config.seed, step, number, length=15), 16))
+        batch = make_batch([examples[i] for i in micro[number]], config, _pad_id(chat), placement.device)
         with _autocast(config, placement):
             loss = response_loss(model, batch) / learned
         loss.backward()
