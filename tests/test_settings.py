@@ -30,6 +30,7 @@ from xlift.hub import folder_sha256, locate
 from xlift.judging.client import Pace
 from xlift.judging.ratings import judge_responses, ledger_path
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, place
+from xlift.planning.check import check_study
 from xlift.records import encode_record, fingerprint, read_records, write_jsonl
 from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
@@ -574,3 +575,48 @@ def test_what_is_filled_in_cannot_be_set(lab: Lab) -> None:
     for name in FILLED_IN:
         with pytest.raises(ConfigError, match=f"{name}: no setting of training"):
             lab.study({f"training.{name}": "float32"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"checkpoint_every": [1, 2]}, "training.checkpoint_every: 1 and 2 give one and the same run"),
+        ({"gradient_checkpointing": [True, False], "seed": [0, 1]}, "gradient_checkpointing: True and False give"),
+        ({"instructions": [{"name": "a"}, {"name": "b"}]}, "training.instructions.name: a and b give one"),
+        (
+            {"instructions": {"sources": [[{"path": "en.jsonl"}], [{"path": "copy.jsonl"}]]}},
+            "sources: .*en.jsonl .* and .*copy",
+        ),
+        ({"model": ["MODEL", "same"]}, "training.model: .* and .*same give one"),
+    ],
+)
+def test_values_that_would_give_one_run_are_refused(settings: dict[str, Any], says: str, lab: Lab) -> None:
+    shutil.copy(lab.folder / "en.jsonl", lab.folder / "copy.jsonl")
+    shutil.copytree(lab.model, lab.folder / "same", dirs_exist_ok=True)
+    if "model" in settings:
+        settings = {"model": [lab.model, str(lab.folder / "same")]}
+    with pytest.raises(ConfigError, match=says):
+        parse_study({"name": "grid", "training": settings}, folder=lab.folder)
+
+
+def test_a_setting_that_some_runs_of_a_grid_do_not_have_is_no_reason_to_refuse_it(lab: Lab) -> None:
+    training = {"adaptation": {"method": ["lora", "full"], "rank": [4, 8]}, "instructions": {"heldout": 2}}
+    again = [{"adaptation": {"method": "full"}}]
+    study = parse_study({"name": "grid", "training": training, "include": again, "include_base": False})
+    assert [run.adaptation.label for run in study.runs()] == ["lora-r4", "lora-r8", "full"]
+
+
+def test_with_dropout_the_size_of_a_forward_pass_decides_the_run(lab: Lab) -> None:
+    def same(dropout: float) -> bool:
+        given = {"training.adaptation.dropout": dropout}
+        return runs(lab.study(given), lab) == runs(lab.study({**given, "training.micro_batch_tokens": 60}), lab)
+
+    assert same(0.0)
+    assert not same(0.1)
+
+
+def test_what_only_the_hub_has_is_refused_of_files_and_folders(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"only a dataset of the hub .* has split and revision"):
+        lab.study({"training.instructions.sources": [{"path": "en.jsonl", "split": "test", "revision": "v2"}]})
+    with pytest.raises(UserError, match="only models of the hub have revisions"):
+        check_study(lab.study({"training.revision": "v2"}), probe=False, folder=lab.place())

@@ -493,12 +493,6 @@ def test_a_study_of_another_machine_has_the_same_runs(study_file: Path, tmp_path
     assert ids(load_study(path, resolved=True)) == ids(study)
 
 
-@pytest.mark.parametrize("name", ["dtype", "model_sha256"])
-def test_what_the_study_fills_in_is_no_setting_of_training(study_file: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"training.{name}: no setting of training"):
-        load_study(study_file, [f"training.{name}=float32"])
-
-
 def test_settings_of_lora_make_no_second_run_of_full_fine_tuning(study_file: Path) -> None:
     grid = [
         "training.adaptation=[{method: full, rank: [4, 8]}, {method: lora, rank: [4, 8]}]",

@@ -66,8 +66,11 @@ def cache_dir() -> Path:
 def locate(name: str, revision: str | None = None, offline: bool = False) -> Located:
     """Find a base model and pin what it is.
 
-    Raises ModelError, with what to do, for a model that is missing, gated, or not to be had offline.
+    Raises ModelError, with what to do, for a model that is missing, gated, or not to be had offline, and for a revision
+    of a model that is not of the hub.
     """
+    if revision and (name.startswith("embedded:") or Path(name).is_dir()):
+        raise ModelError(f"model '{name}' has no revision '{revision}': only models of the hub have revisions")
     if name.startswith("embedded:"):
         folder = embedded_folder(name.removeprefix("embedded:"))
         return Located(str(folder), None, json.loads((folder / "xlift.json").read_text(encoding="utf-8")))

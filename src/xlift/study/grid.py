@@ -16,6 +16,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from xlift.errors import ConfigError, nearest
+from xlift.study.labels import run_settings
 from xlift.study.settings import RunConfig, as_number, flat, with_numbers
 
 
@@ -155,6 +156,27 @@ def _as_in_runs(key: str, value: Any) -> Any:
     if isinstance(value, list) and not shape_of(field.annotation)[0]:
         return [one.dump_python(one.validate_python(item), mode="json") for item in value]
     return one.dump_python(one.validate_python(value), mode="json")
+
+
+def collapsed(runs: Sequence[RunConfig]) -> list[str]:
+    """What to say of settings that differ where the run is one and the same, so that no point of a grid is lost unsaid.
+
+    `checkpoint_every: [100, 200]` asks for two runs and gives one; `rank: [4, 8]` with full fine-tuning is no such
+    case, since a rank is no setting of it.
+    """
+    paths = {path.rpartition(".")[2]: path for path in flat(RunConfig().model_dump(mode="json"))}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(run.content_hash, []).append(run_settings(run) | {"name": run.instructions.name})
+    found: dict[str, dict[str, None]] = {}
+    for name, alike in itertools.product(paths, groups.values()):
+        values = dict.fromkeys(str(settings[name]) for settings in alike)
+        if len(values) > 1:
+            found.setdefault(paths[name], {}).update(values)
+    return [
+        f"training.{path}: {' and '.join(values)} give one and the same run, since its weights are the same; name one"
+        for path, values in found.items()
+    ]
 
 
 def unmatched(rules: Sequence[dict[str, Any]], runs: Sequence[RunConfig]) -> list[str]:

@@ -98,6 +98,13 @@ class Source(Settings):
     sha256: str | None = None
     """Hash of the file's content; filled in when the study is loaded."""
 
+    @model_validator(mode="after")
+    def _of_the_hub(self) -> Source:
+        given = [name for name in ("split", "revision") if getattr(self, name) != type(self).model_fields[name].default]
+        if given and not self.path.startswith("hub:"):
+            raise ValueError(f"only a dataset of the hub (path: hub:OWNER/NAME) has {' and '.join(given)}")
+        return self
+
 
 class Instructions(Settings):
     """Instruction data: one or several sources, mixed."""
@@ -146,7 +153,7 @@ class Adaptation(Settings):
 FILLED_IN = frozenset({"dtype", "model_sha256"})
 """Settings of a run that are no setting of `training`: the study fills them in."""
 INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
-"""Settings that change how a run is computed and kept, and not what it comes to."""
+"""Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
 UNTUNED = ("model", "revision", "template", "system", "dtype", "model_sha256")
 """Settings that an untuned base model has."""
 
@@ -176,7 +183,8 @@ class RunConfig(Settings):
     batch_tokens: int = Field(32768, ge=1)
     """Tokens, prompts included, behind one optimiser step."""
     micro_batch_tokens: int = Field(8192, ge=1)
-    """Tokens in one forward pass; `batch_tokens` is reached by accumulation."""
+    """Tokens in one forward pass; `batch_tokens` is reached by accumulation. With dropout it also decides what is left
+    out, and so the weights."""
     max_length: int = Field(2048, ge=8)
     """Longest conversation in tokens; longer ones are left out and counted."""
     packing: bool = True
@@ -216,7 +224,9 @@ class RunConfig(Settings):
     @property
     def content_hash(self) -> str:
         """Eight hex digits over everything that decides the run's weights: contents, not names and places."""
-        settings = {key: value for key, value in self.model_dump(mode="json").items() if key not in INDIFFERENT}
+        # What dropout leaves out is drawn for each micro-batch.
+        drops = {"micro_batch_tokens"} if self.adaptation.method == "lora" and self.adaptation.dropout else set()
+        settings = self.model_dump(mode="json", exclude=set(INDIFFERENT - drops))
         if self.model_sha256:
             settings["model"] = None
         if self.adaptation.method != "lora":

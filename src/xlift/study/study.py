@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from xlift.errors import ConfigError, nearest, shortened
 from xlift.hub import file_sha256, folder_sha256
 from xlift.study.grid import (
+    collapsed,
     expand,
     matches,
     merged,
@@ -127,12 +128,16 @@ class Study(Settings):
         grids = [self.training, *self.include]
         return [self._run(settings) for grid in grids for settings in expand(RunConfig, grid)]
 
+    def tuned_runs(self) -> list[RunConfig]:
+        """The runs that the grid names and no rule leaves out."""
+        return [run for run in self.named_runs() if not any(matches(run, rule) for rule in self.exclude)]
+
     def runs(self) -> list[RunConfig]:
         """Every run of the grid, the untuned base models first.
 
         Where weights are drawn back to the base, the fully tuned run is in the grid too.
         """
-        tuned = [run for run in self.named_runs() if not any(matches(run, rule) for rule in self.exclude)]
+        tuned = self.tuned_runs()
         bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include={*UNTUNED})) for run in tuned]
         drawn = [one for run in tuned for one in (run.trained, run)]
         found = {run.content_hash: run for run in [*(bases if self.include_base else []), *drawn]}
@@ -244,7 +249,8 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     if resolved:
         return study
     _refuse(unmatched(study.exclude, study.named_runs()), where)
-    _refuse([] if study.runs() else ["exclude: no run is left"], where)
+    tuned = study.tuned_runs()
+    _refuse(collapsed(tuned) if tuned else ["exclude: no run is left"], where)
     return _locate_files(study, folder or Path())
 
 

@@ -1,7 +1,7 @@
 """The training loop: from instruction data and a base model to checkpoints.
 
-Everything random is derived from (seed, step, micro-batch), and the data plan is a pure function of the settings. So a run that was
-killed at any moment continues from its last checkpoint to the same weights as an uninterrupted one.
+Everything random is derived from (seed, step, micro-batch), and the data plan is a pure function of the settings. So a
+run that was killed at any moment continues from its last checkpoint to the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
