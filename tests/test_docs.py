@@ -10,11 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic.fields import FieldInfo
 from warm import run_xlift
 
 import xlift
-from xlift.study.settings import FILLED_IN, RunConfig
-from xlift.study.study import Study
+from xlift.study.settings import (
+    FILLED_IN,
+    Adaptation,
+    Decoding,
+    Halving,
+    Instructions,
+    Judge,
+    Prompts,
+    PromptSet,
+    Ray,
+    Report,
+    RunConfig,
+    Settings,
+    Source,
+    Validation,
+)
+from xlift.study.study import Study, _settings_class
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,11 +51,63 @@ def test_commands_and_links_in_the_docs_exist(page: Path) -> None:
         assert (ROOT / study).is_file(), study
 
 
-def test_every_setting_is_documented() -> None:
-    text = (ROOT / "docs" / "study-files.md").read_text(encoding="utf-8")
-    for model in (Study, RunConfig):
-        for name in set(model.model_fields) - FILLED_IN:
-            assert re.search(rf"\b{name}\b", text), name
+SECTIONS: dict[str, type[Settings]] = {
+    "the study file": Study,
+    "`training`": RunConfig,
+    "`instructions`": Instructions,
+    "a source": Source,
+    "`adaptation`": Adaptation,
+    "`prompts`": Prompts,
+    "a prompt set": PromptSet,
+    "`decoding`": Decoding,
+    "`validation`": Validation,
+    "`halving`": Halving,
+    "`ray`": Ray,
+    "`report`": Report,
+    "a judge": Judge,
+}
+"""What the tables of settings are headed by ("| in `ray` | default | …"), and the settings that each documents."""
+
+
+def table_in(head: str) -> list[list[str]]:
+    """The rows of a table of settings, cell by cell."""
+    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("study-files.md", "judges.md"))
+    (table,) = re.findall(rf"^\| in {head} \| default \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
+def default_text(one: FieldInfo) -> str | None:
+    """How a table writes a default; None for what it says in words."""
+    default = one.get_default(call_default_factory=True)
+    if one.is_required():
+        return "required"
+    if default is None or default in ("", [], {}) or isinstance(default, Settings):
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, int | float):
+        return f"{default:,g}"
+    if isinstance(default, list) and isinstance(default[0], str):
+        return ", ".join(default)
+    return default if isinstance(default, str) else None
+
+
+@pytest.mark.parametrize("head", SECTIONS)
+def test_every_setting_has_a_row_of_its_own_with_its_default(head: str) -> None:
+    section, rows = SECTIONS[head], table_in(head)
+    filled = FILLED_IN if section is RunConfig else ()
+    fields = {f"`{name}`": one for name, one in section.model_fields.items() if name not in filled}
+    assert [row[0] for row in rows] == list(fields)
+    for (name, default, *_), one in zip(rows, fields.values(), strict=True):
+        told = "file name" if name == "`name`" and section is Study else default_text(one)
+        assert default == told or told is None, name
+
+
+def test_every_section_of_settings_is_documented() -> None:
+    found: set[Any] = {Study, RunConfig}
+    for section in SECTIONS.values():
+        found |= {nested for one in section.model_fields.values() if (nested := _settings_class(one.annotation))}
+    assert found == set(SECTIONS.values())
 
 
 def modules_of_tree(tree: str) -> list[str]:
