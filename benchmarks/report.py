@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from xlift.checkpoint import Checkpoint
 from xlift.records import write_jsonl
 from xlift.report.page import write_pages
-from xlift.report.reading import Answered, Material, material_of
+from xlift.report.reading import Material, material_of
 from xlift.study.study import parse_study
 from xlift.workspace import RunFolder, open_study
 
@@ -63,7 +64,10 @@ def synthetic(runs: int, prompts: int, folder: Path) -> Material:
     answered = []
     for run in workspace.runs:
         made = [_response(prompt, run, vocabularies, generator) for prompt in asked]
-        answered.append(Answered(run, 0, made, [rating for one in made for rating in _ratings(one, generator)]))
+        checkpoint = Checkpoint(study, run, 0, tuple(asked))
+        ratings = [rating for one in made for rating in _ratings(one, generator)]
+        vars(checkpoint).update(responses=made, ratings=ratings, margins={})
+        answered.append(checkpoint)
     return material_of(workspace, answered)
 
 

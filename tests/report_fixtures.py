@@ -9,7 +9,7 @@ from typing import Any
 
 from xlift.checkpoint import checkpoints, written_prompts
 from xlift.records import Rating, response_signature, write_jsonl
-from xlift.report.reading import Answered, Material, material_of
+from xlift.report.reading import Material, material_of
 from xlift.stages import prepare, rate_stage
 from xlift.study.study import parse_study
 from xlift.workspace import RunFolder, StudyFolder
@@ -67,13 +67,14 @@ def rated_by(workspace: StudyFolder, raters: dict[tuple[str, str], Value]) -> Ma
     """The study with these ratings: by (facet, rater), what `value(run, prompt)` gives, None being missing."""
     answered = []
     for checkpoint in checkpoints(workspace):
-        run, step, responses = checkpoint.run, checkpoint.step, checkpoint.responses
         ratings = [
-            _rating(response, facet, rater, value(run, response))
+            _rating(response, facet, rater, value(checkpoint.run, response))
             for (facet, rater), value in raters.items()
-            for response in responses
+            for response in checkpoint.responses
         ]
-        answered.append(Answered(run, step, responses, ratings))
+        # As read from files: a checkpoint reads each of its files once.
+        vars(checkpoint).update(ratings=ratings, margins={})
+        answered.append(checkpoint)
     return material_of(workspace, answered)
 
 

@@ -29,7 +29,14 @@ ROOT = Path(__file__).parent.parent
 STEPS = 20
 
 # The files of a study, as docs/files.md promises them; checkpoints are in Hugging Face format.
-STUDY_FILES = {".lock", "study.yaml", "prompts.jsonl", "judge-NAME.jsonl", "report/index.html"}
+STUDY_FILES = {
+    ".lock",
+    "study.yaml",
+    "prompts.jsonl",
+    "judge-NAME.jsonl",
+    ".judge-NAME.jsonl.lock",
+    "report/index.html",
+}
 RUN_FILES = {"run.yaml", "manifest.json", "responses/step-N.jsonl", "ratings/step-N.RATER.jsonl", "margins/step-N.json"}
 TRAINED_FILES = {"train.jsonl"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "xlift.json"}

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 IMPORTED = [
-    *("torch", "transformers.models.auto", "transformers.models.llama.modeling_llama", "transformers.trainer_utils"),
+    *("torch", "torch.distributed.tensor", "transformers.conversion_mapping", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama"),
     *("peft", "safetensors.torch", "polars", "scipy.stats", "jinja2", "pydantic", "yaml"),
     *("xlift.cli", "xlift.stages", "xlift.planning.check", "xlift.report.page", "xlift.annotation.campaign"),
 ]

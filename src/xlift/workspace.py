@@ -148,7 +148,7 @@ def create_study(folder: StudyFolder) -> None:
 
 
 _OWN = re.compile(
-    r"\.lock|study\.yaml|prompts\.jsonl|runs|report|comparisons|annotations\.sqlite.*|judge-.*\.jsonl|\..*\.tmp"
+    r"\.lock|study\.yaml|prompts\.jsonl|runs|report|comparisons|annotations\.sqlite.*|judge-.*\.jsonl|\..*\.(?:tmp|lock)"
 )
 
 

@@ -9,7 +9,6 @@ finds the replies here and pays for none twice. Costs count over restarts.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from bisect import bisect_right
 from collections import Counter
@@ -20,9 +19,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xlift.errors import ConfigError
 from xlift.judging.replies import JudgeReply
-from xlift.records import JsonlWriter, encode_record, parse_line
+from xlift.records import JsonlWriter, encode_record, exclusive, parse_line
 from xlift.study.settings import Judge
 
 # Characters of a token by script, set between the tokenizers of Gemma 3 (262,144 tokens) and SmolLM2 (49,152) on the
@@ -107,18 +105,14 @@ class Ledger:
 @contextmanager
 def open_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
     """The ledger at `path`; an empty one leaves no file. Raises ConfigError while another process has it open."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    with path.open("rb") as reading:
-        try:
-            fcntl.flock(reading, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{path}: another xlift process is judging", "wait for it") from None
-        with JsonlWriter(path) as log:
+    busy = f"{path}: another xlift process is judging"
+    with exclusive(path.with_name(f".{path.name}.lock"), busy):
+        path.touch()
+        with path.open("rb") as reading, JsonlWriter(path) as log:
             ledger = _counted(path, settings, log, reading)
             yield ledger
-            if not ledger.requests:
-                path.unlink()
+        if not ledger.requests:
+            path.unlink()
 
 
 @contextmanager

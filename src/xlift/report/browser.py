@@ -17,9 +17,9 @@ import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xlift.checkpoint import Checkpoint
 from xlift.languages import get_language
 from xlift.records import Prompt, Rating, encode_record, reply_language
-from xlift.report.reading import Answered
 
 PIECE_RESPONSES = 2500
 """About so many responses are in one piece."""
@@ -39,7 +39,7 @@ class _Names(NamedTuple):
     signatures: dict[str, int]
 
 
-def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Packed:
+def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Checkpoint]) -> Packed:
     """All prompts with the responses and ratings of all checkpoints."""
     names = _Names({}, {})
     for one in answered:
@@ -96,7 +96,7 @@ def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
 
 def _pieces(
     prompts: Sequence[Prompt],
-    answered: Sequence[Answered],
+    answered: Sequence[Checkpoint],
     rated: Sequence[dict[str, list[Rating]]],
     names: _Names,
     size: int,

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
-from xlift.checkpoint import checkpoints, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
 from xlift.halving import stopped
 from xlift.languages import get_language
 from xlift.rating import RATERS
-from xlift.records import FACETS, Prompt, Rating, Response
+from xlift.records import FACETS, Prompt
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
 from xlift.study.labels import learning_rate_text
 from xlift.study.settings import FILLED_IN
-from xlift.workspace import RunFolder, StudyFolder
+from xlift.workspace import StudyFolder
 
 # What a value of 2 says, by rater.
 TITLES = {name: rater.title for name, rater in RATERS.items()}
@@ -40,16 +40,6 @@ BEST = {
 }
 """What a value of 2 says, by facet, where a judge or a person has given it."""
 PEOPLE = "people"
-
-
-class Answered(NamedTuple):
-    """One checkpoint's up-to-date responses, ratings and language margins."""
-
-    run: RunFolder
-    step: int
-    responses: list[Response]
-    ratings: list[Rating]
-    margins: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Scale(NamedTuple):
@@ -96,7 +86,7 @@ class Material:
 
     workspace: StudyFolder
     prompts: list[Prompt]
-    answered: list[Answered]
+    answered: list[Checkpoint]
     everyone: pl.DataFrame
     training: pl.DataFrame
 
@@ -169,14 +159,9 @@ class Material:
         return f"{steps[step]} step {step}" if len(steps) > 1 else steps[step]
 
 
-def read_answers(workspace: StudyFolder) -> list[Answered]:
-    """Every checkpoint that answers prompts, its files read once for all tables."""
-    return [Answered(one.run, one.step, one.responses, one.ratings, one.margins) for one in checkpoints(workspace)]
-
-
-def material_of(workspace: StudyFolder, answered: list[Answered] | None = None) -> Material:
-    """All that the report is made from; `answered` where it is read already."""
-    found = read_answers(workspace) if answered is None else answered
+def material_of(workspace: StudyFolder, answered: list[Checkpoint] | None = None) -> Material:
+    """All that the report is made from, its files read once for all tables; `answered` where it is read already."""
+    found = checkpoints(workspace) if answered is None else answered
     prompts = written_prompts(workspace)
     frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
     return Material(workspace, prompts, found, frame, Results(workspace).training)
