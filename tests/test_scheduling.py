@@ -12,7 +12,7 @@ import torch
 
 import xlift
 from xlift import models, stages
-from xlift.checkpoint import checkpoints
+from xlift.checkpoint import checkpoints, checkpoints_of
 from xlift.errors import UserError
 from xlift.halving import stopped, surviving
 from xlift.hub import locate
@@ -211,7 +211,7 @@ def test_named_steps_answer_and_curves_reach_the_tracker(study_file: Path, tmp_p
     overrides = ["decoding.checkpoints=[2]", "tracking=[tensorboard]", "training.learning_rate=[1e-3]"]
     workspace = run_study(load_study(study_file, overrides), tmp_path / "out")
     run = trained(workspace)[0]
-    assert [one.step for one in checkpoints(workspace, [run])] == [2]
+    assert [one.step for one in checkpoints_of(workspace, run)] == [2]
     assert run.responses(2).is_file()
     assert not run.responses(4).exists()
     events = EventAccumulator(str(run.path / "tracking" / run.id))

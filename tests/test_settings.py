@@ -19,7 +19,7 @@ from judge_server import Serving, serving
 from pydantic import BaseModel
 from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
-from xlift.checkpoint import checkpoints
+from xlift.checkpoint import checkpoints, checkpoints_of
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
@@ -229,7 +229,7 @@ def generated(study: Study, lab: Lab) -> Any:
     workspace = prepare(study, lab.place())
     train_stage(workspace)
     generate_stage(workspace)
-    return [response["text"] for one in checkpoints(workspace, workspace.runs[-1:]) for response in one.responses]
+    return [response["text"] for one in checkpoints_of(workspace, workspace.runs[-1]) for response in one.responses]
 
 
 def prompts(study: Study, lab: Lab) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xlift.checkpoint import checkpoints
+from xlift.checkpoint import checkpoints_of
 from xlift.data.prompts import read_prompt_file
 from xlift.errors import DataError
 from xlift.planning.pending import pending
@@ -57,7 +57,7 @@ def asked(tiny: Path, tmp_path: Path) -> StudyFolder:
 
 
 def responses(asked: StudyFolder) -> dict[str, Any]:
-    return {one["id"]: one for one in checkpoints(asked, asked.runs[:1])[0].responses}
+    return {one["id"]: one for one in checkpoints_of(asked, asked.runs[0])[0].responses}
 
 
 def test_each_turn_is_answered_with_the_models_own_replies_before_it(asked: StudyFolder) -> None:
@@ -71,7 +71,7 @@ def test_each_turn_is_answered_with_the_models_own_replies_before_it(asked: Stud
         ("assistant", made["a2"]["text"]), ("user", "Shorter, please."),
     ]  # fmt: skip
     assert made["a3"]["prompt_tokens"] > made["a2"]["prompt_tokens"] > made["a1"]["prompt_tokens"]
-    ratings = checkpoints(asked, asked.runs[:1])[0].ratings
+    ratings = checkpoints_of(asked, asked.runs[0])[0].ratings
     assert {rating["id"] for rating in ratings if rating["rater"] == "constraint"} == {"a3"}
 
 
@@ -85,7 +85,7 @@ def test_what_was_lost_is_answered_again_with_the_turns_after_it_and_nothing_els
     assert responses(asked) == whole
     changed = [one | {"text": "Because."} if one["id"] == "a1" else one for one in records]
     write(path, changed)
-    left = checkpoints(asked, asked.runs[:1])[0]
+    left = checkpoints_of(asked, asked.runs[0])[0]
     assert [[one["id"] for one in some] for some in (left.unanswered, left.askable)] == [["a2", "a3"], ["a2"]]
     generate_stage(asked)
     assert responses(asked)["a2"]["messages"][1]["content"] == "Because."

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import xlift
-from xlift.checkpoint import checkpoints
+from xlift.checkpoint import checkpoints, checkpoints_of
 from xlift.errors import ConfigError
 from xlift.records import remove_leftovers, temporary_path, write_atomic
 from xlift.stages import prepare, run_study
@@ -106,7 +106,7 @@ def test_a_run_folder_that_was_deleted_gets_its_files_back(done: StudyFolder, st
     assert not is_created(done, list(checkpoints(done)[0].prompts))
     run_study(load_study(study_file), tmp_path / "out")
     assert find_run(run.path).config == run.config
-    assert len(checkpoints(done, [run])[0].responses) == 10
+    assert len(checkpoints_of(done, run)[0].responses) == 10
 
 
 def test_a_study_folder_is_read_without_its_data_and_its_model(done: StudyFolder, tmp_path: Path, tiny: Path) -> None:

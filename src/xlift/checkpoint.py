@@ -7,7 +7,7 @@ here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -180,16 +180,19 @@ def margin_signature(language: str) -> str:
     return f"language margin v1|first {MARGIN_TOKENS} differing tokens|{fingerprint(facts, length=8)}"
 
 
-def checkpoints(
-    workspace: StudyFolder, runs: Iterable[RunFolder] | None = None, prompts: Sequence[Prompt] | None = None
-) -> list[Checkpoint]:
-    """The checkpoints that count, of all runs or of some: those that answer prompts, of the runs that were not stopped.
+def checkpoints(workspace: StudyFolder, prompts: Sequence[Prompt] | None = None) -> list[Checkpoint]:
+    """The checkpoints that count: those that answer prompts, of the runs that were not stopped.
 
     `prompts` are the study's as written down where they are not given.
     """
+    asked = written_prompts(workspace) if prompts is None else prompts
+    return [one for run in surviving(workspace, workspace.runs) for one in checkpoints_of(workspace, run, asked)]
+
+
+def checkpoints_of(workspace: StudyFolder, run: RunFolder, prompts: Sequence[Prompt] | None = None) -> list[Checkpoint]:
+    """The checkpoints that answer prompts, of a run that counts: whether halving stopped it is not asked again."""
     asked = tuple(written_prompts(workspace) if prompts is None else prompts)
-    going = surviving(workspace, workspace.runs if runs is None else list(runs))
-    return [Checkpoint(workspace.study, run, step, asked) for run in going for step in _answering(workspace, run)]
+    return [Checkpoint(workspace.study, run, step, asked) for step in _answering(workspace, run)]
 
 
 def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:

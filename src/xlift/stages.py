@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints_of, written_prompts
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError, raise_together
@@ -190,7 +190,7 @@ def generate_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | N
 def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept) -> None:
     if _trained_by(workspace, run).stage("train")["state"] == "failed":
         return
-    found = checkpoints(workspace, [run])
+    found = checkpoints_of(workspace, run)
     if not found:
         there = ", ".join(map(str, run.checkpoint_steps()))
         problem = f"none of the steps of decoding.checkpoints has a checkpoint; there are: {there}"
@@ -231,7 +231,7 @@ def rate_stage(
 
 
 def _rate(workspace: StudyFolder, run: RunFolder, offline: bool, raters: Sequence[str]) -> None:
-    found = checkpoints(workspace, [run])
+    found = checkpoints_of(workspace, run)
     made = sum(_rate_by(one, name) for one in found for name in raters)
     others = [name for name in workspace.study.raters if name not in raters]
     if any(one.unrated_by(name) for one in found for name in others):

@@ -166,7 +166,7 @@ def _run_named(workspace: StudyFolder, name: str) -> RunFolder:
 
 
 def _answers(workspace: StudyFolder, run: RunFolder) -> list[dict[str, Any]]:
-    found = checkpoints(workspace, [run])
+    found = [one for one in checkpoints(workspace) if one.run.id == run.id]
     return [one for one in found[-1].rateable if one["split"] == "test"] if found else []
 
 

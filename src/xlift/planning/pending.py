@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, written_prompts
 from xlift.data.prompts import load_prompts
 from xlift.halving import surviving
 from xlift.judging.questions import load_texts
@@ -142,7 +142,7 @@ def _total_steps(run: RunFolder) -> int | None:
 
 def _answering(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
     """What the checkpoints of a trained run have still to answer, and which ratings are missing."""
-    found = checkpoints(workspace, [run], prompts)
+    found = checkpoints_of(workspace, run, prompts)
     if not found:
         return [f"cannot answer: no checkpoint of decoding.checkpoints {workspace.study.decoding.checkpoints}"]
     where = {one.step: f" at step {one.step}" if len(found) > 1 else "" for one in found}
@@ -205,7 +205,7 @@ def _unrated(checkpoint: Checkpoint, name: str) -> Counter[str]:
 
 def _judging(workspace: StudyFolder, judge: Judge, prompts: list[Prompt]) -> list[str]:
     """How many replies, those that are still to be made too, a judge has to rate, and why."""
-    found = checkpoints(workspace, prompts=prompts)
+    found = checkpoints(workspace, prompts)
     untrained = len(surviving(workspace, workspace.runs)) - len({one.run.id for one in found})
     made = sum(len(one.responses) for one in found)
     why = Counter({"not made yet": len(prompts) * (len(found) + untrained) - made})
