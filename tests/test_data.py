@@ -122,6 +122,26 @@ def test_builtin_instructions_are_distinct_well_formed_and_varied() -> None:
     assert not any(mark in json.dumps(record) for record in records for mark in ("<start_of", "[INST]", "<|im_"))
 
 
+def test_several_sources_of_prompts_give_what_each_gives() -> None:
+    sources = ["builtin:facts", "builtin:constraints"]
+    both = load_prompts(Prompts(languages=["en", "fr"], test=PromptSet(source=sources, size=3)))
+    alone = [load_prompts(Prompts(languages=["en", "fr"], test=PromptSet(source=one, size=3))) for one in sources]
+    tested = [[prompt for prompt in prompts if prompt["split"] == "test"] for prompts in (both, *alone)]
+    assert tested[0] == tested[1] + tested[2]
+    assert len(tested[0]) == 12
+
+
+def test_the_same_id_from_two_sources_is_refused(tmp_path: Path) -> None:
+    record = {"id": "a", "language": "en", "split": "test", "messages": [{"role": "user", "content": "Why?"}]}
+    paths = []
+    for name, text in (("one", "Why?"), ("two", "How?")):
+        paths.append(tmp_path / f"{name}.jsonl")
+        record["messages"] = [{"role": "user", "content": text}]
+        paths[-1].write_text(json.dumps(record) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="id 'a' is in several sources"):
+        load_prompts(Prompts(languages=["en"], test=PromptSet(source=[str(path) for path in paths])))
+
+
 def test_a_request_in_both_splits_is_refused(tmp_path: Path) -> None:
     records = [
         {

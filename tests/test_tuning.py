@@ -207,6 +207,15 @@ def test_merged_equals_unmerged_logits(tiny: Path, conversations: list[Any], tmp
         assert not torch.allclose(model(ids).logits, plain, atol=1e-3)
     with loaded_checkpoint(base, None, CPU) as model:
         assert torch.equal(model(ids).logits, plain)
+    adapter = locate(str(checkpoint))
+    assert (adapter.path, adapter.tokenizer) == (str(tiny), str(checkpoint))
+    with loaded_checkpoint(adapter, None, CPU) as model:
+        torch.testing.assert_close(model(ids).logits, unmerged, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match="is an adapter: it answers, but is not tuned further"):
+        locate(str(checkpoint), tuned=True)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="names no base model"):
+        locate(str(checkpoint))
 
 
 def test_a_merged_weight_is_rounded_once_and_buffers_are_not(

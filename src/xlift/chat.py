@@ -62,4 +62,4 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContext
         chat = (load_chat_format if checkpoint else chat_format)(tokenizer, run.config.template, spoken)
         return loaded_checkpoint(base, checkpoint, placement, run.config.weight), chat
     base = locate(name, None, offline)
-    return loaded_checkpoint(base, None, placement), chat_format(load_tokenizer(base.path), "auto", system)
+    return loaded_checkpoint(base, None, placement), chat_format(load_tokenizer(base.tokenizer), "auto", system)

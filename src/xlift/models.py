@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from xlift.errors import ModelError
-from xlift.hub import Located, quiet
+from xlift.hub import ADAPTER_CONFIG, Located, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -220,13 +220,14 @@ def loaded_checkpoint(
     With `weight` below 1 the weights lie on the line from the base to the checkpoint, base + weight · (tuned − base):
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". Sums are made in float32, so that the rounding to
     the computing dtype happens once. The base comes from `kept`, which lets it go beside a full checkpoint that needs
-    none of it.
+    none of it. A base that is an adapter itself answers with it.
     """
     kept = kept or KeptBase()
+    checkpoint = Path(base.adapter) if checkpoint is None and base.adapter else checkpoint
     if checkpoint is None:
         with kept.lent(base, placement) as model:
             yield model
-    elif (checkpoint / "adapter_config.json").is_file():
+    elif (checkpoint / ADAPTER_CONFIG).is_file():
         with kept.lent(base, placement) as model, _merged(model, checkpoint, weight):
             yield model
     elif weight == 1:

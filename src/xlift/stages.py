@@ -153,12 +153,12 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
     Raises ConfigError where the model is another than the one that the run was begun with.
     """
     study = workspace.study
-    base = locate(run.config.model, _revision(workspace, run), offline)
+    base = locate(run.config.model, _revision(workspace, run), offline, not run.config.untuned)
     trained = _trained_by(workspace, run)
     begun = trained.manifest().get("base") if trained.checkpoint_steps() else None
     content = run.config.model_sha256
     # A study folder is read without looking at its models: they are looked at here, before they are used.
-    if begun not in (None, base.facts) or content not in (None, folder_sha256(Path(base.path))):
+    if begun not in (None, base.facts) or content not in (None, folder_sha256(Path(base.adapter or base.path))):
         raise ConfigError(
             f"{run.config.model} is no longer the base model that this run was begun with",
             "put the old one back, or give the study's own file again: with another base it has other runs",

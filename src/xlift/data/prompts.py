@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -72,13 +73,22 @@ def _request(prompt: Prompt) -> str:
 
 
 def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> dict[str, Prompt]:
-    """The prompts of one split, in the order of the languages, by where they stand."""
-    source = prompt_set.source
+    """The prompts of one split, source by source in the order of the languages, by where they stand."""
+    chosen: dict[str, Prompt] = {}
+    for source in dict.fromkeys(prompt_set.sources):
+        chosen |= _load_source(source, prompt_set.size, split, languages)
+    again = [name for name, count in Counter(prompt["id"] for prompt in chosen.values()).items() if count > 1]
+    if again:
+        raise DataError(shortened([f"id '{name}' is in several sources of prompts.{split}" for name in again]))
+    return chosen
+
+
+def _load_source(source: str, size: int | None, split: Split, languages: list[str]) -> dict[str, Prompt]:
     if source.startswith(("paper:", "lcb:")):
         records = {f"{source}: {prompt['id']}": prompt for prompt in published_prompts(source, languages, split)}
     else:
         records = {}
-        for path in _files(prompt_set, languages):
+        for path in _files(source, languages):
             records |= _read_prompts(path)
     there = {where: prompt for where, prompt in records.items() if prompt["split"] == split}
     have = ", ".join(sorted(_builtin_languages(source) or {prompt["language"] for prompt in there.values()})) or "none"
@@ -89,9 +99,9 @@ def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> di
         firsts = [prompt["id"] for _, prompt in own if "follows" not in prompt]
         if not own:
             problems.append(f"{source}: no {split} prompts in '{language}'; there are: {have}")
-        elif len(firsts) < (prompt_set.size or 0):
-            problems.append(f"{source}: {len(firsts)} {split} prompts in '{language}', asked: {prompt_set.size}")
-        chosen |= _conversations(own, set(firsts[: prompt_set.size]))
+        elif len(firsts) < (size or 0):
+            problems.append(f"{source}: {len(firsts)} {split} prompts in '{language}', asked: {size}")
+        chosen |= _conversations(own, set(firsts[:size]))
     if problems:
         raise DataError(problems, f"edit prompts.languages or prompts.{split} in the study file")
     return chosen
@@ -114,10 +124,10 @@ def _builtin_languages(source: str) -> set[str]:
     return {path.name.split(".")[2] for path in paths}
 
 
-def _files(prompt_set: PromptSet, languages: list[str]) -> list[Path]:
-    if not prompt_set.source.startswith("builtin:"):
-        return [Path(prompt_set.source)]
-    name = prompt_set.source.removeprefix("builtin:")
+def _files(source: str, languages: list[str]) -> list[Path]:
+    if not source.startswith("builtin:"):
+        return [Path(source)]
+    name = source.removeprefix("builtin:")
     if name not in builtin_sets():
         raise DataError(f"unknown built-in prompt set '{name}'; {nearest(name, builtin_sets())}")
     files = [builtin_path(f"prompts.{name}.{language}.jsonl") for language in languages]

@@ -74,7 +74,7 @@ def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:
     config = checkpoint.run.config
     if checkpoint.weights:
         return load_chat_format(load_tokenizer(str(checkpoint.weights)), config.template, config.system)
-    return chat_format(load_tokenizer(base.path, base.revision), config.template, config.system)
+    return chat_format(load_tokenizer(base.tokenizer, base.revision), config.template, config.system)
 
 
 def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -172,9 +172,10 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
             once[name] = make()
         return once[name]
 
-    base = shared(lambda: locate(config.model, config.revision, offline), "base", config.model, config.revision)
-    chat_key = (base.path, base.revision, config.template, config.system)
-    tokenizer = (base.path, base.revision)
+    asked_for = (config.model, config.revision, offline, not config.untuned)
+    base = shared(lambda: locate(*asked_for), "base", asked_for)
+    chat_key = (base.tokenizer, base.revision, config.template, config.system)
+    tokenizer = (base.tokenizer, base.revision)
     chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), config.template, config.system), "chat", chat_key)
     asked, watched = shared(lambda: _asked(study, prompts, chat), "asked", chat_key)
     data, work = None, Workload()

@@ -247,10 +247,15 @@ class RunConfig(Settings):
 class PromptSet(Settings):
     """Where prompts come from and how many are used."""
 
-    source: str = "builtin:open"
-    """`builtin:NAME` (open, constraints, facts), a prompts JSONL file, `paper:FOLDER` or `lcb:FOLDER_OR_ZIP`."""
+    source: Annotated[list[str], Field(min_length=1)] | str = "builtin:open"
+    """`builtin:NAME` (open, constraints, facts), a file of prompts, `paper:FOLDER`, `lcb:PATH`; or a list of these."""
     size: int | None = Field(None, ge=1)
-    """Only the first so many prompts in each language."""
+    """Only the first so many prompts of each source in each language."""
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources, also where it is one."""
+        return [self.source] if isinstance(self.source, str) else self.source
 
 
 class Prompts(Settings):

@@ -382,12 +382,15 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _locate_files(study: Study, folder: Path) -> Study:
-    def placed(prompt_set: PromptSet) -> PromptSet:
-        kind, colon, where = prompt_set.source.partition(":")
+    def located(source: str) -> str:
+        kind, colon, where = source.partition(":")
         if kind == "builtin":
-            return prompt_set
-        located = f"{kind}:{(folder / where).resolve()}" if colon else str((folder / kind).resolve())
-        return prompt_set.model_copy(update={"source": located})
+            return source
+        return f"{kind}:{(folder / where).resolve()}" if colon else str((folder / kind).resolve())
+
+    def placed(prompt_set: PromptSet) -> PromptSet:
+        found = [located(source) for source in prompt_set.sources]
+        return prompt_set.model_copy(update={"source": found[0] if isinstance(prompt_set.source, str) else found})
 
     prompts = study.prompts
     update = {"validation": placed(prompts.validation), "test": placed(prompts.test)}
