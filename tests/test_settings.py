@@ -383,7 +383,11 @@ RESPONSES = [
 ]
 ORG = {"training.instructions.sources.path": "hub:org/data"}
 SAMPLED = {"decoding.strategy": "sample"}
-HALVING = {"halving": {"first": STEP // 2, "factor": 2}, "training.learning_rate": [1e-4, 1e-3, 1e-2, 1e-1]}
+HALVING = {
+    "halving": {"first": STEP // 2, "factor": 2},
+    "training.steps": 99,
+    "training.learning_rate": [1e-4, 1e-3, 1e-2, 1e-1],
+}
 RAY = {"executor": "ray", "ray.address": "nowhere"}
 
 CASES: dict[str, Case] = {
@@ -620,3 +624,21 @@ def test_what_only_the_hub_has_is_refused_of_files_and_folders(lab: Lab) -> None
         lab.study({"training.instructions.sources": [{"path": "en.jsonl", "split": "test", "revision": "v2"}]})
     with pytest.raises(UserError, match="only models of the hub have revisions"):
         check_study(lab.study({"training.revision": "v2"}), probe=False, folder=lab.place())
+
+
+IDLE = {
+    "later than every run": ({"halving": {"first": 3}}, "halving.first .3. is no earlier than the last step"),
+    "nothing measured": ({"halving": {"first": 1}, "training.instructions.heldout": 0}, "nothing to compare runs by"),
+}
+
+
+@pytest.mark.parametrize("why", IDLE)
+def test_halving_that_could_stop_no_run_is_refused_before_anything_is_trained(why: str, lab: Lab) -> None:
+    changes, says = IDLE[why]
+    study = lab.study({**changes, "training.learning_rate": [1e-3, 1e-2]})
+    target = lab.place()
+    with pytest.raises(ConfigError, match=says):
+        prepare(study, target)
+    with pytest.raises(ConfigError, match=says):
+        check_study(study, probe=False, folder=target)
+    assert not target.exists()

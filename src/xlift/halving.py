@@ -9,8 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from xlift.data.prompts import margin_languages
 from xlift.records import read_records
+from xlift.study.settings import DEFAULT_STEPS
+from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
+
+
+def idle_problems(study: Study) -> list[str]:
+    """Why halving could not stop any of several runs: nothing is measured, or all have ended before; [] if it could."""
+    tuned = [run for run in study.runs() if not run.untuned]
+    if study.halving is None or len(tuned) < 2:
+        return []
+    problems = []
+    watched = study.validation.margins and margin_languages(study.prompts.languages)
+    if not (watched or study.validation.responses or all(run.instructions.heldout for run in tuned)):
+        problems.append("halving has nothing to compare runs by: no margins, no validation responses, no held-out data")
+    last = max(math.inf if run.epochs else run.steps or DEFAULT_STEPS for run in tuned)
+    if study.halving.first >= last:
+        problems.append(f"halving.first ({study.halving.first}) is no earlier than the last step of all runs ({last})")
+    return problems
 
 
 def surviving(workspace: StudyFolder, runs: Sequence[RunFolder]) -> list[RunFolder]:

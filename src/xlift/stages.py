@@ -14,7 +14,7 @@ from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
-from xlift.halving import surviving
+from xlift.halving import idle_problems, surviving
 from xlift.hub import Located, folder_sha256, locate
 from xlift.models import KeptBase, Placement, place
 from xlift.planning.pending import say_pending
@@ -87,8 +87,10 @@ def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
 def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
     """Check the prompts and write down what the study consists of, unless it is written down already.
 
-    Raises ConfigError where that would change a study that another process is working on.
+    Raises ConfigError where that would change a study that another process is working on, and for idle halving.
     """
+    if problems := idle_problems(study):
+        raise ConfigError(problems, "leave halving out, or measure and stop earlier")
     workspace = open_study(study, folder)
     refuse_foreign(workspace.path)
     prompts = load_prompts(study.prompts)

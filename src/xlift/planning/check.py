@@ -15,6 +15,7 @@ from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
 from xlift.generation.responses import margin_pairs
+from xlift.halving import idle_problems
 from xlift.hub import Located, locate
 from xlift.memory import free_memory
 from xlift.models import Placement, load_tokenizer, place
@@ -119,6 +120,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
     placement = place(study.device, study.dtype)
     print(f"{study.name}: {len(workspace.runs)} runs on {placement.device} in {placement.dtype} ({placement.why})")
     prompts = _checked_prompts(study, found)
+    found.problems += idle_problems(study)
     plans = _plans(study, workspace.runs, prompts, offline, found)
     free = free_memory(placement)
     takes = {plan.run.id: _bounds(study, plan, prompts, placement) for plan in plans}
