@@ -18,6 +18,7 @@ VALUES: dict[str, list[Any]] = {
     "revision": [None, "main", "none"],
     "template": ["own", "chatml"],
     "system": [None, "none", "a" * 300 + "b", "a" * 300 + "c", "Réponds en français.", "…"],
+    "thinking": ["strip", "keep", "learn"],
     "learning_rate": [1e-4, 1.0000001e-4, 2e-4],
     "schedule": ["cosine", "linear"],
     "min_learning_rate_ratio": [0.1, 0.0],
@@ -109,7 +110,7 @@ def test_settings_that_do_not_apply_are_none() -> None:
     full = run_settings(config(**{"adaptation.method": "full"}))
     assert [full[name] for name in ("method", "rank", "alpha", "targets", "weight")] == ["full", None, None, None, 1.0]
     base = run_settings(config(**{"adaptation.method": "none"}))
-    assert {name for name, value in base.items() if value is not None} == {"model", "template", "dtype"}
+    assert {name for name, value in base.items() if value is not None} == {"model", "template", "thinking", "dtype"}
 
 
 def test_a_condition_is_called_as_its_runs_without_their_seed_alone() -> None:

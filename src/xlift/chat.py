@@ -59,7 +59,9 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContext
         tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
         # An empty system prompt is one: none at all, whatever the run was trained with.
         spoken = run.config.system if system is None else system
-        chat = (load_chat_format if checkpoint else chat_format)(tokenizer, run.config.template, spoken)
+        chat = (load_chat_format if checkpoint else chat_format)(
+            tokenizer, run.config.template, spoken, run.config.thinking
+        )
         return loaded_checkpoint(base, checkpoint, placement, run.config.weight), chat
     base = locate(name, None, offline)
     return loaded_checkpoint(base, None, placement), chat_format(load_tokenizer(base.tokenizer), "auto", system)

@@ -73,8 +73,10 @@ def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:
     """The chat format saved with a checkpoint; for the untuned base, the one its tuned runs use."""
     config = checkpoint.run.config
     if checkpoint.weights:
-        return load_chat_format(load_tokenizer(str(checkpoint.weights)), config.template, config.system)
-    return chat_format(load_tokenizer(base.tokenizer, base.revision), config.template, config.system)
+        tokenizer = load_tokenizer(str(checkpoint.weights))
+        return load_chat_format(tokenizer, config.template, config.system, config.thinking)
+    tokenizer = load_tokenizer(base.tokenizer, base.revision)
+    return chat_format(tokenizer, config.template, config.system, config.thinking)
 
 
 def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint) -> dict[str, Any]:

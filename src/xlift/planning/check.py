@@ -54,7 +54,7 @@ MEMORY_HINT = (
 )
 DISK_HINT = "raise training.checkpoint_every, adapt with lora instead of full, or put the study elsewhere with --out"
 PROBED_BY = (
-    *("model", "revision", "template", "system", "adaptation"),
+    *("model", "revision", "template", "system", "thinking", "adaptation"),
     *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing"),
 )
 """Settings that decide how fast a run is and what memory it takes: runs that share them are measured once."""
@@ -176,9 +176,9 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
 
     asked_for = (config.model, config.revision, offline, not config.untuned)
     base = shared(lambda: locate(*asked_for), "base", asked_for)
-    chat_key = (base.tokenizer, base.revision, config.template, config.system)
-    tokenizer = (base.tokenizer, base.revision)
-    chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), config.template, config.system), "chat", chat_key)
+    tokenizer, spoken = (base.tokenizer, base.revision), (config.template, config.system, config.thinking)
+    chat_key = (*tokenizer, *spoken)
+    chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), *spoken), "chat", chat_key)
     asked, watched = shared(lambda: _asked(study, prompts, chat), "asked", chat_key)
     data, work = None, Workload()
     if not config.untuned:

@@ -81,7 +81,7 @@ def study_lines(material: Material) -> list[tuple[str, str]]:
 
 def _facts(run: RunFolder) -> dict[str, Any]:
     # An untuned model has no training settings, whatever their defaults say.
-    kept = {"model", "revision", "template", "system"} if run.config.untuned else None
+    kept = {"model", "revision", "template", "system", "thinking"} if run.config.untuned else None
     facts = {key: value for key, value in run.manifest().items() if key != "label"}
     return run.config.model_dump(mode="json", include=kept) | facts
 

@@ -106,7 +106,7 @@ def differences(
 
 def base_of(material: Material, condition: Condition) -> Condition | None:
     """The untuned model that a tuned condition starts from, where it has answered."""
-    same = ("model", "template", "system")
+    same = ("model", "template", "system", "thinking")
     for one in material.conditions:
         if one.untuned and all(one.settings[name] == condition.settings[name] for name in same):
             return one
@@ -226,7 +226,7 @@ def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: s
 
 def _references(means: list[MeanRow], tuned: MeanRow) -> list[MeanRow]:
     """The means of the untuned model that a tuned condition starts from, on the same scale."""
-    same = ("model", "template", "system")
+    same = ("model", "template", "system", "thinking")
     return [
         row
         for row in means

@@ -22,6 +22,7 @@ DEFAULT_STEPS = 1000
 """Optimiser steps of a run that names neither `steps` nor `epochs`, as in arXiv 2402.14778."""
 
 Method = Literal["lora", "full", "none"]
+Thinking = Literal["strip", "keep", "learn"]
 JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 
 
@@ -154,7 +155,7 @@ FILLED_IN = frozenset({"dtype", "model_sha256"})
 """Settings of a run that are no setting of `training`: the study fills them in."""
 INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
 """Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
-UNTUNED = ("model", "revision", "template", "system", "dtype", "model_sha256")
+UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256")
 """Settings that an untuned base model has."""
 
 
@@ -169,6 +170,9 @@ class RunConfig(Settings):
     """Chat format; `auto` is the model's own, or a named one that fits its vocabulary."""
     system: str | None = None
     """System prompt put before every conversation and prompt."""
+    thinking: Thinking = "strip"
+    """Thoughts (`<think>…</think>`) before replies, and templates that let a model think: `strip` takes them out and
+    asks for none, `keep` leaves them in and learns the answers alone, `learn` learns both."""
     instructions: Instructions = Instructions()
     adaptation: Adaptation = Adaptation()
     learning_rate: float = Field(1e-4, gt=0)

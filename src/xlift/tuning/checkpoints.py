@@ -48,7 +48,7 @@ def save_checkpoint(
         # The embeddings are the base's own; to find that out by itself, PEFT would ask the hub for the base.
         model.save_pretrained(temporary, save_embedding_layers=False)
     chat.tokenizer.save_pretrained(temporary)
-    facts = {"step": step, "template": chat.name, "system": chat.system}
+    facts = {"step": step, "template": chat.name, "system": chat.system, "thinking": chat.thinking}
     write_atomic(temporary / "xlift.json", json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
     sync(state, *temporary.iterdir(), temporary)

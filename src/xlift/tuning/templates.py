@@ -6,8 +6,9 @@ tokenised in segments that part at these borders, so that for every reply
 
     ids of the prompt as generation asks it + learned ids = ids of the conversation so far,
 
-with no gap and no overlap. Where a template rewrites earlier turns (drops their thoughts, say), every reply becomes an
-example of its own, in the context that generation would show it.
+with no gap and no overlap; of thoughts that are kept and not learned, the ids stand between the two. Where a template
+rewrites earlier turns (drops their thoughts, say), every reply becomes an example of its own, in the context that
+generation would show it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from xlift.errors import TemplateError
 from xlift.records import Message
+from xlift.study.settings import Thinking
 from xlift.tuning.formats import NAMED, TURN_TOKENS, filled, fitting
 
 if TYPE_CHECKING:
@@ -31,7 +34,12 @@ TODAY = datetime.date(2024, 7, 26)
 """The date of templates that write one: always the same, so that a prompt is the same tomorrow."""
 _PROBE = "xliftprobe"
 _DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_OPENS, _CLOSES = "<think>", "</think>"
+# e.g. "<think>Hm.</think>\n\nYes" and, where the prompt has opened the thought, "Hm.</think>\n\nYes"
+_THOUGHT = re.compile(r"\A\s*(?:<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
+_THOUGHTS = re.compile(r"(?<!`)<think>.*?</think>(?!`)", re.DOTALL)
+_PART = "\ufdd0"
+"""Stands where a text is parted for tokenising: a code point that no text has."""
 _CONTEXT = 16
 """Characters before a segment that can change how it is tokenised."""
 
@@ -48,10 +56,11 @@ class Encoded:
 
 
 class Region(NamedTuple):
-    """Characters of a rendered conversation that are learned: a reply, from the end of its prompt to its own end."""
+    """Characters of a rendered reply, from the end of its prompt to its own end; learned from `learned` on."""
 
     start: int
     end: int
+    learned: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ class ChatFormat:
     end_of_turn: str
     end_of_turn_id: int
     system: str | None = None
-    thinking: bool = False
-    """Whether a template that lets the model think first may do so; otherwise thoughts are taken out of replies."""
+    thinking: Thinking = "strip"
+    """What becomes of thoughts before a reply: taken out, kept and not learned, or learned."""
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -84,7 +93,7 @@ class ChatFormat:
 
     def render(self, messages: Sequence[Message], reply_next: bool = False) -> str:
         """The conversation as the model sees it; `reply_next` opens the assistant's turn."""
-        return self._rendered(self._spoken(messages), reply_next)
+        return self._rendered(self._spoken(messages), reply_next).replace(_PART, "")
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt that ends with the opened assistant's turn."""
@@ -94,13 +103,16 @@ class ChatFormat:
         """A conversation that ends with the assistant's reply as training examples: one, or one for each reply where
         the template shows earlier turns otherwise once more have come.
 
-        Raises TemplateError if the template refuses the conversation, or gives its last reply no end.
+        Raises TemplateError if the template refuses the conversation, or gives its last reply no end, and for a reply
+        that is nothing but thoughts where they are taken out.
         """
         spoken = self._spoken(messages)
+        if any(one["role"] == "assistant" and not one["content"] for one in spoken):
+            raise TemplateError("a reply is empty without its thoughts", "leave it out, or set training.thinking")
         text = self._rendered(spoken)
         regions = self._regions(spoken, text)
         if regions is not None:
-            return [self._encoded(spoken, text, regions)]
+            return [self._encoded(text, regions)]
         return [self._apart(spoken[: i + 1]) for i, message in enumerate(spoken) if message["role"] == "assistant"]
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
@@ -109,18 +121,21 @@ class ChatFormat:
 
     def _spoken(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as they are rendered: without outer blanks, the system prompt where the template wants it."""
-        spoken: list[Message] = [{"role": m["role"], "content": self._words(m)} for m in messages]
-        if self.system and spoken[0]["role"] != "system":
-            spoken.insert(0, {"role": "system", "content": self.system})
+        system: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        given = [*(system if messages[0]["role"] != "system" else []), *messages]
+        spoken: list[Message] = [{"role": m["role"], "content": self._words(m)} for m in given]
         if len(spoken) > 1 and spoken[0]["role"] == "system" and self.merges_system:
             first = f"{spoken[0]['content']}\n\n{spoken[1]['content']}"
             spoken[:2] = [{"role": spoken[1]["role"], "content": first}]
         return spoken
 
     def _words(self, message: Message) -> str:
-        if message["role"] == "assistant" and not self.thinking:
-            return _THOUGHTS.sub("", message["content"]).strip()
-        return message["content"].strip()
+        """What a message says, parted inside what reads like a control token so that no template takes it for one."""
+        said, quoted = message["content"], self._quoted
+        if message["role"] == "assistant":
+            quoted = self._quoted_in_replies
+            said = _THOUGHTS.sub("", _THOUGHT.sub("", said, count=1)) if self.thinking == "strip" else said
+        return quoted.sub(rf"\g<0>{_PART}", said.strip())
 
     def _rendered(self, spoken: Sequence[Message], reply_next: bool = False) -> str:
         try:
@@ -128,7 +143,9 @@ class ChatFormat:
                 [{"role": m["role"], "content": m["content"]} for m in spoken],
                 tokenize=False,
                 add_generation_prompt=reply_next,
-                enable_thinking=self.thinking,
+                # Names that templates ask by: Qwen's, and DeepSeek's and Granite's.
+                enable_thinking=self.thinking != "strip",
+                thinking=self.thinking != "strip",
             )
         except Exception as error:  # a template may raise any error of its own on what it does not support
             raise TemplateError(f"the chat template '{self.name}' refuses this conversation: {error}") from None
@@ -142,12 +159,16 @@ class ChatFormat:
                 continue
             prompt = self._rendered(spoken[:i], True)
             start = len(prompt)
-            words = text.find(message["content"], start) if text.startswith(prompt) else -1
-            if words < 0 or text[start:words].strip() or (regions and start < regions[-1].end):
+            words = _place(text, prompt, message["content"]) if text.startswith(prompt) else None
+            if words is None or (regions and start < regions[-1].end):
                 return None
             following = spoken[i + 1]["content"] if i + 1 < len(spoken) else None
-            regions.append(Region(start, self._end(text, words + len(message["content"]), following)))
+            regions.append(self._region(text, start, self._end(text, words, following)))
         return regions
+
+    def _region(self, text: str, start: int, end: int) -> Region:
+        shut = text.find(_CLOSES, start, end) if self.thinking == "keep" else -1
+        return Region(start, end, start if shut < 0 else shut + len(_CLOSES))
 
     def _end(self, text: str, after: int, following: str | None) -> int:
         """Where the turn of a reply ends whose words end at `after`; `following` are the words of the next turn."""
@@ -160,74 +181,67 @@ class ChatFormat:
         # The next turn is the user's: of a reply that has no end of its own, the words alone are learned.
         return found + len(self.end_of_turn) if found >= 0 else after
 
-    def _encoded(self, spoken: Sequence[Message], text: str, regions: Sequence[Region]) -> Encoded:
-        """Ids and mask of a text, tokenised in segments that part at the regions' borders."""
+    def _segments(self, text: str, regions: Sequence[Region]) -> list[tuple[int, list[int]]]:
+        """A text tokenised in segments that part at the regions' borders: where each begins, and its ids."""
+        borders = sorted({0, len(text), *(place for region in regions for place in region)})
+        return [(start, self._pieces(text[:start], text[start:end])) for start, end in pairwise(borders)]
+
+    def _pieces(self, before: str, segment: str) -> list[int]:
+        """Token ids of a segment, parted inside what reads like a control token in somebody's words."""
         ids: list[int] = []
-        mask: list[bool] = []
-        position = 0
-        control = self._control_borders(spoken, text)
-        for border in sorted({end for region in regions for end in region} | set(control) | {len(text)}):
-            tokens = self._continued(text[max(0, position - _CONTEXT) : position], text[position:border])
-            ids += tokens
-            mask += [any(region.start <= position < region.end for region in regions)] * len(tokens)
-            position = border
-        return Encoded(ids, mask)
+        for piece in segment.split(_PART):
+            ids += self._continued(before[-_CONTEXT:].replace(_PART, ""), piece)
+            before += piece
+        return ids
+
+    def _encoded(self, text: str, regions: Sequence[Region]) -> Encoded:
+        """Ids and mask of a text."""
+        segments = self._segments(text, regions)
+        learned = [any(one.learned <= place < one.end for one in regions) for place, _ in segments]
+        mask = [learns for (_, ids), learns in zip(segments, learned, strict=True) for _ in ids]
+        return Encoded([token for _, ids in segments for token in ids], mask)
 
     def _prompt_ids(self, spoken: Sequence[Message]) -> list[int]:
         text = self._rendered(spoken, True)
-        return self._encoded(spoken, text, self._regions(spoken, text) or []).ids
+        return self._encoded(text, self._regions(spoken, text) or []).ids
 
     def _apart(self, spoken: Sequence[Message]) -> Encoded:
         """The last reply alone, in the context that generation shows it."""
         before, reply = spoken[:-1], spoken[-1]["content"]
         asked, prompt = self._rendered(before, True), self._prompt_ids(before)
-        text = self._rendered(spoken)
-        words = text.rfind(reply)
-        if text.startswith(asked) and words >= len(asked):
-            piece = text[len(asked) : self._end(text, words + len(reply), None)]
-        else:
-            piece = reply + self.end_of_turn
-        shown = [*before, Message(role="assistant", content=reply)]
-        learned = self._encoded(shown, asked + piece, [Region(len(asked), len(asked) + len(piece))])
-        count = sum(learned.mask)
-        return Encoded([*prompt, *learned.ids[-count:]], [False] * len(prompt) + [True] * count)
+        text = asked + self._piece(self._rendered(spoken), asked, reply)
+        region = self._region(text, len(asked), len(text))
+        tail = [(place, ids) for place, ids in self._segments(text, [region]) if place >= len(asked)]
+        mask = [place >= region.learned for place, ids in tail for _ in ids]
+        return Encoded([*prompt, *(token for _, ids in tail for token in ids)], [False] * len(prompt) + mask)
+
+    def _piece(self, text: str, asked: str, reply: str) -> str:
+        """What a reply adds to its prompt: as the template writes it, unless that loses its thoughts."""
+        answer, last = _answer(reply), text.rfind(self.end_of_turn)
+        words = text.rfind(answer, len(asked), last if last >= 0 else None)
+        if text.startswith(asked) and words >= 0:
+            written = text[len(asked) : self._end(text, words + len(answer), None)]
+            if _squeezed(reply[: -len(answer)]).removeprefix(_OPENS) in _squeezed(written):
+                return written
+        if asked.rstrip().endswith(_OPENS):
+            reply = reply.removeprefix(_OPENS).lstrip() if _CLOSES in reply else f"{_CLOSES}\n\n{reply}"
+        return reply + self.end_of_turn
 
     @cached_property
-    def _control_tokens(self) -> list[str]:
-        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
-        return sorted((token for token in special | set(self.tokenizer.all_special_tokens) if len(token) > 1), key=len)
+    def _control_tokens(self) -> set[str]:
+        """Tokens that are no words: special ones, and those of its own that the template writes; no line breaks."""
+        added = [*self.tokenizer.added_tokens_decoder.values(), *self.tokenizer.all_special_tokens]
+        marks = (*TURN_TOKENS, _OPENS, _CLOSES, str(self.tokenizer.chat_template))
+        wanted = {str(one) for one in added if getattr(one, "special", True) or any(str(one) in mark for mark in marks)}
+        return {token for token in wanted if len(token) > 1 and token.strip()}
 
-    def _control_borders(self, spoken: Sequence[Message], text: str) -> list[int]:
-        """Places inside what reads like a control token in somebody's words: parted there, it is tokenised as text."""
-        quoted = [t for t in self._control_tokens if any(t in message["content"] for message in spoken)]
-        if not quoted:
-            return []
-        borders = []
-        for start, end in self._contents(spoken, text):
-            for token in quoted:
-                found = text.find(token, start, end)
-                while found >= 0:
-                    borders.append(found + 1)
-                    found = text.find(token, found + 1, end)
-        return borders
+    @cached_property
+    def _quoted(self) -> re.Pattern[str]:
+        return _beginning(self._control_tokens)
 
-    def _contents(self, spoken: Sequence[Message], text: str) -> list[tuple[int, int]]:
-        """Where the messages' words stand in a rendered text, told by the same conversation of other words."""
-        marks: list[Message] = [{"role": m["role"], "content": f"{_PROBE}{i}x"} for i, m in enumerate(spoken)]
-        reply_next = spoken[-1]["role"] != "assistant"
-        skeleton, position, places = self._rendered(marks, reply_next), 0, []
-        for mark, message in zip(marks, spoken, strict=True):
-            before, found, skeleton = skeleton.partition(mark["content"])
-            start = position + len(before)
-            position = start + len(message["content"])
-            alike = text.startswith(before, start - len(before)) and text.startswith(message["content"], start)
-            if not found or not alike:
-                raise TemplateError(
-                    f"a message holds a control token of the model; the chat template '{self.name}' changes messages",
-                    f"take the token out of the data, or {CHOICES_HINT}",
-                )
-            places.append((start, position))
-        return places
+    @cached_property
+    def _quoted_in_replies(self) -> re.Pattern[str]:
+        return _beginning(self._control_tokens - ({_OPENS, _CLOSES} if self.thinking != "strip" else set()))
 
     @cached_property
     def _starts_alike(self) -> bool:
@@ -252,7 +266,7 @@ class ChatFormat:
 
 
 def chat_format(
-    tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None, thinking: bool = False
+    tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None, thinking: Thinking = "strip"
 ) -> ChatFormat:
     """Put a chat template on a tokenizer and find its end-of-turn token.
 
@@ -274,7 +288,7 @@ def chat_format(
 
 
 def load_chat_format(
-    tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None, thinking: bool = False
+    tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None, thinking: Thinking = "strip"
 ) -> ChatFormat:
     """The chat format that was saved with a checkpoint's tokenizer."""
     end = _find_end_of_turn(tokenizer)
@@ -316,6 +330,38 @@ def _find_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     raise TemplateError(
         "the model's own chat template puts no special token after a reply, so it could not learn to stop", CHOICES_HINT
     )
+
+
+def _answer(reply: str) -> str:
+    """A reply without the thought that it begins with; all of it where nothing else is left."""
+    return _THOUGHT.sub("", reply, count=1) or reply
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _place(text: str, prompt: str, reply: str) -> int | None:
+    """Where the words of a reply end in a text that begins with its prompt: behind nothing but blanks and its thought.
+
+    A template may write the thought with other blanks, leave out its opening where the prompt has it, and write an
+    empty one where there is none.
+    """
+    answer = _answer(reply)
+    thought = _squeezed(reply[: len(reply) - len(answer)])
+    opened = _OPENS if _squeezed(prompt[-_CONTEXT:]).endswith(_OPENS) else ""
+    heads = {one.removeprefix(opened) for one in ((thought,) if thought else ("", _OPENS + _CLOSES))}
+    found = text.find(answer, len(prompt))
+    while found >= 0:
+        if _squeezed(text[len(prompt) : found]) in heads:
+            return found + len(answer)
+        found = text.find(answer, found + 1)
+    return None
+
+
+def _beginning(tokens: Iterable[str]) -> re.Pattern[str]:
+    """The first character of each of these tokens in a text, of those that overlap too."""
+    return re.compile(rf"(?=(?:{'|'.join(map(re.escape, sorted(tokens)))}))." if tokens else r"(?!)", re.DOTALL)
 
 
 def _first_of(tokens: Iterable[str], text: str) -> str | None:

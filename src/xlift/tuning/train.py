@@ -244,7 +244,7 @@ def train(
     started = time.monotonic()
     with _own_randomness(placement.device):
         tokenizer = load_tokenizer(base.path, base.revision)
-        chat = chat_format(tokenizer, config.template, config.system)
+        chat = chat_format(tokenizer, config.template, config.system, config.thinking)
         data = encode_data(config, chat, conversations, heldout)
         steps = plan(config, data.lengths)
         last = min(until or len(steps), len(steps))
