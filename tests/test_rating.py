@@ -13,7 +13,8 @@ from warm import run_xlift
 
 from xlift.errors import ConfigError, DataError
 from xlift.rating import RATERS, Rater, files, in_scope, rate, text_fingerprint
-from xlift.rating.files import rate_file
+from xlift.rating.files import Job, rate_file, rate_files
+from xlift.rating.foreign import Reading
 from xlift.records import FACETS, read_records
 from xlift.study.study import parse_study
 
@@ -127,10 +128,11 @@ def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, mo
     monkeypatch.setattr(files, "CHUNK", 10_000)
     raters = ["language", "fluency"]
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
-    one, two = rate_file(source, alone, raters, workers=1), rate_file(source, together, raters, workers=2)
+    job = Job(raters, raters, keep=True)
+    one, two = (rate_files([source], target, job, workers=n) for n, target in enumerate((alone, together), start=1))
     assert alone.read_bytes() == together.read_bytes()
     assert one == two
-    assert one.made == 1400
+    assert (one.counts.made, one.tally["", "fr"].responses) == (1400, 700)
     assert rate_file(source, together, raters, workers=2).made == 0
     assert alone.read_bytes() == together.read_bytes()
 
@@ -140,12 +142,12 @@ def test_chunks_are_all_lines_in_order_with_their_numbers(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [b"x" * (i % 7) * 40 + b"\n" for i in range(200)] + [b"no end"]
-    source = write(tmp_path / "lines", lines)
+    source = write(tmp_path / "lines.jsonl", lines)
     monkeypatch.setattr(files, "CHUNK", size)
-    chunks = list(files._chunks(source))
-    numbered = [(first + i, line) for first, found in chunks for i, line in enumerate(found)]
+    chunks = list(files._chunks(source, Reading("records of xlift", {}, {}), 0))
+    numbered = [(chunk.first + i, line) for chunk in chunks for i, line in enumerate(chunk.rows)]
     assert numbered == list(enumerate(lines, start=1))
-    assert all(len(b"".join(found[:-1])) <= size for _, found in chunks)
+    assert all(len(b"".join(chunk.rows[:-1])) <= size for chunk in chunks)
 
 
 def test_an_interrupted_file_is_continued_and_a_changed_response_rated_again(tmp_path: Path) -> None:

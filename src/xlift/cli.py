@@ -117,45 +117,57 @@ class _NamesRaters(TyperCommand):
             formatter.write_dl(list(shown.items()))
 
 
-_RATE: Modes = {"FILE.jsonl": {"output", "raters", "workers"}, "STUDY": {"raters"}}
+_RATE: Modes = {
+    "FILE": {
+        *("output", "raters", "workers", "text", "language", "columns", "by", "as_json", "html", "fail_under"),
+    },
+    "STUDY": {"raters"},
+}
 
 
 @app.command(cls=_NamesRaters)
 def rate(
     context: typer.Context,
-    source: Annotated[
-        Path, typer.Argument(metavar="FILE.jsonl|STUDY", help="Responses with text and language, or a study.")
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE…|STUDY", help="Files or folders of anybody's responses, or a study.")
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, appended to.")] = None,
     raters: Annotated[str | None, typer.Option(help="Only these raters, separated by commas.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field of ours.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Tables by its values: model, task, file, …")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to browse responses and ratings in.")] = None,
+    fail_under: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit code 1 where a language's share of wholly right answers is below."),
+    ] = None,
 ) -> None:
-    """Rate any file of responses, or a study's responses."""
+    """Rate any files of responses, or a study's responses."""
     from xlift.rating import checked_raters, default_raters
+    from xlift.rating.files import is_study
+    from xlift.rating.foreign import asked_for
 
-    mode = "FILE.jsonl" if source.suffix == ".jsonl" else "STUDY"
-    if source.is_file() and source.suffix not in {".jsonl", ".yaml", ".yml"}:
-        raise ConfigError(f"{source}: neither a study file (.yaml) nor responses", "files of responses end in .jsonl")
+    mode = "STUDY" if len(sources) == 1 and is_study(sources[0]) else "FILE"
     _refuse_others(context, mode, _RATE)
     names = None if raters is None else checked_raters(name.strip() for name in raters.split(","))
     if mode == "STUDY":
-        _stage("rate_stage", source, None, None, True, raters=names)
-    elif output is None:
-        raise ConfigError("where should the ratings go?", f"xlift rate {source} -o RATINGS.jsonl")
-    else:
-        _rate_file(source, output, names or default_raters(), workers)
+        _stage("rate_stage", sources[0], None, None, True, raters=names)
+        return
+    from xlift.rating.overview import rate_and_show
 
-
-def _rate_file(source: Path, output: Path, raters: list[str], workers: int | None) -> None:
-    from xlift.errors import DataError
-    from xlift.rating.files import rate_file
-
-    counts = rate_file(source, output, raters, workers)
-    print(f"{counts.made} ratings added to {output}, {counts.missing} of them missing with a reason")
-    if counts.unreadable:
-        rest = counts.unreadable - len(counts.problems)
-        more = [f"… and {rest} more"] if rest > 0 else []
-        raise DataError([*counts.problems, *more], f"mend these lines of {source} and run again; the rest is rated")
+    asked = asked_for(text, language, columns or [])
+    problems = rate_and_show(sources, output, names or default_raters(), asked, workers, by, as_json, html, fail_under)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
 
 
 @app.command()

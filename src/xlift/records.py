@@ -189,11 +189,11 @@ def parse_response(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     return any_response(parse_line(raw, where), where, number)
 
 
-def any_response(record: dict[str, Any], where: str, number: int) -> dict[str, Any]:
+def any_response(record: dict[str, Any], where: str, number: int | str) -> dict[str, Any]:
     """A response of any system, from line `number` of a file: its languages by their codes, a whole `step`.
 
-    The line number is the `id` where there is none, as often in responses of other systems. Raises DataError that
-    begins with `where`.
+    The number, or a name, is the `id` where there is none, as often in responses of other systems. Raises DataError
+    that begins with `where`.
     """
     step = record.get("step") or 0
     if isinstance(step, str) and step.isascii() and step.isdigit() and len(step) < 19:

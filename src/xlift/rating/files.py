@@ -1,6 +1,6 @@
-"""Rate any JSONL file of responses: streamed, on all cores, in order, continued after interruption.
+"""Rate anybody's files of responses: streamed, on all cores, in order, continued after interruption.
 
-Memory does not grow with the file. A line that cannot be read is reported with its number and the rest is rated.
+Memory does not grow with a file of lines. A line that cannot be read is reported with its number and the rest is rated.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import os
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from xlift.errors import MAX_PROBLEMS, DataError
-from xlift.progress import progress
+from xlift.data.tabular import KINDS, Row, files, kind_of_name, rows
+from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
+from xlift.progress import progress, say
 from xlift.rating import (
     checked_raters,
     default_raters,
@@ -28,13 +31,23 @@ from xlift.rating import (
     signature_of,
     text_fingerprint,
 )
+from xlift.rating.foreign import Asked, Reading, columns_of, look, reading_of, responses, told
+from xlift.rating.inspect_logs import is_log, log_rows
 from xlift.rating.language.wordlists import prepare
-from xlift.records import JsonlWriter, encode_record, exclusive, parse_line, parse_response, read_jsonl
+from xlift.rating.tally import Tally, count, merge
+from xlift.records import JsonlWriter, Rating, encode_record, exclusive, parse_line, read_jsonl
 
 CHUNK = 128 * 1024
 """Bytes, to the end of the line, handed to a worker at once."""
 MIN_FOR_WORKERS = 2_000
 """Lines below which starting workers costs more than it saves."""
+ROWS = 200
+"""Rows handed to a worker at once of a file that is not read by its lines."""
+FIRST_ROWS = 20
+"""Rows by which it is decided how a file is read."""
+ENDINGS = ", ".join([*" ".join(KINDS.values()).split(), ".eval"]) + ", or also in .gz …"
+GROUPS = ("file", "model", "task", "run")
+"""What responses can be grouped by, where it is known, besides the columns of their file."""
 
 
 @dataclass
@@ -53,39 +66,102 @@ class RatingCounts:
         self.problems += other.problems[: MAX_PROBLEMS - len(self.problems)]
 
 
+@dataclass
+class Rated:
+    """What came of rating files: counts, figures by language, and all responses with ratings where they are kept."""
+
+    counts: RatingCounts = field(default_factory=RatingCounts)
+    tally: Tally = field(default_factory=dict)
+    kept: list[tuple[str, dict[str, Any], list[Rating]]] = field(default_factory=list)
+
+    def add(self, other: Rated) -> None:
+        self.counts.add(other.counts)
+        merge(self.tally, other.tally)
+        self.kept += other.kept
+
+
+class Job(NamedTuple):
+    """What is asked of every response: raters whose ratings are written, raters that are counted, a column to group
+    by, whether responses are kept, and whether several files are read."""
+
+    written: list[str]
+    counted: Sequence[str] = ()
+    by: str | None = None
+    keep: bool = False
+    several: bool = False
+
+
+class Chunk(NamedTuple):
+    """Rows of one file, the `place`-th that is read: lines as they are, from line `first` on, or what was read."""
+
+    path: Path
+    reading: Reading
+    place: int
+    rows: Sequence[bytes | Row]
+    first: int = 1
+
+
 def rate_file(
     source: str | Path, target: str | Path, raters: Sequence[str] | None = None, workers: int | None = None
 ) -> RatingCounts:
     """Append the ratings of every response in `source` to `target`, by the default raters where none is named.
 
     Responses that the same run has given at the same step, and that are rated by the same signature, are left out.
-    Raises DataError as `check_files` does; ConfigError for an unknown rater, or while another process writes `target`.
+    Raises DataError as `check_files` does; ConfigError for an unknown rater, where nothing says which column holds
+    replies or languages, or while another process writes `target`.
     """
-    source, target = Path(source), Path(target)
     names = default_raters() if raters is None else checked_raters(raters)
-    check_files(source, target)
-    total = _count_lines(source)
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    counts = RatingCounts()
-    with (
-        exclusive(target.with_name(f".{target.name}.lock"), f"{target}: another xlift process is writing this file"),
-        JsonlWriter(target) as log,
-        progress(f"rate {source.name}", total) as bar,
-    ):
-        done = _already_rated(target)
-        used = workers if total >= MIN_FOR_WORKERS else 1
-        for lines, encoded, one in _rated_chunks(source, names, done, used):
-            log.write_encoded(encoded)
-            counts.add(one)
-            bar.advance(lines)
-    return counts
+    return rate_files([Path(source)], Path(target), Job(names), workers=workers).counts
 
 
-def check_files(source: Path, target: Path) -> None:
+def rate_files(
+    sources: Sequence[Path],
+    target: Path | None,
+    job: Job,
+    asked: Asked = Asked(),  # noqa: B008
+    workers: int | None = None,
+) -> Rated:
+    """Rate what is in files and folders. New ratings are appended to `target`, or to nothing where it is None.
+
+    Raises what `rate_file` does, before anything is rated.
+    """
+    for source in sources:
+        check_files(source, target)
+    paths = [path for source in sources for path in response_files(source)]
+    readings = [_opened(path, asked, job.by) for path in paths]
+    job = job._replace(several=len(paths) > 1)
+    total = sum(map(_count_lines, paths))
+    used = ((os.cpu_count() or 1) if workers is None else workers) if total >= MIN_FOR_WORKERS else 1
+    # Of what is not read by lines nobody knows before how many rows there are.
+    telling = all(map(_by_lines, paths)) and paths
+    found = Rated()
+    shown = progress(f"rate {paths[0].name}", total) if telling else nullcontext()
+    with _writing(target) as (write, done), shown as bar:
+        chunks = (one for place, path in enumerate(paths) for one in _chunks(path, readings[place], place))
+        for lines, encoded, one in _rated_chunks(chunks, job, done, used):
+            write(encoded)
+            found.add(one)
+            if bar:
+                bar.advance(lines)
+    return found
+
+
+@contextmanager
+def _writing(target: Path | None) -> Iterator[tuple[Callable[[bytes], None], array[int]]]:
+    """What appends to the ratings, and the keys of those that are there."""
+    if target is None:
+        yield lambda encoded: None, array("Q")
+        return
+    busy = f"{target}: another xlift process is writing this file"
+    with exclusive(target.with_name(f".{target.name}.lock"), busy), JsonlWriter(target) as log:
+        yield log.write_encoded, _already_rated(target)
+
+
+def check_files(source: Path, target: Path | None) -> None:
     """Raises DataError if responses are not there, or would go where something else than ratings is."""
-    if not source.is_file():
+    if not source.exists():
         raise DataError(f"{source}: no such file")
-    if not target.exists():
+    if target is None or not target.exists():
         return
     if not target.is_file():
         raise DataError(f"{target}: not a file", "choose another -o")
@@ -105,9 +181,45 @@ def _is_rating(line: bytes) -> bool:
         return not line.endswith(b"\n") and line.startswith(b'{"id": '[: len(line)])
 
 
+def _by_lines(path: Path) -> bool:
+    return path.suffix.lower() in {".jsonl", ".ndjson", ".jsonlines"}
+
+
 def _count_lines(path: Path) -> int:
+    """Lines of a file of lines; of any other about as many rows as it may have."""
+    if not _by_lines(path):
+        return path.stat().st_size // 500
     with path.open("rb") as lines:
         return sum(1 for _ in lines)
+
+
+def response_files(source: Path) -> list[Path]:
+    """The file itself, or the files of responses in a folder: logs and samples of other programs, or any records.
+
+    Raises DataError where there are none.
+    """
+    if source.is_file():
+        return [source]
+    for pattern in ("*.eval", "samples_*.jsonl"):
+        if found := sorted(source.rglob(pattern)):
+            return found
+    return files(source)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    return log_rows(path) if is_log(path) else rows(path)
+
+
+def _opened(path: Path, asked: Asked, by: str | None) -> Reading:
+    """How a file is read, which is said. Raises ConfigError where that cannot be told, or there is no column `by`."""
+    first = [row.record for row in islice(_rows(path), FIRST_ROWS) if row.problem is None]
+    reading = reading_of(path, first, asked)
+    there = [*columns_of(first), *GROUPS]
+    if by and first and by not in there:
+        raise ConfigError(f"{path}: no column '{by}'; {nearest(by, there)}", f"xlift rate {path} --by COLUMN")
+    if text := told(path, reading):
+        say(text)
+    return reading
 
 
 def _already_rated(target: Path) -> array[int]:
@@ -129,24 +241,24 @@ def _holds(keys: array[int], key: int) -> bool:
 
 
 def _rated_chunks(
-    source: Path, raters: list[str], done: array[int], workers: int
-) -> Iterator[tuple[int, bytes, RatingCounts]]:
+    chunks: Iterator[Chunk], job: Job, done: array[int], workers: int
+) -> Iterator[tuple[int, bytes, Rated]]:
     if workers == 1:
-        for first, lines in _chunks(source):
-            yield len(lines), *_rate_lines(first, lines, str(source), raters, done)
+        for chunk in chunks:
+            yield len(chunk.rows), *_rate_chunk(chunk, job, done)
         return
     prepare()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(done,)) as pool:
-        waiting: deque[tuple[int, Future[tuple[bytes, RatingCounts]]]] = deque()
-        for first, lines in _chunks(source):
-            waiting.append((len(lines), pool.submit(_rate_lines, first, lines, str(source), raters, None)))
+        waiting: deque[tuple[int, Future[tuple[bytes, Rated]]]] = deque()
+        for chunk in chunks:
+            waiting.append((len(chunk.rows), pool.submit(_rate_chunk, chunk, job, None)))
             # A bounded queue: the file is never read far ahead of what is rated.
             if len(waiting) > 4 * workers:
-                count, future = waiting.popleft()
-                yield count, *future.result()
-        for count, future in waiting:
-            yield count, *future.result()
+                number, future = waiting.popleft()
+                yield number, *future.result()
+        for number, future in waiting:
+            yield number, *future.result()
 
 
 _done_in_worker: array[int] = array("Q")
@@ -156,35 +268,91 @@ def _start_worker(done: array[int]) -> None:
     _done_in_worker.extend(done)
 
 
-def _chunks(source: Path) -> Iterator[tuple[int, list[bytes]]]:
-    with source.open("rb") as file:
+def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:
+    if not _by_lines(path):
+        read = _rows(path)
+        while some := list(islice(read, ROWS)):
+            yield Chunk(path, reading, place, some)
+        return
+    with path.open("rb") as file:
         first = 1
         while lines := file.readlines(CHUNK):
-            yield first, lines
+            yield Chunk(path, reading, place, lines, first)
             first += len(lines)
 
 
-def _rate_lines(
-    first: int, lines: Iterable[bytes], name: str, raters: list[str], done: array[int] | None
-) -> tuple[bytes, RatingCounts]:
+def _rate_chunk(chunk: Chunk, job: Job, done: array[int] | None) -> tuple[bytes, Rated]:
     known = _done_in_worker if done is None else done
-    counts = RatingCounts()
-    encoded = []
-    for number, raw in enumerate(lines, start=first):
-        if not raw.strip():
-            continue
+    found, encoded = Rated(), list[bytes]()
+    for row in _rows_in(chunk):
         try:
-            record = parse_response(raw, Path(name), number)
+            if row.problem:
+                raise DataError(row.problem)
+            made = responses(row.record, chunk.reading, row.where, _name(chunk, row, job))
         except DataError as error:
-            counts.unreadable += 1
-            counts.problems += error.problems
+            found.counts.unreadable += 1
+            found.counts.problems += error.problems
             continue
-        mark = text_fingerprint(record)
-        for rater in raters:
-            if not in_scope(record, rater) or _holds(known, _key(record, mark, rater, signature_of(rater))):
-                continue
-            rating = rate(record, rater)
+        for record in made:
+            ratings = _ratings(record, job, known, found.counts, encoded)
+            group = _group(record, row, job.by, chunk.path)
+            if job.counted:
+                count(found.tally, record, ratings, group, chunk.place << 40 | row.number)
+            if job.keep:
+                found.kept.append((group or str(record.get("model") or chunk.path.stem), record, ratings))
+    return b"".join(encoded), found
+
+
+def _rows_in(chunk: Chunk) -> Iterator[Row]:
+    for number, row in enumerate(chunk.rows, start=chunk.first):
+        where = f"{chunk.path}:{number}"
+        if isinstance(row, Row):
+            yield row
+        elif row.strip():
+            try:
+                yield Row(where, number, parse_line(row, where))
+            except DataError as error:
+                yield Row(where, number, {}, error.problems[0])
+
+
+def _name(chunk: Chunk, row: Row, job: Job) -> int | str:
+    """What a response without an id is called: by its line, and its file where there are several."""
+    return f"{chunk.path.stem}:{row.number}" if job.several else row.number
+
+
+def _group(record: dict[str, Any], row: Row, by: str | None, path: Path) -> str:
+    if by is None:
+        return ""
+    value = path.name if by == "file" else look(row.record, by)
+    return str(record.get(by, "–") if value is None else value)
+
+
+def _ratings(
+    record: dict[str, Any], job: Job, done: array[int], counts: RatingCounts, encoded: list[bytes]
+) -> list[Rating]:
+    """What is said of one response; what is new and to be written is encoded, what nobody counts is left out."""
+    mark, ratings = text_fingerprint(record), []
+    for rater in dict.fromkeys((*job.written, *job.counted)):
+        new = rater in job.written and not _holds(done, _key(record, mark, rater, signature_of(rater)))
+        if not in_scope(record, rater) or not (new or rater in job.counted):
+            continue
+        rating = rate(record, rater)
+        ratings.append(rating)
+        if new:
             encoded.append(encode_record(rating))
             counts.made += 1
             counts.missing += rating["value"] is None
-    return b"".join(encoded), counts
+    return ratings
+
+
+def is_study(path: Path) -> bool:
+    """Whether a path is meant as a study: a study file, a study's folder, or a name that is none of a file.
+
+    Raises DataError for a file that is neither that nor responses.
+    """
+    if path.suffix in {".yaml", ".yml"} or (path / "study.yaml").is_file():
+        return True
+    known = path.suffix == ".eval" or kind_of_name(path) is not None
+    if path.is_file() and not known:
+        raise DataError(f"{path}: neither a study file (.yaml) nor responses", f"files of responses end in {ENDINGS}")
+    return not known and not path.is_dir()

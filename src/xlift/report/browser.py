@@ -14,15 +14,25 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xlift.checkpoint import Checkpoint
 from xlift.languages import get_language
-from xlift.records import Prompt, Rating, encode_record, reply_language
+from xlift.records import Prompt, Rating, Response, encode_record, reply_language
 
 PIECE_RESPONSES = 2500
 """About so many responses are in one piece."""
+
+
+class Answers(NamedTuple):
+    """What stands in one column of the page: a run's responses at a step, or those of anything else with a label."""
+
+    run: str
+    label: str
+    step: int
+    responses: Sequence[Response]
+    ratings: Sequence[Rating]
 
 
 class Packed(NamedTuple):
@@ -39,7 +49,7 @@ class _Names(NamedTuple):
     signatures: dict[str, int]
 
 
-def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Checkpoint]) -> Packed:
+def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Answers]) -> Packed:
     """All prompts with the responses and ratings of all checkpoints."""
     names = _Names({}, {})
     for one in answered:
@@ -50,7 +60,7 @@ def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Checkpoint]) ->
     size = max(1, PIECE_RESPONSES // max(1, len(answered)))
     head = {
         **_prompt_fields(prompts),
-        "checkpoints": [[one.run.id, one.run.label, one.step] for one in answered],
+        "checkpoints": [[one.run, one.label, one.step] for one in answered],
         "scales": [list(scale) for scale in names.scales],
         "signatures": list(names.signatures),
         "values": [[_letters(prompts, ratings, scale) for scale in names.scales] for ratings in rated],
@@ -96,7 +106,7 @@ def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
 
 def _pieces(
     prompts: Sequence[Prompt],
-    answered: Sequence[Checkpoint],
+    answered: Sequence[Answers],
     rated: Sequence[dict[str, list[Rating]]],
     names: _Names,
     size: int,
@@ -144,3 +154,13 @@ def _packed(data: Any) -> str:
 def packed_bytes(content: bytes) -> str:
     """Gzipped and in base64; the same bytes give the same text."""
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
+
+
+def policy(*scripts: str) -> str:
+    """What a page may load and run: nothing but these scripts of its own, and its style."""
+    hashes = " ".join(_hash(script) for script in scripts)
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}"
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"

@@ -8,8 +8,6 @@ The page runs only the scripts whose hashes its content security policy names, n
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from importlib import metadata
@@ -22,7 +20,7 @@ from markupsafe import Markup
 from xlift.errors import ConfigError, nearest
 from xlift.records import write_atomic
 from xlift.report import methods
-from xlift.report.browser import packed_answers, packed_bytes
+from xlift.report.browser import Answers, packed_answers, packed_bytes, policy
 from xlift.report.figures import save_figure, script_bundle
 from xlift.report.formats import ReportTable, cells, to_markdown, write_tables
 from xlift.report.numbers import Findings, findings_of
@@ -99,20 +97,20 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         definitions=methods.definitions(material),
         facts=methods.report_facts(material),
         signatures=methods.signatures(material),
-        packed=packed_answers(material.prompts, material.answered),
+        packed=packed_answers(
+            material.prompts,
+            [Answers(one.run.id, one.run.label, one.step, one.responses, one.ratings) for one in material.answered],
+        ),
+        splits=True,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         vega=packed_bytes(vega.encode("utf-8")) if vega else "",
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(vega)}",
+        policy=policy(script, vega),
     )
 
 
 def _shown(scale: Scale, sections: list[Section]) -> bool:
     return any(block.scale == scale.slug for section in sections for block in section.blocks)
-
-
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"
 
 
 def _own_names(svg: str, name: str) -> str:

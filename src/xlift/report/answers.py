@@ -1,0 +1,82 @@
+"""One page to browse responses of any files in, with their ratings: the report's browser, alone and self-contained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from xlift.rating import unreadable_record
+from xlift.records import Prompt, Rating, Response, write_atomic
+from xlift.report.browser import Answers, packed_answers, policy
+from xlift.report.reading import language_name
+from xlift.workspace import now
+
+TEMPLATES = Path(__file__).parent / "templates"
+Kept = tuple[str, dict[str, Any], list[Rating]]
+"""The name under which a response stands beside those of others, the response, and its ratings."""
+
+
+def write_answers(path: Path, kept: Sequence[Kept], title: str) -> Path:
+    """Write the page. Responses to prompts of one id stand side by side, one column a name.
+
+    What has no text or no language is counted, and not shown.
+    """
+    prompts, answers, shown = _columns(kept)
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    languages = sorted({prompt["language"] for prompt in prompts})
+    page = templates.get_template("answers.html").render(
+        title=title,
+        counts=f"{shown} responses; {len(kept) - shown} without a text or a language are not shown.",
+        languages=[(code, language_name(code)) for code in languages],
+        packed=packed_answers(prompts, answers),
+        splits=False,
+        made=now(),
+        version=metadata.version("xlift"),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        policy=policy(script),
+    )
+    write_atomic(path, page)
+    return path
+
+
+def _columns(kept: Sequence[Kept]) -> tuple[list[Prompt], list[Answers], int]:
+    """The prompts by id and language, and the responses of each name; a second one of a name is a prompt of its own."""
+    prompts: dict[str, Prompt] = {}
+    columns: dict[str, tuple[list[Response], list[Rating]]] = {}
+    times: Counter[tuple[str, str]] = Counter()
+    shown = 0
+    for name, record, ratings in kept:
+        if unreadable_record(record):
+            continue
+        shown += 1
+        own = f"{record['id']} {record['language']}"
+        times[name, own] += 1
+        ident = own if times[name, own] == 1 else f"{own} #{times[name, own]}"
+        prompts.setdefault(ident, _prompt(record, ident))
+        responses, rated = columns.setdefault(name, ([], []))
+        finish = record.get("finish_reason", "")
+        responses.append(cast(Response, {"id": ident, "text": record["text"], "finish_reason": finish}))
+        rated += [rating | {"id": ident} for rating in ratings]
+    answers = [Answers(name, name, 0, *column) for name, column in columns.items()]
+    return list(prompts.values()), answers, shown
+
+
+def _prompt(record: dict[str, Any], ident: str) -> Prompt:
+    asked = record.get("messages") if isinstance(record.get("messages"), list) else None
+    turns = [one for one in asked or [] if isinstance(one, dict) and isinstance(one.get("content"), str)]
+    if asked and turns and turns[-1].get("role") == "assistant":
+        turns = turns[:-1]
+    said = [{"role": str(one.get("role")), "content": one["content"]} for one in turns]
+    constraint = record.get("constraint") if isinstance(record.get("constraint"), dict) else None
+    fields = {"id": ident, "language": record["language"], "split": "", "category": str(record.get("category") or "")}
+    fields |= {"reply_language": record["reply_language"]} if record.get("reply_language") else {}
+    fields |= {"constraint": constraint} if constraint else {}
+    return cast(Prompt, fields | {"messages": said or [{"role": "user", "content": str(record.get("prompt") or "")}]})
