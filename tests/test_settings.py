@@ -404,6 +404,7 @@ CASES: dict[str, Case] = {
     "training.instructions.name": Case("mine", column),
     "training.instructions.sources.path": Case("FR", conversations),
     "training.instructions.sources.format": Case("dolly", conversations),
+    "training.instructions.sources.columns": Case({"instruction": "output", "output": "instruction"}, conversations),
     "training.instructions.sources.language": Case("fr", conversations),
     "training.instructions.sources.size": Case(5, conversations),
     "training.instructions.sources.categories": Case(["odd"], conversations),

@@ -41,6 +41,8 @@ class Message(TypedDict):
 
     role: Role
     content: str
+    learn: NotRequired[bool]
+    """Of a reply in training data: false where it is only context."""
 
 
 class Conversation(TypedDict):
@@ -391,7 +393,18 @@ def _check_message(message: Any, where: str) -> list[str]:
     content = message.get("content")
     if not isinstance(content, str) or not content.strip():
         problems.append(f"{where}: content must be non-empty text, found {_kind(content)}")
+    elif is_halved(content):
+        problems.append(f"{where}: content holds half of a character (a lone surrogate), which no tokenizer takes")
     return problems
+
+
+def is_halved(text: str) -> bool:
+    """Whether a text holds a lone surrogate, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def check_prompt(record: dict[str, Any], where: str) -> list[str]:
@@ -405,6 +418,10 @@ def check_prompt(record: dict[str, Any], where: str) -> list[str]:
     if record.get("split") not in SPLITS:
         problems.append(f"{where}: 'split' must be validation or test, found {record.get('split')!r}")
     problems += check_messages(record.get("messages"), f"{where}: messages", ends_with="user")
+    try:
+        json.dumps(record, allow_nan=False)
+    except ValueError:
+        problems.append(f"{where}: holds a number that is none (NaN or Infinity), which is no JSON; expected null")
     return problems
 
 

@@ -1,137 +1,43 @@
-"""Instruction data: read the formats people have, drop duplicates, take nested subsets, keep some out of training.
-
-messages   {"messages": [{"role", "content"}, …]}
-alpaca     {"instruction", "input"?, "output"}
-dolly      {"instruction", "context"?, "response"}
-lima       {"conversations": [text, text, …]}              user and assistant in turn
-sharegpt   {"conversations": [{"from", "value"}, …]}
-"""
+"""Instruction data: read it in any format, drop duplicates, take nested subsets, keep some out of training."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from xlift.errors import MAX_PROBLEMS, DataError
-from xlift.hub import file_sha256, hub_snapshot
+from xlift.data.formats import is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
+from xlift.data.tabular import Row, content_sha256, rows
+from xlift.errors import DataError, shortened
+from xlift.hub import hub_snapshot
 from xlift.languages import language_code
-from xlift.records import Conversation, Message, check_messages, fingerprint, read_jsonl, unique
+from xlift.records import Conversation, fingerprint, unique
 from xlift.study.settings import BUILTIN, Instructions, Source, builtin_path
 
-Reader = Callable[[dict[str, Any], str], list[Message]]
-
-_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
-def _text(record: dict[str, Any], field: str, where: str) -> str:
-    value = record.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: expected non-empty text in '{field}', found {_shown(value)}")
-    return value.strip()
+Unfit = dict[str, list[str]]
+"""Records that cannot be learned from and were left out: where they stand, by the reason."""
 
 
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)[:60]
-
-
-def _turn(role: str, content: str) -> Message:
-    return cast(Message, {"role": role, "content": content})
-
-
-def _single(user: str, reply: str) -> list[Message]:
-    return [_turn("user", user), _turn("assistant", reply)]
-
-
-def read_messages(record: dict[str, Any], where: str) -> list[Message]:
-    problems = check_messages(record.get("messages"), f"{where}: messages", ends_with="assistant")
-    if problems:
-        raise DataError(problems)
-    return [_turn(message["role"], message["content"]) for message in record["messages"]]
-
-
-def read_alpaca(record: dict[str, Any], where: str) -> list[Message]:
-    return _with_context(record, "input", "output", where)
-
-
-def read_dolly(record: dict[str, Any], where: str) -> list[Message]:
-    return _with_context(record, "context", "response", where)
-
-
-def _with_context(record: dict[str, Any], context: str, reply: str, where: str) -> list[Message]:
-    instruction = _text(record, "instruction", where)
-    extra = record.get(context) or ""
-    if not isinstance(extra, str):
-        raise DataError(f"{where}: expected text in '{context}', found {_shown(extra)}")
-    user = f"{instruction}\n\n{extra.strip()}" if extra.strip() else instruction
-    return _single(user, _text(record, reply, where))
-
-
-def read_lima(record: dict[str, Any], where: str) -> list[Message]:
-    turns = record.get("conversations")
-    if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(t, str) and t.strip() for t in turns):
-        raise DataError(f"{where}: expected 'conversations' with two or more texts, found {_shown(turns)}")
-    # A last question without its reply cannot be learned from.
-    turns = turns[: len(turns) // 2 * 2]
-    return [_turn("assistant" if i % 2 else "user", text.strip()) for i, text in enumerate(turns)]
-
-
-def read_sharegpt(record: dict[str, Any], where: str) -> list[Message]:
-    turns = record.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"{where}: expected 'conversations' with {{from, value}} objects, found {_shown(turns)}")
-    unknown = sorted({str(turn.get("from")) for turn in turns} - set(_SPEAKERS))
-    if unknown:
-        raise DataError(f"{where}: unknown speaker {', '.join(unknown)}; choices: {', '.join(_SPEAKERS)}")
-    messages = [{"role": _SPEAKERS[turn["from"]], "content": turn.get("value")} for turn in turns]
-    if messages and messages[-1]["role"] == "user":
-        messages.pop()
-    return read_messages({"messages": messages}, where)
-
-
-READERS: dict[str, Reader] = {
-    "messages": read_messages,
-    "alpaca": read_alpaca,
-    "dolly": read_dolly,
-    "lima": read_lima,
-    "sharegpt": read_sharegpt,
-}
-
-
-def recognise(record: dict[str, Any], where: str) -> str:
-    """The format that a record's fields show. Raises DataError that names the fields found and expected."""
-    if "messages" in record:
-        return "messages"
-    if "instruction" in record and "output" in record:
-        return "alpaca"
-    if "instruction" in record and "response" in record:
-        return "dolly"
-    turns = record.get("conversations")
-    if isinstance(turns, list) and turns:
-        return "lima" if isinstance(turns[0], str) else "sharegpt"
-    raise DataError(
-        f"{where}: no known format: found the fields {', '.join(sorted(record)) or '(none)'}; expected messages, "
-        "or instruction and output (Alpaca), or instruction and response (Dolly), or conversations (LIMA, ShareGPT)"
-    )
-
-
-def load_source(source: Source, offline: bool = False) -> list[Conversation]:
+def load_source(source: Source, offline: bool = False, unfit: Unfit | None = None) -> list[Conversation]:
     """All conversations of one source, duplicates dropped.
 
-    Raises DataError that lists the malformed records by line number (at most MAX_PROBLEMS of them).
+    Records that cannot be learned from go to `unfit`. Raises DataError that lists them where it is not given.
     """
     problems: list[str] = []
     found: list[Conversation] = []
-    for where, record in _raw_records(source, offline):
+    for row in _records(source, offline):
         try:
-            found.append(_conversation(record, source, where))
+            if row.problem:
+                raise DataError(row.problem.removeprefix(f"{row.where}: "))
+            found.append(_conversation(row.record, source))
         except DataError as error:
-            problems += error.problems
-            if len(problems) >= MAX_PROBLEMS:
-                break
-    if problems:
-        raise DataError(problems[:MAX_PROBLEMS], f"mend or remove these records of {source.path}")
+            problems += [f"{row.where}: {problem}" for problem in error.problems]
+            if unfit is not None:
+                unfit.setdefault(reason_of(error.problems[0]), []).append(row.where)
+    if problems and (unfit is None or not found):
+        hint = f"mend or remove these records of {source.path}, or leave them out with --skip-unfit"
+        raise DataError(shortened(problems), hint)
     if source.categories is not None:
         found = [one for one in found if one.get("category") in source.categories]
     if not found:
@@ -139,67 +45,59 @@ def load_source(source: Source, offline: bool = False) -> list[Conversation]:
     return unique(found, key=lambda one: one["id"])
 
 
-def _conversation(record: dict[str, Any], source: Source, where: str) -> Conversation:
-    name = source.format if source.format != "auto" else recognise(record, where)
-    messages = READERS[name](record, where)
-    language = _language(record.get("language"), source, where)
+def _conversation(record: dict[str, Any], source: Source) -> Conversation:
+    if source.columns:
+        record = renamed(record, source.columns)
+    name = source.format if source.format != "auto" else recognise(record)
+    messages = messages_of(record, name, chosen=bool(source.columns))
     # The id is the content, so that a repeated conversation is one and subsets do not hang on line numbers.
-    kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "language": language}
+    kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "language": _language(record, source)}
     if isinstance(record.get("category"), str):
         kept["category"] = record["category"]
     return cast(Conversation, kept)
 
 
-def _language(given: Any, source: Source, where: str) -> str:
+def _language(record: dict[str, Any], source: Source) -> str:
     """The record's own language where it names one, else the source's."""
+    root = record.get("prompt")
+    named = (record.get("language_code"), record.get("language"), root.get("lang") if isinstance(root, dict) else None)
+    given = next((one for one in named if one not in (None, "")), None)
     try:
-        return source.language if given in (None, "") else language_code(given)
+        return source.language if given is None else language_code(given)
     except DataError as error:
-        raise DataError(f"{where}: 'language': {error}") from None
+        raise DataError(f"'language': {error}") from None
 
 
-def _raw_records(source: Source, offline: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    if source.path.startswith("hub:"):
-        return _hub_records(source, offline)
+def _records(source: Source, offline: bool) -> Iterator[Row]:
+    found = _hub_rows(source, offline) if source.path.startswith("hub:") else _file_rows(source)
+    first = next(found, None)
+    if first is None:
+        return iter(())
+    every = chain([first], found)
+    flat = source.format in {"auto", "oasst"} and not source.columns and is_oasst_row(first.record)
+    return oasst_trees(every) if flat else every
+
+
+def _file_rows(source: Source) -> Iterator[Row]:
     path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else Path(source.path)
-    if source.sha256 and path.is_file() and file_sha256(path) != source.sha256:
+    if source.sha256 and path.exists() and content_sha256(path) != source.sha256:
         hint = "put the old file back, or give the study's own file again: with other data it has other runs"
         raise DataError(f"{path}: no longer the data that this study was made with", hint)
-    return _json_array(path) if path.suffix == ".json" else _lines(path)
+    return rows(path, source.split)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, record in read_jsonl(path):
-        yield f"{path}:{number}", record
-
-
-def _json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path}: expected a JSON array of objects (or one object a line in a .jsonl file)")
-    for number, record in enumerate(records, start=1):
-        yield f"{path}: record {number}", record
-
-
-def _hub_records(source: Source, offline: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def _hub_rows(source: Source, offline: bool) -> Iterator[Row]:
     from datasets import load_dataset
 
     name = source.path.removeprefix("hub:")
     # Read from the files of one commit: by name, datasets takes any cached revision when the hub is out of reach.
     folder = hub_snapshot(name, source.revision, offline, "dataset")
     try:
-        rows: Iterable[Any] = load_dataset(str(folder), split=source.split)
+        found: Iterable[Any] = load_dataset(str(folder), split=source.split)
     except Exception as error:  # datasets raises many kinds for files or splits that it cannot read
         raise DataError(f"hub dataset '{name}' (split {source.split}) cannot be read: {error}") from None
-    for number, row in enumerate(rows, start=1):
-        yield f"{source.path} row {number}", dict(row)
+    for number, row in enumerate(found, start=1):
+        yield Row(f"{source.path} row {number}", number, {key: one for key, one in row.items() if one is not None})
 
 
 def nested_subset(conversations: Sequence[Conversation], size: int | None, seed: int) -> list[Conversation]:
@@ -213,15 +111,17 @@ def nested_subset(conversations: Sequence[Conversation], size: int | None, seed:
     return ranked[:size]
 
 
-def load_instructions(settings: Instructions, offline: bool = False) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out conversations.
+def load_instructions(
+    settings: Instructions, offline: bool = False, unfit: Unfit | None = None
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Training and held-out conversations. Records that cannot be learned from go to `unfit`, or are refused.
 
     The held-out ones are English where there is English, so that their loss is what English alone can tell; they are
     the same for every subset size and whatever other languages are mixed in. Raises DataError for too few.
     """
     pool: list[Conversation] = []
     for source in settings.sources:
-        pool += nested_subset(load_source(source, offline), source.size, settings.subset_seed)
+        pool += nested_subset(load_source(source, offline, unfit), source.size, settings.subset_seed)
     ranked = nested_subset(unique(pool, key=lambda one: one["id"]), None, settings.subset_seed)
     english = [one for one in ranked if one["language"] == "en"]
     heldout = (english or ranked)[: settings.heldout]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from xlift.data.sources import published_prompts
+from xlift.data.tabular import rows
 from xlift.errors import DataError, nearest, shortened
-from xlift.records import Prompt, Split, check_prompt, fingerprint, read_jsonl, reply_language
+from xlift.records import Prompt, Split, check_prompt, fingerprint, reply_language
 from xlift.study.settings import Prompts, PromptSet, builtin_path
 
 
@@ -135,7 +136,7 @@ def _files(source: str, languages: list[str]) -> list[Path]:
 
 
 def read_prompt_file(path: Path) -> list[Prompt]:
-    """The prompts of a JSONL file. Raises DataError that lists what is wrong by line number."""
+    """The prompts of a file in any format of records. Raises DataError that lists what is wrong by line number."""
     return list(_read_prompts(path).values())
 
 
@@ -144,8 +145,10 @@ def _read_prompts(path: Path) -> dict[str, Prompt]:
     prompts: dict[str, Prompt] = {}
     lines: dict[str, int] = {}
     earlier: dict[str, dict[str, Any]] = {}
-    for number, record in read_jsonl(path):
-        where = f"{path}:{number}"
+    for where, number, record, problem in rows(path):
+        if problem:
+            problems.append(problem)
+            continue
         problems += check_prompt(record, where)
         first = lines.setdefault(str(record.get("id")), number)
         if first != number:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from xlift.errors import DataError
 from xlift.extras import require
-from xlift.records import parse_json, parse_line
+from xlift.hub import file_sha256
+from xlift.records import fingerprint, parse_json, parse_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,6 +89,13 @@ def files(path: Path, split: str | None = None) -> list[Path]:
     if not chosen:
         raise DataError(f"{path}: no split '{split}'; there are: {', '.join(there)}", f"set split: {there[0]}")
     return chosen
+
+
+def content_sha256(path: Path) -> str:
+    """One hash over the records of a file or a folder, whatever it is called."""
+    if path.is_file():
+        return file_sha256(path)
+    return fingerprint({str(one.relative_to(path)): file_sha256(one) for one in files(path)}, length=64)
 
 
 def _split_of(file: Path, folder: Path) -> str | None:

@@ -79,13 +79,26 @@ class Settings(BaseModel):
         return with_numbers(cls, raw)
 
 
+Column = Literal[
+    "messages", "conversations", "instruction", "input", "output", "context", "response", "prompt", "completion",
+    "system", "history", "language", "category",
+]  # fmt: skip
+"""Fields of records that a column of other data can stand for."""
+
+
 class Source(Settings):
-    """One file or hub dataset of instruction data."""
+    """One file, folder or hub dataset of instruction data."""
 
     path: str = BUILTIN
-    """`builtin`, a JSON or JSONL file, or `hub:OWNER/NAME`."""
-    format: Literal["auto", "messages", "alpaca", "dolly", "lima", "sharegpt"] = "auto"
+    """`builtin`, a file (JSON Lines, JSON, CSV, TSV, Parquet or Arrow; plain or compressed), a folder of such files, or
+    `hub:OWNER/NAME`."""
+    format: Literal[
+        "auto", "messages", "alpaca", "dolly", "lima", "ultrachat", "sharegpt", "completion", "aya", "oasst"
+    ] = "auto"
     """Format of the records; `auto` recognises it by their fields."""
+    columns: dict[Column, str] | None = None
+    """For records of no known format, which of their fields stand for those of one: `{prompt: question, completion:
+    answer}`."""
     language: LanguageCode = "en"
     """Language of the conversations that do not name their own in a field `language`."""
     size: int | None = Field(None, ge=1)
@@ -93,7 +106,7 @@ class Source(Settings):
     categories: list[str] | None = None
     """Only conversations of these categories (the `category` field)."""
     split: str = "train"
-    """Split of a hub dataset."""
+    """Split of a hub dataset, or of a folder whose files are named by splits."""
     revision: str | None = None
     """Commit, tag or branch of a hub dataset."""
     sha256: str | None = None
@@ -101,8 +114,10 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _of_the_hub(self) -> Source:
-        given = [name for name in ("split", "revision") if getattr(self, name) != type(self).model_fields[name].default]
-        if given and not self.path.startswith("hub:"):
+        of_a_file = self.path == BUILTIN or bool(Path(self.path).suffix)
+        names = () if self.path.startswith("hub:") else ("split", "revision") if of_a_file else ("revision",)
+        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if given:
             raise ValueError(f"only a dataset of the hub (path: hub:OWNER/NAME) has {' and '.join(given)}")
         return self
 
@@ -237,7 +252,8 @@ class RunConfig(Settings):
             settings["adaptation"] = self.adaptation.method
         data = settings["instructions"]
         data["name"] = None
-        data["sources"] = [{**one, "path": None} if one["sha256"] else one for one in data["sources"]]
+        kept = [{key: value for key, value in one.items() if key != "columns" or value} for one in data["sources"]]
+        data["sources"] = [{**one, "path": None} if one["sha256"] else one for one in kept]
         if self.untuned:
             settings = {key: settings[key] for key in UNTUNED}
         return fingerprint(settings, length=8)

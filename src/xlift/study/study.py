@@ -11,8 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from xlift.data.tabular import content_sha256
 from xlift.errors import ConfigError, nearest, shortened
-from xlift.hub import file_sha256, folder_sha256
+from xlift.hub import folder_sha256
 from xlift.study.grid import (
     collapsed,
     expand,
@@ -376,7 +377,7 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     if source.path.startswith("hub:"):
         return source.model_dump(mode="json")
     path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else (folder / source.path).resolve()
-    digest = file_sha256(path) if path.is_file() else None
+    digest = content_sha256(path) if path.exists() else None
     shown = BUILTIN if source.path == BUILTIN else str(path)
     return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}
 
