@@ -206,6 +206,29 @@ def test_a_template_that_drops_earlier_thoughts_trains_replies_in_the_context_th
     check_invariant(chat, messages)
 
 
+@pytest.mark.parametrize("template", [*sorted(NAMED), "own"])
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_of_replies_that_are_context_alone_nothing_is_learned_and_all_of_the_others(
+    tokenizer: Any, template: str, silent: int
+) -> None:
+    tokenizer.chat_template = FORGETFUL if template == "own" else None
+    chat = chat_format(tokenizer, template)
+    messages: Any = [*MULTI, {"role": "user", "content": "Sûr ?"}, {"role": "assistant", "content": "Oui."}]
+    replies = [i for i, one in enumerate(messages) if one["role"] == "assistant"]
+    marked = [{**one, "learn": False} if i == replies[silent] else one for i, one in enumerate(messages)]
+
+    def learned(given: Any) -> list[str]:
+        texts = [tokenizer.decode([t for t, m in zip(e.ids, e.mask, strict=True) if m]) for e in chat.examples(given)]
+        return [piece.strip() for text in texts for piece in text.split(chat.end_of_turn)[:-1]]
+
+    said = [messages[i]["content"] for i in replies]
+    assert learned(messages) == said
+    assert learned(marked) == [one for i, one in enumerate(said) if i != silent]
+    if template != "own":
+        assert chat.encode(marked).ids == chat.encode(messages).ids
+    assert chat.encode_prompt(marked[:-1]) == chat.encode_prompt(messages[:-1])
+
+
 THINKING = {
     # Thoughts of the last reply stay, and an empty one is written where there is none or none is wanted; as Qwen 3.
     "writes empty thoughts": (

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from xlift.data.formats import is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
+from xlift.data.readers import is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
 from xlift.data.tabular import Row, content_sha256, rows
 from xlift.errors import DataError, shortened
 from xlift.hub import hub_snapshot

@@ -113,7 +113,8 @@ class ChatFormat:
         regions = self._regions(spoken, text)
         if regions is not None:
             return [self._encoded(text, regions)]
-        return [self._apart(spoken[: i + 1]) for i, message in enumerate(spoken) if message["role"] == "assistant"]
+        learned = [i for i, one in enumerate(spoken) if one["role"] == "assistant" and one.get("learn", True)]
+        return [self._apart(spoken[: i + 1]) for i in learned]
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """The training example that ends with a conversation's last reply."""
@@ -123,7 +124,7 @@ class ChatFormat:
         """The messages as they are rendered: without outer blanks, the system prompt where the template wants it."""
         system: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         given = [*(system if messages[0]["role"] != "system" else []), *messages]
-        spoken: list[Message] = [{"role": m["role"], "content": self._words(m)} for m in given]
+        spoken = [cast(Message, {**message, "content": self._words(message)}) for message in given]
         if len(spoken) > 1 and spoken[0]["role"] == "system" and self.merges_system:
             first = f"{spoken[0]['content']}\n\n{spoken[1]['content']}"
             spoken[:2] = [{"role": spoken[1]["role"], "content": first}]
@@ -163,7 +164,8 @@ class ChatFormat:
             if words is None or (regions and start < regions[-1].end):
                 return None
             following = spoken[i + 1]["content"] if i + 1 < len(spoken) else None
-            regions.append(self._region(text, start, self._end(text, words, following)))
+            region = self._region(text, start, self._end(text, words, following))
+            regions.append(region if message.get("learn", True) else region._replace(learned=region.end))
         return regions
 
     def _region(self, text: str, start: int, end: int) -> Region:

@@ -182,3 +182,10 @@ def test_of_a_tree_of_replies_the_best_ranked_are_taken_nested_or_flat_in_any_or
 def test_thoughts_that_have_a_field_of_their_own_stand_before_the_reply(tmp_path: Path) -> None:
     (found,) = read(tmp_path, {"messages": [USER, REPLY | {"reasoning_content": "Hm."}]})
     assert found[-1]["content"] == "<think>\nHm.\n</think>\n\nSo."
+
+
+def test_a_reply_of_weight_0_is_context_and_not_learned(tmp_path: Path) -> None:
+    for name, zero in (("weight", 0), ("train", False), ("weight", 0.0)):
+        first = REPLY | {name: zero}
+        (found,) = read(tmp_path, {"messages": [USER | {"weight": 1}, first, USER, REPLY | {name: 1}]})
+        assert found == [USER, REPLY | {"learn": False}, USER, REPLY]
