@@ -22,6 +22,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "exclude": {"word": "sun"},
     "json": {"keys": ["a", "b"]},
     "ends_with": {"phrase": "the end"},
+    "ifeval": {"instructions": [{"id": "punctuation:no_comma"}]},
 }
 NEW_LINES = "One thing\nAnother thing\nA third thing"
 
@@ -41,7 +42,8 @@ def rate(text: str, name: str, language: str = "en", cut: bool = False, **more: 
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("text", ["", " \n\t", "\u200b\u200f\ufeff", "\x00"])
 def test_an_empty_reply_follows_nothing(name: str, text: str) -> None:
-    assert rate(text, name) == (0, {"kind": name, "empty": True}, None)
+    found, detail, reason = rate(text, name)
+    assert (found, detail["kind"], detail["empty"], reason) == (0, name, True, None)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -33,6 +33,13 @@ RATING_COLUMNS = {
 }  # fmt: skip
 """Columns of the tidy table that say what a rating is; a run is known by `run`, its folder's name."""
 
+INSTRUCTION_COLUMNS = {
+    "run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String,
+    "language": pl.String, "split": pl.String, "category": pl.String, "instruction": pl.String, "strict": pl.Boolean,
+    "loose": pl.Boolean, "reason": pl.String,
+}  # fmt: skip
+"""Columns of the table of IFEval's instructions; `strict` and `loose` are null where the `reason` says why."""
+
 
 def axes_of(run: RunFolder) -> dict[str, Any]:
     """How a run was trained, as one row of the columns AXES; `size` is what was trained on where nothing was asked."""
@@ -54,6 +61,13 @@ class Results:
         prompts = written_prompts(self.workspace)
         found = checkpoints(self.workspace, prompts=prompts)
         return tidy_table(((one.run, one.ratings) for one in found), prompts)
+
+    @cached_property
+    def instructions(self) -> pl.DataFrame:
+        """One row an instruction of an `ifeval:` prompt that was rated: INSTRUCTION_COLUMNS."""
+        prompts = written_prompts(self.workspace)
+        found = checkpoints(self.workspace, prompts=prompts)
+        return instruction_table(((one.run, one.ratings) for one in found), prompts)
 
     @cached_property
     def responses(self) -> list[Response]:
@@ -107,6 +121,20 @@ def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Ite
     axes = pl.DataFrame([{"run": run.id} | axes_of(run) for run in runs.values()], schema={"run": pl.String} | AXES)
     ratings = pl.DataFrame(rows, schema=RATING_COLUMNS)
     return ratings.join(_told_apart(axes), on="run", how="left", maintain_order="left")
+
+
+def instruction_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
+    """Whether each instruction was followed (INSTRUCTION_COLUMNS), from the ratings of some runs' checkpoints."""
+    by_id = {prompt["id"]: prompt for prompt in prompts}
+    rows = [
+        tidy(rating, by_id[rating["id"]], run)
+        | {"instruction": one["id"], "strict": one["strict"], "loose": one["loose"], "reason": one.get("why")}
+        for run, ratings in found
+        for rating in ratings
+        if rating["rater"] == "constraint"
+        for one in rating.get("detail", {}).get("instructions", [])
+    ]
+    return pl.DataFrame([{name: row[name] for name in INSTRUCTION_COLUMNS} for row in rows], schema=INSTRUCTION_COLUMNS)
 
 
 def _told_apart(axes: pl.DataFrame) -> pl.DataFrame:

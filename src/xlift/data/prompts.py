@@ -85,7 +85,7 @@ def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> di
 
 
 def _load_source(source: str, size: int | None, split: Split, languages: list[str]) -> dict[str, Prompt]:
-    if source.startswith(("paper:", "lcb:")):
+    if source.startswith(("paper:", "lcb:", "ifeval:")):
         records = {f"{source}: {prompt['id']}": prompt for prompt in published_prompts(source, languages, split)}
     else:
         records = {}

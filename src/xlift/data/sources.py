@@ -4,6 +4,7 @@ paper:FOLDER   the released files of arXiv 2402.14778: alpacaeval_test_subset.LL
                list of messages a line, parallel by line over languages; modifiers.LL.types names each line's modifier
 lcb:PATH       the test sets of the Language Confusion Benchmark, a folder or its zip:
                monolingual/SOURCE/LL.csv and crosslingual/SOURCE/LL.csv with a column `prompt`
+ifeval:PATH    IFEval and the sets made after it: see ifeval.py
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
+from xlift.data.ifeval import ifeval_prompts
 from xlift.errors import DataError, shortened
 from xlift.languages import known_code, language_code
 from xlift.records import Message, Prompt, Split, check_messages
@@ -209,7 +211,9 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def published_prompts(source: str, languages: list[str], split: Split) -> list[Prompt]:
-    """Prompts of a `paper:` or `lcb:` source in the given languages."""
+    """Prompts of a `paper:`, `lcb:` or `ifeval:` source in the given languages."""
     kind, _, where = source.partition(":")
+    if kind == "ifeval":
+        return ifeval_prompts(Path(where), languages, split)
     read = {"paper": paper_prompts, "lcb": lcb_prompts}[kind]
     return [prompt for language in languages for prompt in read(Path(where), language, split)]

@@ -19,6 +19,7 @@
 | include, exclude | word | the word or phrase occurs, does not occur (missing where only another form of it does) | |
 | json | keys | the reply is one JSON object with exactly these keys, alone or fenced | such an object within text |
 | ends_with | phrase | the last words are the phrase | |
+| ifeval | instructions | every instruction of IFEval is, strictly (see ifeval.py) | some of them are |
 | style | style | never decided here: a judge has to | |
 
 A response that was cut by the token limit (finish_reason "length") is missing where more text could change the value:
@@ -37,6 +38,8 @@ from typing import Any, NamedTuple
 
 from xlift.languages import find_language, known_code
 from xlift.rating.endings import other_forms
+from xlift.rating.ifeval import is_instruction, rate_instructions, without_answer
+from xlift.rating.ifeval_counts import CASED
 from xlift.rating.language.rater import rate_text
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import (
@@ -100,10 +103,10 @@ def rate_constraint(record: dict[str, Any]) -> Rated:
     if problem := _problem(constraint, language):
         return None, kind, problem
     answer, cut = without_reasoning(text), record.get("finish_reason") == "length"
-    if cut and answer != text and not visible(answer).strip():
-        return None, kind, "cut by the token limit within its reasoning"
     if not visible(answer).strip():
-        return 0, kind | {"empty": True}, None
+        unseen = "cut by the token limit within its reasoning" if cut and answer != text else None
+        single = without_answer(constraint["instructions"], unseen) if constraint["name"] == "ifeval" else {}
+        return (None, kind | single, unseen) if unseen else (0, kind | {"empty": True} | single, None)
     unmodified = record.get("unmodified")
     reply = Checked(answer, language, cut, without_reasoning(unmodified) if isinstance(unmodified, str) else None)
     value, detail, reason = CHECKS[constraint["name"]](reply, constraint)
@@ -121,8 +124,8 @@ _NEEDED = {
     "exclude": "word",
     "json": "keys",
     "ends_with": "phrase",
+    "ifeval": "instructions",
 }
-_CASED = {"Latn", "Cyrl", "Grek", "Armn", "Cher", "Copt", "Glag", "Adlm"}
 
 
 def _problem(constraint: dict[str, Any], language: str) -> str | None:
@@ -137,7 +140,7 @@ def _problem(constraint: dict[str, Any], language: str) -> str | None:
         if wrong := _malformed(key, constraint.get(key)):
             return f"constraint '{name}': {wrong}"
     known = find_language(language)
-    if name in ("capitalized", "lowercase") and known and known.script not in _CASED:
+    if name in ("capitalized", "lowercase") and known and known.script not in CASED:
         return f"{known.name} is written without capital letters"
     if name == "sentences" and known and known.code in ("th", "lo"):
         return "the end of a sentence is not marked in this language"
@@ -151,6 +154,9 @@ def _malformed(key: str, value: Any) -> str | None:
     if key == "keys":
         right = isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
         return None if right else f"'keys' must be a list of names, found {value!r:.40}"
+    if key == "instructions":
+        right = isinstance(value, list) and bool(value) and all(is_instruction(item) for item in value)
+        return None if right else f"'instructions' must be a list of objects with an 'id', found {value!r:.40}"
     right = isinstance(value, str) and bool(fold(value))
     return None if right else f"'{key}' must be text, found {value!r:.40}"
 
@@ -394,7 +400,7 @@ def _occurrences(reply: Checked, word: str) -> tuple[int, list[str]]:
     """How often the word occurs as it is; and, where it does not, what may be a form of it (laws for law)."""
     found = occurrences(reply.text, word, reply.language)
     text, phrase = fold(reply.text, reply.language), fold(word, reply.language)
-    return found, [] if found else other_forms(text, phrase, reply.language)
+    return found, [] if found else other_forms(text, phrase, reply.language)[:3]
 
 
 # e.g. en {"name": "exclude", "word": "cat"}: "A category." → 2
@@ -434,6 +440,11 @@ def _json(reply: Checked, constraint: dict[str, Any]) -> Rated:
     return 1 if within else 0, {"keys": keys if within else None}, None
 
 
+# e.g. en {"name": "ifeval", "instructions": [{"id": "punctuation:no_comma"}]}: "No comma." → 2
+def _ifeval(reply: Checked, constraint: dict[str, Any]) -> Rated:
+    return rate_instructions(reply.text, reply.language, reply.cut, constraint["instructions"])
+
+
 def _object_keys(text: str, start: int) -> tuple[list[str] | None, int]:
     """The sorted keys of the JSON object that begins at `start`, and where it ends; None if there is none."""
     decoder = json.JSONDecoder(object_pairs_hook=list, parse_constant=_refuse)
@@ -465,4 +476,5 @@ CHECKS: dict[str, Check] = {
     "exclude": _exclude,
     "json": _json,
     "ends_with": _ends_with,
+    "ifeval": _ifeval,
 }

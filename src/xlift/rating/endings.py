@@ -65,4 +65,4 @@ def case_forms(word: str, code: str) -> str | None:
 def other_forms(folded: str, phrase: str, code: str) -> list[str]:
     """What in a folded text may be a form of a folded word or phrase."""
     patterns = [_inflected(word, _FORMS, code) or re.escape(word) for word in phrase.split()]
-    return re.findall(rf"(?<!\w){'[ -]'.join(patterns)}(?!\w)", folded)[:3] if patterns else []
+    return re.findall(rf"(?<!\w){'[ -]'.join(patterns)}(?!\w)", folded) if patterns else []

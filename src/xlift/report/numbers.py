@@ -21,7 +21,7 @@ from xlift.analysis.estimates import SETTINGS, summary, with_conditions
 from xlift.analysis.measures import holm
 from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
-from xlift.intervals import Estimate
+from xlift.intervals import Estimate, estimate
 from xlift.report.reading import (
     Condition,
     Material,
@@ -37,6 +37,7 @@ from xlift.report.rows import (
     DifferenceRow,
     EffectRow,
     FactRow,
+    InstructionRow,
     MarginRow,
     MeanRow,
     MissingRow,
@@ -47,6 +48,7 @@ from xlift.report.rows import (
     VarianceRow,
     read,
 )
+from xlift.results import instruction_table
 
 REFERENCE = "en"
 """The language that the others are compared with."""
@@ -63,6 +65,7 @@ class Findings(NamedTuple):
     selection: list[SelectionRow]
     effects: list[EffectRow]
     variance: list[VarianceRow]
+    instructions: list[InstructionRow]
     margins: list[MarginRow]
     facts: list[FactRow]
     missing: list[MissingRow]
@@ -83,6 +86,7 @@ def findings_of(material: Material) -> Findings:
         selection=selection_rows(material),
         effects=_effects(material, partial(factor_effects, top=1.0), EffectRow),
         variance=_effects(material, variance_shares, VarianceRow),
+        instructions=instruction_rows(material),
         margins=margin_rows(material),
         facts=consistency_rows(material),
         missing=missing_rows(material),
@@ -267,6 +271,23 @@ def margin_rows(material: Material) -> list[MarginRow]:
         for code in material.languages if measured else []:
             found = Estimate(**measured[code]) if code in measured else Estimate(None, None, None, 0, 0)
             rows.append(MarginRow(one.run.label, one.run.id, one.step, code, *astuple(found)))
+    return rows
+
+
+def instruction_rows(material: Material, split: str = "test") -> list[InstructionRow]:
+    """Four rows a checkpoint and language: prompts and instructions followed, strictly and loosely."""
+    told = instruction_table(((one.run, one.ratings) for one in material.answered), material.prompts)
+    rows = []
+    for key, own in told.filter(split=split).group_by("label", "run", "step", "language", maintain_order=True):
+        for criterion in ("strict", "loose"):
+            # A prompt is followed where all its instructions are; null beside false is false.
+            prompts = own.group_by("id", maintain_order=True).agg(
+                pl.col(criterion).all(ignore_nulls=False), pl.col("parallel_id").first()
+            )
+            for counted, frame in (("prompts", prompts), ("instructions", own)):
+                values = frame[criterion].cast(float).to_list()
+                found = estimate(values, frame["parallel_id"].to_list(), top=1.0, **material.resampling)
+                rows.append(InstructionRow(*key, counted, criterion, *astuple(found)))  # type: ignore[call-arg, arg-type]
     return rows
 
 

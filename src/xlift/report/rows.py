@@ -198,6 +198,23 @@ class MarginRow:
 
 
 @dataclass(frozen=True)
+class InstructionRow:
+    """How many prompts, or single instructions, of IFEval a checkpoint follows, strictly or loosely."""
+
+    run: str
+    id: str
+    step: int
+    language: str
+    counted: str
+    criterion: str
+    mean: Number
+    low: Number
+    high: Number
+    rated: int
+    missing: int
+
+
+@dataclass(frozen=True)
 class FactRow:
     """How alike a checkpoint answers the same facts in two languages (see analysis/consistency.py)."""
 

@@ -44,6 +44,10 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
         ("effects", "Effects", "What each training choice contributes", EFFECTS_LEAD, _effects(material, found)),
         ("training", "Training", "Training and multilingual validation", TRAINING, _training(material)),
         ("margins", "Margin", "Language margin", MARGINS, _one(tables.margin_table_of(material, found.margins))),
+        (
+            *("instructions", "Instructions", "Verifiable instructions", INSTRUCTIONS),
+            _one(tables.instructions_table(material, found.instructions)),
+        ),
         ("facts", "Facts", "Facts over languages", FACTS, _one(tables.facts_table(material, found.facts))),
         ("agreement", "Agreement", "Agreement and calibration", AGREEMENT, _agreement(material, found)),
         ("missing", "Missing", "Missing ratings", MISSING, _one(tables.missing_table(material, found.missing))),
@@ -71,6 +75,7 @@ TRAINING = (
     "Loss on held-out English replies is all that English-only validation sees; the panels see the other languages."
 )
 MARGINS = "A checkpoint can be measured so in seconds, before it has answered anything."
+INSTRUCTIONS = "What a program can check of a reply, and did: no judge is asked."
 FACTS = "Which of the facts that a model gives right in English does it lose in the user's language?"
 AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1 perfect, 0 chance."
 MISSING = "Missing is not zero: what could not be rated says why, and counts neither as right nor as wrong."

@@ -16,6 +16,7 @@ from xlift.report.rows import (
     DifferenceRow,
     EffectRow,
     FactRow,
+    InstructionRow,
     MarginRow,
     MissingRow,
     PersonRow,
@@ -299,6 +300,31 @@ def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTabl
     )
     title = "Leaning to the user's language, without generating"
     return ReportTable("margins", title, note, wide.columns, wide.lines, _records(rows))
+
+
+def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> ReportTable | None:
+    """The accuracies of IFEval: prompts and instructions followed, strictly and loosely."""
+    if not rows:
+        return None
+    note = (
+        "Test prompts with verifiable instructions (IFEval). Strictly: the reply as it is; loosely: also without its "
+        "first line, its last line or its asterisks. A prompt is followed where all its instructions are. What cannot "
+        f"be decided is left out and counted as missing. {confidence_text(material)} interval."
+    )
+
+    def line(row: InstructionRow) -> tuple[str, str]:
+        key, name = _checkpoint(material, row.id, row.step)
+        manner = "strictly" if row.criterion == "strict" else "loosely"
+        return f"{key} {row.counted} {manner}", f"{name}: {row.counted}, {manner}"
+
+    wide = Wide(
+        material,
+        rows,
+        line,
+        lambda row: Value(row.mean, row.low, row.high, _counted(row.rated, row.missing)),
+        "share",
+    )
+    return ReportTable("instructions", "Instructions followed", note, wide.columns, wide.lines, _records(rows))
 
 
 def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | None:

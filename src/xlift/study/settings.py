@@ -268,7 +268,7 @@ class PromptSet(Settings):
     """Where prompts come from and how many are used."""
 
     source: Annotated[list[str], Field(min_length=1)] | str = "builtin:open"
-    """`builtin:NAME` (open, constraints, facts), a file of prompts, `paper:FOLDER`, `lcb:PATH`; or a list of these."""
+    """`builtin:NAME` (open, constraints, facts), `paper:FOLDER`, `lcb:PATH`, `ifeval:PATH`, a file; or several."""
     size: int | None = Field(None, ge=1)
     """Only the first so many prompts of each source in each language."""
 
