@@ -22,7 +22,10 @@ from xlift.stages import prepare
 from xlift.study.study import load_study
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-MODES: dict[str, cli.Modes] = {"rate": cli._RATE, "judge": cli._JUDGE, "annotate": cli._ANNOTATE, "clean": cli._CLEAN}
+MODES: dict[str, cli.Modes] = {
+    **{"rate": cli._RATE, "judge": cli._JUDGE, "annotate": cli._ANNOTATE, "clean": cli._CLEAN},
+    "diagnose": cli._DIAGNOSE,
+}
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
     "run": {"out", "offline"},

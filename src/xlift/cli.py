@@ -185,6 +185,58 @@ def report(
     _print_result(workspace, path)
 
 
+_DIAGNOSE: Modes = {
+    "MODEL": {
+        *("base", "languages", "size", "system", "template", "repetition_penalty", "out", "html", "as_json"),
+        *("fail_under", "offline"),
+    },
+    "--data FILE": {"data", "as_json", "offline"},
+}
+
+
+@app.command()
+def diagnose(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Folders, hub ids, adapters, runs; embedded:NAME.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The model that they were tuned from, to compare with.")] = None,
+    languages: Annotated[str, typer.Option(help="Of the users, separated by commas; English is added.")] = "fr,pt,ru",
+    size: Annotated[str, typer.Option(help="quick, usual or thorough: 4, 12 or 40 prompts of each kind.")] = "usual",
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    template: Annotated[str, typer.Option(help="Chat format; the model's own where it is not given.")] = "auto",
+    repetition_penalty: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
+    out: Out = None,
+    html: Annotated[Path | None, typer.Option(help="Also a page with figures and every answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    fail_under: Annotated[
+        list[str] | None, typer.Option(help="fr=0.95, or 0.95 for all: exit code 1 where fewer answers are right.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Instruction data instead of a model.")] = None,
+    offline: Offline = False,
+) -> None:
+    """What is wrong with a model, or with the data it is tuned on, and what to try."""
+    from xlift.diagnosis import command
+
+    if not models and not data:
+        raise ConfigError("what should be diagnosed?", "xlift diagnose MODEL, or xlift diagnose --data FILE")
+    _refuse_others(context, "MODEL" if models else "--data FILE", _DIAGNOSE)
+    failures: list[str] = []
+    if data:
+        found, said = command.diagnose_data(data, offline)
+    else:
+        codes = [one.strip() for one in languages.split(",") if one.strip()]
+        settings = {"system": system, "template": template, "repetition_penalty": repetition_penalty}
+        found, said, failures = command.diagnose_models(
+            models or [], base, codes, size, out, html, offline, fail_under or [], **settings
+        )
+    print(command.printed(found, said, as_json))
+    for line in failures:
+        print(line, file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
+
+
 _ASKING = {
     *("model", "base_url", "api_key_env", "calls", "facets", "rubrics", "concurrency", "price_input", "price_output"),
     *("max_cost", "max_requests", "batch", "dry_run"),

@@ -1,0 +1,81 @@
+"""What `xlift diagnose` does, with the models or with data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xlift.diagnosis import text
+from xlift.diagnosis.findings import findings
+from xlift.diagnosis.measure import SIZES, diagnosis_study, measure, model_name
+from xlift.errors import ConfigError, nearest
+from xlift.languages import language_code
+from xlift.progress import say
+
+
+def diagnose_models(
+    models: Sequence[str],
+    base: str | None,
+    languages: Sequence[str],
+    size: str,
+    folder: Path | None,
+    page: Path | None,
+    offline: bool,
+    fail_under: Sequence[str],
+    **settings: Any,
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Measure models, and the base that they were tuned from: as data, as text, and what of `fail_under` is not met.
+
+    Raises ConfigError, ModelError, DataError for what cannot be measured.
+    """
+    if size not in SIZES:
+        raise ConfigError(f"unknown size '{size}'; {nearest(size, SIZES)}")
+    named = [model_name(one) for one in (*models, *([base] if base else ()))]
+    study = diagnosis_study(list(dict.fromkeys(named)), list(map(language_code, languages)), SIZES[size], **settings)
+    asked = text.limits_of(fail_under, study.prompts.languages)
+    count = len(study.prompts.languages) * (3 * SIZES[size].prompts + 1)
+    say(f"{len(study.runs())} × {count} answers of at most {study.decoding.max_new_tokens} tokens")
+    workspace, measured = measure(study, folder, offline)
+    if page:
+        from xlift.report.page import write_report
+
+        shutil.copyfile(write_report(workspace), page)
+    tuned = measured[: len(measured) - bool(base)] or measured
+    found = {one.name: findings(one, measured[-1] if base else None) for one in tuned}
+    said = "\n\n".join(
+        part
+        for one in measured
+        for part in (one.name, text.table(one), text.told(found[one.name]) if one.name in found else "", _shown(one))
+        if part
+    )
+    failures = [line for one in tuned for line in text.failed(one, asked)]
+    return text.as_data(measured, found), f"{said}\n\nanswers and ratings: {workspace.path}", failures
+
+
+def diagnose_data(path: str, offline: bool) -> tuple[dict[str, Any], str]:
+    """What is wrong with instruction data, in any form that `sources` of a study takes: as data and as text."""
+    from xlift.data.instructions import load_source
+    from xlift.diagnosis.data import data_as_data, data_findings, data_table, turns
+    from xlift.study.settings import Source
+
+    conversations = load_source(Source(path=path), offline)
+    found = list(turns(conversations))
+    told = data_findings(found)
+    head = f"{path}: {len(conversations):,} conversations, {len(found):,} replies"
+    return data_as_data(found, told), f"{head}\n\n{data_table(found)}\n\n{text.told(told, DATA_SOUND)}"
+
+
+DATA_SOUND = "Nothing was found that would make a model answer in another language, stop too early, or never stop."
+
+
+def _shown(one: Any) -> str:
+    examples = text.examples(one)
+    return f"Worst answers\n{examples}" if examples else ""
+
+
+def printed(data: dict[str, Any], said: str, as_json: bool) -> str:
+    """What goes to stdout."""
+    return json.dumps(data, indent=2, ensure_ascii=False) if as_json else said

@@ -1,0 +1,122 @@
+"""A diagnosis as people and programs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from xlift.diagnosis.findings import Finding
+from xlift.diagnosis.measure import LanguageRow, Measured
+from xlift.errors import ConfigError
+from xlift.intervals import Estimate
+from xlift.languages import get_language, language_code
+from xlift.terminal import aligned
+
+WIDTH = 78
+EXAMPLE = 2
+
+
+def table(model: Measured) -> str:
+    """One row a language, at most 80 columns."""
+    head = ["", "in the language", "instead", "cut", "fluent", "constraints", "facts", "margin"]
+    return aligned([head, *([_name(row), _interval(row.right), *_cells(row)] for row in model.rows)])
+
+
+def _cells(row: LanguageRow) -> list[str]:
+    others = (row.cut, row.fluent, row.constraints, row.facts, row.margin)
+    instead = get_language(row.instead).name if row.instead and row.instead != "und" else row.instead or ""
+    return [instead, *(_mean(one) for one in others)]
+
+
+def _name(row: LanguageRow) -> str:
+    return get_language(row.language).name
+
+
+def _interval(found: Estimate) -> str:
+    if found.mean is None or found.low is None or found.high is None:
+        return "not rated"
+    return f"{found.mean:.0%} [{found.low * 100:.0f}–{found.high * 100:.0f}]"
+
+
+def _mean(found: Estimate | None) -> str:
+    return "" if found is None or found.mean is None else f"{found.mean:.0%}"
+
+
+SOUND = "Nothing is wrong beyond chance. More prompts see more: --size thorough."
+
+
+def told(found: Sequence[Finding], sound: str = SOUND) -> str:
+    """The findings, each with its figures and what to try; `sound` where there are none."""
+    if not found:
+        return sound
+    lines = []
+    for number, one in enumerate(found, 1):
+        lines += [f"{number}. {one.title}", *(f"   {text}" for text in one.shown)]
+        lines += [f"   try: {text}" if not text.startswith(" ") else f"        {text.strip()}" for text in one.tries]
+    return "\n".join(lines)
+
+
+def examples(model: Measured) -> str:
+    """The worst answers of each language, shortened."""
+    lines = []
+    for row in model.rows:
+        for one in row.worst[:EXAMPLE]:
+            asked, said = (" ".join(text.split()) for text in (one["messages"][-1]["content"], one["text"]))
+            lines += [f"{row.language}  {_short(asked)}", f"    → {_short(said) or '(nothing)'}"]
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WIDTH - 6 else text[: WIDTH - 7] + "…"
+
+
+def as_data(models: Sequence[Measured], found: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
+    """The same for programs: JSON, with every figure and its interval."""
+    return {
+        "models": [
+            {
+                "model": one.name,
+                "languages": {row.language: _figures(row) for row in one.rows},
+                "formats": [asdict(fit) for fit in one.formats],
+                "tokens_against_english": one.tokens,
+                "findings": [finding._asdict() for finding in found.get(one.name, ())],
+            }
+            for one in models
+        ]
+    }
+
+
+def _figures(row: LanguageRow) -> dict[str, Any]:
+    figures = asdict(row)
+    figures["worst"] = [{key: one[key] for key in ("id", "messages", "text")} for one in row.worst]
+    return figures
+
+
+def limits_of(given: Sequence[str], languages: Sequence[str]) -> dict[str, float]:
+    """`fr=0.95` and `0.9` (all languages) as the least share of right answers by language. Raises ConfigError."""
+    limits: dict[str, float] = {}
+    problems = []
+    for text in given:
+        code, equals, number = text.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = -1.0
+        named = [language_code(code)] if equals else list(languages)
+        if not 0 <= share <= 1 or not set(named) <= set(languages):
+            problems.append(f"--fail-under {text}: a share from 0 to 1, also of one language that is asked, as fr=0.95")
+        limits |= dict.fromkeys(named, share)
+    if problems:
+        raise ConfigError(problems, f"the languages: {', '.join(languages)}")
+    return limits
+
+
+def failed(model: Measured, limits: Mapping[str, float]) -> list[str]:
+    """What to say of languages whose share of right answers is below its limit, or not known."""
+    rows = [row for row in model.rows if row.language in limits]
+    return [
+        f"{model.name}: {_name(row)} {_interval(row.right)} is below {limits[row.language]:.0%}"
+        for row in rows
+        if row.right.mean is None or row.right.mean < limits[row.language]
+    ]
