@@ -16,8 +16,9 @@ from xlift.errors import ModelError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.proof import prove_answering
 from xlift.hub import Located
-from xlift.models import KeptBase, Placement, load_model, loaded_checkpoint
+from xlift.models import KeptBase, Placement, empty_model, load_model, loaded_checkpoint
 from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad
 from xlift.tuning.proof import prove_training
@@ -80,12 +81,12 @@ def test_a_loaded_model_is_the_saved_one(name: str, loaded: Any) -> None:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_training_is_proved_or_refused_with_what_to_change(name: str, loaded: Any, chat: ChatFormat) -> None:
-    prove_training(loaded(name), chat, packing=False)
+def test_training_is_proved_or_refused_with_what_to_change(name: str, loaded: Any) -> None:
+    prove_training(loaded(name), packing=False)
     if name in PADDED_ONLY:
-        assert "set training.packing to false" in refused(lambda: prove_training(loaded(name), chat, packing=True))
+        assert "set training.packing to false" in refused(lambda: prove_training(loaded(name), packing=True))
     else:
-        prove_training(loaded(name), chat, packing=True)
+        prove_training(loaded(name), packing=True)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -184,9 +185,9 @@ def test_a_model_with_an_encoder_is_refused_in_words(name: str, tmp_path: Path) 
     assert "reads with an encoder" in refused(lambda: load_model(str(tmp_path), CPU))
 
 
-def test_a_model_that_looks_ahead_is_refused_in_words(tmp_path: Path, chat: ChatFormat) -> None:
+def test_a_model_that_looks_ahead_is_refused_in_words(tmp_path: Path) -> None:
     build("bert").save_pretrained(tmp_path)
-    told = refused(lambda: prove_training(load_model(str(tmp_path), CPU), chat, packing=False))
+    told = refused(lambda: prove_training(load_model(str(tmp_path), CPU), packing=False))
     assert "see those that come after" in told
 
 
@@ -196,6 +197,7 @@ def test_weights_under_other_names_are_refused_and_the_prefix_is_told(prefix: st
     file = tmp_path / "model.safetensors"
     save_file({prefix + key: value for key, value in load_file(file).items()}, file, {"format": "pt"})
     told = refused(lambda: load_model(str(tmp_path), CPU))
+    assert told == refused(lambda: empty_model(str(tmp_path)))
     assert f"prefix '{prefix}'" in told
     assert "lack" in told
 
@@ -208,16 +210,27 @@ def test_a_missing_layer_a_strange_tensor_and_a_wrong_shape_are_named(tmp_path: 
     save_file({key: value for key, value in whole.items() if key != gone}, file, {"format": "pt"})
     assert gone in refused(lambda: load_model(str(tmp_path), CPU))
     save_file(whole | {"model.layers.7.strange": torch.zeros(3)}, file, {"format": "pt"})
-    assert "model.layers.7.strange" in refused(lambda: load_model(str(tmp_path), CPU))
+    assert "model.layers.7.strange" in refused(lambda: empty_model(str(tmp_path)))
     save_file(whole | {gone: whole[gone][:5].clone()}, file, {"format": "pt"})
     assert gone in refused(lambda: load_model(str(tmp_path), CPU))
     file.write_bytes(file.read_bytes()[: os.path.getsize(file) // 2])
     assert "cannot be read" in refused(lambda: load_model(str(tmp_path), CPU))
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(chat: ChatFormat) -> None:
-    told = refused(lambda: prove_training(build("llama", vocab_size=50), chat, packing=False))
-    assert "embeddings for 50 tokens" in told
+@pytest.mark.parametrize("name", DECODERS)
+def test_where_positions_end_is_known(name: str, loaded: Any) -> None:
+    """A longer text fails exactly where a limit is told; without their weights the limits are the same."""
+    model, ids = loaded(name), torch.full((1, 257), 5)
+    limits = limits_of(model)
+    assert limits == limits_of(empty_model(model.name_or_path)) == Limits(400, limits.positions, limits.made_for)
+    with torch.no_grad():
+        if limits.positions is None:
+            model(input_ids=ids, use_cache=False)
+        else:
+            assert limits.positions == 256
+            model(input_ids=ids[:, :256], use_cache=False)
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=ids, use_cache=False)
 
 
 def test_the_table_in_the_docs_says_what_is_tested_here() -> None:

@@ -357,9 +357,12 @@ def test_a_system_prompt_opens_the_first_turn_where_the_template_has_none(tokeni
     check_invariant(chat, SINGLE)
 
 
-def test_a_dated_template_writes_the_same_prompt_every_day(tokenizer: Any) -> None:
+@pytest.mark.parametrize("form", ["'%d %B %Y'", "['%d', '%B %Y'] | join(' ')"])
+def test_a_dated_template_writes_the_same_prompt_every_day(tokenizer: Any, form: str) -> None:
     tokenizer.chat_template = (
-        "<|im_start|>system\nToday: {{ strftime_now('%d %B %Y') }}<|im_end|>\n"
+        "<|im_start|>system\nToday: {{ strftime_now("
+        + form
+        + ") }}<|im_end|>\n"
         + TURNS.replace("CONTENT", "m['content']")
     ) + OPEN
     chat = chat_format(tokenizer)

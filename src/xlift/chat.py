@@ -14,6 +14,8 @@ from xlift.hub import locate
 from xlift.models import load_tokenizer, loaded_checkpoint, place
 from xlift.records import Message
 from xlift.study.settings import Decoding
+from xlift.tuning.limits import beyond, limits_of
+from xlift.tuning.proof import refuse
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
 from xlift.workspace import find_run
 
@@ -34,7 +36,9 @@ def _converse(model: Any, chat: ChatFormat, decoding: Decoding) -> None:
             print(reply.text, flush=True)
             messages.append({"role": "assistant", "content": reply.text or "…"})
 
-        decode(model, chat, [chat.encode_prompt(messages)], ["chat"], decoding, reply_with)
+        asked = [chat.encode_prompt(messages)]
+        refuse(beyond(limits_of(model), "the conversation", asked, decoding.max_new_tokens))
+        decode(model, chat, asked, ["chat"], decoding, reply_with)
 
 
 def _lines() -> Iterator[str]:

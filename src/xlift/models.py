@@ -89,22 +89,35 @@ def load_model(path: str, placement: Placement, revision: str | None = None, fp3
     """
     import torch
 
-    dtype = torch.float32 if fp32 else placement.torch_dtype
-    with quiet():
-        causal_config(path, revision)
-        try:
-            model, told = _loaded(path, revision, dtype, "sdpa")
-        except ValueError as error:
-            if "scaled_dot_product_attention" not in str(error):
-                raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
-            model, told = _loaded(path, revision, dtype, "eager")
-    problems = _unfit_tensors(told)
-    if problems:
-        raise ModelError([f"{path}: {problem}" for problem in problems], _prefix_hint(told))
+    model = _proved(path, revision, dtype=torch.float32 if fp32 else placement.torch_dtype)
     return model.to(placement.device).eval()  # type: ignore[arg-type]
 
 
-def _loaded(path: str, revision: str | None, dtype: Any, attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+def empty_model(path: str, revision: str | None = None) -> PreTrainedModel:
+    """A causal language model without its weights, on torch's device `meta`: of its files the headers alone are read.
+
+    Raises ModelError as `load_model` does.
+    """
+    return _proved(path, revision, device_map="meta")
+
+
+def _proved(path: str, revision: str | None, **how: Any) -> PreTrainedModel:
+    """A model whose files hold what it wants and nothing else."""
+    with quiet():
+        causal_config(path, revision)
+        try:
+            model, told = _loaded(path, revision, attn_implementation="sdpa", **how)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
+            model, told = _loaded(path, revision, attn_implementation="eager", **how)
+    problems = _unfit_tensors(told)
+    if problems:
+        raise ModelError([f"{path}: {problem}" for problem in problems], _prefix_hint(told))
+    return model
+
+
+def _loaded(path: str, revision: str | None, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -112,12 +125,11 @@ def _loaded(path: str, revision: str | None, dtype: Any, attention: str) -> tupl
         found: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
-            dtype=dtype,
-            attn_implementation=attention,
             output_loading_info=True,
             # Told with the others instead of raised without a name.
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
+            **how,
         )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: its weights cannot be read: {error}") from None

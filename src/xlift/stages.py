@@ -134,6 +134,7 @@ def _is_trained(run: RunFolder) -> bool:
 
 
 def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, until: int | None = None) -> None:
+    from xlift.generation.responses import refuse_unreadable
     from xlift.tuning.train import Watching, train
     from xlift.watch import validation_prompts, watcher
 
@@ -144,7 +145,9 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
         say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
     run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("train", "running")
-    watch = watcher(study, validation_prompts(written_prompts(workspace)))
+    prompts = written_prompts(workspace)
+    refuse_unreadable(study, run.config, base, prompts)
+    watch = watcher(study, validation_prompts(prompts))
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
     train(run, base, placement, train_set, heldout, watching, until, kept.base)
 

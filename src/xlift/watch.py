@@ -10,7 +10,7 @@ from xlift.checkpoint import measured_languages
 from xlift.errors import DataError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins, summarise
-from xlift.generation.responses import margin_pairs
+from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.rating.language.rater import rate_text
 from xlift.records import Prompt, reply_language
 from xlift.study.settings import Decoding
@@ -75,7 +75,7 @@ def _language_shares(
         if value is not None:
             values[prompts[index]["language"]].append(float(value == 2))
 
-    encoded = [chat.encode_prompt(prompt["messages"]) for prompt in prompts]
+    encoded = encoded_prompts(chat, prompts)
     decode(model, chat, encoded, [prompt["id"] for prompt in prompts], decoding, keep)
     return {code: _rounded(sum(shares) / len(shares)) if shares else None for code, shares in values.items()}
 

@@ -62,7 +62,7 @@ def decode(
 def _decode_batch(
     model: Any, chat: ChatFormat, rows: list[_Row], decoding: Decoding, on_reply: Callable[[int, Reply], None]
 ) -> None:
-    batch = Batch(model, [row.prompt for row in rows], chat.tokenizer.pad_token_id or 0)
+    batch = Batch(model, [row.prompt for row in rows], chat.end_of_turn_id)
     stops = chat.stop_ids | _ends_of(model)
     seen = _Seen(batch.ids, batch.mask, decoding.repetition_penalty, stops)
     going = [True] * len(rows)

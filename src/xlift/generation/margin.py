@@ -150,9 +150,10 @@ def token_log_probs(
 ) -> list[list[float]]:
     """Log-probability, in nats, of every token in each example's mask, given all that precedes it."""
     found: list[list[float]] = [[] for _ in examples]
-    pad_id = int(chat.tokenizer.pad_token_id or 0)
     for group in split_micro_batches(range(len(examples)), [len(e) for e in examples], batch_tokens, padded=True):
-        for index, values in zip(group, _batch_log_probs(model, [examples[i] for i in group], pad_id), strict=True):
+        for index, values in zip(
+            group, _batch_log_probs(model, [examples[i] for i in group], chat.end_of_turn_id), strict=True
+        ):
             found[index] = values
     return found
 

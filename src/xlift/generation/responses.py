@@ -13,10 +13,14 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
 from xlift.hub import Located
-from xlift.models import KeptBase, Placement, load_tokenizer, loaded_checkpoint
+from xlift.models import KeptBase, Placement, empty_model, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Message, Prompt, write_atomic
-from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
+from xlift.study.settings import RunConfig
+from xlift.study.study import Study
+from xlift.tuning.limits import beyond, limits_of
+from xlift.tuning.proof import refuse
+from xlift.tuning.templates import ChatFormat, chat_format, each_by_name, load_chat_format
 
 
 def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement, kept: KeptBase | None = None) -> int:
@@ -43,10 +47,33 @@ def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placemen
 
             while asked := checkpoint.askable:
                 seen = [checkpoint.seen(prompt) for prompt in asked]
-                encoded = [chat.encode_prompt(messages) for messages in seen]
+                named = [(f"prompt '{prompt['id']}'", own) for prompt, own in zip(asked, seen, strict=True)]
+                encoded = each_by_name(chat.encode_prompt, named)
+                refuse(beyond(limits_of(model), "prompts", encoded, checkpoint.study.decoding.max_new_tokens))
                 decode(model, chat, encoded, [prompt["id"] for prompt in asked], checkpoint.study.decoding, keep)
                 checkpoint = replace(checkpoint)  # reads what was answered, which later turns go on from
     return len(left)
+
+
+def encoded_prompts(chat: ChatFormat, prompts: Sequence[Prompt], new_tokens: int = 0) -> list[list[int]]:
+    """Token ids of prompts; a later turn comes after what was asked before it and replies of at most `new_tokens`.
+
+    Raises TemplateError with all prompts that the chat template refuses.
+    """
+    named = [(f"prompt '{prompt['id']}'", prompt["messages"]) for prompt in prompts]
+    encoded: dict[str, list[int]] = {}
+    for prompt, own in zip(prompts, each_by_name(chat.encode_prompt, named), strict=True):
+        before = [*encoded[prompt["follows"]], *own[-1:] * new_tokens] if "follows" in prompt else []
+        encoded[prompt["id"]] = before + own
+    return list(encoded.values())
+
+
+def refuse_unreadable(study: Study, config: RunConfig, base: Located, prompts: Sequence[Prompt]) -> None:
+    """Raises UserError where a run's model could not be asked the prompts of its study once it is trained."""
+    chat = chat_format(load_tokenizer(base.tokenizer, base.revision), config.template, config.system, config.thinking)
+    new_tokens = study.decoding.max_new_tokens
+    encoded = encoded_prompts(chat, prompts, new_tokens)
+    refuse(beyond(limits_of(empty_model(base.path, base.revision)), "prompts", encoded, new_tokens))
 
 
 def margin_pairs(languages: Sequence[str]) -> list[FactPair]:

@@ -14,7 +14,7 @@ from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
-from xlift.generation.responses import margin_pairs
+from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.halving import idle_problems
 from xlift.hub import Located, locate
 from xlift.memory import free_memory
@@ -38,6 +38,7 @@ from xlift.planning.forecast import (
     work_of,
 )
 from xlift.planning.pending import pending, say_rows
+from xlift.planning.proof import notes, unfit_files, unreadable
 from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
 from xlift.study.settings import RunConfig
@@ -93,6 +94,8 @@ class Planned:
     asked: Asked
     watched: Asked
     """What is measured each time while it trains."""
+    unfit: list[UserError]
+    """What is wrong with the files of its base."""
 
     @property
     def config(self) -> RunConfig:
@@ -158,9 +161,13 @@ def _plans(
     once: dict[str, Any] = {}
     for run in runs:
         try:
-            plans.append(_plan(study, run, prompts, offline, once))
+            plan = _plan(study, run, prompts, offline, once)
         except UserError as error:
             found.take(error, run.label)
+            continue
+        plans.append(plan)
+        for one in [*plan.unfit, *unreadable(plan.size.limits, plan.data, plan.asked, plan.watched)]:
+            found.take(one, run.label)
     return plans
 
 
@@ -187,17 +194,14 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
         data = shared(lambda: encode_data(config, chat, *load_instructions(instructions, offline)), "data", data_key)
         work = work_of(config, data, study.validation.every)
     size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
-    return Planned(run, base, size, chat, data, work if run.trains else Workload(), answering, asked, watched)
+    unfit = shared(lambda: unfit_files(base), "files", base.path)
+    return Planned(run, base, size, chat, data, work if run.trains else Workload(), answering, asked, watched, unfit)
 
 
 def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked, Asked]:
     """What a checkpoint is asked once it is there, and what is asked each time while training."""
-    encoded: dict[str, list[int]] = {}
-    for prompt in prompts:
-        own = chat.encode_prompt(prompt["messages"])
-        # A later turn comes after what was asked and replied before, a reply being at most this long.
-        before = [*encoded[prompt["follows"]], *own[-1:] * study.decoding.max_new_tokens] if "follows" in prompt else []
-        encoded[prompt["id"]] = before + own
+    ids = encoded_prompts(chat, prompts, study.decoding.max_new_tokens)
+    encoded = {prompt["id"]: own for prompt, own in zip(prompts, ids, strict=True)}
     validation = study.validation
     pairs = len(margin_pairs(measured_languages(study)))
     watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]
@@ -370,6 +374,8 @@ def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pl
     print(aligned([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
     for line in dict.fromkeys(_left_out(plan) for plan in plans):
         print(line, end="")
+    for line in dict.fromkeys(n for one in plans for n in notes(one.chat, one.size.limits, one.data, one.asked)):
+        print(line)
 
 
 def _left_out(plan: Planned) -> str:

@@ -33,6 +33,7 @@ from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt, encode_record
 from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import LOSS_CHUNK
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
@@ -117,6 +118,7 @@ class Size(NamedTuple):
     """Numbers that one layer keeps of a token while decoding; 0 where that is not attention."""
     windows: tuple[int | None, ...]
     """How many tokens back each layer keeps; None: all."""
+    limits: Limits
 
 
 def model_size(base: Located, adaptation: Adaptation) -> Size:
@@ -135,7 +137,7 @@ def _size(path: str, revision: str | None, settings: str) -> Size:
     config = causal_config(path, revision)
     with quiet(), torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        parameters, limits = sum(parameter.numel() for parameter in model.parameters()), limits_of(model)
         if adaptation.method == "lora":
             model = with_adapters(model, RunConfig(adaptation=adaptation))
     trains = adaptation.method != "none"
@@ -155,6 +157,7 @@ def _size(path: str, revision: str | None, settings: str) -> Size:
         text.vocab_size,
         2 * int(getattr(text, "num_key_value_heads", None) or heads) * int(width),
         tuple(text.sliding_window if kind == "sliding_attention" else None for kind in kinds),
+        limits,
     )
 
 
@@ -337,7 +340,7 @@ def _probe_training(
     began = time.monotonic()
     with prepared_model(config, base, placement) as model:
         loaded = time.monotonic() - began
-        prove_training(model, chat, config.packing)
+        prove_training(model, config.packing)
         optimizer = make_optimizer(config, model)
 
         def step(examples: list[Encoded]) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from xlift.errors import ModelError
 from xlift.tuning.loss import decoder_of, projection
 from xlift.tuning.packing import pack
-from xlift.tuning.templates import ChatFormat, Encoded
+from xlift.tuning.templates import Encoded
 
 EXACT, ROUGH = 1e-3, 5e-2
 """Relative error that is rounding: in float32, and in half precision."""
@@ -26,16 +26,16 @@ class Claim(NamedTuple):
 
 
 @torch.no_grad()
-def prove_training(model: Any, chat: ChatFormat, packing: bool) -> None:
+def prove_training(model: Any, packing: bool) -> None:
     """Raises ModelError that names all of what training relies on and this model does not do.
 
     The decoder's states through the output layer are the model's own logits; no token sees a later one; packed examples
-    do not see each other; every token of the tokenizer has its embedding. Evaluation mode while it lasts.
+    do not see each other. Evaluation mode while it lasts.
     """
     was_training = model.training
     model.eval()
     try:
-        claims = [_embedded(model, chat), *_computed(model, packing)]
+        claims = _computed(model, packing)
     except Exception as error:  # a model of a family that nobody has tried may fail in any way
         raise ModelError(f"this model cannot be trained: {type(error).__name__}: {error}") from None
     finally:
@@ -49,13 +49,6 @@ def refuse(claims: Sequence[Claim]) -> None:
     if failed:
         hints = dict.fromkeys(claim.hint for claim in failed)
         raise ModelError([claim.problem for claim in failed], "; ".join(hints))
-
-
-def _embedded(model: Any, chat: ChatFormat) -> Claim:
-    rows = model.get_input_embeddings().weight.shape[0]
-    highest = max(chat.tokenizer.get_vocab().values())
-    problem = f"the tokenizer has token {highest} and the model embeddings for {rows} tokens only"
-    return Claim(highest < rows, problem, "take the tokenizer that belongs to the model")
 
 
 def _computed(model: Any, packing: bool) -> list[Claim]:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from xlift.errors import TemplateError
+from xlift.errors import TemplateError, shortened
 from xlift.records import Message
 from xlift.study.settings import Thinking
 from xlift.tuning.formats import NAMED, TURN_TOKENS, filled, fitting
@@ -29,11 +29,12 @@ from xlift.tuning.formats import NAMED, TURN_TOKENS, filled, fitting
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Made = TypeVar("Made")
 CHOICES_HINT = "set training.template to llama-2, chatml, gemma or plain"
 TODAY = datetime.date(2024, 7, 26)
 """The date of templates that write one: always the same, so that a prompt is the same tomorrow."""
 _PROBE = "xliftprobe"
-_DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
 _OPENS, _CLOSES = "<think>", "</think>"
 # e.g. "<think>Hm.</think>\n\nYes" and, where the prompt has opened the thought, "Hm.</think>\n\nYes"
 _THOUGHT = re.compile(r"\A\s*(?:<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
@@ -74,6 +75,8 @@ class ChatFormat:
     system: str | None = None
     thinking: Thinking = "strip"
     """What becomes of thoughts before a reply: taken out, kept and not learned, or learned."""
+    dated: bool = False
+    """Whether the model's own template writes the date of the day."""
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -149,7 +152,7 @@ class ChatFormat:
                 thinking=self.thinking != "strip",
             )
         except Exception as error:  # a template may raise any error of its own on what it does not support
-            raise TemplateError(f"the chat template '{self.name}' refuses this conversation: {error}") from None
+            raise TemplateError(f"the chat template '{self.name}' refuses it: {_reason(error)}", CHOICES_HINT) from None
         return cast(str, text)
 
     def _regions(self, spoken: Sequence[Message], text: str) -> list[Region] | None:
@@ -267,6 +270,24 @@ class ChatFormat:
         return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def each_by_name(
+    encode: Callable[[Sequence[Message]], Made], named: Iterable[tuple[str, Sequence[Message]]]
+) -> list[Made]:
+    """What `encode` makes of each conversation. Raises TemplateError with all that the template refuses, by name."""
+    made: list[Made] = []
+    problems: list[str] = []
+    hint = None
+    for name, messages in named:
+        try:
+            made.append(encode(messages))
+        except TemplateError as error:
+            problems += [f"{name}: {problem}" for problem in error.problems]
+            hint = hint or error.hint
+    if problems:
+        raise TemplateError(shortened(problems), hint)
+    return made
+
+
 def chat_format(
     tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None, thinking: Thinking = "strip"
 ) -> ChatFormat:
@@ -280,13 +301,14 @@ def chat_format(
     if template == "own":
         if not tokenizer.chat_template:
             raise TemplateError("the model has no chat template of its own", f"choices: auto, {', '.join(NAMED)}")
-        tokenizer.chat_template = _undated(str(tokenizer.chat_template))
-        end = _find_end_of_turn(tokenizer)
+        own = str(tokenizer.chat_template)
+        end, dated = _find_end_of_turn(tokenizer), _writes_date(tokenizer, own)
+        tokenizer.chat_template = _at(own, TODAY)
     else:
-        end = _named_end(tokenizer)
+        end, dated = _named_end(tokenizer), False
         tokenizer.chat_template = filled(template, end, _opening(tokenizer))
     end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
-    return ChatFormat(tokenizer, template, end, end_id, system, thinking)
+    return ChatFormat(tokenizer, template, end, end_id, system, thinking, dated)
 
 
 def load_chat_format(
@@ -298,9 +320,21 @@ def load_chat_format(
     return ChatFormat(tokenizer, name, end, end_id, system, thinking)
 
 
-def _undated(template: str) -> str:
-    """A template with the date that it asks for written out."""
-    return _DATE.sub(lambda asked: repr(TODAY.strftime(asked[2])), template)
+def _writes_date(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Whether a template writes another text on another day."""
+    days = (TODAY, TODAY + datetime.timedelta(days=400))
+    texts = [tokenizer.apply_chat_template(_TURNS, chat_template=_at(template, day), tokenize=False) for day in days]
+    return texts[0] != texts[1]
+
+
+def _at(template: str, day: datetime.date) -> str:
+    """A template whose clock stands still: one of its own, in Jinja, instead of the one that it asks for the time."""
+    if "strftime_now" not in template:
+        return template
+    codes = [f"%{code}" for code in ("-d", "-m", *"aAbBcdeHIjmMpSTUwWxXyY")]
+    written = "".join(f" | replace('{code}', '{day.strftime(code)}')" for code in codes)
+    # What follows keeps the line break that it may begin with.
+    return f"{{% macro strftime_now(form) %}}{{{{ form{written} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
 
 
 def _named_end(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -319,11 +353,10 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _find_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     """The first control token that the template writes after a reply; Gemma's tokens of line breaks are none."""
-    probe: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
     try:
-        text = cast(str, tokenizer.apply_chat_template(probe, tokenize=False))
+        text = cast(str, tokenizer.apply_chat_template(_TURNS, tokenize=False))
     except Exception as error:  # a template may raise any error of its own
-        raise TemplateError(f"the model's own chat template fails: {error}", CHOICES_HINT) from None
+        raise TemplateError(f"the model's own chat template fails: {_reason(error)}", CHOICES_HINT) from None
     tail = text[text.rfind(_PROBE) + len(_PROBE) :]
     added = list(tokenizer.added_tokens_decoder.values())
     for tokens in ([*(str(one) for one in added if one.special), *tokenizer.all_special_tokens], map(str, added)):
@@ -364,6 +397,12 @@ def _place(text: str, prompt: str, reply: str) -> int | None:
 def _beginning(tokens: Iterable[str]) -> re.Pattern[str]:
     """The first character of each of these tokens in a text, of those that overlap too."""
     return re.compile(rf"(?=(?:{'|'.join(map(re.escape, sorted(tokens)))}))." if tokens else r"(?!)", re.DOTALL)
+
+
+def _reason(error: Exception) -> str:
+    """What a template has raised: its own words alone, else the kind of error and where."""
+    kind, line = type(error).__name__, getattr(error, "lineno", None)
+    return f"{'' if kind == 'TemplateError' else f'{kind}: '}{error}" + (f" (line {line})" if line else "")
 
 
 def _first_of(tokens: Iterable[str], text: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
-from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError, nearest
+from xlift.errors import ConfigError, DataError, ModelError, UserError, nearest
 from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
@@ -29,10 +30,11 @@ from xlift.progress import progress
 from xlift.records import Conversation, JsonlWriter, encode_record, fingerprint, read_records, write_atomic
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
+from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
-from xlift.tuning.proof import prove_training
-from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.proof import prove_training, refuse
+from xlift.tuning.templates import ChatFormat, Encoded, chat_format, each_by_name
 from xlift.tuning.tracking import tracked
 from xlift.workers import agreed
 from xlift.workspace import RunFolder
@@ -57,9 +59,9 @@ def encode_data(
 ) -> Data:
     """Tokenise conversations; those longer than `max_length` are left out, since a cut reply teaches no ending.
 
-    Raises DataError if nothing is left.
+    Raises DataError if nothing is left, TemplateError with all conversations that the chat template refuses.
     """
-    encoded = [example for conversation in train for example in _examples(chat, conversation)]
+    encoded = _examples(chat, train)
     kept = [example for example in encoded if len(example) <= config.max_length]
     if not kept:
         shortest = min((len(example) for example in encoded), default=0)
@@ -68,18 +70,19 @@ def encode_data(
             f"(the shortest has {shortest} tokens)",
             "raise training.max_length",
         )
-    checks = [example for conversation in heldout for example in _examples(chat, conversation)]
+    checks = _examples(chat, heldout)
     held = [one for one in checks if len(one) <= config.max_length]
     return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held))
 
 
-def _examples(chat: ChatFormat, conversation: Conversation) -> list[Encoded]:
-    try:
-        return chat.examples(conversation["messages"])
-    except TemplateError as error:
-        raise TemplateError(
-            [f"conversation '{conversation['id']}': {one}" for one in error.problems], error.hint
-        ) from None
+def _name(conversation: Conversation) -> str:
+    begins = textwrap.shorten(conversation["messages"][0]["content"], 40, placeholder=" …")
+    return f"conversation '{conversation['id']}' ({begins})"
+
+
+def _examples(chat: ChatFormat, conversations: Sequence[Conversation]) -> list[Encoded]:
+    named = [(_name(one), one["messages"]) for one in conversations]
+    return [example for examples in each_by_name(chat.examples, named) for example in examples]
 
 
 def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
@@ -252,7 +255,8 @@ def train(
         if first < last:
             with prepared_model(config, base, placement, kept) as model:
                 optimizer = make_optimizer(config, model)
-                prove_training(model, chat, config.packing)
+                prove_training(model, config.packing)
+                refuse(beyond(limits_of(model), "conversations", [one.ids for one in (*data.train, *data.heldout)]))
                 if first:
                     restore(run.training_state(first), model, optimizer)
                 _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
@@ -361,7 +365,7 @@ def train_step(
     loss_sum = torch.zeros((), device=placement.device)
     for number in range(workers.process_index, len(micro), workers.num_processes):
         torch.manual_seed(int(fingerprint(config.seed, step, number, length=15), 16))
-        batch = make_batch([examples[i] for i in micro[number]], config, _pad_id(chat), placement.device)
+        batch = make_batch([examples[i] for i in micro[number]], config, chat.end_of_turn_id, placement.device)
         with _autocast(config, placement):
             loss = response_loss(model, batch) / learned
         loss.backward()
@@ -409,16 +413,12 @@ def heldout_loss(
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
     total = 0.0
     for group in micro:
-        batch = make_batch([examples[i] for i in group], config, _pad_id(chat), placement.device)
+        batch = make_batch([examples[i] for i in group], config, chat.end_of_turn_id, placement.device)
         with _autocast(config, placement):
             total += float(response_loss(model, batch))
     model.train(was_training)
     mean = total / sum(sum(example.mask[1:]) for example in examples)
     return mean if math.isfinite(mean) else None
-
-
-def _pad_id(chat: ChatFormat) -> int:
-    return int(chat.tokenizer.pad_token_id or 0)
 
 
 def _autocast(config: RunConfig, placement: Placement) -> torch.autocast:
