@@ -196,7 +196,8 @@ def test_commands_and_examples_in_the_docs_run(
             exec(step["python"].replace("embedded:gemma-3-270m", str(tiny)), namespace)
             continue
         runs = sorted((place / "results" / "quickstart" / "runs").glob("lora-*"))
-        words = [word.replace("RUN", runs[0].name) if runs else word for word in shlex.split(step["command"])]
+        command = step["command"].replace("embedded:gemma-3-270m", str(tiny))
+        words = [word.replace("RUN", runs[0].name) if runs else word for word in shlex.split(command)]
         done = run_xlift(*words, folder=place, input="Why?\n")
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout, words
