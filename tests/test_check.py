@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from xlift.data.instructions import load_instructions
+from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.hub import locate
 from xlift.models import Placement, load_tokenizer
@@ -28,7 +29,7 @@ from xlift.planning.forecast import (
     training_bound,
     work_of,
 )
-from xlift.records import read_records
+from xlift.records import read_records, write_jsonl
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.study.study import Study, load_study
@@ -168,6 +169,47 @@ def test_it_says_how_many_examples_are_short_enough(study_file: Path, capsys: An
     rows = [line.split() for line in said.splitlines() if line.startswith("lora-r4-lr1e-3 ")]
     assert rows[0][1] == found[1]
     assert 0 < int(found[1]) < int(found[2])
+
+
+def test_heldout_conversations_that_are_all_too_long_are_told_and_by_the_run_too(
+    study_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    records = [{"instruction": "Why?", "output": f"So {i}."} for i in range(6)]
+    long = [{"instruction": "Why?", "output": "Because of it. " * 60, "language": "en"}]
+    write_jsonl(tmp_path / "data.jsonl", [*(one | {"language": "fr"} for one in records), *long])
+    data = f"training.instructions={{sources: [{{path: {tmp_path / 'data.jsonl'}}}], heldout: 1}}"
+    study = load_study(study_file, [data, "training.max_length=96", "training.learning_rate=1e-3", "training.steps=1"])
+    check_study(study, offline=True, probe=False)
+    told = "no held-out loss: all 1 held-out conversations are longer than max_length=96"
+    assert told in capsys.readouterr().out
+    train_stage(prepare(study, tmp_path / "study"))
+    assert told in capsys.readouterr().err
+
+
+def test_test_prompts_in_the_training_data_are_a_problem_told_once_unless_that_is_allowed(
+    study_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    study = load_study(study_file)
+    prompt = next(one for one in load_prompts(study.prompts) if one["split"] == "test" and one["language"] == "en")
+    words = prompt["messages"][0]["content"].upper()
+    write_jsonl(tmp_path / "data.jsonl", [*({"instruction": f"{i}?", "output": "x"} for i in range(6)), {"text": "x"}])
+    with (tmp_path / "data.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"instruction": words, "output": "x"}) + "\n")
+    data = f"training.instructions={{sources: [{{path: {tmp_path / 'data.jsonl'}}}], heldout: 1}}"
+    with pytest.raises(UserError, match=r"data\.jsonl:7: no known format: found the fields text"):
+        check_study(load_study(study_file, [data]), offline=True, probe=False)
+    skipping = [data, "skip_unfit=true"]
+    with pytest.raises(UserError) as caught:
+        check_study(load_study(study_file, skipping), offline=True, probe=False)
+    assert [f"test prompt '{prompt['id']}' stands in the training data" in one for one in caught.value.problems] == [
+        True
+    ]
+    assert "prompts.allow_contamination" in (caught.value.hint or "")
+    assert "1 records cannot be learned from and are left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"test prompt '{prompt['id']}' stands in the training data"):
+        train_stage(prepare(load_study(study_file, skipping), tmp_path / "study"))
+    check_study(load_study(study_file, [*skipping, "prompts.allow_contamination=true"]), offline=True, probe=False)
+    assert "1 test prompts stand in the training data" in capsys.readouterr().out
 
 
 def test_targets_that_fit_no_layer_are_a_problem_of_each_run(study_file: Path) -> None:

@@ -28,9 +28,9 @@ MODES: dict[str, cli.Modes] = {
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
-    "run": {"out", "offline"},
-    "check": {"out", "offline", "probe"},
-    "train": {"out", "offline"},
+    "run": {"out", "offline", "skip_unfit"},
+    "check": {"out", "offline", "skip_unfit", "probe"},
+    "train": {"out", "offline", "skip_unfit"},
     "generate": {"out", "offline"},
     "report": {"out", "format_"},
     "agreement": {"as_json"},

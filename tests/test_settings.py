@@ -35,9 +35,9 @@ from xlift.records import encode_record, fingerprint, read_records, write_jsonl
 from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
 from xlift.report.reading import Material
-from xlift.stages import generate_stage, prepare, rate_stage, train_stage
+from xlift.stages import Kept, generate_stage, prepare, rate_stage, train_stage
 from xlift.study.labels import run_settings
-from xlift.study.settings import FILLED_IN, INDIFFERENT, RunConfig
+from xlift.study.settings import FILLED_IN, INDIFFERENT, Prompts, RunConfig
 from xlift.study.study import Study, _settings_class, parse_study
 from xlift.tuning.templates import ChatFormat, chat_format
 from xlift.tuning.train import (
@@ -160,6 +160,14 @@ def base_model(study: Study, lab: Lab) -> Any:
 
 def conversations(study: Study, lab: Lab) -> Any:
     return load_instructions(_tuned(study).instructions)
+
+
+def examined(study: Study, lab: Lab) -> Any:
+    """What is told of the data before a run is trained on them, or why they are refused."""
+    try:
+        return Kept().examples(prepare(study, lab.place()), _tuned(study).instructions, offline=True).facts
+    except UserError as error:
+        return error.problems
 
 
 def column(study: Study, lab: Lab) -> Any:
@@ -393,6 +401,8 @@ RAY = {"executor": "ray", "ray.address": "nowhere"}
 CASES: dict[str, Case] = {
     "name": Case("other", folder),
     "question": Case("Which is best?", opening),
+    "skip_unfit": Case(True, examined, {"training.instructions.sources.path": "unfit.jsonl"}),
+    "prompts.allow_contamination": Case(True, examined, {"training.instructions.sources.path": "asked.jsonl"}),
     "include": Case([{"learning_rate": 1e-1}], runs),
     "exclude": Case([{"learning_rate": 1e-2}], runs, {"training.learning_rate": [1e-3, 1e-2]}),
     "include_base": Case(False, runs),
@@ -514,6 +524,9 @@ def lab(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         records = [{key: text.format(f"{name} {i}") for key, text in RECORD.items()} for i in range(count)]
         records = [one | {"category": "odd" if i % 2 else "even"} for i, one in enumerate(records)]
         write_jsonl(folder / f"{name}.jsonl", records)
+    write_jsonl(folder / "unfit.jsonl", [*records, {"instruction": "And?", "output": None}])
+    tests = [one for one in load_prompts(Prompts(languages=["en"])) if one["split"] == "test"]
+    write_jsonl(folder / "asked.jsonl", [*records, {"instruction": tests[0]["messages"][0]["content"], "output": "x"}])
     other = shutil.copytree(tiny, folder / "other")
     (other / "config.json").write_text((tiny / "config.json").read_text().replace("0.2", "0.3"))
     (folder / "rubrics").mkdir()

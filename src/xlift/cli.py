@@ -27,6 +27,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to replace, for instance training.steps=50.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Study folder; results/<name> where it is not given.")]
+SkipUnfit = Annotated[
+    bool, typer.Option("--skip-unfit", help="Leave out records that cannot be learned from, counted by reason.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
 
 
@@ -70,11 +73,17 @@ def _refuse_others(context: typer.Context, mode: str, modes: Modes) -> None:
 
 
 @app.command()
-def run(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+def run(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    skip_unfit: SkipUnfit = False,
+) -> None:
     """Every stage in order; run again, it continues. Prints the result table and where the report is."""
     from xlift.stages import run_study
 
-    _print_result(run_study(*_study(study, overrides, out), offline))
+    _print_result(run_study(*_study(study, _skipping(overrides, skip_unfit), out), offline))
 
 
 @app.command()
@@ -83,19 +92,26 @@ def check(
     overrides: Overrides = None,
     out: Out = None,
     offline: Offline = False,
+    skip_unfit: SkipUnfit = False,
     probe: Annotated[bool, typer.Option(help="Measure time and memory by a short probe.")] = True,
 ) -> None:
     """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
     from xlift.planning.check import check_study
 
-    parsed, folder = _study(study, overrides, out)
+    parsed, folder = _study(study, _skipping(overrides, skip_unfit), out)
     check_study(parsed, offline, probe, folder)
 
 
 @app.command()
-def train(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+def train(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    skip_unfit: SkipUnfit = False,
+) -> None:
     """Train every run of the study."""
-    _stage("train_stage", study, overrides, out, offline)
+    _stage("train_stage", study, _skipping(overrides, skip_unfit), out, offline)
 
 
 @app.command()
@@ -513,6 +529,10 @@ def _agreed(study: Path) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("nothing is removed: there is no terminal to ask in", f"xlift clean {study} --yes")
     return typer.confirm("remove it?", err=True)
+
+
+def _skipping(overrides: list[str] | None, skip_unfit: bool) -> list[str]:
+    return [*(overrides or []), *(["skip_unfit=true"] if skip_unfit else [])]
 
 
 def _study(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:

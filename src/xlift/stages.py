@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import Checkpoint, checkpoints_of, written_prompts
-from xlift.data.instructions import load_instructions
+from xlift.data.instructions import Examples, load_examples
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
@@ -20,7 +20,7 @@ from xlift.models import KeptBase, Placement, place
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
-from xlift.records import Conversation, JsonlWriter, write_jsonl
+from xlift.records import JsonlWriter, write_jsonl
 from xlift.study.settings import Instructions, Judge
 from xlift.study.study import Study
 from xlift.workers import agreed, first_worker, one_after_another
@@ -60,19 +60,23 @@ class Kept:
         self.base = KeptBase()
         self._data: dict[str, Examples] = {}
 
-    def instructions(self, settings: Instructions, offline: bool) -> Examples:
-        """Training and held-out conversations; those asked for last are kept."""
-        key = settings.model_dump_json()
+    def examples(self, workspace: StudyFolder, settings: Instructions, offline: bool) -> Examples:
+        """Training and held-out conversations; those asked for last are kept.
+
+        Raises DataError where test prompts are among them, unless the study allows that.
+        """
+        key, study = settings.model_dump_json(), workspace.study
         if key not in self._data:
-            self._data = {key: load_instructions(settings, offline)}
+            self._data = {key: load_examples(settings, written_prompts(workspace), offline, study.skip_unfit)}
+            for line in self._data[key].lines if first_worker() else ():
+                say(line)
+        if not study.prompts.allow_contamination:
+            self._data[key].overlaps.refuse()
         return self._data[key]
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         # Another process begins with nothing.
         return Kept, ()
-
-
-Examples = tuple[list[Conversation], list[Conversation]]
 
 
 def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
@@ -139,17 +143,19 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
     from xlift.watch import validation_prompts, watcher
 
     study = workspace.study
-    train_set, heldout = one_after_another(lambda: kept.instructions(run.config.instructions, offline), study.device)
+    settings = run.config.instructions
+    examples = one_after_another(lambda: kept.examples(workspace, settings, offline), study.device)
     base, placement = one_after_another(lambda: _base(workspace, run, offline), study.device)
     if first_worker():
         say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
-    run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
+    facts = {"base": base.facts, "data": examples.facts, **environment()}
+    run.update_manifest(device=placement.device, dtype=placement.dtype, **facts)
     run.set_stage("train", "running")
     prompts = written_prompts(workspace)
     refuse_unreadable(study, run.config, base, prompts)
     watch = watcher(study, validation_prompts(prompts))
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
-    train(run, base, placement, train_set, heldout, watching, until, kept.base)
+    train(run, base, placement, examples.train, examples.heldout, watching, until, kept.base)
 
 
 def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Located, Placement]:

@@ -5,18 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+from xlift.data.overlap import Overlaps, overlaps
 from xlift.data.readers import is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
 from xlift.data.tabular import Row, content_sha256, rows
 from xlift.errors import DataError, shortened
 from xlift.hub import hub_snapshot
 from xlift.languages import language_code
-from xlift.records import Conversation, fingerprint, unique
+from xlift.records import Conversation, Prompt, fingerprint, unique
 from xlift.study.settings import BUILTIN, Instructions, Source, builtin_path
 
 Unfit = dict[str, list[str]]
 """Records that cannot be learned from and were left out: where they stand, by the reason."""
+
+
+class Examples(NamedTuple):
+    """What a run learns from and is measured on, and what there is to tell about it."""
+
+    train: list[Conversation]
+    heldout: list[Conversation]
+    unfit: Unfit
+    overlaps: Overlaps
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Numbers for the manifest: records left out by reason, and overlaps."""
+        return {"left_out": {reason: len(places) for reason, places in self.unfit.items()}, **self.overlaps.facts}
+
+    @property
+    def lines(self) -> list[str]:
+        """The same in words; nothing where there is nothing to tell."""
+        count = sum(map(len, self.unfit.values()))
+        head = [f"{count:,} records cannot be learned from and are left out:"] if count else []
+        reasons = [f"  {len(places):,} × {reason} (first: {places[0]})" for reason, places in self.unfit.items()]
+        return [*head, *reasons, *self.overlaps.lines]
+
+
+def load_examples(
+    settings: Instructions, prompts: Sequence[Prompt], offline: bool = False, skip_unfit: bool = False
+) -> Examples:
+    """Training and held-out conversations, and what they share with each other and with the prompts.
+
+    Raises DataError for records that cannot be learned from, unless these are left out.
+    """
+    unfit: Unfit = {}
+    train, heldout = load_instructions(settings, offline, unfit if skip_unfit else None)
+    return Examples(train, heldout, unfit, overlaps(train, heldout, prompts))
 
 
 def load_source(source: Source, offline: bool = False, unfit: Unfit | None = None) -> list[Conversation]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xlift.checkpoint import measured_languages
-from xlift.data.instructions import load_instructions
+from xlift.data.instructions import Examples, load_examples
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
@@ -45,7 +45,7 @@ from xlift.study.settings import RunConfig
 from xlift.study.study import Study
 from xlift.terminal import aligned
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import Data, encode_data
+from xlift.tuning.train import Data, encode_data, without_heldout
 from xlift.watch import validation_prompts
 from xlift.workspace import RunFolder, open_study
 
@@ -96,6 +96,7 @@ class Planned:
     """What is measured each time while it trains."""
     unfit: list[UserError]
     """What is wrong with the files of its base."""
+    examples: Examples | None
 
     @property
     def config(self) -> RunConfig:
@@ -125,6 +126,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
     prompts = _checked_prompts(study, found)
     found.problems += idle_problems(study)
     plans = _plans(study, workspace.runs, prompts, offline, found)
+    _tell_of_data(study, plans, found)
     free = free_memory(placement)
     takes = {plan.run.id: _bounds(study, plan, prompts, placement) for plan in plans}
     _refuse_memory(plans, takes, free, "needs at least", placement, found)
@@ -187,15 +189,30 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
     chat_key = (*tokenizer, *spoken)
     chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), *spoken), "chat", chat_key)
     asked, watched = shared(lambda: _asked(study, prompts, chat), "asked", chat_key)
-    data, work = None, Workload()
+    data, work, examples = None, Workload(), None
     if not config.untuned:
         instructions = config.instructions
-        data_key = (chat_key, instructions.model_dump(mode="json"), config.max_length)
-        data = shared(lambda: encode_data(config, chat, *load_instructions(instructions, offline)), "data", data_key)
+        told = (instructions, prompts, offline, study.skip_unfit)
+        settings = instructions.model_dump(mode="json")
+        examples = shared(lambda: load_examples(*told), "examples", settings)
+        data_key = (chat_key, settings, config.max_length)
+        data = shared(lambda: encode_data(config, chat, examples.train, examples.heldout), "data", data_key)
         work = work_of(config, data, study.validation.every)
     size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
     unfit = shared(lambda: unfit_files(base), "files", base.path)
-    return Planned(run, base, size, chat, data, work if run.trains else Workload(), answering, asked, watched, unfit)
+    own = work if run.trains else Workload()
+    return Planned(run, base, size, chat, data, own, answering, asked, watched, unfit, examples)
+
+
+def _tell_of_data(study: Study, plans: Sequence[Planned], found: Found) -> None:
+    """Records left out, and what training data, held-out conversations and prompts share, once for each set of data."""
+    for examples in {id(plan.examples): plan.examples for plan in plans if plan.examples}.values():
+        print("".join(f"{line}\n" for line in examples.lines), end="")
+        try:
+            if not study.prompts.allow_contamination:
+                examples.overlaps.refuse()
+        except UserError as error:
+            found.take(error)
 
 
 def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked, Asked]:
@@ -383,7 +400,8 @@ def _left_out(plan: Planned) -> str:
     if data is None or not data.too_long + data.heldout_too_long:
         return ""
     trained, held = len(data.train), len(data.heldout)
-    return (
+    silent = f"{one}\n" if (one := without_heldout(data, plan.config.max_length)) else ""
+    return silent + (
         f"{plan.config.instructions.label}: {trained} of {trained + data.too_long} examples are trained on and "
         f"{held} of {held + data.heldout_too_long} held out; the others are longer than "
         f"max_length={plan.config.max_length}\n"

@@ -284,6 +284,8 @@ class Prompts(Settings):
     languages: Annotated[list[LanguageCode], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
     validation: PromptSet = PromptSet()
     test: PromptSet = PromptSet()
+    allow_contamination: bool = False
+    """Go on although test prompts stand in the training data."""
 
     @field_validator("languages")
     @classmethod

@@ -70,6 +70,8 @@ class Study(Settings):
     """Runs to leave out: those that have every value of one of these rules; a list names alternatives."""
     include_base: bool = True
     """Also let each untuned base model answer, as the reference."""
+    skip_unfit: bool = False
+    """Leave out records that cannot be learned from, counted by reason; otherwise they are refused."""
     prompts: Prompts = Prompts()
     decoding: Decoding = Decoding()
     raters: list[str] = Field(default_factory=_default_raters, min_length=1)

@@ -26,7 +26,7 @@ from xlift.errors import ConfigError, DataError, ModelError, UserError, nearest
 from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
-from xlift.progress import progress
+from xlift.progress import progress, say
 from xlift.records import Conversation, JsonlWriter, encode_record, fingerprint, read_records, write_atomic
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
@@ -36,7 +36,7 @@ from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.proof import prove_training, refuse
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format, each_by_name
 from xlift.tuning.tracking import tracked
-from xlift.workers import agreed
+from xlift.workers import agreed, first_worker
 from xlift.workspace import RunFolder
 
 
@@ -73,6 +73,16 @@ def encode_data(
     checks = _examples(chat, heldout)
     held = [one for one in checks if len(one) <= config.max_length]
     return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held))
+
+
+def without_heldout(data: Data, max_length: int) -> str | None:
+    """A sentence where held-out conversations are asked for and none is left to measure the loss on."""
+    if data.heldout or not data.heldout_too_long:
+        return None
+    return (
+        f"no held-out loss: all {data.heldout_too_long} held-out conversations are longer than "
+        f"max_length={max_length}; raise training.max_length, or hold out more (instructions.heldout)"
+    )
 
 
 def _name(conversation: Conversation) -> str:
@@ -249,6 +259,8 @@ def train(
         tokenizer = load_tokenizer(base.path, base.revision)
         chat = chat_format(tokenizer, config.template, config.system, config.thinking)
         data = encode_data(config, chat, conversations, heldout)
+        if first_worker() and (silent := without_heldout(data, config.max_length)):
+            say(f"{run.label}: {silent}")
         steps = plan(config, data.lengths)
         last = min(until or len(steps), len(steps))
         first = agreed(lambda: resume_step(run), placement.device)
@@ -441,6 +453,7 @@ def _finish(run: RunFolder, data: Data, started: float, placement: Placement) ->
         examples=len(data.train),
         too_long=data.too_long,
         heldout=len(data.heldout),
+        heldout_too_long=data.heldout_too_long,
         seconds=round(time.monotonic() - started, 1),
         peak_memory_bytes=peak_memory(placement),
     )
