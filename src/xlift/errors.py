@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from xlift.redaction import redacted
+
 
 class XliftError(Exception):
     """Base of every error that xlift raises on purpose."""
@@ -21,13 +23,13 @@ class XliftError(Exception):
 class UserError(XliftError):
     """A mistake or gap that the user can mend.
 
-    `problems` are reported together; `hint` names the next thing to try.
+    `problems` are reported together; `hint` names the next thing to try. Neither holds a secret.
     """
 
     def __init__(self, problems: str | Iterable[str], hint: str | None = None) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        self.hint = hint
-        super().__init__("\n".join([*self.problems, *([hint] if hint else [])]))
+        self.problems = [redacted(one) for one in ([problems] if isinstance(problems, str) else problems)]
+        self.hint = redacted(hint) if hint else hint
+        super().__init__("\n".join([*self.problems, *([self.hint] if self.hint else [])]))
 
 
 class ConfigError(UserError):

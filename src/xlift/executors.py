@@ -13,6 +13,7 @@ from typing import Any
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.extras import require
 from xlift.records import write_atomic
+from xlift.redaction import redacted
 from xlift.study.study import Study
 from xlift.workers import several_workers
 from xlift.workspace import RunFolder, StudyFolder
@@ -47,7 +48,7 @@ def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, 
     except UserError as error:
         return error
     except Exception as error:
-        write_atomic(log, traceback.format_exc())
+        write_atomic(log, redacted(traceback.format_exc()))
         if several_workers():
             # The others wait for this one: only its end ends them.
             raise

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from xlift.redaction import redacted
+
 LINE_EVERY_SECONDS = 15.0
 TOO_EARLY = 0.04
 """Share of the work before which nobody can say how long the rest takes: replies, for one, end in batches."""
@@ -20,8 +22,8 @@ class Progress(Protocol):
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, apart from results."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person at the terminal, apart from results; without any secret."""
+    print(redacted(text), file=sys.stderr, flush=True)
 
 
 class _Lines:

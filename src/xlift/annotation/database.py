@@ -149,7 +149,8 @@ def _engine(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise ConfigError(f"'{url}' is not a database URL", "sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+        # What it says may hold a password, in whatever place.
+        raise ConfigError("--database: not a database URL", "sqlite:///FILE or postgresql://USER@HOST/NAME") from None
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg":

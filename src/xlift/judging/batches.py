@@ -15,23 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xlift.errors import UserError
+from xlift.errors import DataError, UserError
 from xlift.extras import require
-from xlift.judging.client import (
-    Features,
-    Pace,
-    RequestGroup,
-    answer_groups,
-    api_key,
-    check_budget,
-    read_completion,
-    request_body,
-)
+from xlift.judging.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
+from xlift.judging.completions import Features, read_completion, request_body, said
 from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
 from xlift.judging.questions import Request, again_messages, needs_again
 from xlift.judging.replies import JudgeAnswer, JudgeReply
 from xlift.progress import say
-from xlift.records import Message, encode_record, fingerprint, write_atomic
+from xlift.records import Message, encode_record, fingerprint, parse_line, write_atomic
+from xlift.redaction import redacted
 from xlift.study.settings import Judge
 
 if TYPE_CHECKING:
@@ -117,7 +110,8 @@ def _client(settings: Judge) -> OpenAI:
     from openai import OpenAI
 
     # Without retries of its own: a batch whose making seemed to fail must not be made and paid twice.
-    return OpenAI(api_key=api_key(settings), base_url=settings.base_url, max_retries=0, timeout=settings.timeout)
+    address = server_address(settings)
+    return OpenAI(api_key=api_key(settings), base_url=address, max_retries=0, timeout=settings.timeout)
 
 
 def open_calls(requests: Iterable[Request], book: Ledger) -> Iterator[Call]:
@@ -169,17 +163,17 @@ def _submit(client: OpenAI, state: Path, lines: bytes, settings: Judge) -> None:
             metadata={"xlift": mark},
         )
     except OpenAIError as error:
-        said = str(error).replace(client.api_key, "[key]")
+        words = said(getattr(error, "body", None), str(error), client.api_key)
         raise UserError(
-            f"judge '{settings.label}': no batch could be made: {said:.200}", "batch: false sends single requests"
+            f"judge '{settings.label}': no batch could be made: {words}", "batch: false sends single requests"
         ) from None
     write_atomic(state, json.dumps({"mark": mark, "file": uploaded.id, "batch": batch.id}))
 
 
 def _collect(client: OpenAI, state: Path, book: Ledger, settings: Judge, poll_seconds: float) -> None:
     """Wait for the batch that the state names and move its replies to the ledger."""
-    named = json.loads(state.read_text(encoding="utf-8"))
-    batch_id = named.get("batch") or _find(client, named["mark"])
+    named = _state(state)
+    batch_id = named.get("batch") or _find(client, named.get("mark", ""))
     if batch_id is None:
         # Killed between the upload and the making of the batch: nothing was paid.
         return state.unlink()
@@ -188,12 +182,12 @@ def _collect(client: OpenAI, state: Path, book: Ledger, settings: Judge, poll_se
     for file_id in (batch.output_file_id, batch.error_file_id):
         if file_id:
             content = _patiently(partial(client.files.content, file_id)).content
-            failed += [why for raw in content.splitlines() if (why := _keep(json.loads(raw), book))]
+            failed += [why for raw in content.splitlines() if (why := _keep(raw, book, client.api_key))]
     if failed:
         say(f"judge {settings.label}: {len(failed)} requests of the batch failed, the first with: {failed[0]}")
     state.unlink()
     if batch.status == "failed":
-        problems = [str(one.message) for one in (batch.errors.data or [] if batch.errors else [])]
+        problems = [said({}, str(one.message), client.api_key) for one in (batch.errors and batch.errors.data) or []]
         raise UserError(
             [f"judge '{settings.label}': the batch failed: {one}" for one in problems or ["no reason given"]]
         )
@@ -232,16 +226,30 @@ def _patiently(look: Callable[[], Made]) -> Made:
     raise AssertionError
 
 
-def _keep(line: dict[str, Any], book: Ledger) -> str | None:
+def _keep(raw: bytes, book: Ledger, secret: str) -> str | None:
     """Move one line of a batch's results to the ledger; returns why it holds no reply, if so."""
-    key, _, part = line["custom_id"].rpartition("-")
-    response = line.get("response") or {}
-    result, usage = read_completion(response.get("body"))
+    try:
+        line = parse_line(raw, "a line of the batch's results")
+        key, _, number = str(line["custom_id"]).rpartition("-")
+        part, _ = int(number), int(key, 16)
+    except (DataError, KeyError, ValueError) as error:
+        return redacted(f"a line of its results cannot be read: {error}"[:200], secret)
+    response = line["response"] if isinstance(line.get("response"), dict) else {}
+    result, usage = read_completion(response.get("body"), secret)
     if response.get("status_code") != 200 or not isinstance(result, JudgeReply):
-        body = response.get("body") or {}
-        said = (line.get("error") or body.get("error") or {}).get("message") or f"status {response.get('status_code')}"
-        book.add_failure(key, int(part), str(said)[:200])
-        return str(said)[:200]
-    if len(book.replies(key)) < int(part):
-        book.add(key, int(part), result, usage or (0, round(estimated_tokens(result.text))), estimated=usage is None)
+        why = said(line.get("error") or response.get("body"), f"status {response.get('status_code')}", secret)
+        book.add_failure(key, part, why)
+        return why
+    if len(book.replies(key)) < part:
+        book.add(key, part, result, usage or (0, round(estimated_tokens(result.text))), estimated=usage is None)
     return None
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """The batch under way, by the small file that names it."""
+    try:
+        return parse_line(path.read_bytes(), str(path))
+    except DataError as error:
+        raise DataError(
+            error.problems, "remove the file and run again: a batch that is under way is paid twice"
+        ) from None

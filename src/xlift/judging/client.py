@@ -16,18 +16,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
+from xlift.judging.completions import (
+    Features,
+    Trouble,
+    adapted,
+    model_names,
+    read_completion,
+    request_body,
+    retry_after,
+    said,
+)
 from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
 from xlift.judging.questions import Request, again_messages, needs_again
 from xlift.judging.replies import JudgeAnswer, JudgeReply
 from xlift.progress import say
 from xlift.records import Message
-from xlift.study.settings import Judge
+from xlift.redaction import redacted
+from xlift.study.settings import Judge, checked_address
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -35,11 +45,15 @@ if TYPE_CHECKING:
 LONGEST_RETRY_AFTER = 600.0
 """Seconds; a server that asks for a longer wait is out of quota, and judging stops."""
 GIVE_UP_AFTER = 16
-"""Requests in a row without an answer, retries included, after which judging stops."""
+"""Requests in a row without an answer after which judging stops, unless a harmless request is answered."""
+_HARMLESS: Message = {"role": "user", "content": "Reply with the word OK."}
+_HARMLESS_KEY = f"{0:016x}"
+"""Stands in the ledger where a harmless request was paid."""
 
 _TOO_LONG = re.compile(
     r"context.{0,20}(?:length|size|window)|too long|too many tokens|exceeds? the (?:available|max)", re.IGNORECASE
 )
+_FILTERED = re.compile(r"content[ _-]?(?:filter|management|policy)|moderation|flagged|safety", re.IGNORECASE)
 _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|billing|credit balance", re.IGNORECASE)
 
 
@@ -66,26 +80,6 @@ class RequestGroup(NamedTuple):
     finish: Callable[[list[JudgeAnswer]], None]
 
 
-class Features(NamedTuple):
-    """What the server understands; taken back one by one where it says that it does not."""
-
-    schema: bool
-    tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: bool = True
-    seed: bool = True
-    system: bool = True
-
-
-class Trouble(NamedTuple):
-    """What came of a call instead of a reply."""
-
-    kind: Literal["again", "refused", "left out", "stop"]
-    why: str
-    wait: float | None = None
-    hint: str | None = None
-    unreachable: bool = False
-
-
 class Stopped(Exception):
     """Judging has been stopped; Session.stop says why."""
 
@@ -108,6 +102,10 @@ class Session:
     reserved: float = 0.0
     quiet_until: float = 0.0
     failures_in_a_row: int = 0
+    vouched: int = 0
+    """How many more requests may fail before it is asked again whether all do."""
+    all_fail: bool = False
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     answered: int = 0
     budget: str | None = None
     error: UserError | None = None
@@ -120,17 +118,32 @@ class Session:
 
 
 def api_key(settings: Judge) -> str:
-    """The key from the environment; none is needed for a server without TLS (one of one's own).
+    """The key from the environment, without blanks around it; none is needed for a server without TLS (one's own).
 
-    Raises ConfigError where it is missing.
+    Raises ConfigError where it is missing, or holds what no header can.
     """
-    key = os.environ.get(settings.api_key_env, "")
-    if not key and urlsplit(settings.base_url or "https:").scheme != "http":
+    key = os.environ.get(settings.api_key_env, "").strip()
+    if not key and urlsplit(server_address(settings) or "https:").scheme != "http":
         raise ConfigError(
             f"judge '{settings.label}': the environment variable {settings.api_key_env} holds no key",
             f"export {settings.api_key_env}=…, or name another variable with api_key_env",
         )
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ConfigError(
+            f"judge '{settings.label}': what the environment variable {settings.api_key_env} holds is no key: "
+            "a key has no blanks, line breaks or letters with accents",
+            f"export {settings.api_key_env}=… again",
+        )
     return key or "none"
+
+
+def server_address(settings: Judge) -> str | None:
+    """Where the judge is; None for the client's own default. Raises ConfigError for what is no address."""
+    given = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+    try:
+        return checked_address(given) if given else None
+    except ValueError as error:
+        raise ConfigError(f"OPENAI_BASE_URL: {error}") from None
 
 
 def check_budget(settings: Judge) -> None:
@@ -154,12 +167,16 @@ def answer_groups(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledge
 
 async def _run(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, pace: Pace) -> str | None:
     require("judge")
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    from xlift.judging.bounds import bound
 
     secret = api_key(settings)
     # Retries are ours: each one is counted, waits for all, and stops with the budget.
     options: dict[str, Any] = {"api_key": secret, "max_retries": 0, "timeout": settings.timeout}
-    async with AsyncOpenAI(base_url=settings.base_url, **options) as client:
+    # Packed, a small answer could fill the memory.
+    http = DefaultAsyncHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+    async with AsyncOpenAI(base_url=server_address(settings), http_client=http, **options) as client:
         features = Features(schema=settings.json_schema)
         session = Session(settings, ledger, pace, client, secret, features, random.Random(pace.seed))
         shared = iter(groups)
@@ -222,8 +239,9 @@ async def _call(session: Session, request: Request, part: int, messages: list[Me
             return result
         trouble = result
         if trouble.kind == "stop":
-            session.stop(UserError(trouble.why, trouble.hint))
-            raise Stopped
+            _stop(session, trouble.why, trouble.hint)
+        if trouble.all_calls and await _all_fail(session):
+            _stop(session, trouble.all_calls, trouble.hint or await _offer(session))
         if trouble.kind == "left out":
             break
         if trouble.kind == "refused":
@@ -237,19 +255,47 @@ async def _call(session: Session, request: Request, part: int, messages: list[Me
         tries += 1
         if tries < session.pace.tries:
             await _rest(session, tries, trouble.wait)
-    return _lost(session, trouble)
+    await _count_lost(session, trouble)
+    return trouble
 
 
-def _lost(session: Session, trouble: Trouble) -> Trouble:
+def _stop(session: Session, why: str, hint: str | None) -> NoReturn:
+    session.stop(UserError(why, hint))
+    raise Stopped
+
+
+async def _count_lost(session: Session, trouble: Trouble) -> None:
     """Give this request up, and everything where it looks as if nothing will be answered."""
     session.failures_in_a_row += 1
     nowhere = trouble.unreachable and not session.answered
-    if nowhere or session.failures_in_a_row >= GIVE_UP_AFTER:
+    if not nowhere and session.failures_in_a_row < GIVE_UP_AFTER:
+        return
+    if nowhere or await _all_fail(session):
         where = session.settings.base_url or str(session.client.base_url)
         hint = "is the server running at this address?" if trouble.unreachable else "what is done is kept; run it again"
-        session.stop(UserError(f"the judge at {where} does not answer: {trouble.why}", hint))
-        raise Stopped
-    return trouble
+        _stop(session, f"the judge at {where} does not answer: {trouble.why}", hint)
+    session.failures_in_a_row = 0
+
+
+async def _all_fail(session: Session) -> bool:
+    """Whether a harmless request fails, too: then the fault is not that of the one that has just failed.
+
+    One that is answered vouches for the server during the next failures, so that few are sent.
+    """
+    async with session.asking:
+        if session.vouched:
+            session.vouched -= 1
+            return False
+        if session.all_fail:
+            return True
+        body = {"model": session.settings.model, "messages": [_HARMLESS]}
+        result, usage = await _post(session, body)
+        session.all_fail = isinstance(result, Trouble)
+        if isinstance(result, Trouble):
+            return True
+        session.vouched = GIVE_UP_AFTER
+        session.ledger.add(_HARMLESS_KEY, 1, result, usage or (8, 2), estimated=usage is None)
+        return False
 
 
 async def _rest(session: Session, tries: int, asked: float | None) -> None:
@@ -326,57 +372,36 @@ async def _post(session: Session, body: dict[str, Any]) -> tuple[JudgeReply | Tr
     except TimeoutError:
         return Trouble("again", f"no answer within {session.settings.timeout:g} s"), None
     except APIStatusError as error:
-        return await _status_trouble(session, error), None
+        return _status_trouble(session, error), None
     except APIConnectionError as error:
         cause = error.__cause__ or error
-        return Trouble("again", f"no connection: {type(cause).__name__} {cause}".strip(), unreachable=True), None
-    except (OpenAIError, ValueError) as error:
+        why = redacted(f"{type(cause).__name__} {cause}".strip(), session.secret)
+        return Trouble("again", f"no connection: {why}", unreachable=True), None
+    except EOFError as error:
+        return Trouble("left out", str(error)), None
+    except (OpenAIError, ValueError, RecursionError) as error:
         return Trouble("again", f"the answer cannot be read: {type(error).__name__}"), None
-    return read_completion(data)
+    return read_completion(data, session.secret)
 
 
-def request_body(settings: Judge, request: Request, messages: list[Message], features: Features) -> dict[str, Any]:
-    """The JSON of one chat completion request, as far as the server understands it."""
-    if not features.system:
-        messages = [{"role": "user", "content": text_of(messages[:2])}, *messages[2:]]
-    body: dict[str, Any] = {"model": settings.model, "messages": messages, features.tokens: settings.max_new_tokens}
-    if features.temperature:
-        body["temperature"] = settings.temperature
-    if features.seed:
-        body["seed"] = settings.seed
-    if features.schema:
-        shape = {"name": "reply", "strict": True, "schema": request.schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": shape}
-    return body
-
-
-def read_completion(data: Any) -> tuple[JudgeReply | Trouble, tuple[int, int] | None]:
-    """The reply in a chat completion and its (input, output) tokens, None where the server does not tell them."""
-    try:
-        choice = data["choices"][0]
-        message = choice["message"]
-        reply = JudgeReply(message.get("content") or "", choice.get("finish_reason") or "stop", message.get("refusal"))
-        usage = data.get("usage") or {}
-    except (TypeError, KeyError, IndexError, AttributeError):
-        return Trouble("again", "the answer is not a chat completion"), None
-    counted = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    known = all(isinstance(one, int) for one in counted)
-    return reply, cast(tuple[int, int], counted) if known else None
-
-
-async def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
+def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
+    """What a refusal means. A 403 or 404 may mean this request (moderation, its parameters) or all (key, model)."""
     status, settings = error.status_code, session.settings
-    said = _said(error, session.secret)
-    why = f"{status}: {said}"
-    if status in (401, 403):
+    words = said(error.body, error.message, session.secret)
+    why = f"{status}: {words}"
+    if status == 401:
         return Trouble("stop", f"the judge refuses the key ({why})", hint=f"is {settings.api_key_env} right?")
-    if status == 402 or (status == 429 and _NO_QUOTA.search(f"{error.code} {said}")):
+    if status == 403:
+        everything = f"the judge refuses the key ({why})"
+        return Trouble("left out", why, hint=f"is {settings.api_key_env} right?", all_calls=everything)
+    if status == 402 or (status == 429 and _NO_QUOTA.search(f"{error.code} {words}")):
         return Trouble("stop", f"the judge's quota is used up ({why})", hint="what is done is kept; run it again later")
     if status == 404:
-        missing = f"no model '{settings.model}' at {session.client.base_url} ({why})"
-        return Trouble("stop", missing, hint=await _offer(session))
+        everything = f"no model '{settings.model}' at {session.client.base_url} ({why})"
+        return Trouble("refused", why, all_calls=everything)
     if status in (400, 413, 422):
-        return Trouble("left out" if status == 413 or _TOO_LONG.search(said) else "refused", why)
+        own = status == 413 or _TOO_LONG.search(words) or _FILTERED.search(f"{error.code} {words}")
+        return Trouble("left out" if own else "refused", why)
     if status in (408, 409, 425, 429) or status >= 500:
         wait = retry_after(error.response.headers.get("retry-after"), datetime.now(timezone.utc))
         if wait is not None and wait > LONGEST_RETRY_AFTER:
@@ -389,46 +414,10 @@ async def _offer(session: Session) -> str:
     from openai import OpenAIError
 
     try:
-        names = [model.id async for model in session.client.models.list()]
-    except OpenAIError:
-        return "is base_url right? it often ends in /v1"
-    return f"models there: {', '.join(names[:20])}"
-
-
-def _said(error: APIStatusError, secret: str) -> str:
-    """The server's own words, short, and without the key that some servers repeat."""
-    body = error.body if isinstance(error.body, dict) else {}
-    said = str(body.get("message") or body.get("detail") or error.message)
-    return said.replace(secret, "[key]")[:200] if len(secret) > 4 else said[:200]
-
-
-def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a Retry-After header, which gives seconds or a date; None without a usable one."""
-    if not value:
-        return None
-    if re.fullmatch(r"\s*\d+(?:\.\d+)?\s*", value):
-        return float(value)
-    try:
-        then = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (then.replace(tzinfo=then.tzinfo or timezone.utc) - now).total_seconds())
-
-
-def adapted(features: Features, complaint: str) -> Features | None:
-    """The features without what a server complains of; None where nothing is left to take back."""
-    said = complaint.lower()
-    if features.schema and re.search(r"response_format|json|schema|grammar|guided", said):
-        return features._replace(schema=False)
-    if features.tokens == "max_tokens" and "max_tokens" in said:
-        return features._replace(tokens="max_completion_tokens")
-    if features.temperature and "temperature" in said:
-        return features._replace(temperature=False)
-    if features.seed and re.search(r"\bseed\b", said):
-        return features._replace(seed=False)
-    if features.system and "system" in said:
-        return features._replace(system=False)
-    return features._replace(schema=False) if features.schema else None
+        names = model_names(await session.client.get("/models", cast_to=object))
+    except (OpenAIError, EOFError, ValueError, RecursionError):
+        names = []
+    return f"models there: {', '.join(names)}" if names else "is base_url right? it often ends in /v1"
 
 
 def _adopt(session: Session, base: Features, features: Features) -> None:

@@ -10,6 +10,7 @@ finds the replies here and pays for none twice. Costs count over restarts.
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from xlift.errors import DataError
 from xlift.judging.replies import JudgeReply
+from xlift.progress import say
 from xlift.records import JsonlWriter, encode_record, exclusive, parse_line
 from xlift.study.settings import Judge
 
@@ -56,6 +59,8 @@ class Ledger:
     input: int = 0
     output: int = 0
     cost: float = 0.0
+    damaged: int = 0
+    """Lines that say nothing: what they were is asked, and paid, again."""
     end: int = 0
     places: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -71,7 +76,7 @@ class Ledger:
         if place is None:
             return None
         self.reading.seek(place)
-        line = parse_line(self.reading.readline(), str(self.path))
+        line = json.loads(self.reading.readline())
         return JudgeReply(line["reply"], line["finish"], line["refusal"])
 
     def add(self, key: str, part: int, reply: JudgeReply, tokens: tuple[int, int], estimated: bool = False) -> None:
@@ -91,6 +96,15 @@ class Ledger:
         self.log.write_encoded(encoded)
         self._count(line, len(encoded))
 
+    def count_line(self, raw: bytes) -> None:
+        """Count a line of the file. What cannot be understood counts as sent: it may have been paid."""
+        try:
+            line = _understood(parse_line(raw, str(self.path)))
+        except (DataError, ValueError, TypeError, KeyError):
+            self.damaged += 1
+            line = {}
+        self._count(line, len(raw))
+
     def _count(self, line: dict[str, Any], size: int) -> None:
         self.requests += 1
         if "reply" in line:
@@ -100,6 +114,18 @@ class Ledger:
             self.cost += line["cost"] or self.price(line["input"], line["output"])
             self.places.setdefault((int(line["request"], 16), line["part"]), self.end)
         self.end += size
+
+
+def _understood(line: dict[str, Any]) -> dict[str, Any]:
+    """A line as it was written. Raises ValueError, TypeError or KeyError for anything else."""
+    if "reply" not in line:
+        return line
+    texts = isinstance(line["reply"], str) and isinstance(line["finish"], str)
+    numbers = [line["input"], line["output"], line["cost"]]
+    counted = all(type(one) in (int, float) and 0 <= one < math.inf for one in numbers) and line["part"] in (1, 2)
+    if not texts or not counted or not isinstance(line["refusal"], str | None) or int(line["request"], 16) < 0:
+        raise ValueError("not as it was written")
+    return line
 
 
 @contextmanager
@@ -126,7 +152,9 @@ def _counted(path: Path, settings: Judge, log: JsonlWriter | None, reading: Bina
     ledger = Ledger(path, settings.price_input or 0.0, settings.price_output or 0.0, log, reading)
     for raw in reading:
         if raw.endswith(b"\n"):  # a last line without its end is being written, or torn
-            ledger._count(json.loads(raw), len(raw))
+            ledger.count_line(raw)
+    if ledger.damaged:
+        say(f"{path}: {ledger.damaged} damaged lines; what they answered is asked again")
     return ledger
 
 

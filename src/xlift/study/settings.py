@@ -9,6 +9,7 @@ import re
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -351,6 +352,34 @@ class Ray(Settings):
     """GPUs of a run; one where the device is CUDA, else none, where it is not given."""
 
 
+_SECRETS = "a study file is no place for a key: write the name of an environment variable that holds it, api_key_env"
+
+
+def checked_address(text: str) -> str:
+    """The address of a server without blanks around it. Raises ValueError, which does not repeat it, for any other."""
+    address = text.strip()
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if not host or parts.scheme not in ("http", "https") or not address.isprintable() or " " in address:
+        raise ValueError("an address begins with http:// or https:// and holds no blank: http://localhost:8000/v1")
+    if parts.username or parts.password:
+        raise ValueError(f"the address holds a user or a password; {_SECRETS}")
+    if any(re.search("(?i)key|token|secret|password|^sig", name) for name, _ in parse_qsl(parts.query)):
+        raise ValueError(f"the address holds a key; {_SECRETS}")
+    return address
+
+
+# e.g. OPENAI_API_KEY is a name; sk-proj-1234 and hf_AbCdEfGhIjKlMnOpQrStUvWxYz are none
+def _variable(text: str) -> str:
+    name = text.strip()
+    if not re.fullmatch(r"(?=.{1,64}$)[A-Za-z_][A-Za-z0-9_]*", name) or max(map(len, name.split("_"))) > 20:
+        raise ValueError("the name of an environment variable is wanted, such as OPENAI_API_KEY, not the key itself")
+    return name
+
+
 class Judge(Settings):
     """A judge model behind an OpenAI-compatible server."""
 
@@ -362,6 +391,17 @@ class Judge(Settings):
     """Address of the server, for instance http://localhost:8000/v1; the client's own default where it is not given."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; a server on this machine may want none."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _reachable(cls, text: str | None) -> str | None:
+        return None if text is None else checked_address(text)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _named(cls, text: str) -> str:
+        return _variable(text)
+
     calls: Literal["all", "each"] = "all"
     """One call for all facets (cheap), or one for each facet (careful)."""
     facets: Annotated[list[JudgedFacet], Field(min_length=1)] = [

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from xlift.data.tabular import content_sha256
 from xlift.errors import ConfigError, nearest, shortened
 from xlift.hub import folder_sha256
+from xlift.redaction import HIDDEN, redacted
 from xlift.study.grid import (
     collapsed,
     expand,
@@ -295,7 +296,17 @@ def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
         choices = owner.model_fields if owner else model.model_fields
         return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {nearest(location[-1], choices)}"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(location)}: {message} (found {item['input']!r:.100})" if location else message
+    if not location:
+        return message
+    shown = "" if location[-1] == "api_key_env" else f" (found {redacted(repr(_masked(item['input']))):.100})"
+    return f"{'.'.join(location)}: {message}{shown}"
+
+
+def _masked(value: Any) -> Any:
+    """What a message may show: in place of a key's name may stand the key."""
+    if isinstance(value, dict):
+        return {key: HIDDEN if key == "api_key_env" else _masked(one) for key, one in value.items()}
+    return [_masked(one) for one in value] if isinstance(value, list) else value
 
 
 def _owner(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
@@ -407,7 +418,7 @@ def _locate_files(study: Study, folder: Path) -> Study:
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override '{override}' is not of the form key=value", "for instance training.steps=50")
+        raise ConfigError(f"override '{override:.60}' is not of the form key=value", "for instance training.steps=50")
     *sections, last = key.strip().split(".")
     place = raw
     for section in sections:
@@ -415,8 +426,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             place[section] = {}
         place = place[section]
         if not isinstance(place, dict):
-            raise ConfigError(f"override '{override}': '{section}' is not a section of the study file")
-    place[last] = read_yaml(text, f"override '{override:.60}'")
+            raise ConfigError(f"override '{key}=…': '{section}' is not a section of the study file")
+    place[last] = read_yaml(text, f"override '{key}=…'")
 
 
 def dump_yaml(settings: BaseModel) -> str:
