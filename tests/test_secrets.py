@@ -142,7 +142,8 @@ def test_nothing_that_a_study_leaves_or_says_holds_a_key_that_its_server_repeats
             "training.steps=1",
             "training.learning_rate=1e-3",
             "prompts.languages=[en]",
-            "validation.margins=false", "include_base=false",
+            "validation.margins=false",
+            "include_base=false",
         )
         monkeypatch.setenv("ODD", f"{KEY}\nX: y")
         said = xlift("run", str(study_file), *small, settings, "--out", "out")

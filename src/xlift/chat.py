@@ -11,6 +11,7 @@ from typing import Any
 from xlift.errors import ConfigError
 from xlift.generation.engine import Reply, decode
 from xlift.hub import locate
+from xlift.integrity import refuse_damaged, refuse_other_base
 from xlift.models import load_tokenizer, loaded_checkpoint, place
 from xlift.records import Message
 from xlift.study.settings import Decoding
@@ -56,10 +57,13 @@ def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContext
     if (Path(name) / "run.yaml").is_file():
         run = find_run(name)
         base = locate(run.config.model, run.pinned_revision or run.config.revision, offline)
+        refuse_other_base(run, base)
         steps = run.checkpoint_steps()
         if not steps and not run.config.untuned:
             raise ConfigError(f"{name}: no checkpoint yet", "xlift train STUDY.yaml makes it")
         checkpoint = run.checkpoint(steps[-1]) if steps else None
+        if checkpoint:
+            refuse_damaged(checkpoint)
         tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
         # An empty system prompt is one: none at all, whatever the run was trained with.
         spoken = run.config.system if system is None else system

@@ -6,17 +6,19 @@ here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpo
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from typing_extensions import TypedDict
+
 from xlift.data.prompts import fact_prompts, margin_languages
 from xlift.halving import surviving
+from xlift.progress import or_told
 from xlift.rating import in_scope, signature_of, text_fingerprint
-from xlift.records import Message, Prompt, Rating, Response, fingerprint, read_records, response_signature
+from xlift.records import Message, Prompt, Rating, Response, fingerprint, read_json, read_records, response_signature
 from xlift.study.settings import Judge
 from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
@@ -67,7 +69,7 @@ class Checkpoint:
     @cached_property
     def made(self) -> dict[str, dict[str, Any]]:
         """All responses on disk by prompt id, those of other prompts or decoding too; the latest of each counts."""
-        return {str(record["id"]): record for record in read_records(self.run.responses(self.step))}
+        return {str(record["id"]): record for record in read_records(self.run.responses(self.step), Response)}
 
     @cached_property
     def responses(self) -> list[Response]:
@@ -109,7 +111,7 @@ class Checkpoint:
         signature, wanted = signature_of(rater), set(self._keys)
         return {
             key: cast(Rating, record)
-            for record in read_records(self.run.ratings(self.step, rater))
+            for record in read_records(self.run.ratings(self.step, rater), Rating)
             if record.get("signature") == signature and (key := (record["id"], record["response"])) in wanted
         }
 
@@ -145,7 +147,7 @@ class Checkpoint:
         wanted = set(self._keys)
         found = {
             (record["id"], record["rater"], record["facet"]): cast(Rating, record)
-            for record in read_records(self.run.ratings(self.step, "human"))
+            for record in read_records(self.run.ratings(self.step, "human"), Rating)
             if (record["id"], record["response"]) in wanted
         }
         return list(found.values())
@@ -154,7 +156,7 @@ class Checkpoint:
     def margins(self) -> dict[str, dict[str, Any]]:
         """The up-to-date language margins by language: `probability` and `wins`, each an interval of a mean."""
         path = self.run.margins(self.step)
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"languages": []}
+        found = read_json(path, Margins) if path.is_file() else {"languages": []}
         rows = {row["language"]: row for row in found["languages"]}
         return {
             code: rows[code]
@@ -166,6 +168,21 @@ class Checkpoint:
     def unmeasured(self) -> list[str]:
         """The languages whose margin is still to be measured."""
         return [code for code in measured_languages(self.study) if code not in self.margins]
+
+
+class Margin(TypedDict):
+    """How far a model leans to one language."""
+
+    language: str
+    signature: str
+    probability: dict[str, Any]
+    wins: dict[str, Any]
+
+
+class Margins(TypedDict):
+    """The file of a checkpoint's language margins."""
+
+    languages: list[Margin]
 
 
 def measured_languages(study: Study) -> list[str]:
@@ -205,6 +222,11 @@ def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:
     return [step for step in there if step in wanted]
 
 
+def readable(found: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Those whose responses, ratings and margins can be read; what is wrong with the others is said."""
+    return [one for one in found if or_told(lambda one=one: [one.ratings, one.margins], None)]  # type: ignore[misc]
+
+
 def written_prompts(workspace: StudyFolder) -> list[Prompt]:
     """The study's prompts as written down; [] before that."""
-    return [cast(Prompt, record) for record in read_records(workspace.prompts)]
+    return [cast(Prompt, record) for record in read_records(workspace.prompts, Prompt)]

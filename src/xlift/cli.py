@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from xlift.errors import ConfigError, UserError
+from xlift.errors import ConfigError, UserError, raise_together
 from xlift.extras import missing_extra
 
 app = typer.Typer(
@@ -425,11 +425,11 @@ def agreement(
 ) -> None:
     """How far people, judge models and surface checks agree, by facet and language."""
     from xlift.analysis.agreement import agreement_tables, text_tables
-    from xlift.records import read_jsonl
+    from xlift.records import on_scale, read_jsonl
     from xlift.results import load
 
     studies = [source for source in sources if source.suffix != ".jsonl"]
-    records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
+    records = [on_scale(record) for source in sources if source not in studies for _, record in read_jsonl(source)]
     records += [row for study in studies for row in load(study).ratings.to_dicts()]
     tables = agreement_tables(records)
     print(json.dumps(tables, indent=2, ensure_ascii=False) if as_json else text_tables(tables))
@@ -482,8 +482,15 @@ def list_(
     from xlift.workspace import find_study, study_state
 
     folders = [study] if study else sorted(path.parent for path in Path("results").glob("*/study.yaml"))
-    states = [study_state(find_study(folder)) for folder in folders]
-    print(json.dumps(states, indent=2)) if as_json else _print_states(states)
+    states, damaged = [], list[UserError]()
+    for folder in folders:
+        try:
+            states.append(study_state(find_study(folder)))
+        except UserError as error:
+            damaged.append(error)
+    if states or not damaged:
+        print(json.dumps(states, indent=2)) if as_json else _print_states(states)
+    raise_together(damaged)
 
 
 def _print_states(states: list[dict[str, Any]]) -> None:
@@ -500,6 +507,19 @@ def _print_states(states: list[dict[str, Any]]) -> None:
 def _told(run: dict[str, Any]) -> str:
     stages = ", ".join(f"{name} {state}" for name, state in run["stages"].items()) or "not started"
     return stages if run["in_study"] else f"no longer in the study ({stages})"
+
+
+@app.command()
+def verify(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or a study's folder.")],
+) -> None:
+    """Check that every file of a study is whole and as it was written; what is not, and what mends it."""
+    from xlift.verifying import verify as checked
+
+    files, problems = checked(study)
+    if problems:
+        raise UserError(problems)
+    print(f"{files} files and checkpoints of {study} are whole and as they were written")
 
 
 _CLEAN: Modes = {"STUDY": {"yes"}, "STUDY --dry-run": {"dry_run"}}

@@ -8,10 +8,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.extras import require
+from xlift.progress import or_told
 from xlift.records import write_atomic
 from xlift.redaction import redacted
 from xlift.study.study import Study
@@ -30,7 +32,7 @@ def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offl
     failures: list[UserError] = []
     for run, error in outcomes:
         if error:
-            run.set_stage(stage, "failed", problems=error.problems)
+            or_told(partial(run.set_stage, stage, "failed", problems=error.problems), None)
             failures.append(UserError([f"{stage} {run.label}: {one}" for one in error.problems], error.hint))
     raise_together(failures)
 

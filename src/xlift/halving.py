@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from xlift.data.prompts import margin_languages
-from xlift.records import read_records
+from xlift.records import Logged, read_records
 from xlift.study.settings import DEFAULT_STEPS
 from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
@@ -65,7 +65,9 @@ def score_at(run: RunFolder, step: int) -> float | None:
     The mean over languages of the share of replies in the right language, else of the language margins, else the
     negative loss on held-out replies; minus infinity where that loss is no number, so that a broken run never wins.
     """
-    records = [record for record in read_records(run.train_log) if "heldout_loss" in record or "validation" in record]
+    records = [
+        record for record in read_records(run.train_log, Logged) if "heldout_loss" in record or "validation" in record
+    ]
     reached = [record for record in records if record["step"] == step]
     if not reached and _finished_by(run, step):
         reached = records[-1:]

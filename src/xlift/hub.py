@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from xlift.errors import DataError, ModelError, nearest
 from xlift.records import fingerprint, write_atomic
@@ -91,7 +91,7 @@ def _located(name: str, revision: str | None, offline: bool) -> Located:
         raise ModelError(f"model '{name}' has no revision '{revision}': only models of the hub have revisions")
     if name.startswith("embedded:"):
         folder = embedded_folder(name.removeprefix("embedded:"))
-        return Located(str(folder), None, json.loads((folder / "xlift.json").read_text(encoding="utf-8")))
+        return Located(str(folder), None, _embedded_facts(folder))
     if Path(name).is_dir():
         return _locate_adapter(Path(name), offline) if _is_adapter(Path(name)) else _locate_folder(Path(name))
     if name.startswith((".", "/", "~")):
@@ -209,6 +209,20 @@ def embedded_folder(name: str) -> Path:
     return folder
 
 
+def _embedded_facts(folder: Path) -> dict[str, Any]:
+    """What the manifest says of the embedded model. Raises ModelError where its files are not what was made of it."""
+    again = f"remove {folder} and run again: it is made anew"
+    try:
+        facts = json.loads((folder / "xlift.json").read_text(encoding="utf-8"))
+        made = facts.pop("files", {})
+        changed = [name for name, known in made.items() if file_sha256(folder / name) != known]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}: damaged: {error}", again) from None
+    if changed:
+        raise ModelError([f"{folder / name}: not what was written: its sha256 has changed" for name in changed], again)
+    return cast("dict[str, Any]", facts)
+
+
 def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
     parts = _part_files(name, model)
     print(f"preparing {name} once (about a minute); licence: {model.licence}", file=sys.stderr)
@@ -225,7 +239,8 @@ def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
         _dequantise(gguf, made)
         for path in sorted(made.iterdir()):
             os.replace(path, folder / path.name)
-    facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence}
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence, "files": files}
     write_atomic(folder / "xlift.json", json.dumps(facts, indent=2))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from xlift.errors import ModelError
 from xlift.hub import ADAPTER_CONFIG, Located, quiet
+from xlift.integrity import refuse_damaged
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,8 @@ def load_model(path: str, placement: Placement, revision: str | None = None, fp3
     import torch
 
     model = _proved(path, revision, dtype=torch.float32 if fp32 else placement.torch_dtype)
+    if odd := [name for name, value in model.named_parameters() if not value.isfinite().all()]:
+        raise ModelError(f"{path}: tensors hold values that are no numbers: {_first_names(odd)}", "take a whole copy")
     return model.to(placement.device).eval()  # type: ignore[arg-type]
 
 
@@ -236,6 +239,8 @@ def loaded_checkpoint(
     """
     kept = kept or KeptBase()
     checkpoint = Path(base.adapter) if checkpoint is None and base.adapter else checkpoint
+    if checkpoint:
+        refuse_damaged(checkpoint)
     if checkpoint is None:
         with kept.lent(base, placement) as model:
             yield model
@@ -262,6 +267,7 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     try:
         with quiet():
             wrapped = PeftModel.from_pretrained(model, str(adapter))
+        _check_adapter(wrapped, adapter)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         hint = "remove the checkpoint and run again: it is made anew"
         raise ModelError(f"{adapter}: the adapter cannot be read: {error}", hint) from None
@@ -280,6 +286,22 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
     finally:
         for target, value in before:
             target.copy_(value)
+
+
+def _check_adapter(wrapped: Any, folder: Path) -> None:
+    """Raises ValueError where an adapter's file holds other tensors than the adapted model, or what is no number.
+
+    PEFT itself leaves a tensor that is not there as it was drawn.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    there = load_file(folder / "adapter_model.safetensors")
+    if missing := sorted(wanted.keys() - there.keys()):
+        raise ValueError(f"it lacks tensors: {_first_names(missing)}")
+    if odd := [name for name, value in there.items() if not value.isfinite().all()]:
+        raise ValueError(f"tensors hold values that are no numbers: {_first_names(odd)}")
 
 
 def _adapted(model: Any) -> list[Any]:

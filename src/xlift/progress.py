@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
+from xlift.errors import UserError
 from xlift.redaction import redacted
 
 LINE_EVERY_SECONDS = 15.0
@@ -24,6 +25,16 @@ class Progress(Protocol):
 def say(text: str) -> None:
     """A line for the person at the terminal, apart from results; without any secret."""
     print(redacted(text), file=sys.stderr, flush=True)
+
+
+def or_told(look: Callable[[], Any], otherwise: Any) -> Any:
+    """What is found; where that raises UserError, what is wrong is said and `otherwise` stands for it."""
+    try:
+        return look()
+    except UserError as error:
+        for line in (*error.problems, *([error.hint] if error.hint else [])):
+            say(line)
+        return otherwise
 
 
 class _Lines:

@@ -16,12 +16,18 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, cast
 
-from xlift.errors import ConfigError, DataError
+from typing_extensions import TypedDict
+
+from xlift.errors import ConfigError, DataError, shortened
 from xlift.languages import find_language, language_problem
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["validation", "test"]
@@ -114,6 +120,12 @@ class Rating(TypedDict):
     """Of a judge: hash of the model, the decoding and all that it was shown."""
     reason: NotRequired[str]
     detail: NotRequired[dict[str, Any]]
+
+
+class Logged(TypedDict):
+    """One line of train.jsonl: what was measured after an optimiser step."""
+
+    step: int
 
 
 def fingerprint(*parts: Any, length: int = 12) -> str:
@@ -210,15 +222,87 @@ def any_response(record: dict[str, Any], where: str, number: int | str) -> dict[
     return record | {"step": int(step)}
 
 
-def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """All whole records of a file that xlift itself appends to; a torn last line is left out. Missing file: []."""
+def read_records(path: str | Path, kind: Any = dict) -> list[dict[str, Any]]:
+    """All whole records of a file that xlift itself appends to; a torn last line is left out. Missing file: [].
+
+    `kind` is what each is: Prompt, Response or Rating. Raises DataError that lists the lines that are none.
+    """
     path = Path(path)
     if not path.is_file():
         return []
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    lines = whole.split(b"\n")
-    return [parse_line(raw, f"{path}:{number}") for number, raw in enumerate(lines, start=1) if raw.strip()]
+    records, problems = [], list[str]()
+    for number, raw in enumerate(whole.split(b"\n"), start=1):
+        if raw.strip():
+            try:
+                records.append(as_written(parse_line(raw, f"{path}:{number}"), kind, f"{path}:{number}"))
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(shortened(problems), "xlift verify STUDY says what is damaged, and how to mend it")
+    return records
+
+
+def read_json(path: Path, kind: Any) -> Any:
+    """What a JSON file of xlift's own holds. Raises DataError where it is not of this kind."""
+    return as_written(parse_line(path.read_bytes(), str(path)), kind, str(path))
+
+
+def as_written(record: Any, kind: Any, where: str) -> Any:
+    """A value of a file of xlift's own, which must be of this kind; fields beyond it are kept.
+
+    A rating whose value is not on the scale becomes one without a value. Raises DataError that begins with `where`.
+    """
+    from pydantic import ValidationError
+
+    if kind is Rating and isinstance(record, dict):
+        record = on_scale(record)
+    try:
+        _adapter(kind).validate_python(record, strict=True)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        field = ".".join(map(str, wrong["loc"])) or "the whole"
+        raise DataError(f"{where}: damaged: {field}: {wrong['msg']}, found {wrong['input']!r:.60}") from None
+    except RecursionError:
+        raise DataError(f"{where}: damaged: nested too deeply") from None
+    return record
+
+
+@lru_cache(maxsize=32)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+# e.g. on_scale({"value": 7}) → {"value": None, "reason": "7 is not on the scale"}
+def on_scale(rating: dict[str, Any]) -> dict[str, Any]:
+    """A rating as it is; one whose value is no number from 0 to 2 as a missing one, which is counted as such."""
+    value = rating.get("value")
+    if value is None or (type(value) in (int, float) and 0 <= value <= SCALES.get(str(rating.get("facet")), 2.0)):
+        return rating
+    return rating | {"value": None, "reason": f"{value!r:.20} is not on the scale"}
+
+
+def written_part(path: Path) -> dict[str, Any]:
+    """How much of a file to which lines are added has been written, and the hash of that."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256_of(path, None)}
+
+
+def is_as_written(path: Path, part: dict[str, Any]) -> bool:
+    """Whether a file still begins with what had been written."""
+    size = part["bytes"]
+    return path.is_file() and path.stat().st_size >= size and _sha256_of(path, size) == part["sha256"]
+
+
+def _sha256_of(path: Path, size: int | None) -> str:
+    found, left = hashlib.sha256(), path.stat().st_size if size is None else size
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            found.update(part)
+            left -= len(part)
+    return found.hexdigest()
 
 
 class JsonlWriter:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from xlift.checkpoint import checkpoints, written_prompts
-from xlift.records import Prompt, Rating, Response, kind_of, read_records
+from xlift.checkpoint import checkpoints, readable, written_prompts
+from xlift.progress import or_told
+from xlift.records import Logged, Prompt, Rating, Response, kind_of, read_records
 from xlift.study.labels import run_settings, setting_kinds
 from xlift.study.settings import flat
 from xlift.workspace import RunFolder, StudyFolder, find_run, find_study
@@ -59,7 +60,7 @@ class Results:
     def ratings(self) -> pl.DataFrame:
         """One row a rating: RATING_COLUMNS, then the run's AXES; `value` is null where it is missing, and why."""
         prompts = written_prompts(self.workspace)
-        found = checkpoints(self.workspace, prompts=prompts)
+        found = readable(checkpoints(self.workspace, prompts=prompts))
         return tidy_table(((one.run, one.ratings) for one in found), prompts)
 
     @cached_property
@@ -72,7 +73,7 @@ class Results:
     @cached_property
     def responses(self) -> list[Response]:
         """Every answer of the checkpoints that count, as a record of responses/step-N.jsonl."""
-        return [response for one in checkpoints(self.workspace) for response in one.responses]
+        return [response for one in readable(checkpoints(self.workspace)) for response in one.responses]
 
     @cached_property
     def training(self) -> pl.DataFrame:
@@ -82,7 +83,7 @@ class Results:
             | {key.removeprefix("validation/"): value for key, value in flat(record, "/").items()}
             for run in self.workspace.runs
             if run.trains
-            for record in read_records(run.train_log)
+            for record in or_told(partial(read_records, run.train_log, Logged), [])
         ]
         return pl.DataFrame(rows, infer_schema_length=None)
 

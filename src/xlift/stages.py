@@ -15,7 +15,8 @@ from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
 from xlift.halving import idle_problems, surviving
-from xlift.hub import Located, folder_sha256, locate
+from xlift.hub import Located, locate
+from xlift.integrity import refuse_other_base, say_changed
 from xlift.models import KeptBase, Placement, place
 from xlift.planning.pending import say_pending
 from xlift.progress import say
@@ -165,15 +166,7 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
     """
     study = workspace.study
     base = locate(run.config.model, _revision(workspace, run), offline, not run.config.untuned)
-    trained = _trained_by(workspace, run)
-    begun = trained.manifest().get("base") if trained.checkpoint_steps() else None
-    content = run.config.model_sha256
-    # A study folder is read without looking at its models: they are looked at here, before they are used.
-    if begun not in (None, base.facts) or content not in (None, folder_sha256(Path(base.adapter or base.path))):
-        raise ConfigError(
-            f"{run.config.model} is no longer the base model that this run was begun with",
-            "put the old one back, or give the study's own file again: with another base it has other runs",
-        )
+    refuse_other_base(run, base)
     return base, place(study.device, study.dtype)
 
 
@@ -212,12 +205,14 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept)
         return
     from xlift.generation.responses import answer_checkpoint
 
+    say_changed(run)
     base, placement = _base(workspace, run, offline)
     if not run.trains:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     run.set_stage("generate", "running")
     started = time.monotonic()
     made = sum(answer_checkpoint(one, base, placement, kept.base) for one in found)
+    run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
     run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
 
 
@@ -243,10 +238,13 @@ def rate_stage(
 
 def _rate(workspace: StudyFolder, run: RunFolder, offline: bool, raters: Sequence[str]) -> None:
     found = checkpoints_of(workspace, run)
+    say_changed(run)
     made = sum(_rate_by(one, name) for one in found for name in raters)
     others = [name for name in workspace.study.raters if name not in raters]
     if any(one.unrated_by(name) for one in found for name in others):
         return
+    if made:
+        run.keep_hashes(*(run.ratings(one.step, name) for one in found for name in raters))
     if made or (any(one.responses for one in found) and run.stage("rate")["state"] != "done"):
         run.set_stage("rate", "done", ratings=made)
 

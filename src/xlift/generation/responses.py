@@ -13,6 +13,7 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
 from xlift.hub import Located
+from xlift.integrity import refuse_damaged
 from xlift.models import KeptBase, Placement, empty_model, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import JsonlWriter, Message, Prompt, write_atomic
@@ -100,6 +101,7 @@ def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:
     """The chat format saved with a checkpoint; for the untuned base, the one its tuned runs use."""
     config = checkpoint.run.config
     if checkpoint.weights:
+        refuse_damaged(checkpoint.weights)
         tokenizer = load_tokenizer(str(checkpoint.weights))
         return load_chat_format(tokenizer, config.template, config.system, config.thinking)
     tokenizer = load_tokenizer(base.tokenizer, base.revision)

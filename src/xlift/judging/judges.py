@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xlift.checkpoint import checkpoints
+from xlift.checkpoint import checkpoints, readable
 from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
 from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
@@ -100,7 +100,7 @@ def judge_with(workspace: StudyFolder, judge: Judge) -> JudgingOutcome:
 
 def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[str, Any]], Path]]:
     """The responses of every checkpoint that counts, with the file for the judge's ratings of them."""
-    return [(one.rateable, one.judge_file(judge)) for one in checkpoints(workspace)]
+    return [(one.rateable, one.judge_file(judge)) for one in readable(checkpoints(workspace))]
 
 
 def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: bool) -> str:

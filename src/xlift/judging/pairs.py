@@ -116,7 +116,7 @@ def estimate_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger:
 
 
 def _compared(output: Path) -> set[str]:
-    return {record["request"] for record in read_records(output) if not record.get("incomplete")}
+    return {record.get("request", "") for record in read_records(output) if not record.get("incomplete")}
 
 
 def _open_pairs(
@@ -211,7 +211,7 @@ def _why_missing(answers: Sequence[JudgeAnswer]) -> dict[str, Any]:
 def current_comparisons(path: Path, pairs: Sequence[Pair], settings: Judge) -> list[dict[str, Any]]:
     """The records of a file that fit these pairs and the judge as it is now: the latest of each, in order."""
     texts = load_texts(settings)
-    made = {record["request"]: record for record in read_records(path)}
+    made = {record.get("request", ""): record for record in read_records(path)}
     keys = [_key(pair_requests(pair, settings, texts), pair) for pair in pairs]
     return [made[key] for key in keys if key in made]
 

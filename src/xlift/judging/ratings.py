@@ -31,7 +31,7 @@ from xlift.judging.questions import (
 from xlift.judging.replies import JudgeAnswer
 from xlift.progress import Progress, progress
 from xlift.rating import identity, unreadable_record
-from xlift.records import JsonlWriter, Rating, encode_record, parse_line, parse_response
+from xlift.records import JsonlWriter, Rating, encode_record, on_scale, parse_line, parse_response
 from xlift.study.settings import Judge
 
 Part = tuple[Iterable[dict[str, Any]], Path]
@@ -250,15 +250,12 @@ def judge_records(path: Path, settings: Judge) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     name = rater(settings)
-    for raw in _whole_lines(path):
-        record = parse_line(raw, str(path))
-        if record.get("rater") == name and "request" in record:
-            yield record
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as lines:
-        yield from (raw for raw in lines if raw.endswith(b"\n") and raw.strip())
+        for number, raw in enumerate(lines, start=1):
+            record = parse_line(raw, f"{path}:{number}") if raw.endswith(b"\n") and raw.strip() else {}
+            # One that lacks what it answers is made again, from the ledger.
+            if record.get("rater") == name and all(isinstance(record.get(key), str) for key in ("request", "facet")):
+                yield on_scale(record)
 
 
 def current_judge_ratings(path: Path, responses: Iterable[dict[str, Any]], settings: Judge) -> list[Rating]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, readable, written_prompts
 from xlift.data.prompts import load_prompts
+from xlift.errors import DataError
 from xlift.halving import surviving
 from xlift.judging.questions import load_texts
 from xlift.judging.ratings import judge_records, unrated
@@ -32,7 +33,7 @@ def pending(workspace: StudyFolder) -> list[str]:
     """
     prompts = load_prompts(workspace.study.prompts)
     going = surviving(workspace, workspace.runs)
-    work = [(run.label, text) for run in going for text in _work(workspace, run, prompts)]
+    work = [(run.label, text) for run in going for text in _readable_work(workspace, run, prompts)]
     judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]
     rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work) + judging
     return rows + _unused(workspace) if rows else []
@@ -100,6 +101,13 @@ def _unused(workspace: StudyFolder) -> list[str]:
     """Runs on the disk that the grid no longer has."""
     names = [folder.name for folder in unused_runs(workspace)]
     return [f"no longer in the study, kept and not used: {_named(names)}"] if names else []
+
+
+def _readable_work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
+    try:
+        return _work(workspace, run, prompts)
+    except DataError as error:
+        return [f"cannot go on: {error.problems[0]}"]
 
 
 def _work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
@@ -205,7 +213,7 @@ def _unrated(checkpoint: Checkpoint, name: str) -> Counter[str]:
 
 def _judging(workspace: StudyFolder, judge: Judge, prompts: list[Prompt]) -> list[str]:
     """How many replies, those that are still to be made too, a judge has to rate, and why."""
-    found = checkpoints(workspace, prompts)
+    found = readable(checkpoints(workspace, prompts))
     untrained = len(surviving(workspace, workspace.runs)) - len({one.run.id for one in found})
     made = sum(len(one.responses) for one in found)
     why = Counter({"not made yet": len(prompts) * (len(found) + untrained) - made})

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
-from xlift.checkpoint import Checkpoint, checkpoints, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints, readable, written_prompts
 from xlift.halving import stopped
 from xlift.languages import get_language
 from xlift.rating import RATERS
@@ -161,7 +161,7 @@ class Material:
 
 def material_of(workspace: StudyFolder, answered: list[Checkpoint] | None = None) -> Material:
     """All that the report is made from, its files read once for all tables; `answered` where it is read already."""
-    found = checkpoints(workspace) if answered is None else answered
+    found = readable(checkpoints(workspace) if answered is None else answered)
     prompts = written_prompts(workspace)
     frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
     return Material(workspace, prompts, found, frame, Results(workspace).training)

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xlift.errors import DataError
+from xlift.hub import file_sha256
+from xlift.integrity import FACTS, hashes, refuse_other_state
 from xlift.models import Placement
 from xlift.records import sync, temporary_path, write_atomic
 from xlift.tuning.card import model_card
@@ -49,7 +51,8 @@ def save_checkpoint(
         model.save_pretrained(temporary, save_embedding_layers=False)
     chat.tokenizer.save_pretrained(temporary)
     facts = {"step": step, "template": chat.name, "system": chat.system, "thinking": chat.thinking}
-    write_atomic(temporary / "xlift.json", json.dumps(facts, indent=2))
+    facts |= {"sha256": hashes(temporary.iterdir()), "training_state": file_sha256(state)}
+    write_atomic(temporary / FACTS, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
     sync(state, *temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,14 +82,16 @@ def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tenso
     return state
 
 
-def restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
+def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW) -> None:
     """Put the trained weights and the optimiser's state back, exactly as they were.
 
     Raises DataError for a state that is damaged or another run's.
     """
+    state = run.training_state(step)
+    refuse_other_state(run.checkpoint(step), state)
     try:
         _restore(state, model, optimizer)
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         hint = "remove the file and run again: training begins anew"
         raise DataError(f"{state}: training cannot be continued from it: {error}", hint) from None
 
@@ -96,9 +101,20 @@ def _restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
         keys = set(saved.keys())
         for name, parameter in _trainable(model).items():
             with torch.no_grad():
-                parameter.copy_(saved.get_tensor(f"weight/{name}"))
-            optimizer.state[parameter] = {
-                key: saved.get_tensor(f"{key}/{name}").to(parameter.device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}/{name}" in keys
-            }
+                parameter.copy_(_like(saved, f"weight/{name}", parameter))
+            if any(key.endswith(f"/{name}") for key in keys - {f"weight/{name}"}):
+                optimizer.state[parameter] = {
+                    "step": _like(saved, f"step/{name}", torch.zeros(())),
+                    "exp_avg": _like(saved, f"exp_avg/{name}", parameter).to(parameter.device),
+                    "exp_avg_sq": _like(saved, f"exp_avg_sq/{name}", parameter).to(parameter.device),
+                }
+
+
+def _like(saved: Any, key: str, parameter: Tensor) -> Tensor:
+    """A saved tensor. Raises ValueError where it has another shape than its parameter, or holds what is no number."""
+    value: Tensor = saved.get_tensor(key)
+    if value.shape != parameter.shape:
+        raise ValueError(f"{key} has the shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+    if not value.isfinite().all():
+        raise ValueError(f"{key} holds values that are no numbers")
+    return value

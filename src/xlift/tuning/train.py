@@ -27,7 +27,7 @@ from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.progress import progress, say
-from xlift.records import Conversation, JsonlWriter, encode_record, fingerprint, read_records, write_atomic
+from xlift.records import Conversation, JsonlWriter, Logged, encode_record, fingerprint, read_records, write_atomic
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.limits import beyond, limits_of
@@ -270,7 +270,7 @@ def train(
                 prove_training(model, config.packing)
                 refuse(beyond(limits_of(model), "conversations", [one.ids for one in (*data.train, *data.heldout)]))
                 if first:
-                    restore(run.training_state(first), model, optimizer)
+                    restore(run, first, model, optimizer)
                 _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
         if last == len(steps):
             _finish(run, data, started, placement)
@@ -441,7 +441,7 @@ def _autocast(config: RunConfig, placement: Placement) -> torch.autocast:
 
 def _forget_after(log: Path, step: int) -> None:
     """Drop log records of steps that will be made again."""
-    kept = [record for record in read_records(log) if record["step"] <= step and step > 0]
+    kept = [record for record in read_records(log, Logged) if record["step"] <= step and step > 0]
     if log.is_file():
         write_atomic(log, b"".join(encode_record(record) for record in kept))
 
