@@ -11,6 +11,7 @@ import judge_server
 import pytest
 import yaml
 
+from xlift.errors import UserError
 from xlift.planning.pending import pending, say_pending
 from xlift.rating import signature_of
 from xlift.records import read_records, write_jsonl
@@ -233,3 +234,20 @@ def test_what_judges_have_to_rate_is_told_with_its_reason(study_file: Path, tmp_
         left = f"{replies - PROMPTS} judge, rubric or reply changed"
         assert f"judge m: rate {replies} replies ({PROMPTS} not made yet, {left})" in pending(workspace)
         assert base.config.untuned
+
+
+def test_responses_count_for_the_chat_template_and_tokenizer_that_they_were_made_with(done: StudyFolder) -> None:
+    run = tuned(done)[0]
+    template = run.checkpoint(4) / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8").replace("user\\n", "user:\\n"), encoding="utf-8")
+    assert pending(done) == [
+        f"{run.label}: answer {PROMPTS} of {PROMPTS} prompts (chat template or tokenizer changed)",
+        f"{run.label}: rate {PROMPTS} replies by language, fluency (not made yet)",
+    ]
+    with pytest.raises(UserError, match="not what was written"):
+        generate_stage(done)
+    shutil.rmtree(run.checkpoint(4))
+    (run.training_state(4)).unlink()
+    carried_out(done.study, done.path)
+    assert pending(done) == []
+    assert len(read_records(run.responses(4))) == PROMPTS  # asked as before, they count again

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers_at_hand import REAL, real_tokenizer, sentencepiece_tokenizer
 
 from xlift.errors import TemplateError
+from xlift.records import RENDERING, fingerprint
 from xlift.tuning.formats import NAMED
 from xlift.tuning.templates import ChatFormat, chat_format
 
@@ -427,3 +428,15 @@ def test_reply_that_repeats_the_prompt_is_masked_at_its_own_place(tokenizer: Any
     echo: Any = [{"role": "user", "content": "same words"}, {"role": "assistant", "content": "same words"}]
     encoded = chat.encode(echo)
     assert encoded.mask.index(True) >= len(chat.encode_prompt(echo[:1]))
+
+
+def test_messages_are_written_as_those_of_older_responses_were(tokenizer: Any) -> None:
+    """Where they are to differ, raise records.RENDERING, so that older responses are made anew, and renew the hash."""
+    tokenizer.chat_template = FORGETFUL
+    messages: Any = [*SYSTEM[:2], {"role": "assistant", "content": THOUGHT}, {"role": "user", "content": " </s> \n"}]
+    formats = [chat_format(tokenizer, thinking=thinking) for thinking in ("strip", "keep", "learn")]
+    written = [one.render(messages, True) for one in formats]
+    for name in sorted(NAMED):
+        named = chat_format(tokenizer, name, system="Be kind.")
+        written += [named.render(messages, True), named.render(MULTI)]
+    assert (RENDERING, fingerprint(written)) == (1, "c2c5aa1a907c")

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from xlift.data.prompts import fact_prompts, margin_languages
 from xlift.halving import surviving
+from xlift.hub import chat_sha256
 from xlift.progress import or_told
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Message, Prompt, Rating, Response, fingerprint, read_json, read_records, response_signature
@@ -49,8 +50,16 @@ class Checkpoint:
         found: dict[str, str] = {}
         for prompt in self.prompts:
             seen = self._seen(prompt, found)
-            found[prompt["id"]] = response_signature(self.study.decoding.signature, seen) if seen else NOT_YET
+            settings, chat = self.study.decoding.signature, self._chat(prompt["id"])
+            found[prompt["id"]] = response_signature(settings, seen, chat) if seen else NOT_YET
         return found
+
+    def _chat(self, name: str) -> str:
+        """What the tuned model's chat template and tokenizer are known by."""
+        if self.weights and not self.weights.is_dir():
+            # Its folder is gone, to be made again as it was: a response has been made with what it says.
+            return str(self.made.get(name, {}).get("signature")).rpartition("|")[2].partition(".")[2]
+        return chat_sha256(self.weights)[:8] if self.weights else ""
 
     def seen(self, prompt: Prompt) -> list[Message]:
         """What the model sees of an askable prompt: before a later turn, the turns that it follows and its replies."""

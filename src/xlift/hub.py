@@ -13,9 +13,10 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -280,23 +281,41 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
 
 
+CHAT_FILES = ("tokenizer*", "special_tokens_map.json", "*.jinja", "*.model")
+
+
 def folder_sha256(folder: Path) -> str:
     """One hash over all that decides what a model folder computes, whatever the folder is called."""
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
-    return fingerprint({path.name: file_sha256(path) for path in files}, length=64)
+    return _files_sha256(folder, MODEL_FILES)
+
+
+def chat_sha256(folder: Path) -> str:
+    """One hash over what decides how a model is asked: its chat template and its tokenizer; empty without them."""
+    return _files_sha256(folder, CHAT_FILES)
+
+
+def _files_sha256(folder: Path, patterns: Sequence[str]) -> str:
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return fingerprint({path.name: file_sha256(path) for path in files}, length=64) if files else ""
 
 
 def file_sha256(path: Path) -> str:
     """The hash of a file's content; of a large file it is kept in the cache while size and times stay the same."""
     facts = path.stat()
-    if facts.st_size < LARGE:
-        return _sha256(path)
     # With the time of the last change to the file's own record: a copy can carry the old time of its content.
     stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if facts.st_size < LARGE:
+        return _small_sha256(path, *stamp)
     known = cache_dir() / "hashes" / fingerprint(str(path.resolve()), *stamp, length=32)
     if not known.is_file():
         write_atomic(known, _sha256(path))
     return known.read_text(encoding="ascii")
+
+
+@lru_cache(maxsize=256)
+def _small_sha256(path: Path, *stamp: int) -> str:
+    """Kept for this process: a report asks for the same tokenizer once a checkpoint."""
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

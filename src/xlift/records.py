@@ -139,9 +139,17 @@ def reply_language(record: Prompt | Response | dict[str, Any]) -> str:
     return cast(str, record.get("reply_language") or record["language"])
 
 
-def response_signature(decoding: str, messages: Sequence[Message]) -> str:
-    """What a response must carry to be up to date: the decoding and a hash of all that the model was shown."""
-    return f"{decoding}|{fingerprint(messages, length=8)}"
+RENDERING = 1
+"""Raised when xlift writes or tokenises the same messages otherwise: older responses are then made anew."""
+
+
+def response_signature(decoding: str, messages: Sequence[Message], chat: str = "") -> str:
+    """What a response must carry to be up to date: the decoding and a hash of all that the model was shown.
+
+    `chat` is the hash of the chat template and the tokenizer that made text and tokens of it; the untuned base's are
+    part of what names its run.
+    """
+    return f"{decoding}|{fingerprint(messages, RENDERING, length=8)}" + (f".{chat}" if chat else "")
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -28,7 +28,7 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins
 from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
-from xlift.hub import Located, quiet
+from xlift.hub import CHAT_FILES, Located, quiet
 from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt, encode_record
@@ -214,8 +214,7 @@ def disk_of(config: RunConfig, size: Size, work: Workload, placement: Placement,
 
 @lru_cache(maxsize=64)
 def _tokenizer_bytes(folder: str) -> int:
-    names = ("tokenizer*", "*.model", "*.jinja", "special_tokens_map.json")
-    return sum(path.stat().st_size for name in names for path in Path(folder).glob(name))
+    return sum(path.stat().st_size for name in CHAT_FILES for path in Path(folder).glob(name))
 
 
 def answer_bytes(prompts: Sequence[Prompt], decoding: Decoding, raters: int) -> int:

@@ -191,9 +191,12 @@ def _unanswered(checkpoint: Checkpoint) -> Counter[str]:
 
 
 def _outdated(old: str, new: str) -> str:
-    """What of a response's signature (decoding|hash of the prompt) has changed."""
-    (old_decoding, _, _), (new_decoding, _, _) = old.rpartition("|"), new.rpartition("|")
-    return f"decoding changed: {old_decoding} → {new_decoding}" if old_decoding != new_decoding else "prompt changed"
+    """What of a response's signature (decoding|hash of the prompt.hash of how it is written) has changed."""
+    (old_decoding, _, before), (new_decoding, _, now) = old.rpartition("|"), new.rpartition("|")
+    if old_decoding != new_decoding:
+        return f"decoding changed: {old_decoding} → {new_decoding}"
+    same_words = before.partition(".")[0] == now.partition(".")[0]
+    return "chat template or tokenizer changed" if same_words else "prompt changed"
 
 
 def _unrated(checkpoint: Checkpoint, name: str) -> Counter[str]:
