@@ -205,11 +205,11 @@ def test_test_prompts_in_the_training_data_are_a_problem_told_once_unless_that_i
         True
     ]
     assert "prompts.allow_contamination" in (caught.value.hint or "")
-    assert "1 records cannot be learned from and are left out" in capsys.readouterr().out
+    assert "records that cannot be learned from, left out: 1" in capsys.readouterr().out
     with pytest.raises(UserError, match=f"test prompt '{prompt['id']}' stands in the training data"):
         train_stage(prepare(load_study(study_file, skipping), tmp_path / "study"))
     check_study(load_study(study_file, [*skipping, "prompts.allow_contamination=true"]), offline=True, probe=False)
-    assert "1 test prompts stand in the training data" in capsys.readouterr().out
+    assert "test prompts that stand in the training data" in capsys.readouterr().out
 
 
 def test_targets_that_fit_no_layer_are_a_problem_of_each_run(study_file: Path) -> None:

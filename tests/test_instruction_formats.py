@@ -82,7 +82,7 @@ def test_every_format_is_told_by_its_fields_and_says_the_same(tmp_path: Path, re
         ({"conversations": [{"from": "observation", "value": "3"}]}, "calls of tools"),
         (ONE["messages"] | {"tools": [{"name": "f"}]}, "'tools' cannot be learned from"),
         (ONE["messages"] | {"chosen": [USER, REPLY], "rejected": [USER, REPLY]}, "preference pairs"),
-        ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "no known format: found the fields chosen"),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "preference pairs"),
         (ONE["completion"] | {"label": False}, "'label' is false"),
         (ONE["dolly"] | {"history": [["Why?", "So."]]}, "'history' cannot be used in the format dolly"),
         (TWO["alpaca"] | {"history": [["Why?"]]}, "expected pairs of texts in 'history'"),
@@ -123,6 +123,16 @@ def test_unfit_records_are_left_out_where_that_is_wished_and_counted_by_reason(t
     }
     with pytest.raises(DataError, match=r"d\.jsonl:1"):
         read(tmp_path, bad, unfit={})
+
+
+def test_of_many_records_with_one_fault_some_are_told_and_the_rest_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, *({"a": i} for i in range(1000)), *({"messages": []} for _ in range(5)))
+    *told, first, second = caught.value.problems
+    path = tmp_path / "d.jsonl"
+    assert [problem.split(": ")[0] for problem in told] == [f"{path}:{line}" for line in (1, 2, 3, 1001, 1002, 1003)]
+    assert first == f"{path}: 997 more records: no known format"
+    assert second.startswith(f"{path}: 2 more records: expected a non-empty list of turns in 'messages'")
 
 
 def test_a_map_of_columns_makes_any_record_one_of_a_known_format(tmp_path: Path) -> None:

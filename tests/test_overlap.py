@@ -115,8 +115,8 @@ def test_what_is_told_counts_everything_and_shows_some(tmp_path: Path) -> None:
     }
     assert (examples.facts["near_duplicates"], examples.facts["validation_prompts_in_training"]) == (9, 1)
     text = "\n".join(examples.lines)
-    assert "4 records cannot be learned from and are left out" in text
+    assert "records that cannot be learned from, left out: 4" in text
     assert f"2 × no known format (first: {path}:19)" in text
-    assert "9 training conversations say what another one says" in text
+    assert "training conversations that say what another one says, but for case, blanks and punctuation: 9" in text
     assert "… and 6 more" in text
-    assert "1 validation prompts stand in the training data" in text
+    assert "validation prompts that stand in the training data, but for case, blanks and punctuation: 1" in text

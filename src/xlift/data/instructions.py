@@ -20,6 +20,10 @@ Unfit = dict[str, list[str]]
 """Records that cannot be learned from and were left out: where they stand, by the reason."""
 
 
+_ALIKE = 3
+"""Records unfit for the same reason that are told one by one."""
+
+
 class Examples(NamedTuple):
     """What a run learns from and is measured on, and what there is to tell about it."""
 
@@ -37,7 +41,7 @@ class Examples(NamedTuple):
     def lines(self) -> list[str]:
         """The same in words; nothing where there is nothing to tell."""
         count = sum(map(len, self.unfit.values()))
-        head = [f"{count:,} records cannot be learned from and are left out:"] if count else []
+        head = [f"records that cannot be learned from, left out: {count:,}"] if count else []
         reasons = [f"  {len(places):,} × {reason} (first: {places[0]})" for reason, places in self.unfit.items()]
         return [*head, *reasons, *self.overlaps.lines]
 
@@ -60,6 +64,7 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
     Records that cannot be learned from go to `unfit`. Raises DataError that lists them where it is not given.
     """
     problems: list[str] = []
+    left_out: Unfit = {}
     found: list[Conversation] = []
     for row in _records(source, offline):
         try:
@@ -67,12 +72,17 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
                 raise DataError(row.problem.removeprefix(f"{row.where}: "))
             found.append(_conversation(row.record, source))
         except DataError as error:
-            problems += [f"{row.where}: {problem}" for problem in error.problems]
-            if unfit is not None:
-                unfit.setdefault(reason_of(error.problems[0]), []).append(row.where)
+            places = left_out.setdefault(reason_of(error.problems[0]), [])
+            places.append(row.where)
+            problems += [f"{row.where}: {problem}" for problem in error.problems] if len(places) <= _ALIKE else []
     if problems and (unfit is None or not found):
+        alike = [(reason, len(places) - _ALIKE) for reason, places in left_out.items()]
+        more = [f"{source.path}: {count:,} more records: {reason}" for reason, count in alike if count > 0]
         hint = f"mend or remove these records of {source.path}, or leave them out with --skip-unfit"
-        raise DataError(shortened(problems), hint)
+        raise DataError([*shortened(problems), *shortened(more)], hint)
+    if unfit is not None:
+        for reason, places in left_out.items():
+            unfit.setdefault(reason, []).extend(places)
     if source.categories is not None:
         found = [one for one in found if one.get("category") in source.categories]
     if not found:

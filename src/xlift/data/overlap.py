@@ -78,14 +78,14 @@ class Overlaps:
     def lines(self) -> list[str]:
         """What was found, in words."""
         found = [
-            *_told(self.repeated, "training conversations say what another one says"),
-            *_told(self.heldout, "held-out requests stand in the training data"),
+            *_told(self.repeated, "training conversations that say what another one says"),
+            *_told(self.heldout, "held-out requests that stand in the training data"),
         ]
         for split in self.prompts:
-            found += _told(self.prompts[split], f"{split} prompts stand in the training data")
+            found += _told(self.prompts[split], f"{split} prompts that stand in the training data")
             found += _told(
                 self.parts[split],
-                f"{split} prompts share {WORDS} words ({CHARACTERS} characters) in a row with the training data",
+                f"{split} prompts that share {WORDS} words ({CHARACTERS} characters) in a row with the training data",
             )
         return found
 
@@ -107,7 +107,7 @@ def _told(found: Sequence[Shared], what: str) -> list[str]:
         for one in found[:_SHOWN]
     ]
     more = [f"  … and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
-    return [f"{len(found):,} {what}, but for case, blanks and punctuation:", *shown, *more] if found else []
+    return [f"{what}, but for case, blanks and punctuation: {len(found):,}", *shown, *more] if found else []
 
 
 def units(text: str) -> list[str]:

@@ -34,6 +34,12 @@ _LEARNED = ("weight", "train", "training")
 """What says of a turn whether it is learned: 0 or 1."""
 
 
+_PAIRS = (
+    "preference pairs ('chosen', 'rejected') cannot be learned from as such; `columns: {completion: chosen}` takes the "
+    "chosen replies to `prompt`, `columns: {messages: chosen}` chosen conversations"
+)
+
+
 def _shown(value: Any) -> str:
     return "nothing" if value is None else repr(value)[:60]
 
@@ -228,6 +234,8 @@ def recognise(record: dict[str, Any]) -> str:
         "aya": {"inputs", "targets"} <= set(record),
     }
     found = next((name for name, fits in told.items() if fits), None)
+    if found is None and record.get("chosen"):
+        raise DataError(_PAIRS)
     if found is None:
         raise DataError(
             f"no known format: found the fields {', '.join(sorted(record)) or '(none)'}; expected messages, "
@@ -293,10 +301,7 @@ def _unusable(record: dict[str, Any], name: str, chosen: bool) -> list[str]:
         if record.get(field)
     ]
     if not chosen and (record.get("chosen") or record.get("rejected")):
-        problems.append(
-            "preference pairs ('chosen', 'rejected') cannot be learned from as such; `columns: {completion: chosen}` "
-            "takes the chosen replies, `columns: {messages: messages}` only the messages"
-        )
+        problems.append(_PAIRS)
     if record.get("label") in (False, "False", "false") and name == "completion":
         problems.append("'label' is false: a reply that is not to be learned")
     if record.get("history") and name != "alpaca":

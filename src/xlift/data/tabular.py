@@ -127,9 +127,23 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
     """The content of a file, unpacked. Raises DataError where it cannot be read, or ends too early."""
     with path.open("rb") as raw:
         try:
-            yield _unpacked(raw, raw.peek(8))
+            file = _unpacked(raw, raw.peek(8))
+            _refuse_no_text(file.peek(64)[:64], path)
+            yield file
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{path}: cannot be read: {error}", "write the file again") from None
+
+
+def _refuse_no_text(start: bytes, path: Path) -> None:
+    """Raises DataError where the first bytes are not those of UTF-8 text."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: UTF-16 text, expected UTF-8", "save it as UTF-8")
+    if start.startswith(b"PK\x03\x04"):
+        raise DataError(
+            f"{path}: a spreadsheet or a zip archive, expected records", "save the sheet as CSV, or unpack it"
+        )
+    if b"\x00" in start:
+        raise DataError(f"{path}: no text, expected records", f"formats: {', '.join(' '.join(KINDS.values()).split())}")
 
 
 def _unpacked(raw: io.BufferedReader, start: bytes) -> io.BufferedReader:

@@ -113,6 +113,17 @@ class Source(Settings):
     sha256: str | None = None
     """Hash of the file's content; filled in when the study is loaded."""
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _of_known_fields(cls, columns: Any) -> Any:
+        fields = typing.get_args(Column)
+        for name in columns if isinstance(columns, dict) else ():
+            if name not in fields:
+                raise ValueError(
+                    f"unknown field '{name}'; {nearest(str(name), fields)}; each is given the data's own name"
+                )
+        return columns
+
     @model_validator(mode="after")
     def _of_the_hub(self) -> Source:
         of_a_file = self.path == BUILTIN or bool(Path(self.path).suffix)
