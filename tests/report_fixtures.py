@@ -36,7 +36,7 @@ def made_study(folder: Path, text: Callable[[RunFolder, Any], str], **settings: 
     for run in workspace.runs:
         step = 0 if run.config.untuned else STEP
         if step:
-            run.checkpoint(step).mkdir(parents=True)
+            run.checkpoint(step).mkdir(parents=True, exist_ok=True)
         write_jsonl(
             run.responses(step),
             [

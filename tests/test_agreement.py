@@ -363,3 +363,9 @@ def test_the_text_shows_raters_figures_and_reasons() -> None:
 @pytest.mark.parametrize("records", [[], ratings(language="012"), ratings(human_ana="012")])
 def test_nothing_to_compare_is_said(records: list[dict[str, Any]]) -> None:
     assert "nothing to compare" in text_tables(agreement_tables(records))
+
+
+def test_an_unknown_language_of_ratings_is_refused_by_name() -> None:
+    rating = {"id": "a", "language": "klingon", "facet": "fluency", "rater": "human:Ana", "value": 2}
+    with pytest.raises(DataError, match="klingon"):
+        agreement_tables([rating])

@@ -22,7 +22,7 @@ from xlift.judging.ratings import read_responses
 from xlift.languages import LANGUAGES, find_language, get_language, language_code, rated_language
 from xlift.rating import rate, text_fingerprint
 from xlift.rating.files import rate_file
-from xlift.records import read_languages, read_records
+from xlift.records import check_prompt, read_languages, read_records
 from xlift.study.settings import Prompts, PromptSet, Source
 from xlift.study.study import parse_study
 
@@ -320,3 +320,12 @@ def test_people_are_added_and_their_ratings_come_in_under_any_name_of_a_language
     first, second = caught.value.problems
     assert "people.csv:2: unknown language 'klingon'" in first
     assert "is in no, not in fr" in second
+
+
+def test_languages_of_accepted_answers_are_read_as_all_others_are() -> None:
+    asked = {"id": "a", "language": "fr", "split": "test", "messages": [{"role": "user", "content": "Où ?"}]}
+    named = asked | {"answers": ["Vienne"], "answers_any": {"German": ["Wien"], "pt-BR": ["Viena"]}}
+    assert check_prompt(named, "p:1") == []
+    assert named["answers_any"] == {"de": ["Wien"], "pt": ["Viena"]}
+    (problem,) = check_prompt(asked | {"answers": ["Vienne"], "answers_any": {"klingon": ["Vienne"]}}, "p:1")
+    assert "klingon" in problem

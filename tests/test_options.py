@@ -107,6 +107,28 @@ def test_an_option_that_does_not_apply_is_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_number_of_requests_under_way_does_not_apply_to_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["xlift", "judge", "--probe", "--model", "m", "--batch", "--concurrency", "3"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, "--concurrency does not apply with --batch" in capsys.readouterr().err) == (2, True)
+
+
+def test_a_dry_run_names_the_lines_that_would_not_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [{"id": "a", "text": "Yes.", "language": "en"}, {"id": "b", "text": "Yes.", "language": "klingon"}]
+    write_jsonl(tmp_path / "r.jsonl", lines)
+    monkeypatch.setattr(sys, "argv", ["xlift", "judge", "r.jsonl", "-o", "o.jsonl", "--model", "m", "--dry-run"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, "r.jsonl:2" in said, "klingon" in said, "1 response" in said) == (2, True, True, True)
+
+
 BETTER = {"better": "first"}
 
 

@@ -115,6 +115,35 @@ def test_curves_hold_all_else_equal(material: Material) -> None:
             assert len({row.settings[axis] for row in own[:2]}) == 2
 
 
+def test_models_of_one_name_and_revisions_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    """Two models whose names end alike, and two revisions: each with its own base, its own curve, its own level."""
+    training = {"model": ["one/gemma", "two/gemma"], "revision": ["v1", "v2"], "learning_rate": [1e-4, 1e-3]}
+    study = made_study(
+        tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training | {"steps": 40}
+    )
+
+    def value(run: Any, prompt: Any) -> float:
+        return 2.0 if run.config.revision == "v2" else 0.0
+
+    made = rated_by(study, {LANGUAGE: value})
+    found = findings_of(made)
+    assert {row.difference for row in found.versus} == {0.0}
+    points = curve_points(made, found.means, Scale(*LANGUAGE, "check"), "learning_rate")
+    assert len({point.panel for point in points}) == 4
+    assert all(len([one for one in points if one.panel == point.panel]) == 2 * 3 for point in points)
+    levels = tables.level_names([row for row in found.effects if row.factor == "model"])
+    assert sorted(levels.values()) == ["one/gemma", "two/gemma"]
+
+
+def test_system_prompts_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    begin = "You are a helpful assistant and you answer "
+    training = {"system": [begin + "in English.", begin + "in verse."], "learning_rate": [1e-4, 1e-3], "steps": 40}
+    study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training)
+    made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
+    points = curve_points(made, findings_of(made).means, Scale(*LANGUAGE, "check"), "learning_rate")
+    assert len({point.panel for point in points}) == 2
+
+
 def test_missing_ratings_are_counted_by_rater_and_reason(material: Material) -> None:
     counted = Counter(
         (rating["facet"], "people" if rating["rater"].startswith("human") else rating["rater"], rating["language"])
@@ -248,7 +277,7 @@ def test_a_measure_that_nobody_has_rated_is_told_and_another_taken(tmp_path: Pat
 
 
 def test_a_run_that_halving_stopped_is_told_as_such_and_not_as_missing(tmp_path: Path) -> None:
-    training = {"learning_rate": [1e-4, 1e-3, 1e-2], "steps": STEP}
+    training = {"learning_rate": [1e-4, 1e-3, 1e-2], "weight": [0.5, 1.0], "steps": STEP}
     study = made_study(
         tmp_path / "study",
         lambda _, prompt: GOOD[prompt["language"]],
@@ -261,8 +290,11 @@ def test_a_run_that_halving_stopped_is_told_as_such_and_not_as_missing(tmp_path:
     made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
     assert made.stopped == {run.id: STEP // 2 for run in runs[1:]}
     states = {row["folder"]: row["state"] for row in tables.runs_table(made).records}
-    assert all(states[run.id] == f"stopped by halving at step {STEP // 2}" for run in runs[1:])
+    # Those that are drawn back from a stopped run are stopped with it.
+    out = [run for run in study.runs if run.trained in [one.path for one in runs[1:]]]
+    assert len(out) == 4
+    assert all(states[run.id] == f"stopped by halving at step {STEP // 2}" for run in out)
     said = unknown_text(made, findings_of(made))
     assert "No answers yet" not in said
-    assert all(run.label in said.split("Stopped early by successive halving")[1] for run in runs[1:])
-    assert {row.id for row in findings_of(made).shares}.isdisjoint({run.id for run in runs[1:]})
+    assert all(run.label in said.split("Stopped early by successive halving")[1] for run in out)
+    assert {row.id for row in findings_of(made).shares}.isdisjoint({run.id for run in out})

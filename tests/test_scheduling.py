@@ -176,6 +176,32 @@ def test_a_run_whose_loss_is_no_number_never_wins(study_file: Path, tmp_path: Pa
     assert surviving(workspace, lost) == []
 
 
+def test_runs_are_compared_by_what_all_of_them_have(study_file: Path, tmp_path: Path) -> None:
+    """One whose replies nobody could rate does not win by its margins over the others' shares."""
+    grid = ["training.learning_rate=[1e-3, 1e-2, 1e-1]", "training.steps=8", "halving={first: 2, factor: 3}"]
+    workspace = prepare(load_study(study_file, grid), tmp_path / "out")
+    shares: list[dict[str, Any]] = [{"ru": 0.55}, {"ru": 0.5}, {}]
+    for run, own, margin in zip(trained(workspace), shares, [0.8, 0.6, 0.7], strict=True):
+        line = {"step": 2, "loss": 1.0, "validation": {"language": own, "margins": {"ru": margin}}}
+        run.train_log.write_text(json.dumps(line) + "\n")
+    assert stopped(workspace) == {run.id: 2 for run in trained(workspace)[1:]}
+
+
+def test_a_run_that_is_tried_again_brings_no_stopped_run_back(study_file: Path, tmp_path: Path) -> None:
+    grid = ["training.learning_rate=[1e-3, 1e-2, 1e-1]", "training.steps=8", "halving={first: 2, factor: 3}"]
+    workspace = prepare(load_study(study_file, grid), tmp_path / "out")
+    first, second, broken = trained(workspace)
+    for run, margin in ((first, 0.8), (second, 0.6)):
+        line = {"step": 2, "loss": 1.0, "validation": {"margins": {"ru": margin}}}
+        run.train_log.write_text(json.dumps(line) + "\n")
+    broken.set_stage("train", "failed")
+    assert stopped(workspace) == {second.id: 2}
+    broken.set_stage("train", "running")
+    assert stopped(workspace) == {second.id: 2}
+    broken.set_stage("train", "done")
+    assert stopped(workspace) == {second.id: 2}
+
+
 def test_a_run_that_halving_stopped_has_no_answers_to_count(study_file: Path, tmp_path: Path) -> None:
     rates = "training.learning_rate=[1e-3, 1e-2]"
     study = load_study(study_file, [rates, "training.steps=6", "halving={first: 2, factor: 2}"])

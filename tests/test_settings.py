@@ -595,6 +595,8 @@ def test_what_is_filled_in_cannot_be_set(lab: Lab) -> None:
     assert filled.models == {lab.model: folder_sha256(Path(lab.model))}
     for setting, value in {"models": {lab.model: "0"}, "training.instructions.sources.sha256": "0"}.items():
         assert lab.study({setting: value}) == filled
+    with pytest.raises(ConfigError, match="a dataset of the hub has no sha256"):
+        lab.study({"training.instructions.sources": [{"path": "hub:o/n", "sha256": "0"}]})
     for name in FILLED_IN:
         with pytest.raises(ConfigError, match=f"{name}: no setting of training"):
             lab.study({f"training.{name}": "float32"})

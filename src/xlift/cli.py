@@ -305,6 +305,8 @@ def judge(
 
     mode = _judge_mode(source, pair is not None, probe)
     _refuse_others(context, mode, _JUDGE)
+    if batch and concurrency is not None:
+        raise ConfigError("--concurrency does not apply with --batch: the server decides", "leave one of them")
     given = {
         "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,
         "facets": None if facets is None else [facet.strip() for facet in facets.split(",")],

@@ -7,7 +7,7 @@ training logs alone, so that a study that was killed goes on with the same runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from xlift.data.prompts import margin_languages
 from xlift.records import Logged, read_records
@@ -31,6 +31,10 @@ def idle_problems(study: Study) -> list[str]:
     return problems
 
 
+MEASURES = ("language", "margins", "heldout_loss")
+"""What runs are compared by: the first that all of them have."""
+
+
 def surviving(workspace: StudyFolder, runs: Sequence[RunFolder]) -> list[RunFolder]:
     """The runs that successive halving has not stopped; all of them where it is off."""
     out = stopped(workspace)
@@ -40,18 +44,20 @@ def surviving(workspace: StudyFolder, runs: Sequence[RunFolder]) -> list[RunFold
 def stopped(workspace: StudyFolder) -> dict[str, int]:
     """The trained runs that halving has stopped, by id, each with the step at which it was compared and lost.
 
-    A run that failed is not among them, since it is tried again, and neither is one that was trained to its end.
+    A run that failed is not among them, since it is tried again, nor is it compared when it is, and neither is one that
+    was trained to its end.
     """
     halving = workspace.study.halving
     if halving is None:
         return {}
     trained = [run for run in workspace.runs if run.trains]
-    going, rung = [run for run in trained if run.stage("train")["state"] != "failed"], halving.first
+    going, rung = [run for run in trained if not run.has_failed("train")], halving.first
     out: dict[str, int] = {}
     while len(going) > 1:
-        scores = {run.id: score for run in going if (score := score_at(run, rung)) is not None}
-        if len(scores) < len(going) or all(_finished_by(run, rung) for run in going):
+        measured = {run.id: found for run in going if (found := measures_at(run, rung)) is not None}
+        if len(measured) < len(going) or all(_finished_by(run, rung) for run in going):
             break
+        scores = _scores(measured)
         ranked = sorted(going, key=lambda run: (-scores[run.id], run.id))
         best = math.ceil(len(going) / halving.factor)
         out |= {run.id: rung for run in ranked[best:] if run.stage("train")["state"] != "done"}
@@ -59,11 +65,18 @@ def stopped(workspace: StudyFolder) -> dict[str, int]:
     return out
 
 
-def score_at(run: RunFolder, step: int) -> float | None:
-    """The validation measure of a run at a step (or at its end, where that came earlier); None before it is there.
+def _scores(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """By run, the first of MEASURES that all runs have; minus infinity for runs without any, which never win."""
+    sound = [found for found in measured.values() if found]
+    shared = next((name for name in MEASURES if all(name in found for found in sound)), "")
+    return {run: found.get(shared, -math.inf) for run, found in measured.items()}
 
-    The mean over languages of the share of replies in the right language, else of the language margins, else the
-    negative loss on held-out replies; minus infinity where that loss is no number, so that a broken run never wins.
+
+def measures_at(run: RunFolder, step: int) -> dict[str, float] | None:
+    """What validation said of a run at a step (or at its end, where that came earlier); None before it is there.
+
+    Means over languages of the share of replies in the right language and of the language margins, and the negative
+    loss on held-out replies; {} where that loss is no number.
     """
     records = [
         record for record in read_records(run.train_log, Logged) if "heldout_loss" in record or "validation" in record
@@ -74,13 +87,13 @@ def score_at(run: RunFolder, step: int) -> float | None:
     if not reached:
         return None
     watched = reached[0].get("validation", {})
-    if "heldout_loss" in reached[0] and not _is_number(reached[0]["heldout_loss"]):
-        return -math.inf
-    for name in ("language", "margins"):
-        shares = [value for value in watched.get(name, {}).values() if _is_number(value)]
-        if shares:
-            return float(sum(shares) / len(shares))
-    return -float(reached[0]["heldout_loss"]) if "heldout_loss" in reached[0] else None
+    loss = reached[0].get("heldout_loss", 0.0)
+    if not _is_number(loss):
+        return {}
+    shares = {name: [one for one in watched.get(name, {}).values() if _is_number(one)] for name in MEASURES[:2]}
+    found = {name: float(sum(values) / len(values)) for name, values in shares.items() if values}
+    found |= {"heldout_loss": -float(loss)} if "heldout_loss" in reached[0] else {}
+    return found or None
 
 
 def _is_number(value: object) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, cast
 from typing_extensions import TypedDict
 
 from xlift.errors import ConfigError, DataError, shortened
-from xlift.languages import find_language, language_problem
+from xlift.languages import find_language, known_code, language_problem
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -532,6 +532,10 @@ def read_languages(record: dict[str, Any], where: str) -> list[str]:
                 record |= {"variety": found.tag} if found.tag != found.code else {}
         else:
             problems.append(f"{where}: '{field}': {language_problem(record[field])}")
+    if isinstance(others := record.get("answers_any"), dict):
+        unknown = [language for language in others if not find_language(language)]
+        problems += [f"{where}: 'answers_any': {language_problem(language)}" for language in unknown]
+        record["answers_any"] = {known_code(language) or language: said for language, said in others.items()}
     return problems
 
 

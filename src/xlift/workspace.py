@@ -95,8 +95,14 @@ class RunFolder:
     def set_stage(self, stage: str, state: str, **facts: Any) -> None:
         """Record a stage's state ("running", "done", "failed") with the time and any facts about it."""
         stages = self.manifest()["stages"]
-        stages[stage] = {"state": state, "time": now(), **facts}
+        again = {"failed_before": True} if self.has_failed(stage) else {}
+        stages[stage] = {"state": state, "time": now(), **again, **facts}
         self.update_manifest(stages=stages)
+
+    def has_failed(self, stage: str) -> bool:
+        """Whether a stage has failed, also where it has been tried again since."""
+        found = self.stage(stage)
+        return found["state"] == "failed" or bool(found.get("failed_before"))
 
     def stage(self, stage: str) -> dict[str, Any]:
         """A stage's state and facts; failed where the manifest cannot be read, so that other runs are told of."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xlift.analysis.measures import GRADES, deviation, holm, interval, kappa, measured, pooled, resampled
 from xlift.errors import DataError
 from xlift.intervals import Integers, Numbers
-from xlift.languages import known_code
+from xlift.languages import known_code, language_problem
 from xlift.records import KINDS, kind_of
 from xlift.terminal import aligned
 
@@ -85,12 +85,15 @@ def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], 
             wrong[f"record {number}: 'step' must be a whole number, found {record['step']!r}"] = 1
         elif lacking:
             wrong[f"record {number} is not a rating: it has no {', '.join(lacking)}"] = 1
+        elif not known_code(record["language"]):
+            problem = language_problem(record["language"])
+            wrong[problem] = wrong.get(problem, 0) + 1
         elif value is not None and value not in (0, 1, 2):
             problem = f"{record['rater']} gives {value!r} for {record['facet']}; values are 0, 1, 2 or null"
             wrong[problem] = wrong.get(problem, 0) + 1
         else:
             place = (str(record.get("run", "")), int(record.get("step") or 0), str(record["id"]))
-            language = known_code(record["language"]) or str(record["language"])
+            language = known_code(record["language"])
             item = Item(*place, str(record.get("response") or ""), language)
             found[item, str(record["facet"]), str(record["rater"])] = None if value is None else float(value)
     if wrong:

@@ -20,6 +20,7 @@ import polars as pl
 
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import estimate
+from xlift.rating import RATERS
 
 MEASURE = {"language": 1.0}
 """What makes a response good where nothing else is asked: that it is wholly in the language it must be in."""
@@ -111,7 +112,9 @@ def rules(
 def _ratings_by(ratings: pl.DataFrame, name: str) -> pl.DataFrame:
     """The values that a name of a measure can mean: "facet", or "facet:kind"."""
     facet, _, kind = name.partition(":")
-    meant = (pl.col("facet") == facet) & pl.col("value").is_not_null() & (pl.col("rater") != "language_lcb")
+    # A second opinion on a facet, such as language_lcb, is shown and does not choose.
+    others = [rater for rater, one in RATERS.items() if not one.default]
+    meant = (pl.col("facet") == facet) & pl.col("value").is_not_null() & ~pl.col("rater").is_in(others)
     return ratings.filter(meant & (pl.col("kind") == kind if kind else True))
 
 

@@ -110,7 +110,11 @@ def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: b
     if dry:
         unreadable: list[str] = []
         part: Part = (read_responses(source, unreadable), output)
-        return estimate_text(estimate_ratings([part], judge, output.with_suffix(".ledger.jsonl")), judge)
+        found = estimate_text(estimate_ratings([part], judge, output.with_suffix(".ledger.jsonl")), judge)
+        if unreadable:
+            say(found)
+            raise DataError(unreadable, f"mend these lines of {source}; the rest would be judged")
+        return found
     outcome = judge_file(source, output, judge)
     if outcome.problems:
         say(outcome_text(outcome, judge))

@@ -27,7 +27,7 @@ from xlift.report.reading import (
     Material,
     Scale,
     language_place,
-    setting_text,
+    setting_texts,
     share_rows,
 )
 from xlift.report.rows import (
@@ -49,6 +49,7 @@ from xlift.report.rows import (
     read,
 )
 from xlift.results import instruction_table
+from xlift.study.settings import UNTUNED
 
 REFERENCE = "en"
 """The language that the others are compared with."""
@@ -110,11 +111,12 @@ def differences(
 
 def base_of(material: Material, condition: Condition) -> Condition | None:
     """The untuned model that a tuned condition starts from, where it has answered."""
-    same = ("model", "template", "system", "thinking")
-    for one in material.conditions:
-        if one.untuned and all(one.settings[name] == condition.settings[name] for name in same):
-            return one
-    return None
+    return next((one for one in material.conditions if one.untuned and _same_base(one, condition)), None)
+
+
+def _same_base(one: Condition | MeanRow, other: Condition | MeanRow) -> bool:
+    """Whether two conditions agree in all that an untuned model has: model, revision, template, …"""
+    return all(one.settings[name] == other.settings[name] for name in UNTUNED if name in SETTINGS)
 
 
 def versus_rows(material: Material) -> list[DifferenceRow]:
@@ -211,14 +213,15 @@ def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: s
     follows = axis == "size" and len({(one["size"], one["steps"]) for one in told}) == len(
         {one["size"] for one in told}
     )
+    texts = {name: setting_texts(name, told) for name in SETTINGS}
     varied = [
         name
         for name in SETTINGS
-        if name != axis and len({setting_text(name, one) for one in told}) > 1 and not (name == "steps" and follows)
+        if name != axis and len(set(texts[name].values())) > 1 and not (name == "steps" and follows)
     ]
     groups: dict[str, list[MeanRow]] = {}
     for row in own:
-        said = [setting_text(name, row.settings) for name in varied]
+        said = [texts[name][row.settings[name]] for name in varied]
         groups.setdefault(" · ".join(dict.fromkeys(text for text in said if text)), []).append(row)
     return [
         CurvePoint(panel, row)
@@ -230,13 +233,10 @@ def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: s
 
 def _references(means: list[MeanRow], tuned: MeanRow) -> list[MeanRow]:
     """The means of the untuned model that a tuned condition starts from, on the same scale."""
-    same = ("model", "template", "system", "thinking")
     return [
         row
         for row in means
-        if row.untuned
-        and (row.facet, row.rater) == (tuned.facet, tuned.rater)
-        and all(row.settings[name] == tuned.settings[name] for name in same)
+        if row.untuned and (row.facet, row.rater) == (tuned.facet, tuned.rater) and _same_base(row, tuned)
     ]
 
 

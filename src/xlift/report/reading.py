@@ -7,7 +7,8 @@ facet it rates make a scale; all people who rate a facet are one scale, "people"
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -238,6 +239,16 @@ def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
     if name == "model":
         return Path(str(value).split(":")[-1]).name
     return words.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
+
+
+def setting_texts(name: str, told: Sequence[Mapping[str, Any]]) -> dict[Any, str | None]:
+    """The values of one training choice in words; models and system prompts that are shortened alike, told apart."""
+    texts = {one[name]: setting_text(name, one) for one in told}
+    times = Counter(texts.values())
+    alike = [value for value, text in texts.items() if text and times[text] > 1 and name in ("model", "system")]
+    for place, value in enumerate(alike, 1):
+        texts[value] = str(value) if name == "model" else f"{texts[value]} ({place})"
+    return texts
 
 
 def language_name(code: str) -> str:

@@ -153,8 +153,9 @@ def _effects(material: Material, found: Findings) -> Iterator[Block]:
         table = tables.effects_table(material, found.effects, scale)
         if table is None:
             continue
+        names = tables.level_names(tables.rows_of(found.effects, scale))
         rows: list[dict[str, Any]] = [
-            {"choice": tables.factor_name(row.factor), "level": tables.level_name(row.factor, row.level)}
+            {"choice": tables.factor_name(row.factor), "level": names[row.factor, row.level]}
             | {"language": language_name(row.language), "effect": row.effect, "low": row.low, "high": row.high}
             for row in tables.rows_of(found.effects, scale)
             if row.language != ALL_LANGUAGES

@@ -279,9 +279,10 @@ def _unjudged(material: Material) -> str:
 
 
 def _unfinished(material: Material) -> str:
-    answered = {one.run.id for one in material.answered if one.responses} | set(material.stopped)
-    open_runs = [run.label for run in material.workspace.runs if run.id not in answered]
-    out = [run.label for run in material.workspace.runs if run.id in material.stopped]
+    answered = {one.run.id for one in material.answered if one.responses}
+    halved = [run for run in material.workspace.runs if run.trained.name in material.stopped]
+    open_runs = [run.label for run in material.workspace.runs if run.id not in answered and run not in halved]
+    out = [run.label for run in halved]
     sentences = [
         f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}." if open_runs else "",
         f"Stopped early by successive halving, without answers: {_listed(out)}." if out else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -229,10 +230,11 @@ def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -
         Column("effect", "points"),
         Column("beside English", "points"),
     ]
+    names = level_names(own)
     lines = [
         [
             Value(factor_name(row.factor)),
-            Value(level_name(row.factor, row.level)),
+            Value(names[row.factor, row.level]),
             Value(language_name(row.language)),
             Value(row.mean),
             Value(row.effect, row.low, row.high, row.reason or ""),
@@ -256,8 +258,14 @@ def factor_name(factor: str) -> str:
     return f"{first} (with {', '.join(others)})" if others else first
 
 
-def level_name(factor: str, level: str) -> str:
-    """A level of a factor in words; of factors that go together, the first one's."""
+def level_names(rows: Sequence[EffectRow]) -> dict[tuple[str, str], str]:
+    """By factor and level, the level in words; of factors that go together the first one's, where that tells it."""
+    names = {(row.factor, row.level): _level_name(row.factor, row.level) for row in rows}
+    times = Counter((factor, name) for (factor, _), name in names.items())
+    return {key: key[1] if times[key[0], name] > 1 else name for key, name in names.items()}
+
+
+def _level_name(factor: str, level: str) -> str:
     first = level.split(", ")[0]
     if factor.startswith("learning_rate"):
         return learning_rate_text(float(first))

@@ -131,6 +131,8 @@ class Source(Settings):
         given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if given:
             raise ValueError(f"only a dataset of the hub (path: hub:OWNER/NAME) has {' and '.join(given)}")
+        if self.sha256 and self.path.startswith("hub:"):
+            raise ValueError("a dataset of the hub has no sha256; name a commit as its revision")
         return self
 
 
