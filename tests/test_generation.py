@@ -73,7 +73,7 @@ def test_the_states_that_reach_the_output_layer_lie_together(tiny: Path) -> None
     assert all(together for _, together in gaps)
 
 
-@pytest.mark.parametrize("ends", [[7, 9], 7, None])
+@pytest.mark.parametrize("ends", [[7, 9, 11], 7, None])
 def test_every_token_that_the_model_names_as_its_end_ends_a_reply(tiny: Path, ends: Any) -> None:
     chat, model = chat_format(load_tokenizer(str(tiny)), "plain"), load_model(str(tiny), CPU)
     model.generation_config.eos_token_id = ends

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from xlift.errors import ModelError
 from xlift.hub import ADAPTER_CONFIG, Located, quiet
 from xlift.integrity import refuse_damaged
+from xlift.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,12 @@ def _loaded(path: str, revision: str | None, **how: Any) -> tuple[PreTrainedMode
         )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: its weights cannot be read: {error}") from None
+    except RuntimeError as error:
+        # Tensors that are put together while they are loaded, such as those of experts, raise where one does not fit.
+        if "conversion" not in str(error):
+            raise
+        problem = f"{path}: tensors that the model puts together (of its experts, say) do not fit each other"
+        raise ModelError(problem, "take a whole copy of the model, saved by save_pretrained") from None
     return cast("tuple[PreTrainedModel, dict[str, Any]]", found)
 
 
@@ -230,7 +237,7 @@ def _state_of(model: PreTrainedModel) -> list[Any]:
 def loaded_checkpoint(
     base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0, kept: KeptBase | None = None
 ) -> Iterator[PreTrainedModel]:
-    """A model ready to answer: the base itself, a full checkpoint, or the base with an adapter merged into it.
+    """A model ready to answer: the base, a full checkpoint, or the base with an adapter, merged where that is exact.
 
     With `weight` below 1 the weights lie on the line from the base to the checkpoint, base + weight · (tuned − base):
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". Sums are made in float32, so that the rounding to
@@ -245,7 +252,7 @@ def loaded_checkpoint(
         with kept.lent(base, placement) as model:
             yield model
     elif (checkpoint / ADAPTER_CONFIG).is_file():
-        with kept.lent(base, placement) as model, _merged(model, checkpoint, weight):
+        with kept.lent(base, placement) as model, _with_adapter(model, checkpoint, weight):
             yield model
     elif weight == 1:
         kept.let_go()
@@ -256,8 +263,9 @@ def loaded_checkpoint(
 
 
 @contextmanager
-def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[None]:
-    """Adds an adapter to the weights of a model for as long as the context lasts."""
+def _with_adapter(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[None]:
+    """Adds an adapter to a model for as long as the context lasts: to its weights, or where that is not exact beside
+    them."""
     import torch
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -272,6 +280,12 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
         hint = "remove the checkpoint and run again: it is made anew"
         raise ModelError(f"{adapter}: the adapter cannot be read: {error}", hint) from None
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def take_back() -> None:
+        for target, value in before:
+            target.copy_(value)
+        before.clear()
+
     try:
         with torch.no_grad():
             ids, layers = probe_ids(model, 12), _adapted(wrapped)
@@ -280,12 +294,17 @@ def _merged(model: PreTrainedModel, adapter: Path, weight: float) -> Iterator[No
                 target = _adapted_weight(layer)
                 before.append((target, target.to("cpu", copy=True)))
                 target.copy_(target.float() + sum(layer.get_delta_weight(name) for name in layer.active_adapters))
-        wrapped.unload()
-        _refuse_inexact(model, ids, plain, apart)
+            with wrapped.disable_adapter():
+                merged = wrapped(input_ids=ids, use_cache=False).logits
+        if _same(merged, plain, apart):
+            wrapped.unload()
+        else:
+            say(f"{adapter}: merged into the weights it gives other scores; it answers beside them, more slowly")
+            take_back()
         yield
     finally:
-        for target, value in before:
-            target.copy_(value)
+        take_back()
+        wrapped.unload()
 
 
 def _check_adapter(wrapped: Any, folder: Path) -> None:
@@ -325,18 +344,12 @@ def _scores(wrapped: Any, layers: list[Any], ids: torch.Tensor, weight: float) -
     return plain, wrapped(input_ids=ids, use_cache=False).logits
 
 
-def _refuse_inexact(model: Any, ids: torch.Tensor, plain: torch.Tensor, apart: torch.Tensor) -> None:
-    """Raises ModelError where a merged adapter does not do what it does beside the weights."""
-    import torch
-
+def _same(merged: torch.Tensor, plain: torch.Tensor, apart: torch.Tensor) -> bool:
+    """Whether a merged adapter does what it does beside the weights, up to what rounding them loses."""
     from xlift.tuning.proof import equal
 
-    with torch.no_grad():
-        merged = model(input_ids=ids, use_cache=False).logits
     off, moved = (merged.float() - apart.float()).norm(), (apart.float() - plain.float()).norm()
-    if not equal(merged, apart) and off > MOST_LOST * moved:
-        hint = "name layers of attention in adaptation.targets, or take full fine-tuning"
-        raise ModelError("adapters of this model cannot be merged: the merged model gives other scores", hint)
+    return equal(merged, apart) or bool(off <= MOST_LOST * moved)
 
 
 def _draw_back(tuned: PreTrainedModel, base: PreTrainedModel, weight: float) -> PreTrainedModel:
