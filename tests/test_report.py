@@ -12,6 +12,7 @@ from report_fixtures import GOOD, chances, log_training, made_study, rated_by, r
 from xlift.checkpoint import written_prompts
 from xlift.errors import ConfigError
 from xlift.records import response_signature, write_jsonl
+from xlift.report.methods import data_facts
 from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import result_table, write_report
 from xlift.report.reading import Material, Scale, material_of, share_rows
@@ -68,6 +69,20 @@ def test_a_learning_rate_that_buries_a_language_is_named(many: Any) -> None:
     assert "one seed only" in unknown
     assert "No rating is missing." in unknown
     assert "Neither people nor a judge model have read the answers" in unknown
+
+
+def test_what_data_and_prompts_share_is_said_with_the_numbers_of_the_data(tmp_path: Path) -> None:
+    workspace = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]])
+    assert "stand in the training data" not in said(material_of(workspace))[1]
+    for run in workspace.runs:
+        if run.trains:
+            run.set_stage("train", "done", examples=900, too_long=7, heldout=16)
+            run.update_manifest(data={"left_out": {"no text": 3}, "test_prompts_in_training": 2, "near_duplicates": 0})
+    material = material_of(workspace)
+    assert data_facts(material) == [
+        ("Data builtin", "trained on 900; held out 16; too long 7; left out: no text 3; test prompts in training 2")
+    ]
+    assert "Test prompts stand in the training data (2 as a whole, 0 in part)" in said(material)[1]
 
 
 def test_runs_that_are_alike_are_not_told_apart(many: Any) -> None:

@@ -42,11 +42,28 @@ def report_facts(material: Material) -> list[tuple[str, str]]:
     packages = ("xlift", "numpy", "scipy", "polars", "altair", "vl-convert-python")
     splits = [prompt["split"] for prompt in material.prompts]
     return [
+        *data_facts(material),
         ("Decoding", study.decoding.signature),
         ("Prompts", f"{splits.count('validation')} validation, {splits.count('test')} test, all languages together"),
         ("Made with", ", ".join(f"{name} {metadata.version(name)}" for name in packages)),
         ("Seeds", f"resampling and decoding {study.decoding.seed}; training: see the runs"),
     ]
+
+
+def data_facts(material: Material) -> list[tuple[str, str]]:
+    """What each set of instruction data came to, and what it shares with held-out data and prompts."""
+    found: dict[tuple[str, str], None] = {}
+    for run in material.workspace.runs:
+        stage, data = run.stage("train"), run.manifest().get("data", {})
+        if not run.trains or "examples" not in stage:
+            continue
+        counts = {"trained on": stage["examples"], "held out": stage["heldout"], "too long": stage["too_long"]}
+        counts |= {"too long of the held-out": stage.get("heldout_too_long", 0)}
+        counts |= {f"left out: {reason}": count for reason, count in data.get("left_out", {}).items()}
+        counts |= {name.replace("_", " "): count for name, count in data.items() if name != "left_out"}
+        told = "; ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        found[(f"Data {run.config.instructions.label}", told)] = None
+    return list(found)
 
 
 def signatures(material: Material) -> list[tuple[str, str]]:

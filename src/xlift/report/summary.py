@@ -48,6 +48,7 @@ def unknown_text(material: Material, found: Findings) -> str:
         _missing(material, found.missing),
         _seeds(material),
         _unjudged(material),
+        _contaminated(material),
         _unfinished(material),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -276,6 +277,16 @@ def _unjudged(material: Material) -> str:
             "surface checks see language and form, not meaning."
         )
     return "" if "human" in kinds else "No person has rated these answers, so the judge's leniency is not known."
+
+
+def _contaminated(material: Material) -> str:
+    told = [run.manifest().get("data", {}) for run in material.workspace.runs if run.trains]
+    whole = max((data.get("test_prompts_in_training", 0) for data in told), default=0)
+    part = max((data.get("test_prompts_sharing_words", 0) for data in told), default=0)
+    if not whole and not part:
+        return ""
+    asked = f"{whole} as a whole, {part} in part"
+    return f"Test prompts stand in the training data ({asked}): answers to them may be known by heart."
 
 
 def _unfinished(material: Material) -> str:
