@@ -17,6 +17,8 @@ from xlift.rating.language.masks import WORD, blank_out, lowered, mask
 from xlift.rating.language.rater import rate_language, rate_text, signature
 from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import (
+    IN_LEXICON,
+    LEXICONS,
     NEIGHBOURS,
     Vocabulary,
     evidence,
@@ -235,6 +237,83 @@ def test_a_language_without_a_list_does_not_pass_for_its_relative(code: str, tex
     assert rate_text(text, code)[0] in (0, None)
 
 
+SENTENCES = {
+    "sk": "Zajtra ráno pôjdeme do lesa, aby sme nazbierali huby, a potom uvaríme veľkú polievku.",
+    "cs": "Zítra ráno půjdeme do lesa, abychom nasbírali houby, a potom uvaříme velkou polévku.",
+    "hr": "Sutra ujutro idemo u šumu skupljati gljive, a onda ćemo skuhati veliki lonac juhe.",
+    "sl": "Jutri zjutraj gremo v gozd nabirat gobe, potem pa bomo skuhali velik lonec juhe.",
+    "lt": "Rytoj rytą eisime į mišką rinkti grybų, o paskui išvirsime didelį puodą sriubos.",
+    "lv": "Rīt no rīta iesim uz mežu lasīt sēnes, un pēc tam vārīsim lielu katlu zupas.",
+    "et": "Homme hommikul läheme metsa seeni korjama ja siis keedame suure poti suppi.",
+    "is": "Á morgun förum við út í skóg að tína sveppi og svo eldum við stóran pott af súpu.",
+    "cy": "Bore fory byddwn yn mynd i'r goedwig i gasglu madarch ac yna byddwn yn coginio cawl.",
+    "sq": "Nesër në mëngjes do të shkojmë në pyll për të mbledhur kërpudha dhe pastaj do të gatuajmë supë.",
+    "fil": "Bukas ng umaga ay pupunta kami sa gubat upang manguha ng kabute at pagkatapos ay magluluto kami.",
+    "gl": "Mañá pola mañá imos ir ao bosque coller cogomelos e despois faremos unha sopa ben grande.",
+}
+CYRILLIC = {
+    "mk": "Утре наутро одиме во шумата да береме печурки, а потоа ќе зготвиме голем лонец супа.",
+    "sr": "Сутра ујутру идемо у шуму да беремо печурке, а онда ћемо скувати велики лонац супе.",
+    "bg": "Утре сутринта отиваме в гората да берем гъби, а после ще сготвим голяма тенджера супа.",
+}
+
+
+@pytest.mark.parametrize("sentences", [SENTENCES, CYRILLIC])
+def test_prose_is_right_as_itself_and_never_right_as_a_relative_or_a_stranger(sentences: dict[str, str]) -> None:
+    for code, text in sentences.items():
+        assert rate_text(text, code)[0] == 2, code
+        assert {other for other in sentences if other != code and rate_text(text, other)[0] in {1, 2}} == set(), code
+
+
+@pytest.mark.parametrize("code", sorted({**SENTENCES, **CYRILLIC}))
+def test_a_sentence_in_any_language_is_found_between_others_on_its_line(code: str) -> None:
+    added = (SENTENCES | CYRILLIC)[code]
+    for expected in ("de", "vi", "th", "en"):
+        text = f"{TEXTS[expected]} {added} {TEXTS[expected]}"
+        value, detail, _ = rate_text(text, expected)
+        assert value in {0, 1}, expected
+        found = sum(max(0, min(s["end"], len(text)) - s["start"]) for s in detail["spans"])
+        assert found >= 0.8 * len(added), expected
+
+
+@pytest.mark.parametrize(
+    "added",
+    ["ኑ አብረን ወደ ገበያ እንሂድ", "ພວກເຮົາໄປຕະຫຼາດນຳກັນ", "យើងទៅផ្សារជាមួយគ្នា", "ဈေးကို အတူသွားကြစို့", "අපි කඩේට යමු", "ਆਓ ਬਾਜ਼ਾਰ ਚੱਲੀਏ"],
+)
+def test_every_script_is_another_script(added: str) -> None:
+    for code in ("en", "ru", "ar", "ja"):
+        value, detail, _ = rate_text(f"{TEXTS[code]} {added}", code)
+        assert value == 1
+        assert TEXTS[code][-4:] not in {span["language"] for span in detail["spans"]}
+        assert detail["spans"][0]["start"] >= len(TEXTS[code])
+
+
+def test_japanese_in_chinese_is_japanese_with_its_kanji() -> None:
+    text = TEXTS["zh"] + "私は毎日図書館で日本語を勉強しています。" + TEXTS["zh"]
+    assert spans(text, "zh") == [("私は毎日図書館で日本語を勉強しています", "ja")]
+    assert rate_text(TEXTS["ja"], "zh")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        *(("together", code) for code in ("fr", "hu", "nl", "pt", "vi", "ro", "sl", "lt", "et", "cy")),
+        *(("vêtements", "fi"), ("kahvaltı", "fr"), ("özgürlük", "it"), ("amistad", "de"), ("gemeinsam", "fr")),
+    ],
+)
+def test_one_word_of_another_language_is_found(word: str, code: str) -> None:
+    own = (TEXTS | SENTENCES | {"hu": HUNGARIAN, "ro": ROMANIAN, "fi": FINNISH})[code]
+    words = own.split(" ")
+    text = " ".join([*words[:4], word, *words[4:]])
+    assert rate_text(own, code)[0] == 2
+    assert [found for found, _ in spans(text, code)] == [word]
+
+
+HUNGARIAN = "Holnap reggel elmegyünk az erdőbe gombát szedni, aztán főzünk egy nagy fazék levest."
+ROMANIAN = "Mâine dimineață mergem în pădure să culegem ciuperci, apoi gătim o oală mare de supă."
+FINNISH = "Huomenna aamulla menemme metsään poimimaan sieniä ja sitten keitämme ison kattilan keittoa."
+
+
 def test_swahili_is_known_by_its_common_words() -> None:
     assert rate_text("Jana usiku mvua kubwa ilinyesha, kwa hiyo tulikaa nyumbani na kusoma vitabu.", "sw")[0] == 2
     assert rate_text("Last night it rained hard, so we stayed at home and read our books.", "sw")[0] == 0
@@ -433,7 +512,16 @@ def test_the_tables_of_words_say_what_the_lists_say() -> None:
         assert {word: zipf(word, code) for word in sample} == {w: math.log10(known[w]) + 9.0 for w in sample}
         assert math.isclose(word_lists.floor(code), max(1.0, math.log10(min(known.values())) + 8.5))
         assert [zipf(word + "qx", code) for word in sample] == [None] * len(sample)
-    assert [listed(code) for code in ("fr", "hr", "no", "sw", "th", "xx")] == [True, True, True, False, False, False]
+    assert [listed(code) for code in ("fr", "hr", "no", "mr", "th", "xx")] == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("code", LEXICONS)
+def test_a_lexicon_stands_for_a_list_and_lets_none_of_its_words_speak_for_another_language(code: str) -> None:
+    own = sorted(LEXICONS[code])
+    assert listed(code)
+    assert all(zipf(word, code) == IN_LEXICON for word in own)
+    assert all(max(weight[2]) <= 0 for weight in vocabulary(code).weigh(own))
+    assert zipf("qxqxqx", code) is None
 
 
 def test_the_tables_of_forms_say_what_the_lexicons_say() -> None:

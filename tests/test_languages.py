@@ -80,8 +80,8 @@ def test_region_and_script_are_kept_where_they_tell_something() -> None:
 
 
 def test_a_language_without_word_lists_is_a_language_with_a_script() -> None:
-    amharic = get_language("amh")
-    assert (amharic.code, amharic.name, amharic.script, amharic.rated) == ("am", "Amharic", "Ethi", False)
+    tigrinya = get_language("tir")
+    assert (tigrinya.code, tigrinya.script, tigrinya.rated) == ("ti", "Ethi", False)
     assert get_language("km").words == "characters"
     assert rated_language("yo") == ("yo", "no word lists of Yoruba (yo)")
     assert rated_language("nn") == ("no", None)
@@ -209,7 +209,7 @@ def test_raters_read_every_spelling_alike(text: str, spellings: list[str], rater
 
 
 @pytest.mark.parametrize("rater", ["language", "language_lcb", "fluency"])
-@pytest.mark.parametrize("code", ["yo", "fil", "sr-Latn", "hi-Latn"])
+@pytest.mark.parametrize("code", ["yo", "eu", "sr-Latn", "hi-Latn"])
 def test_what_surface_checks_have_no_lists_for_is_missing_never_wrong(rater: str, code: str) -> None:
     rating = rate({"id": "a", "text": FRENCH, "language": code}, rater)
     assert (rating["language"], rating["value"]) == (code, None)
@@ -294,7 +294,7 @@ def test_the_documentation_lists_the_languages_that_are_rated() -> None:
     text = (Path(__file__).parents[1] / "docs" / "raters.md").read_text(encoding="utf-8")
     listed = re.search(r"and fluency rate ([^.]*?), under", text)
     assert listed is not None
-    assert re.findall(r"\b[a-z]{2}\b", listed[1]) == sorted(LANGUAGES)
+    assert re.findall(r"\b(?!and\b)[a-z]{2,3}\b", listed[1]) == sorted(LANGUAGES)
 
 
 def test_people_are_added_and_their_ratings_come_in_under_any_name_of_a_language(tmp_path: Path) -> None:

@@ -90,6 +90,27 @@ _TABLE = [
     Language("uk", "Ukrainian", "українська", "Cyrl"),
     Language("ur", "Urdu", "اردو", "Arab"),
     Language("vi", "Vietnamese", "Tiếng Việt"),
+    Language("am", "Amharic", "አማርኛ", "Ethi"),
+    Language("cy", "Welsh", "Cymraeg"),
+    Language("et", "Estonian", "eesti"),
+    Language("fil", "Filipino", "Filipino"),
+    Language("ga", "Irish", "Gaeilge"),
+    Language("gu", "Gujarati", "ગુજરાતી", "Gujr"),
+    Language("hy", "Armenian", "հայերեն", "Armn"),
+    Language("is", "Icelandic", "íslenska"),
+    Language("ka", "Georgian", "ქართული", "Geor"),
+    Language("km", "Khmer", "ខ្មែរ", "Khmr", "characters"),
+    Language("kn", "Kannada", "ಕನ್ನಡ", "Knda"),
+    Language("lo", "Lao", "ລາວ", "Laoo", "characters"),
+    Language("lt", "Lithuanian", "lietuvių"),
+    Language("lv", "Latvian", "latviešu"),
+    Language("mk", "Macedonian", "македонски", "Cyrl"),
+    Language("ml", "Malayalam", "മലയാളം", "Mlym"),
+    Language("my", "Burmese", "မြန်မာ", "Mymr", "characters"),
+    Language("pa", "Punjabi", "ਪੰਜਾਬੀ", "Guru"),
+    Language("si", "Sinhala", "සිංහල", "Sinh"),
+    Language("sl", "Slovenian", "slovenščina"),
+    Language("sq", "Albanian", "shqip"),
 ]
 
 LANGUAGES: dict[str, Language] = {language.code: language for language in _TABLE}
@@ -97,16 +118,12 @@ LANGUAGES: dict[str, Language] = {language.code: language for language in _TABLE
 
 # Names alone: these languages can be tuned on and asked in.
 _OTHERS = """
-af Afrikaans Afrikaans|am Amharic አማርኛ|az Azerbaijani azərbaycan|be Belarusian беларуская|bs Bosnian bosanski
-cy Welsh Cymraeg|eo Esperanto esperanto|et Estonian eesti|eu Basque euskara|fil Filipino Filipino|ga Irish Gaeilge
-gu Gujarati ગુજરાતી|ha Hausa Hausa|hy Armenian հայերեն|ig Igbo Igbo|is Icelandic íslenska|jv Javanese Jawa
-ka Georgian ქართული|kk Kazakh қазақ|km Khmer ខ្មែរ|kn Kannada ಕನ್ನಡ|ku Kurdish Kurdî|ky Kyrgyz кыргызча|la Latin Latina
-lb Luxembourgish Lëtzebuergesch|lo Lao ລາວ|lt Lithuanian lietuvių|lv Latvian latviešu|mg Malagasy Malagasy
-mi Maori Māori|mk Macedonian македонски|ml Malayalam മലയാളം|mn Mongolian монгол|mt Maltese Malti|my Burmese မြန်မာ
-ne Nepali नेपाली|pa Punjabi ਪੰਜਾਬੀ|ps Pashto پښتو|rw Kinyarwanda Ikinyarwanda|sd Sindhi سنڌي|si Sinhala සිංහල
-sl Slovenian slovenščina|sn Shona chiShona|so Somali Soomaali|sq Albanian shqip|su Sundanese Sunda|tg Tajik тоҷикӣ
-tk Turkmen türkmen|tt Tatar татар|ug Uyghur ئۇيغۇرچە|uz Uzbek oʻzbek|xh Xhosa isiXhosa|yi Yiddish ייִדיש|yo Yoruba Yorùbá
-yue Cantonese 粵語|zu Zulu isiZulu
+af Afrikaans Afrikaans|az Azerbaijani azərbaycan|be Belarusian беларуская|bs Bosnian bosanski|eo Esperanto esperanto
+eu Basque euskara|ha Hausa Hausa|ig Igbo Igbo|jv Javanese Jawa|kk Kazakh қазақ|ku Kurdish Kurdî|ky Kyrgyz кыргызча
+la Latin Latina|lb Luxembourgish Lëtzebuergesch|mg Malagasy Malagasy|mi Maori Māori|mn Mongolian монгол
+mt Maltese Malti|ne Nepali नेपाली|ps Pashto پښتو|rw Kinyarwanda Ikinyarwanda|sd Sindhi سنڌي|sn Shona chiShona
+so Somali Soomaali|su Sundanese Sunda|tg Tajik тоҷикӣ|tk Turkmen türkmen|tt Tatar татар|ug Uyghur ئۇيغۇرچە
+uz Uzbek oʻzbek|xh Xhosa isiXhosa|yi Yiddish ייִדיש|yo Yoruba Yorùbá|yue Cantonese 粵語|zu Zulu isiZulu
 """
 _ALIASES = {
     **{"mandarin": "zh", "mandarin chinese": "zh", "simplified chinese": "zh-Hans", "traditional chinese": "zh-Hant"},

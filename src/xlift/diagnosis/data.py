@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from xlift.diagnosis.findings import Finding
 from xlift.languages import get_language, known_code
 from xlift.rating.fluency import cut, leaked
-from xlift.rating.language.rater import MIN_LINE, SURE, identify
+from xlift.rating.language.detection import MIN_LINE, SURE, identify
 from xlift.rating.text import parse_lines, split_sentences
 from xlift.records import Conversation
 from xlift.terminal import aligned

@@ -22,7 +22,7 @@ from typing import Any
 
 from xlift.languages import find_language, known_code
 from xlift.rating.endings import case_forms
-from xlift.rating.language.rater import identify
+from xlift.rating.language.detection import identify
 from xlift.rating.language.wordlists import frequencies, neighbours, zipf
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible

@@ -40,7 +40,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
 
-VERSION = 3
+VERSION = 4
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 TERM = 11
 """Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""
@@ -49,11 +49,12 @@ MIN_UNKNOWN, NAMES = 3, 5
 SOME_UNKNOWN, MANY_UNKNOWN = 0.04, 0.29
 """Above what is usual. One typing error in every tenth word gives 7 %, in every fourth 18 %, in every second 37 %."""
 USUAL = {"ar": 0.02, "bg": 0.03, "bn": 0.07, "cs": 0.05, "el": 0.03, "fa": 0.06, "fi": 0.05, "gl": 0.08, "he": 0.06}
-USUAL |= {"hi": 0.08, "hr": 0.03, "hu": 0.07, "ms": 0.03, "sk": 0.1, "sr": 0.03}
+USUAL |= {"hi": 0.08, "hr": 0.03, "hu": 0.07, "ms": 0.03, "sk": 0.1, "sr": 0.03, "cy": 0.03, "et": 0.03}
+USUAL |= {"fil": 0.04, "ga": 0.07, "is": 0.04, "lt": 0.03, "lv": 0.07, "mk": 0.03, "sl": 0.03}
 USUALLY = 0.01
 """Share of unknown words in clean text."""
-NO_LIST = frozenset("zh ja ko th mr te ta sw".split())
-"""No spaces (zh, ja, th), no lists (mr, te), or lists that lack 30 to 70 % of the words of clean text (ko, ta, sw)."""
+NO_LIST = frozenset("zh ja ko th mr te ta sw am gu hy ka km kn lo ml my pa si sq".split())
+"""No spaces (zh, ja, th, …), no lists (mr, te, …), or lists that lack 13 to 70 % of the words of clean text."""
 LARGE_LIST = {"ar": 2.0, "he": 2.0}
 """Articles and pronouns are attached in these languages: rare forms are needed, from this Zipf frequency on."""
 LOOP = 10

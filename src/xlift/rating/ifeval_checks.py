@@ -13,7 +13,8 @@ from collections.abc import Callable
 from xlift.languages import known_code, rated_language
 from xlift.rating.endings import other_forms
 from xlift.rating.ifeval_counts import KANJI, Instruction, ja_sentences
-from xlift.rating.language.rater import MIN_LINE, SURE, identify, rate_text
+from xlift.rating.language.detection import MIN_LINE, SURE, identify
+from xlift.rating.language.rater import rate_text
 from xlift.rating.text import FENCE, at_boundary, cased_words, fold, occurrences, paragraphs
 
 Verdict = bool | str

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xlift.languages import known_code, rated_language
-from xlift.rating.language.rater import identify
+from xlift.rating.language.detection import guesses
 from xlift.rating.language.wordlists import frequencies
 from xlift.rating.reasoning import without_reasoning
 from xlift.records import Rated
@@ -69,7 +69,7 @@ def rate_lcb(record: dict[str, Any], words: Path | None = None) -> Rated:
 
 
 def _identified(line: str) -> str:
-    guess, sure = identify(line)
+    guess, sure = next(iter(guesses(line)), ("und", 0.0))
     return known_code(guess) if sure > MIN_CONFIDENCE else ""
 
 

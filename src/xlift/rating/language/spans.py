@@ -40,6 +40,8 @@ from xlift.rating.language.scripts import (
 )
 from xlift.rating.language.wordlists import (
     COMMON,
+    LEXICON_RIVALS,
+    LEXICONS,
     Vocabulary,
     Weight,
     evidence,
@@ -47,6 +49,7 @@ from xlift.rating.language.wordlists import (
     neighbours,
     vocabulary,
     zipf,
+    zipfs,
 )
 
 
@@ -303,7 +306,10 @@ def _convincing(said: Said, first: int, end: int, scores: list[float], rival: st
 
 BORROWED = 4.2
 """Zipf frequency in English under which a word behind an article of the expected language is a borrowed noun."""
-SINGLE_BORROWED, EVERYDAY = 1.3, 5.5
+SINGLE_EXCLUSIVE, SINGLE_HARDLY_KNOWN, SINGLE_UNKNOWN = 1.4, 1.9, 1.4
+"""Evidence at which one word is foreign that no third language's list has, that the lexicon has but not the list, and
+that there is no lexicon for."""
+SINGLE_BORROWED, EVERYDAY = 1.15, 5.5
 """Evidence at which one English word is foreign that the expected language's list has, unless it is more common yet."""
 _ARTICLES = {
     code: frozenset(words.split())
@@ -337,7 +343,7 @@ def _begins_a_term(said: Said, j: int) -> bool:
     if j + 1 >= len(said.words) or said.text[said.places[j][1] : said.places[j + 1][0]] not in {" ", "-"}:
         return False
     following = said.words[j + 1]
-    return len(following) > 3 and zipf(following, said.code) is None
+    return len(following) > 3 and zipf(following, said.code) is None and in_lexicon(following, "en") is True
 
 
 # e.g. en: "1. Lassen Volcanic Park is a quiet place to walk in the summer." → 2
@@ -362,17 +368,30 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
         return False
     strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
     if rival != "en":
-        borrowed = code != "en" and (zipf(word, "en") or 0.0) >= COMMON
-        enough = frequency >= 4.0 and strength >= SINGLE_KNOWN and not borrowed
-        return enough and not in_lexicon(word, code)
+        borrowed = code in LEXICONS or (code != "en" and (zipf(word, "en") or 0.0) >= COMMON)
+        exclusive = zipf(word, code) is None and len(zipfs(word)) <= 2 and script(word[0]) != "Arab"
+        least = SINGLE_EXCLUSIVE if exclusive else SINGLE_KNOWN
+        return frequency >= 4.0 and strength >= least and not borrowed and not in_lexicon(word, code)
+    if code in LEXICONS and any((zipf(word, other) or 0.0) >= frequency - 1.0 for other in LEXICON_RIVALS[1:]):
+        return False  # a word of Latin that many languages have
     if _after_article(said, j) and (frequency < BORROWED or _begins_a_term(said, j)):
         return False
     if frequency < 3.4 or strength < SINGLE:
         return False
-    known = in_lexicon(word, code)
+    known = _has_form(word, code)
     if not known and frequency < EVERYDAY and (zipf(word, code) or 0.0) >= COMMON and strength < SINGLE_BORROWED:
         return False  # the language has borrowed it
-    return strength >= (SINGLE_KNOWN if known else SINGLE if known is False else 1.8)
+    # What is in the lexicon alone may be there by chance.
+    unheard = SINGLE_HARDLY_KNOWN if zipf(word, code) is None else SINGLE_KNOWN
+    return strength >= (unheard if known else SINGLE if known is False else SINGLE_UNKNOWN)
+
+
+# e.g. no: "Hver har rett til en god levestandard for seg og hans families helse." → 2
+def _has_form(word: str, code: str) -> bool | None:
+    """Whether the lexicon of a language has a word, or what a genitive in -s was made of."""
+    known = in_lexicon(word, code)
+    genitive = known is False and code in {"da", "no", "sv", "nl", "de"} and word.endswith("s")
+    return in_lexicon(word[:-1], code) if genitive else known
 
 
 # e.g. de: "Er arbeitet am Institute for Advanced Study in Princeton." → 2
@@ -383,14 +402,3 @@ def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
         return False
     capitals = sum(said.capital(j) for j in segment)
     return capitals >= 2 and capitals > len(small)
-
-
-TORN = 20
-
-
-# e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
-def excused(span: Span, text: str, terms: set[str]) -> bool:
-    """Whether a foreign span is a term that the text explains, or a last word that was torn off."""
-    said = text[span.start : span.end].strip().lower()
-    torn = span.start > 0 and len(said) <= TORN and " " not in said and text.rstrip().lower().endswith(said)
-    return said in terms or torn

@@ -33,11 +33,17 @@ if TYPE_CHECKING:
 
 # Languages whose frequency lists are weighed against the expected one, by script.
 RIVALS: dict[str, tuple[str, ...]] = {
-    "Latn": tuple("en es fr pt it de nl id tr pl ro ca sv da nb fi hu cs vi ms".split()),
+    "Latn": tuple("en es fr pt it de nl id tr pl ro ca sv da nb fi hu cs vi".split()),
     "Cyrl": ("ru", "uk", "bg", "mk"),
     "Arab": ("ar", "fa", "ur"),
     "Deva": ("hi",),
 }
+# Languages that are weighed only against those which they resemble, and each side of such a pair.
+RELATED = {"cs": ("sk",), "sk": ("hr", "sl"), "pl": ("sk",), "hr": ("sk", "sl"), "sl": ("sk", "hr"), "lt": ("lv",)}
+RELATED |= {"lv": ("lt",), "da": ("is",), "no": ("is",), "sv": ("is",), "id": ("ms", "fil"), "ms": ("fil",)}
+RELATED |= {"bg": ("sr",), "mk": ("sr",)}
+LEXICON_RIVALS = ("en", "es", "fr", "pt", "it", "de", "ca")
+"""What a language with a lexicon and no list of frequencies is weighed against."""
 WORDFREQ_CODES = {"no": "nb", "hr": "sh", "sr": "sh", "bs": "sh"}
 
 # Pairs that share much of their vocabulary: more and stronger words are needed before one is told from the other.
@@ -47,6 +53,7 @@ NEIGHBOURS = [
     {"no", "nb", "da", "sv"},
     {"ru", "uk", "bg", "mk", "sr"},
     {"cs", "sk"},
+    {"hr", "sl"},
     {"nl", "de"},
 ]
 
@@ -124,7 +131,7 @@ def _frequency_table(name: str) -> tuple[memoryview, int]:
 
     "small" holds the small lists of all languages, "best-ar" the best of one.
     """
-    version = metadata.version("wordfreq")
+    version = f"{metadata.version('wordfreq')}-{zlib.crc32(' '.join(LANGUAGES).encode()):08x}"
     table = _stored(f"frequencies-{name}-{version}", lambda: _build_frequencies(name))
     return table, len(table) // 2
 
@@ -175,17 +182,47 @@ def _code(packed: int) -> str:
 
 
 def listed(code: str) -> bool:
-    """Whether there is a list of word frequencies of a language."""
+    """Whether there is a list of word frequencies of a language, or at least a lexicon good enough to stand for one."""
+    return _has_list(code) or code in LEXICONS
+
+
+def _has_list(code: str) -> bool:
     return WORDFREQ_CODES.get(code, code) in _row("")
+
+
+# Short words that lexicons lack, in languages with a lexicon and no list of frequencies.
+LEXICONS = {
+    code: frozenset(words.split())
+    for code, words in {
+        "gl": "o a os as ao aos á ás do da dos das no na nos nas co coa cos coas polo pola polos polas dun dunha nun "
+        "nunha del dela incluso e ou que non se lle lles me te de en",
+        "sq": "e i të së dhe në me për nga ose si që nuk është janë ka kanë do duhet mund kjo ky këtë u a edhe por kur",
+        "sw": "na ya wa kwa ni la za katika cha vya hii kama yako yao hiyo hadi pia lakini kuwa leo sana ana au lo "
+        "mali si tu wo ye yo yote kila mtu haki hana wake yake zake lake chake wote zote lolote yeyote bila hiki hizi",
+        "et": "ja on ei ka et kui see ta mis oma või ning",
+        "cy": "y yr a ac i o yn ar am gan na ni ei eu",
+        "ga": "an na ag ar is ní go le i a agus do de nó",
+    }.items()
+}
+IN_LEXICON = 8.0
+"""Zipf frequency of words of a lexicon without frequencies: it lets no word speak for another language."""
 
 
 def zipf(word: str, code: str, size: str = "small") -> float | None:
     """Zipf frequency of a lower-case word, as it stands or as lists spell it; None where it is not listed."""
+    if code in LEXICONS:
+        return IN_LEXICON if word in LEXICONS[code] or in_lexicon(word, code) else None
     listed_as = WORDFREQ_CODES.get(code, code)
     name = size if size == "small" else f"{size}-{listed_as}"
     # The lists are casefolded: "straße" stands there as "strasse".
     found = [_row(form.replace("ß", "ss"), name).get(listed_as) for form in {word, listed_form(word, code)}]
     return max((one for one in found if one is not None), default=None)
+
+
+# e.g. zipfs("amitié").keys() → {"fr"}
+def zipfs(word: str) -> dict[str, float]:
+    """Zipf frequencies of a lower-case word by the lists that hold it."""
+    return _row(plain_form(word).replace("ß", "ss"))
 
 
 @lru_cache(maxsize=64)
@@ -239,7 +276,7 @@ def _lexicons() -> tuple[Any, frozenset[str]]:
 def in_lexicon(word: str, code: str) -> bool | None:
     """Whether the lexicon of `code` has the word as a form; None where there is no lexicon."""
     lookup, languages = _lexicons()
-    name = {"no": "nb", "hr": "hbs", "sr": "hbs", "bs": "hbs"}.get(code, code)
+    name = {"no": "nb", "hr": "hbs", "sr": "hbs", "bs": "hbs", "fil": "tl"}.get(code, code)
     if name not in languages:
         return None
     return any(lookup.get_lemma(form, name) is not None for form in {word, listed_form(word, code)})
@@ -251,12 +288,11 @@ def in_lexicon(word: str, code: str) -> bool | None:
 # e.g. rivals("ru") → ("uk", "bg", "mk")
 @lru_cache(maxsize=64)
 def rivals(code: str) -> tuple[str, ...]:
-    """Languages of the same script to weigh `code` against; Malay only against Indonesian, which it resembles."""
+    """Languages of the same script to weigh `code` against."""
     if not listed(code):
         return ()
-    script = get_language(code).script
-    found = [other for other in RIVALS.get(script, ()) if other != code and WORDFREQ_CODES.get(code) != other]
-    return tuple(other for other in found if other != "ms" or code == "id")
+    found = RIVALS.get(get_language(code).script, ()) if _has_list(code) else LEXICON_RIVALS
+    return tuple(other for other in (*found, *RELATED.get(code, ())) if other not in {code, WORDFREQ_CODES.get(code)})
 
 
 # e.g. neighbours("pt", "es") → True
@@ -313,7 +349,9 @@ class Vocabulary(dict[str, Weight]):
         self.rivals = rivals(code)
         self.near = [i for i, rival in enumerate(self.rivals) if neighbours(code, rival)]
         self._far = [i for i in range(len(self.rivals)) if i not in self.near]
-        self._place = {rival: i for i, rival in enumerate(self.rivals)}
+        # The list of Serbian is Latin: Cyrillic words are brought to it one by one.
+        lists = ["sr" if rival == "sr" else WORDFREQ_CODES.get(rival, rival) for rival in self.rivals]
+        self._place = {name: i for i, name in enumerate(lists)}
         self._alike: dict[Weight, Weight] = {}
 
     def weigh(self, words: Iterable[str]) -> list[Weight]:
@@ -334,7 +372,7 @@ class Vocabulary(dict[str, Weight]):
 
     def _weigh(self, word: str) -> Weight:
         foreign = "i" + word[1:] if word[:1] == "ı" else word  # Turkish makes another letter of a capital I
-        row = _row(plain_form(foreign).replace("ß", "ss"))
+        row = zipfs(foreign)
         own = zipf(word, self.code)
         if len(word) < 2:
             return Weight(0.0, 0.0, (0.0,) * len(self.rivals), own)
@@ -343,6 +381,8 @@ class Vocabulary(dict[str, Weight]):
         for other, frequency in row.items():
             if (place := self._place.get(other)) is not None:
                 against[place] = _evidence(own, frequency, rarest)
+        if "sr" in self._place:
+            against[self._place["sr"]] = _evidence(own, zipf(word, "sr"), rarest)
         strongest = max((0.0, *against))
         if own is None:
             return Weight(0.0, strongest, tuple(against), None)
