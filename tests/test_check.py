@@ -186,6 +186,26 @@ def test_heldout_conversations_that_are_all_too_long_are_told_and_by_the_run_too
     assert told in capsys.readouterr().err
 
 
+def test_conversations_that_the_template_refuses_are_left_out_where_that_is_wished(
+    study_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    records = [{"instruction": f"Why {i}?", "output": "<think>Hm.</think>" + ("So." if i else "")} for i in range(6)]
+    write_jsonl(tmp_path / "data.jsonl", records)
+    data = f"training.instructions={{sources: [{{path: {tmp_path / 'data.jsonl'}}}], heldout: 0}}"
+    settings = [data, "training.learning_rate=1e-3", "training.steps=1"]
+    with pytest.raises(UserError, match="a reply is empty without its thoughts"):
+        check_study(load_study(study_file, settings), offline=True, probe=False)
+    study = load_study(study_file, [*settings, "skip_unfit=true"])
+    check_study(study, offline=True, probe=False)
+    told = "1 conversations left out: a reply is empty without its thoughts; first conversation"
+    assert told in capsys.readouterr().out
+    workspace = prepare(study, tmp_path / "study")
+    train_stage(workspace)
+    assert told in capsys.readouterr().err
+    (run,) = (run for run in workspace.runs if run.trains)
+    assert (run.stage("train")["examples"], run.stage("train")["refused"]) == (5, 1)
+
+
 def test_test_prompts_in_the_training_data_are_a_problem_told_once_unless_that_is_allowed(
     study_file: Path, tmp_path: Path, capsys: Any
 ) -> None:

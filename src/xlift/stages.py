@@ -156,7 +156,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
     refuse_unreadable(study, run.config, base, prompts)
     watch = watcher(study, validation_prompts(prompts))
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
-    train(run, base, placement, examples.train, examples.heldout, watching, until, kept.base)
+    train(run, base, placement, examples.train, examples.heldout, watching, until, kept.base, study.skip_unfit)
 
 
 def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Located, Placement]:

@@ -45,7 +45,7 @@ from xlift.study.settings import RunConfig
 from xlift.study.study import Study
 from xlift.terminal import aligned
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import Data, encode_data, without_heldout
+from xlift.tuning.train import Data, data_lines, encode_data
 from xlift.watch import validation_prompts
 from xlift.workspace import RunFolder, open_study
 
@@ -196,7 +196,8 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
         settings = instructions.model_dump(mode="json")
         examples = shared(lambda: load_examples(*told), "examples", settings)
         data_key = (chat_key, settings, config.max_length)
-        data = shared(lambda: encode_data(config, chat, examples.train, examples.heldout), "data", data_key)
+        given = (config, chat, examples.train, examples.heldout, study.skip_unfit)
+        data = shared(lambda: encode_data(*given), "data", data_key)
         work = work_of(config, data, study.validation.every)
     size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
     unfit = shared(lambda: unfit_files(base), "files", base.path)
@@ -397,15 +398,17 @@ def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pl
 
 def _left_out(plan: Planned) -> str:
     data = plan.data
-    if data is None or not data.too_long + data.heldout_too_long:
+    if data is None:
         return ""
+    lines = data_lines(data, plan.config.max_length)
     trained, held = len(data.train), len(data.heldout)
-    silent = f"{one}\n" if (one := without_heldout(data, plan.config.max_length)) else ""
-    return silent + (
-        f"{plan.config.instructions.label}: {trained} of {trained + data.too_long} examples are trained on and "
-        f"{held} of {held + data.heldout_too_long} held out; the others are longer than "
-        f"max_length={plan.config.max_length}\n"
-    )
+    if data.too_long + data.heldout_too_long:
+        lines.append(
+            f"{plan.config.instructions.label}: {trained} of {trained + data.too_long} examples are trained on and "
+            f"{held} of {held + data.heldout_too_long} held out; the others are longer than "
+            f"max_length={plan.config.max_length}"
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _summed(counts: list[int]) -> list[int]:

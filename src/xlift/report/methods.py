@@ -59,6 +59,7 @@ def data_facts(material: Material) -> list[tuple[str, str]]:
             continue
         counts = {"trained on": stage["examples"], "held out": stage["heldout"], "too long": stage["too_long"]}
         counts |= {"too long of the held-out": stage.get("heldout_too_long", 0)}
+        counts |= {"refused by the chat template": stage.get("refused", 0)}
         counts |= {f"left out: {reason}": count for reason, count in data.get("left_out", {}).items()}
         counts |= {name.replace("_", " "): count for name, count in data.items() if name != "left_out"}
         told = "; ".join(f"{name} {count:,}" for name, count in counts.items() if count)

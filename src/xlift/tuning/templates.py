@@ -271,9 +271,15 @@ class ChatFormat:
 
 
 def each_by_name(
-    encode: Callable[[Sequence[Message]], Made], named: Iterable[tuple[str, Sequence[Message]]]
+    encode: Callable[[Sequence[Message]], Made],
+    named: Iterable[tuple[str, Sequence[Message]]],
+    refused: dict[str, list[str]] | None = None,
 ) -> list[Made]:
-    """What `encode` makes of each conversation. Raises TemplateError with all that the template refuses, by name."""
+    """What `encode` makes of each conversation.
+
+    Names of those that the template refuses go to `refused`, by the reason; where it is not given, TemplateError with
+    all of them is raised.
+    """
     made: list[Made] = []
     problems: list[str] = []
     hint = None
@@ -283,7 +289,9 @@ def each_by_name(
         except TemplateError as error:
             problems += [f"{name}: {problem}" for problem in error.problems]
             hint = hint or error.hint
-    if problems:
+            if refused is not None:
+                refused.setdefault(error.problems[0], []).append(name)
+    if problems and refused is None:
         raise TemplateError(shortened(problems), hint)
     return made
 

@@ -11,9 +11,9 @@ import os
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
-from xlift.errors import ConfigError, DataError, ModelError, UserError, nearest
+from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError, nearest
 from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
@@ -48,6 +48,8 @@ class Data:
     heldout: list[Encoded]
     too_long: int
     heldout_too_long: int = 0
+    refused: Mapping[str, list[str]] = field(default_factory=dict)
+    """Conversations that the chat template refuses and that were left out, by the reason."""
 
     @property
     def lengths(self) -> list[int]:
@@ -55,13 +57,21 @@ class Data:
 
 
 def encode_data(
-    config: RunConfig, chat: ChatFormat, train: Sequence[Conversation], heldout: Sequence[Conversation]
+    config: RunConfig,
+    chat: ChatFormat,
+    train: Sequence[Conversation],
+    heldout: Sequence[Conversation],
+    skip_unfit: bool = False,
 ) -> Data:
     """Tokenise conversations; those longer than `max_length` are left out, since a cut reply teaches no ending.
 
-    Raises DataError if nothing is left, TemplateError with all conversations that the chat template refuses.
+    Raises DataError if nothing is left, TemplateError with all conversations that the chat template refuses unless
+    these are left out, too.
     """
-    encoded = _examples(chat, train)
+    refused: dict[str, list[str]] | None = {} if skip_unfit else None
+    encoded = _examples(chat, train, refused)
+    if refused and not encoded:
+        raise TemplateError([f"all {len(names):,} conversations: {why}" for why, names in refused.items()])
     kept = [example for example in encoded if len(example) <= config.max_length]
     if not kept:
         shortest = min((len(example) for example in encoded), default=0)
@@ -70,19 +80,20 @@ def encode_data(
             f"(the shortest has {shortest} tokens)",
             "raise training.max_length",
         )
-    checks = _examples(chat, heldout)
+    checks = _examples(chat, heldout, refused)
     held = [one for one in checks if len(one) <= config.max_length]
-    return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held))
+    return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held), refused or {})
 
 
-def without_heldout(data: Data, max_length: int) -> str | None:
-    """A sentence where held-out conversations are asked for and none is left to measure the loss on."""
-    if data.heldout or not data.heldout_too_long:
-        return None
-    return (
-        f"no held-out loss: all {data.heldout_too_long} held-out conversations are longer than "
-        f"max_length={max_length}; raise training.max_length, or hold out more (instructions.heldout)"
-    )
+def data_lines(data: Data, max_length: int) -> list[str]:
+    """What must be told of the data: conversations that the template refuses, and that none is left to hold out."""
+    told = [f"{len(names):,} conversations left out: {why}; first {names[0]}" for why, names in data.refused.items()]
+    if data.heldout_too_long and not data.heldout:
+        told.append(
+            f"no held-out loss: all {data.heldout_too_long} held-out conversations are longer than "
+            f"max_length={max_length}; raise training.max_length, or hold out more (instructions.heldout)"
+        )
+    return told
 
 
 def _name(conversation: Conversation) -> str:
@@ -90,9 +101,11 @@ def _name(conversation: Conversation) -> str:
     return f"conversation '{conversation['id']}' ({begins})"
 
 
-def _examples(chat: ChatFormat, conversations: Sequence[Conversation]) -> list[Encoded]:
+def _examples(
+    chat: ChatFormat, conversations: Sequence[Conversation], refused: dict[str, list[str]] | None
+) -> list[Encoded]:
     named = [(_name(one), one["messages"]) for one in conversations]
-    return [example for examples in each_by_name(chat.examples, named) for example in examples]
+    return [example for examples in each_by_name(chat.examples, named, refused) for example in examples]
 
 
 def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
@@ -244,6 +257,7 @@ def train(
     watching: Watching = Watching(),
     until: int | None = None,
     kept: KeptBase | None = None,
+    skip_unfit: bool = False,
 ) -> None:
     """Train one run to its end, or to step `until`, continuing from its last checkpoint; the base comes from `kept`.
 
@@ -258,9 +272,9 @@ def train(
     with _own_randomness(placement.device):
         tokenizer = load_tokenizer(base.path, base.revision)
         chat = chat_format(tokenizer, config.template, config.system, config.thinking)
-        data = encode_data(config, chat, conversations, heldout)
-        if first_worker() and (silent := without_heldout(data, config.max_length)):
-            say(f"{run.label}: {silent}")
+        data = encode_data(config, chat, conversations, heldout, skip_unfit)
+        for line in data_lines(data, config.max_length) if first_worker() else ():
+            say(f"{run.label}: {line}")
         steps = plan(config, data.lengths)
         last = min(until or len(steps), len(steps))
         first = agreed(lambda: resume_step(run), placement.device)
@@ -454,6 +468,7 @@ def _finish(run: RunFolder, data: Data, started: float, placement: Placement) ->
         too_long=data.too_long,
         heldout=len(data.heldout),
         heldout_too_long=data.heldout_too_long,
+        refused=sum(map(len, data.refused.values())),
         seconds=round(time.monotonic() - started, 1),
         peak_memory_bytes=peak_memory(placement),
     )
