@@ -32,7 +32,7 @@ from xlift.annotation.campaign import Plan
 from xlift.errors import ConfigError
 from xlift.rating import text_fingerprint
 
-GOOD = dict.fromkeys(db.FACETS, 2)
+GOOD = dict.fromkeys(db.ASKED_FACETS, 2)
 
 
 def stored(campaign: campaigns.Campaign) -> list[Any]:
@@ -280,7 +280,7 @@ def test_twenty_annotators_at_once_lose_nothing(tmp_path: Path, url: str) -> Non
     def annotate(number: int) -> None:
         visitor, draw = Visitor(port, links[number]), random.Random(number)
         for task in visitor.tasks():
-            values = {facet: draw.choice([1, 2]) for facet in db.FACETS}
+            values = {facet: draw.choice([1, 2]) for facet in db.ASKED_FACETS}
             visitor.rate(task, values)
             expected[names[number], task] = values
 
@@ -302,7 +302,7 @@ def test_two_tabs_of_one_annotator_complete_a_response_together(two: dict[str, A
     tasks = visitor.tasks()
     with ThreadPoolExecutor(6) as pool:
         for task in tasks:
-            list(pool.map(lambda facet, task=task: visitor.rate(task, {facet: 2}), db.FACETS))
+            list(pool.map(lambda facet, task=task: visitor.rate(task, {facet: 2}), db.ASKED_FACETS))
     assert visitor.open("/")[0] == "/overview"
 
 

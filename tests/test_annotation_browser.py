@@ -86,7 +86,7 @@ def values_of(campaign: campaigns.Campaign) -> dict[str, list[list[int | None]]]
     found: dict[str, list[list[int | None]]] = {}
     with campaign.database.read.begin() as connection:
         for one in transfer.judged_tasks(connection):
-            found.setdefault(one.name, []).append([one.verdicts[facet].value for facet in db.FACETS])
+            found.setdefault(one.name, []).append([one.verdicts[facet].value for facet in db.ASKED_FACETS])
     return found
 
 
@@ -319,7 +319,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(tmp_path: Path, browser: A
         page.select_option("#interface", interface)
         page.wait_for_selector(f"html[lang={interface}] #ratings")
         until(page, READY)
-        for facet in db.FACETS:
+        for facet in db.ASKED_FACETS:
             page.locator(f"[data-facet={facet}] label").nth(1).tap()
         until(page, "document.querySelector('#progress').value === 1")
         assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -176,7 +176,7 @@ def test_a_database_of_before_is_brought_up_to_date_without_losing_anything(tmp_
         assignment = {"annotator": 1, "task": "ab" * 8, "position": 0, "done": False, "skips": 0}
         insert_old(connection, "assignments", assignment)
         for number in range(judged):
-            row = {"annotator": 1, "task": "ab" * 8, "field": db.FACETS[number % 6], "value": str(number % 3)}
+            row = {"annotator": 1, "task": "ab" * 8, "field": db.ASKED_FACETS[number % 6], "value": str(number % 3)}
             made = {"guidelines": "0" * 8, "interface": "fr", "time": f"2026-01-01T00:00:{number:03}"}
             insert_old(connection, "judgements", {**row, "seconds": 1.5, **made})
         before = list(connection.exec_driver_sql("SELECT * FROM judgements ORDER BY id"))
@@ -387,7 +387,7 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = st.sampled_from([*db.FACETS, db.WHOLE, "senseless", "comment", "run"]) | ANY_TEXT
+FIELDS = st.sampled_from([*db.ASKED_FACETS, db.WHOLE, "senseless", "comment", "run"]) | ANY_TEXT
 VALUES = st.sampled_from([0, 1, 2, None, True, {"cannot": "why"}, {"cannot": "\x00\ud800"}, 3, 2.0, "2"]) | ANY_JSON
 JUDGEMENT = st.fixed_dictionaries(
     {"field": FIELDS, "value": VALUES}, optional={"seconds": ANY_JSON, "click": ANY_JSON | st.just("abc-1")}
@@ -704,7 +704,7 @@ def torture(folder: Path, url: str, people: int, ratings: int) -> str:
         clicker = Clicker(visitor)
         acknowledged: dict[tuple[str, str, str], int] = {}
         times, cuts = [], 0
-        wanted = [(task, facet) for task in visitor.tasks() for facet in db.FACETS][:ratings]
+        wanted = [(task, facet) for task in visitor.tasks() for facet in db.ASKED_FACETS][:ratings]
         for task, facet in wanted:
             cut = draw.choice([0.3, 0.95, 1.0]) if draw.random() < 0.1 else 0.0
             value = draw.choice([1, 2])

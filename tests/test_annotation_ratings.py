@@ -33,7 +33,7 @@ from xlift.records import read_jsonl, response_signature, write_jsonl
 from xlift.stages import prepare
 from xlift.study.study import parse_study
 
-GOOD = dict.fromkeys(db.FACETS, 2)
+GOOD = dict.fromkeys(db.ASKED_FACETS, 2)
 
 
 # Sampling and assignment
@@ -186,7 +186,7 @@ def test_ratings_go_out_without_controls_and_controls_are_reported(tmp_path: Pat
     campaigns.export(campaign, target)
     records = [record for _, record in read_jsonl(target)]
     original = responses(["fr"], 1)[0]
-    assert {record["facet"] for record in records} == set(db.FACETS)
+    assert {record["facet"] for record in records} == set(db.ASKED_FACETS)
     assert {(r["id"], r["run"], r["step"], r["language"]) for r in records} == {("fr-0", RUNS[0], 5, "fr")}
     assert {record["response"] for record in records} == {text_fingerprint(original)}
     assert records[0]["detail"]["comment"] == 'says "no"\nand more'

@@ -15,7 +15,7 @@ from xlift.checkpoint import checkpoints
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
 from xlift.diagnosis.measure import FormatFit, LanguageRow, Measured, model_name
-from xlift.diagnosis.text import as_data, limits_of, table, told
+from xlift.diagnosis.text import as_data, least_shares, table, told
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate, wilson
 from xlift.study.study import load_study
@@ -101,9 +101,9 @@ def test_a_table_fits_a_terminal_and_json_holds_every_figure() -> None:
 
 
 def test_limits_are_read_and_all_mistakes_told() -> None:
-    assert limits_of(["0.9", "French=1"], ["en", "fr"]) == {"en": 0.9, "fr": 1.0}
+    assert least_shares(["0.9", "French=1"], ["en", "fr"]) == {"en": 0.9, "fr": 1.0}
     with pytest.raises(ConfigError) as refused:
-        limits_of(["fr=2", "x", "ru=0.5"], ["en", "fr"])
+        least_shares(["fr=2", "x", "ru=0.5"], ["en", "fr"])
     assert len(refused.value.problems) == 3
 
 

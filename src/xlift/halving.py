@@ -31,7 +31,7 @@ def idle_problems(study: Study) -> list[str]:
     return problems
 
 
-MEASURES = ("language", "margins", "heldout_loss")
+COMPARED_BY = ("language", "margins", "heldout_loss")
 """What runs are compared by: the first that all of them have."""
 
 
@@ -66,9 +66,9 @@ def stopped(workspace: StudyFolder) -> dict[str, int]:
 
 
 def _scores(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """By run, the first of MEASURES that all runs have; minus infinity for runs without any, which never win."""
+    """By run, the first of COMPARED_BY that all runs have; minus infinity for runs without any, which never win."""
     sound = [found for found in measured.values() if found]
-    shared = next((name for name in MEASURES if all(name in found for found in sound)), "")
+    shared = next((name for name in COMPARED_BY if all(name in found for found in sound)), "")
     return {run: found.get(shared, -math.inf) for run, found in measured.items()}
 
 
@@ -90,7 +90,7 @@ def measures_at(run: RunFolder, step: int) -> dict[str, float] | None:
     loss = reached[0].get("heldout_loss", 0.0)
     if not _is_number(loss):
         return {}
-    shares = {name: [one for one in watched.get(name, {}).values() if _is_number(one)] for name in MEASURES[:2]}
+    shares = {name: [one for one in watched.get(name, {}).values() if _is_number(one)] for name in COMPARED_BY[:2]}
     found = {name: float(sum(values) / len(values)) for name, values in shares.items() if values}
     found |= {"heldout_loss": -float(loss)} if "heldout_loss" in reached[0] else {}
     return found or None

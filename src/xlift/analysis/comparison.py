@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from xlift.analysis.estimates import SETTINGS, last_steps, require, with_conditions
+from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions
 from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import (
@@ -126,7 +126,9 @@ def paired(
 
     Raises as `compare` does.
     """
-    require(frame, [*keys, "id", "parallel_id", "language", "value", "label", "untuned", "step", "facet", "rater"])
+    check_columns(
+        frame, [*keys, "id", "parallel_id", "language", "value", "label", "untuned", "step", "facet", "rater"]
+    )
     if frame.is_empty():
         raise DataError("there are no ratings to compare", "xlift run STUDY.yaml makes them")
     sides = _sides(_of_rater(with_conditions(frame), rater), first, second)

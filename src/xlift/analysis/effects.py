@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from xlift.analysis.agreement import ALL_LANGUAGES
-from xlift.analysis.estimates import SETTINGS, last_steps, require, with_conditions
+from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions
 from xlift.errors import ConfigError, nearest
 from xlift.intervals import (
     NOTHING,
@@ -37,7 +37,7 @@ from xlift.records import SCALES
 from xlift.study.settings import FILLED_IN
 
 _FIRST = ("model", "adaptation", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
-_OF_LORA = ("alpha", "dropout", "targets")
+_FOLDED = ("alpha", "dropout", "targets")
 _WITHIN = ("method", "rank", "sources", *FILLED_IN)
 FACTORS = (*_FIRST, *(name for name in SETTINGS if name not in _FIRST and name not in _WITHIN))
 """Training choices: every setting. `adaptation` is the method with its rank, and beside full fine-tuning with all that
@@ -161,7 +161,7 @@ def variance_shares(
 
 def _groups(frame: pl.DataFrame, factors: Sequence[str] | None) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
     """The tuned runs' ratings by facet and rater, with what the factors need."""
-    require(frame, ["facet", "rater", "language", "parallel_id", "value", "untuned", "step"])
+    check_columns(frame, ["facet", "rater", "language", "parallel_id", "value", "untuned", "step"])
     frame = with_conditions(frame).filter(~pl.col("untuned"))
     frame = frame.with_columns(
         adaptation=_adaptation(frame),
@@ -184,7 +184,7 @@ def _adaptation(frame: pl.DataFrame) -> pl.Expr:
     """The method in words; the settings of LoRA that vary are in it where other methods are there, which lack them."""
     lora = pl.format("lora-r{}", "rank")
     if frame["method"].n_unique() > 1:
-        for name in _OF_LORA:
+        for name in _FOLDED:
             if frame[name].drop_nulls().n_unique() > 1:
                 lora = pl.format(f"{{}} {name}={{}}", lora, name)
     return pl.when(pl.col("method") == "lora").then(lora).otherwise("method")
@@ -193,7 +193,7 @@ def _adaptation(frame: pl.DataFrame) -> pl.Expr:
 def factors_of(frame: pl.DataFrame, names: Sequence[str] | None = None) -> list[Factor]:
     """The factors with two levels or more among the conditions of `frame`, those determined by another one merged."""
     conditions = frame.unique("condition").sort("condition")
-    folded = _OF_LORA if conditions["method"].n_unique() > 1 else ()
+    folded = _FOLDED if conditions["method"].n_unique() > 1 else ()
     names = names or [name for name in FACTORS if name not in folded]
     found = [_factor(name, conditions[name]) for name in names]
     found = [factor for factor in found if len(factor.levels) > 1]

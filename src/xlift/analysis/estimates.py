@@ -25,7 +25,7 @@ SUMMARY: dict[str, Any] = {
 }
 
 
-def require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+def check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
     """Raises DataError that names all columns which a frame of ratings lacks."""
     lacking = [f"'{name}'" for name in dict.fromkeys(columns) if name not in frame.columns]
     if lacking:
@@ -47,7 +47,7 @@ def with_conditions(frame: pl.DataFrame) -> pl.DataFrame:
     Runs that are alike in seed too differ in a setting which the frame does not show; each is a condition of its own.
     Raises DataError where columns are lacking.
     """
-    require(frame, ["run", "seed", *SETTINGS])
+    check_columns(frame, ["run", "seed", *SETTINGS])
     alike = frame.with_columns(twins=pl.col("run").n_unique().over([*SETTINGS, "seed"]))
     first, twins = pl.col("run").min().over(SETTINGS), pl.col("twins").max().over(SETTINGS)
     return alike.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first)).drop("twins")
@@ -70,7 +70,7 @@ def summary(
     """
     by = list(dict.fromkeys(by))
     frame = with_conditions(frame)
-    require(frame, [*by, "facet", "parallel_id", "value"])
+    check_columns(frame, [*by, "facet", "parallel_id", "value"])
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
     if frame.is_empty():
         return pl.DataFrame(schema=schema)

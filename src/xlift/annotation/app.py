@@ -312,7 +312,7 @@ async def _task(request: Request, annotator: Any, body: bytes) -> Response:
         "language": _language(assignment.language),
         "reply_language": _language(assignment.reply_language),
         "values": db.last_values(rows),
-        "facets": db.FACETS,
+        "facets": db.ASKED_FACETS,
         "number": at + 1,
         "previous": ids[at - 1] if at else None,
     }
@@ -418,7 +418,7 @@ def _wrong_judgement(sent: Any) -> str | None:
     if cannot and len(value["cannot"]) > MAX_REASON:
         return "the reason is too long"
     fits = {
-        **dict.fromkeys(db.FACETS, value is None or cannot or (type(value) is int and value in (0, 1, 2))),
+        **dict.fromkeys(db.ASKED_FACETS, value is None or cannot or (type(value) is int and value in (0, 1, 2))),
         db.WHOLE: value is None or cannot,
         "senseless": isinstance(value, bool),
         "comment": isinstance(value, str) and len(value) <= MAX_COMMENT,

@@ -27,7 +27,7 @@ from sqlalchemy import Column, Connection, Engine, ForeignKey, Integer, MetaData
 from xlift.errors import ConfigError
 from xlift.workspace import now
 
-FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness")
+ASKED_FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness")
 BOUND_TO_FLUENCY = ("helpfulness", "accuracy", "coherence")
 """Facets that are 0 where fluency is 0 because the text makes no sense."""
 WHOLE = "response"
@@ -334,7 +334,7 @@ def last_values(rows: Iterable[Any]) -> dict[str, Any]:
 
 def verdicts(values: dict[str, Any]) -> dict[str, Verdict]:
     """Per facet what counts, after "cannot judge" for the whole response and the rule about fluency 0."""
-    own = {facet: _own_verdict(values.get(facet)) for facet in FACETS}
+    own = {facet: _own_verdict(values.get(facet)) for facet in ASKED_FACETS}
     if values.get(WHOLE) is not None:
         reason = _cannot(values[WHOLE])
         return {facet: Verdict(None, reason, one.raw) for facet, one in own.items()}

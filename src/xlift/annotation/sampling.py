@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xlift.annotation.database import FACETS
+from xlift.annotation.database import ASKED_FACETS
 from xlift.checkpoint import checkpoints
 from xlift.errors import DataError, nearest
 from xlift.rating import text_fingerprint
@@ -92,9 +92,10 @@ def _response_problems(record: dict[str, Any], where: str) -> list[str]:
 
 def _expected_problems(expected: Any, where: str) -> list[str]:
     if not isinstance(expected, dict) or not expected:
-        return [f"{where}: 'expected' must give at least one facet its value; facets: {', '.join(FACETS)}"]
+        return [f"{where}: 'expected' must give at least one facet its value; facets: {', '.join(ASKED_FACETS)}"]
     problems = [
-        f"{where}: unknown facet '{facet}'; {nearest(facet, FACETS)}" for facet in expected.keys() - set(FACETS)
+        f"{where}: unknown facet '{facet}'; {nearest(facet, ASKED_FACETS)}"
+        for facet in expected.keys() - set(ASKED_FACETS)
     ]
     for facet, value in expected.items():
         values = value if isinstance(value, list) else [value]

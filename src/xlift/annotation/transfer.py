@@ -201,8 +201,8 @@ def read_ratings(
 
 def _given_problems(one: Given, index: dict[tuple[str, int, str], dict[str, Any]], taken: set[str]) -> list[str]:
     problems = []
-    if one.facet not in db.FACETS:
-        problems.append(f"{one.where}: unknown facet '{one.facet}'; {nearest(one.facet, db.FACETS)}")
+    if one.facet not in db.ASKED_FACETS:
+        problems.append(f"{one.where}: unknown facet '{one.facet}'; {nearest(one.facet, db.ASKED_FACETS)}")
     if one.value not in {"", "0", "1", "2"}:
         problems.append(f"{one.where}: value must be 0, 1, 2 or empty (could not be judged), found '{one.value}'")
     if not one.rater:

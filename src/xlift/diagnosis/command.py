@@ -35,7 +35,7 @@ def diagnose_models(
         raise ConfigError(f"unknown size '{size}'; {nearest(size, SIZES)}")
     named = [model_name(one) for one in (*models, *([base] if base else ()))]
     study = diagnosis_study(list(dict.fromkeys(named)), list(map(language_code, languages)), SIZES[size], **settings)
-    asked = text.limits_of(fail_under, study.prompts.languages)
+    asked = text.least_shares(fail_under, study.prompts.languages)
     count = len(study.prompts.languages) * (3 * SIZES[size].prompts + 1)
     say(f"{len(study.runs())} × {count} answers of at most {study.decoding.max_new_tokens} tokens")
     workspace, measured = measure(study, folder, offline)

@@ -22,17 +22,17 @@ from xlift.study.study import Study, parse_study
 from xlift.workspace import StudyFolder, find_run, locked
 
 SETS = ("builtin:open", "builtin:constraints", "builtin:facts")
-RATERS = ("language", "fluency", "constraint", "answers")
+USED_RATERS = ("language", "fluency", "constraint", "answers")
 
 
-class Size(NamedTuple):
+class Extent(NamedTuple):
     """How much is asked: test prompts of each of SETS in each language, and the longest answer in tokens."""
 
     prompts: int
     max_new_tokens: int
 
 
-SIZES = {"quick": Size(4, 64), "usual": Size(12, 128), "thorough": Size(40, 256)}
+SIZES = {"quick": Extent(4, 64), "usual": Extent(12, 128), "thorough": Extent(40, 256)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Measured:
     """By language, how many tokens the same questions take, English being 1."""
 
 
-def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Size, **settings: Any) -> Study:
+def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Extent, **settings: Any) -> Study:
     """The study that measures these models; `settings` are `system`, `template` and `repetition_penalty`."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(models[0].split(":")[-1]).name).strip("-") or "model"
     decoding = {"max_new_tokens": size.max_new_tokens, "repetition_penalty": settings.pop("repetition_penalty")}
@@ -90,7 +90,7 @@ def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Size,
         "test": {"source": list(SETS), "size": size.prompts},
     }
     study = {"name": f"diagnosis-{name}", "question": f"What is wrong with {models[0]}?", "training": training}
-    study |= {"prompts": prompts, "decoding": decoding, "raters": list(RATERS)}
+    study |= {"prompts": prompts, "decoding": decoding, "raters": list(USED_RATERS)}
     return parse_study(study, folder=Path.cwd())
 
 
@@ -129,7 +129,7 @@ def _measured(checkpoint: Checkpoint, offline: bool) -> Measured:
 def language_row(checkpoint: Checkpoint, code: str) -> LanguageRow:
     """What the answers to test prompts in one language are like."""
     asked = [one for one in checkpoint.responses if one["split"] == "test" and one["language"] == code]
-    ratings: dict[str, dict[str, Rating]] = {name: {} for name in RATERS}
+    ratings: dict[str, dict[str, Rating]] = {name: {} for name in USED_RATERS}
     for rating in checkpoint.ratings:
         ratings[rating["rater"]][rating["id"]] = rating
 

@@ -93,7 +93,7 @@ def _figures(row: LanguageRow) -> dict[str, Any]:
     return figures
 
 
-def limits_of(given: Sequence[str], languages: Sequence[str]) -> dict[str, float]:
+def least_shares(given: Sequence[str], languages: Sequence[str]) -> dict[str, float]:
     """`fr=0.95` and `0.9` (all languages) as the least share of right answers by language. Raises ConfigError."""
     limits: dict[str, float] = {}
     problems = []

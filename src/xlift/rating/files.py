@@ -33,7 +33,7 @@ from xlift.rating import (
 )
 from xlift.rating.foreign import Asked, Reading, columns_of, look, reading_of, responses, told
 from xlift.rating.inspect_logs import is_log, log_rows
-from xlift.rating.language.wordlists import prepare
+from xlift.rating.language.wordlists import warm_up
 from xlift.rating.tally import Tally, count, merge
 from xlift.records import JsonlWriter, Rating, encode_record, exclusive, parse_line, read_jsonl
 
@@ -247,7 +247,7 @@ def _rated_chunks(
         for chunk in chunks:
             yield len(chunk.rows), *_rate_chunk(chunk, job, done)
         return
-    prepare()
+    warm_up()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(done,)) as pool:
         waiting: deque[tuple[int, Future[tuple[bytes, Rated]]]] = deque()

@@ -73,7 +73,7 @@ def signatures(material: Material) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def run_settings(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
+def setting_lines(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that is known of the runs, as (title, lines): what they share, then of each run what is its own.
 
     Lines are (name, value): every setting, versions, hashes, states of the stages.

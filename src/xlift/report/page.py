@@ -93,7 +93,7 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         cells=cells,
         languages=[(code, language_name(code)) for code in material.languages],
         runs=runs_table(material),
-        settings=[*methods.run_settings(material), ("The study file", methods.study_lines(material))],
+        settings=[*methods.setting_lines(material), ("The study file", methods.study_lines(material))],
         definitions=methods.definitions(material),
         facts=methods.report_facts(material),
         signatures=methods.signatures(material),

@@ -136,7 +136,7 @@ def _frequency_table(name: str) -> tuple[memoryview, int]:
     return table, len(table) // 2
 
 
-def prepare() -> None:
+def warm_up() -> None:
     """Makes the table of frequencies, where the cache lacks it, before several processes ask for it."""
     _frequency_table("small")
 
