@@ -400,6 +400,36 @@ def test_a_broken_template_is_named(tokenizer: Any, template: str) -> None:
         chat_format(tokenizer)
 
 
+def test_of_several_templates_the_default_one_is_used(tokenizer: Any) -> None:
+    plain = TURNS.replace("CONTENT", "m['content']") + OPEN
+    tokenizer.chat_template = {"default": plain, "tool_use": "tools: " + plain}
+    chat = chat_format(tokenizer)
+    assert chat.render(SINGLE[:1], True) == "<|im_start|>user\nWhy is it blue?<|im_end|>\n<|im_start|>assistant\n"
+    check_invariant(chat, MULTI)
+    tokenizer.chat_template = {"rag": plain, "tool_use": plain}
+    with pytest.raises(TemplateError, match="are for rag, tool_use; none is the default"):
+        chat_format(tokenizer)
+
+
+def test_channels_are_the_models_to_write_and_each_reply_ends_as_the_last_one_does() -> None:
+    """As gpt-oss: the prompt stops before the channel, and a reply ends otherwise once more has come."""
+    tokenizer = build_tokenizer()
+    names = ("start", "channel", "message", "return", "end")
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|start|>{{ m['role'] }}{% if m['role'] == 'assistant' %}<|channel|>final{% endif %}"
+        "<|message|>{{ m['content'] }}"
+        "{{ '<|return|>' if m['role'] == 'assistant' and loop.last else '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    )
+    chat = chat_format(tokenizer)
+    for i, encoded in zip((1, 3), chat.examples(MULTI), strict=True):
+        learned = tokenizer.decode([t for t, m in zip(encoded.ids, encoded.mask, strict=True) if m])
+        assert learned == f"<|channel|>final<|message|>{MULTI[i]['content']}<|return|>"
+        prompt = chat.encode_prompt(MULTI[:i])
+        assert encoded.ids[: len(prompt)] == prompt
+
+
 def test_template_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(TemplateError, match="no special token"):

@@ -244,7 +244,7 @@ def test_a_damaged_adapter_does_no_harm_to_the_kept_base(tiny: Path, conversatio
     expected = load_model(str(tiny), CPU).state_dict()
     (run.checkpoint(6) / "adapter_model.safetensors").write_text("{}")
     kept = KeptBase()
-    with pytest.raises(ModelError, match="cannot be read"), loaded_checkpoint(base, run.checkpoint(6), CPU, kept=kept):
+    with pytest.raises(ModelError, match="has changed"), loaded_checkpoint(base, run.checkpoint(6), CPU, kept=kept):
         pass
     with kept.lent(base, CPU) as model:
         found = model.state_dict()
@@ -459,7 +459,7 @@ def test_a_model_whose_weights_are_no_numbers_is_refused(tiny: Path, conversatio
     norm = {"model.norm.weight": weights["model.norm.weight"] * float("nan")}
     save_file(weights | norm, model / "model.safetensors", {"format": "pt"})
     settings = config(model)
-    with pytest.raises(ModelError, match="scores are no numbers"):
+    with pytest.raises(ModelError, match=r"no numbers: model\.norm\.weight"):
         train(run_folder(tmp_path / "run", settings), locate(settings.model), CPU, conversations, [])
 
 
@@ -489,7 +489,7 @@ def test_a_damaged_training_state_is_named(tiny: Path, conversations: list[Any],
     run = run_folder(tmp_path, settings)
     train(run, locate(settings.model), CPU, conversations, [], until=2)
     run.training_state(2).write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"step-2\.safetensors: training cannot be continued"):
+    with pytest.raises(DataError, match=r"step-2\.safetensors: not what was written"):
         train(run, locate(settings.model), CPU, conversations, [])
 
 

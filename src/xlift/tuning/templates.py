@@ -309,7 +309,7 @@ def chat_format(
     if template == "own":
         if not tokenizer.chat_template:
             raise TemplateError("the model has no chat template of its own", f"choices: auto, {', '.join(NAMED)}")
-        own = str(tokenizer.chat_template)
+        tokenizer.chat_template = own = _for_talk(tokenizer.chat_template)
         end, dated = _find_end_of_turn(tokenizer), _writes_date(tokenizer, own)
         tokenizer.chat_template = _at(own, TODAY)
     else:
@@ -326,6 +326,16 @@ def load_chat_format(
     end = _find_end_of_turn(tokenizer)
     end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
     return ChatFormat(tokenizer, name, end, end_id, system, thinking)
+
+
+def _for_talk(template: str | dict[str, str]) -> str:
+    """The template of conversations, of a model that has others for tools or documents."""
+    if isinstance(template, str):
+        return template
+    if "default" not in template:
+        names = ", ".join(template)
+        raise TemplateError(f"the model's own chat templates are for {names}; none is the default", CHOICES_HINT)
+    return template["default"]
 
 
 def _writes_date(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
