@@ -72,12 +72,26 @@ def test_a_prompt_inside_a_longer_text_is_found_and_a_part_of_one_told_with_its_
     part.refuse()
 
 
+@pytest.mark.parametrize(("first", "second"), [("3+4", "3/4"), ("1+23", "12+3"), ("5-3", "53"), ("3 < 4", "3 > 4")])
+def test_other_sums_are_not_the_same_nor_are_mere_signs(first: str, second: str) -> None:
+    assert not overlaps([conversation("a", "?!", "So.")], [], [prompt("…")]).prompts["test"]
+    for one, other in ((first, second), (f"Сколько {first}", f"Сколько {second}")):
+        found = overlaps([conversation("a", one, "So.")], [], [prompt(other)])
+        assert not found.prompts["test"]
+        assert overlaps([conversation("a", f"{one} 7", "So.")], [], [prompt(f"{one}  7!")]).prompts["test"]
+
+
 def test_of_other_texts_nothing_is_found_and_short_prompts_count_as_whole_turns_alone() -> None:
     train = [*OTHERS, conversation("a", "Go on.", "Go on and on.", "Why?", "So.")]
     found = overlaps(train, [], [prompt(text, name=text) for text in [*ASKED.values(), "Go on and", "WHY", "..."]])
     assert [one.id for one in found.prompts["test"]] == ["WHY"]
     assert found.parts == {"validation": [], "test": []}
     assert overlaps([], [], []) == Overlaps([], [], {"validation": [], "test": []}, {"validation": [], "test": []})
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_a_text_in_ascii_has_the_units_that_it_has_beside_other_signs(text: str) -> None:
+    assert [*units(text), "é"] == units(f"{text} é")
 
 
 @settings(max_examples=50, deadline=None)

@@ -30,11 +30,11 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _PUNCTUATION = (
-    "!-/:-@\\[-`{-~\u00a0-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965"
-    "\u2000-\u206f\u2190-\u2bff\u3000-\u3004\u3008-\u3030\uff00-\uff0f"
+    "\x00-\x1f\x7f!-$&-*,-.:;?@\\[-\\]_`{-~\u00a0-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965"
+    "\u2000-\u206f\u2190-\u21ff\u2300-\u2bff\u3000-\u3004\u3008-\u3030\uff00-\uff0f"
 )
 _UNIT = re.compile(f"[{_UNSPACED}]|[^\\s{_PUNCTUATION}{_UNSPACED}]+")
-_ASCII = str.maketrans({sign: " " for sign in map(chr, range(128)) if not sign.isalnum()})
+_ASCII = str.maketrans({sign: " " for sign in map(chr, range(128)) if not sign.isalnum() and sign not in "+/<=>^%"})
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _CHUNK = 4_000_000
 _SHOWN = 3
@@ -113,7 +113,7 @@ def _told(found: Sequence[Shared], what: str) -> list[str]:
 def units(text: str) -> list[str]:
     """Words without case, punctuation and Unicode form; characters of scripts without blanks.
 
-    "Don't — STOP!" is don, t, stop.
+    "Don't — STOP!" is don, t, stop. Signs of arithmetic are no punctuation: 3+4 is not 3/4.
     """
     if text.isascii():
         return text.lower().translate(_ASCII).split()  # the same, four times as fast
@@ -128,15 +128,16 @@ def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], pro
     search = _Search(prompts)
     for place, conversation in enumerate(train):
         turns = [units(message["content"]) for message in conversation["messages"]]
-        first = whole.setdefault(hash(" ".join(map("".join, turns))), place)
+        first = whole.setdefault(hash("\n".join(map(" ".join, turns))), place)
         if first != place:
             repeated.append(Shared(conversation["id"], train[first]["id"], _first_words(conversation["messages"])))
         for message, said in zip(conversation["messages"], turns, strict=True):
             if message["role"] == "user":
-                asked.setdefault("".join(said), place)
+                asked.setdefault(" ".join(said), place)
             search.add(place, said)
         asked.setdefault(_request(conversation["messages"], turns), place)
     search.flush()
+    asked.pop("", None)  # of signs alone nothing is left to compare
     held = [(one, asked.get(_request(one["messages"]))) for one in heldout]
     found = {split: [one for one in prompts if one["split"] == split] for split in ("validation", "test")}
     complete = {split: list(_whole(search, asked, train, some)) for split, some in found.items()}
@@ -154,7 +155,7 @@ def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], pro
 def _request(messages: Sequence[Message], turns: Sequence[list[str]] | None = None) -> str:
     """All that the user says, without what makes no difference; `turns` are the messages' units where known."""
     said = turns or [units(message["content"]) for message in messages]
-    return "".join("".join(one) for message, one in zip(messages, said, strict=True) if message["role"] == "user")
+    return "\n".join(" ".join(one) for message, one in zip(messages, said, strict=True) if message["role"] == "user")
 
 
 def _first_words(messages: Sequence[Message]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from xlift.data.overlap import units
 from xlift.diagnosis.findings import Finding
 from xlift.languages import get_language, known_code
 from xlift.rating.fluency import cut, leaked
@@ -159,7 +160,7 @@ def _repeated(found: Sequence[Turn]) -> Finding | None:
     seen: set[str] = set()
     spoilt = []
     for one in found:
-        key = re.sub(r"[\W_]+", " ", one.asked.casefold()).strip()
+        key = " ".join(units(one.asked))
         if key in seen and len(key) > MIN_LINE:
             spoilt.append(one)
         seen.add(key)
