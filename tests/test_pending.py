@@ -50,6 +50,7 @@ def test_nothing_is_pending_after_a_run_and_everything_before_it(study_file: Pat
     before = pending(open_study(study, tmp_path / "out"))
     assert before == [
         "base: measure the language margin (not measured in ru)",
+        "base: measure the grammar margin (not measured in en, ru)",
         f"base: answer {PROMPTS} of {PROMPTS} prompts (not made yet)",
         f"base: rate {PROMPTS} replies by language, fluency (not made yet)",
         "lora-r4-lr1e-3, lora-r4-lr1e-2: train: new run",

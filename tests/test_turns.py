@@ -47,7 +47,7 @@ def asked(tiny: Path, tmp_path: Path) -> StudyFolder:
         "training": {"model": str(tiny), "adaptation": {"method": "none"}},
         "prompts": {"languages": ["en"]} | prompts,
         "decoding": {"max_new_tokens": 6, "batch_size": 2},
-        "validation": {"margins": False},
+        "validation": {"margins": False, "grammar": False},
         "raters": ["language", "constraint"],
         "device": "cpu",
         "dtype": "float32",

@@ -132,7 +132,7 @@ def test_margins_by_another_definition_are_measured_again(done: StudyFolder) -> 
 
 
 def test_no_margin_is_measured_where_that_is_turned_off(study_file: Path, tmp_path: Path) -> None:
-    overrides = ["validation={margins: false}", "training.learning_rate=1e-3"]
+    overrides = ["validation={margins: false, grammar: false}", "training.learning_rate=1e-3"]
     workspace = run_study(load_study(study_file, overrides), tmp_path / "out")
     assert not list(workspace.path.rglob("margins"))
     assert all(one.unmeasured == [] for one in checkpoints(workspace))

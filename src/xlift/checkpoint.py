@@ -6,15 +6,15 @@ here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from xlift.data.prompts import fact_prompts, margin_languages
+from xlift.data.prompts import fact_prompts, grammar_pairs, margin_languages
 from xlift.halving import surviving
 from xlift.hub import chat_sha256
 from xlift.progress import or_told
@@ -164,19 +164,30 @@ class Checkpoint:
     @cached_property
     def margins(self) -> dict[str, dict[str, Any]]:
         """The up-to-date language margins by language: `probability` and `wins`, each an interval of a mean."""
+        return self._measured("languages", measured_languages(self.study), margin_signature)
+
+    @cached_property
+    def grammar(self) -> dict[str, dict[str, Any]]:
+        """The up-to-date grammar margins by language: `wins`, an interval of the share of pairs told right."""
+        return self._measured("grammar", grammar_languages(self.study), grammar_signature)
+
+    def _measured(self, kind: str, languages: list[str], signature: Callable[[str], str]) -> dict[str, dict[str, Any]]:
         path = self.run.margins(self.step)
-        found = read_json(path, Margins) if path.is_file() else {"languages": []}
-        rows = {row["language"]: row for row in found["languages"]}
+        found = read_json(path, Margins) if path.is_file() else {}
+        rows = {row["language"]: row for row in found.get(kind, [])}
         return {
-            code: rows[code]
-            for code in measured_languages(self.study)
-            if code in rows and rows[code].get("signature") == margin_signature(code)
+            code: rows[code] for code in languages if code in rows and rows[code].get("signature") == signature(code)
         }
 
     @property
     def unmeasured(self) -> list[str]:
         """The languages whose margin is still to be measured."""
         return [code for code in measured_languages(self.study) if code not in self.margins]
+
+    @property
+    def ungraded(self) -> list[str]:
+        """The languages whose grammar margin is still to be measured."""
+        return [code for code in grammar_languages(self.study) if code not in self.grammar]
 
 
 class Margin(TypedDict):
@@ -188,15 +199,35 @@ class Margin(TypedDict):
     wins: dict[str, Any]
 
 
+class GrammarMargin(TypedDict):
+    """Which share of pairs of sentences a model tells right in one language."""
+
+    language: str
+    signature: str
+    wins: dict[str, Any]
+
+
 class Margins(TypedDict):
-    """The file of a checkpoint's language margins."""
+    """The file of a checkpoint's margins."""
 
     languages: list[Margin]
+    grammar: NotRequired[list[GrammarMargin]]
 
 
 def measured_languages(study: Study) -> list[str]:
     """The languages whose margin against English is measured at every checkpoint; [] where that is turned off."""
     return margin_languages(study.prompts.languages) if study.validation.margins else []
+
+
+def grammar_languages(study: Study) -> list[str]:
+    """The languages whose grammar margin is measured at every checkpoint; [] where that is turned off."""
+    return [code for code in study.prompts.languages if grammar_pairs(code)] if study.validation.grammar else []
+
+
+@lru_cache(maxsize=64)
+def grammar_signature(language: str) -> str:
+    """What decides a grammar margin besides the model: the definition and the built-in pairs of the language."""
+    return f"grammar margin v1|log-probability of the sentence|{fingerprint(grammar_pairs(language), length=8)}"
 
 
 @lru_cache(maxsize=64)

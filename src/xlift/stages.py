@@ -199,7 +199,7 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept)
         there = ", ".join(map(str, run.checkpoint_steps()))
         problem = f"none of the steps of decoding.checkpoints has a checkpoint; there are: {there}"
         raise UserError(problem if there else "no checkpoint to generate from", "xlift train makes it")
-    if not any(one.unanswered or one.unmeasured for one in found):
+    if not any(one.unanswered or one.unmeasured or one.ungraded for one in found):
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
         return

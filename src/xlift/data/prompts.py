@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from xlift.data.sources import published_prompts
 from xlift.data.tabular import rows
@@ -67,6 +68,26 @@ def fact_prompts(languages: list[str]) -> dict[str, list[Prompt]]:
 def margin_languages(languages: list[str]) -> list[str]:
     """Languages whose margin against English can be measured with the built-in factual questions."""
     return [code for code in languages if code != "en" and builtin_path(f"prompts.facts.{code}.jsonl").is_file()]
+
+
+class GrammarPair(NamedTuple):
+    """Two sentences that differ as little as can be: one is right, in the other a rule of the language is broken."""
+
+    id: str
+    phenomenon: str
+    good: str
+    bad: str
+
+
+def grammar_pairs(language: str) -> list[GrammarPair]:
+    """The built-in minimal pairs of a language, as they are written by phenomenon; [] where there are none."""
+    path = builtin_path(f"grammar.{language}.json")
+    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [
+        GrammarPair(f"{name}-{place}", name, good, bad)
+        for name, pairs in written.items()
+        for place, (good, bad) in enumerate(pairs, start=1)
+    ]
 
 
 def _request(prompt: Prompt) -> str:

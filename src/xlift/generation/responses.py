@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from xlift.checkpoint import Checkpoint, margin_signature
-from xlift.data.prompts import fact_prompts
+from xlift.checkpoint import Checkpoint, grammar_signature, margin_signature
+from xlift.data.prompts import fact_prompts, grammar_pairs
 from xlift.generation.engine import Reply, decode
+from xlift.generation.grammar import GrammarSummary, grammar_margins
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
 from xlift.hub import Located
@@ -25,20 +26,22 @@ from xlift.tuning.templates import ChatFormat, chat_format, each_by_name, load_c
 
 
 def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement, kept: KeptBase | None = None) -> int:
-    """Measure a checkpoint's language margins and let it answer its prompts, as far as that is not done yet.
+    """Measure a checkpoint's margins and let it answer its prompts, as far as that is not done yet.
 
     The base comes from `kept`. Later turns of a conversation are asked when the turns before them are answered. Returns
     how many responses were made.
     """
     run, step, left = checkpoint.run, checkpoint.step, checkpoint.unanswered
-    if not left and not checkpoint.unmeasured:
+    if not (left or checkpoint.unmeasured or checkpoint.ungraded):
         return 0
     chat = checkpoint_chat(checkpoint, base)
     title = f"generate {run.label} step {step}"
     with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight, kept) as model:
         prove_answering(model, checkpoint.study.decoding.batch_size)
-        if checkpoint.unmeasured:
-            write_margins(checkpoint, summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured))))
+        if checkpoint.unmeasured or checkpoint.ungraded:
+            language = summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured)))
+            pairs = {code: grammar_pairs(code) for code in checkpoint.ungraded}
+            write_margins(checkpoint, language, grammar_margins(model, chat, pairs))
         count = len(checkpoint.prompts)
         with JsonlWriter(run.responses(step)) as log, progress(title, count, count - len(left)) as bar:
 
@@ -82,19 +85,26 @@ def margin_pairs(languages: Sequence[str]) -> list[FactPair]:
     return fact_pairs(fact_prompts(list(languages))) if languages else []
 
 
-def write_margins(checkpoint: Checkpoint, found: Sequence[MarginSummary]) -> None:
-    """Write down a checkpoint's language margins, beside those of other languages that are up to date."""
-    rows = [
+def write_margins(checkpoint: Checkpoint, language: Sequence[MarginSummary], grammar: Sequence[GrammarSummary]) -> None:
+    """Write down a checkpoint's margins, beside those of other languages that are up to date."""
+    leaning = [
         {
             "language": one.language,
             "signature": margin_signature(one.language),
             "probability": asdict(one.probability),
             "wins": asdict(one.wins),
         }
-        for one in found
+        for one in language
     ]
-    facts = {"languages": [*checkpoint.margins.values(), *rows]}
-    write_atomic(checkpoint.run.margins(checkpoint.step), json.dumps(facts, indent=2, ensure_ascii=False))
+    graded = [
+        {"language": one.language, "signature": grammar_signature(one.language), "wins": asdict(one.wins)}
+        for one in grammar
+    ]
+    found = {
+        "languages": [*checkpoint.margins.values(), *leaning],
+        "grammar": [*checkpoint.grammar.values(), *graded],
+    }
+    write_atomic(checkpoint.run.margins(checkpoint.step), json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xlift.checkpoint import measured_languages
+from xlift.checkpoint import grammar_languages, measured_languages
 from xlift.data.instructions import Examples, load_examples
-from xlift.data.prompts import load_prompts
+from xlift.data.prompts import grammar_pairs, load_prompts
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
 from xlift.generation.responses import encoded_prompts, margin_pairs
@@ -222,6 +222,7 @@ def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked
     encoded = {prompt["id"]: own for prompt, own in zip(prompts, ids, strict=True)}
     validation = study.validation
     pairs = len(margin_pairs(measured_languages(study)))
+    pairs += sum(len(grammar_pairs(code)) for code in grammar_languages(study))
     watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]
     return (
         Asked(list(encoded.values()), pairs, study.decoding.max_new_tokens),

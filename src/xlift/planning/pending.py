@@ -161,6 +161,8 @@ def _step_work(checkpoint: Checkpoint) -> list[str]:
     rows = []
     if checkpoint.unmeasured:
         rows.append(f"measure the language margin (not measured in {', '.join(checkpoint.unmeasured)})")
+    if checkpoint.ungraded:
+        rows.append(f"measure the grammar margin (not measured in {', '.join(checkpoint.ungraded)})")
     if checkpoint.unanswered:
         reasons = _reasons(_unanswered(checkpoint))
         rows.append(f"answer {len(checkpoint.unanswered)} of {len(checkpoint.prompts)} prompts ({reasons})")

@@ -5,7 +5,7 @@ Everything here looks at test prompts and at the last checkpoint of each run, un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -21,6 +21,7 @@ from xlift.analysis.estimates import SETTINGS, summary, with_conditions
 from xlift.analysis.measures import holm
 from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
+from xlift.checkpoint import Checkpoint
 from xlift.intervals import Estimate, estimate
 from xlift.report.reading import (
     Condition,
@@ -68,6 +69,7 @@ class Findings(NamedTuple):
     variance: list[VarianceRow]
     instructions: list[InstructionRow]
     margins: list[MarginRow]
+    grammar: list[MarginRow]
     facts: list[FactRow]
     missing: list[MissingRow]
     agreement: list[AgreementRow]
@@ -89,6 +91,7 @@ def findings_of(material: Material) -> Findings:
         variance=_effects(material, variance_shares, VarianceRow),
         instructions=instruction_rows(material),
         margins=margin_rows(material),
+        grammar=grammar_rows(material),
         facts=consistency_rows(material),
         missing=missing_rows(material),
         agreement=agreement,
@@ -265,9 +268,18 @@ def _effects(material: Material, function: Any, kind: type[Contribution]) -> lis
 
 def margin_rows(material: Material) -> list[MarginRow]:
     """One row a checkpoint and language: how likely the model opens in the user's language rather than in English."""
+    return _margin_rows(material, lambda one: {code: margin["probability"] for code, margin in one.margins.items()})
+
+
+def grammar_rows(material: Material) -> list[MarginRow]:
+    """One row a checkpoint and language: the share of pairs of sentences of which the right one is the likelier."""
+    return _margin_rows(material, lambda one: {code: margin["wins"] for code, margin in one.grammar.items()})
+
+
+def _margin_rows(material: Material, measured_of: Callable[[Checkpoint], dict[str, Any]]) -> list[MarginRow]:
     rows = []
     for one in material.answered:
-        measured = {code: margin["probability"] for code, margin in one.margins.items()}
+        measured = measured_of(one)
         for code in material.languages if measured else []:
             found = Estimate(**measured[code]) if code in measured else Estimate(None, None, None, 0, 0)
             rows.append(MarginRow(one.run.label, one.run.id, one.step, code, *astuple(found)))

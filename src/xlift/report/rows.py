@@ -184,7 +184,7 @@ class VarianceRow:
 
 @dataclass(frozen=True)
 class MarginRow:
-    """How likely a checkpoint opens its reply in the user's language rather than in English."""
+    """How likely a checkpoint opens its reply in the user's language, or which share of pairs of sentences it tells."""
 
     run: str
     id: str

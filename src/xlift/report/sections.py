@@ -44,6 +44,7 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
         ("effects", "Effects", "What each training choice contributes", EFFECTS_LEAD, _effects(material, found)),
         ("training", "Training", "Training and multilingual validation", TRAINING, _training(material)),
         ("margins", "Margin", "Language margin", MARGINS, _one(tables.margin_table_of(material, found.margins))),
+        ("grammar", "Grammar", "Grammar margin", GRAMMAR, _one(tables.grammar_table_of(material, found.grammar))),
         (
             *("instructions", "Instructions", "Verifiable instructions", INSTRUCTIONS),
             _one(tables.instructions_table(material, found.instructions)),
@@ -75,6 +76,7 @@ TRAINING = (
     "Loss on held-out English replies is all that English-only validation sees; the panels see the other languages."
 )
 MARGINS = "A checkpoint can be measured so in seconds, before it has answered anything."
+GRAMMAR = "What tuning costs a language shows here before anybody has read an answer."
 INSTRUCTIONS = "What a program can check of a reply, and did: no judge is asked."
 FACTS = "Which of the facts that a model gives right in English does it lose in the user's language?"
 AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1 perfect, 0 chance."

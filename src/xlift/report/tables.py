@@ -310,6 +310,25 @@ def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTabl
     return ReportTable("margins", title, note, wide.columns, wide.lines, _records(rows))
 
 
+def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTable | None:
+    """How often each checkpoint finds the right sentence of a pair the likelier one."""
+    if not any(row.rated for row in rows):
+        return None
+    note = (
+        "Share of pairs of sentences, alike but for one broken rule of the language, of which the model finds the "
+        "right one the likelier; 50 % is chance. Without generating; "
+        f"{confidence_text(material)} interval over phenomena."
+    )
+    wide = Wide(
+        material,
+        rows,
+        lambda row: _checkpoint(material, row.id, row.step),
+        lambda row: Value(row.mean, row.low, row.high, _counted(row.rated, row.missing)),
+        "share",
+    )
+    return ReportTable("grammar", "Grammar told right", note, wide.columns, wide.lines, _records(rows))
+
+
 def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> ReportTable | None:
     """The accuracies of IFEval: prompts and instructions followed, strictly and loosely."""
     if not rows:
