@@ -427,11 +427,11 @@ def agreement(
 ) -> None:
     """How far people, judge models and surface checks agree, by facet and language."""
     from xlift.analysis.agreement import agreement_tables, text_tables
-    from xlift.records import on_scale, read_jsonl
+    from xlift.records import read_jsonl
     from xlift.results import load
 
     studies = [source for source in sources if source.suffix != ".jsonl"]
-    records = [on_scale(record) for source in sources if source not in studies for _, record in read_jsonl(source)]
+    records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
     records += [row for study in studies for row in load(study).ratings.to_dicts()]
     tables = agreement_tables(records)
     print(json.dumps(tables, indent=2, ensure_ascii=False) if as_json else text_tables(tables))

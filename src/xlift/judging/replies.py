@@ -14,7 +14,12 @@ READ_CHARACTERS = 50_000
 """A reply longer than this is read from its end only."""
 PREFERENCES = ("first", "second", "tie")
 
-_LINE = r"""^[\s*_#"'`>-]*{facet}[\s*_"'`]*[:=][\s*_"'`]*(-?\d+(?:\.\d+)?)[\s*_"'`,.;]*$"""
+# Within one line: whatever could reach over lines would be tried again from each of them.
+_LINE = r"""^[ \t*_#"'`>-]*{facet}[ \t*_"'`]*[:=][ \t*_"'`]*(-?\d+(?:\.\d+)?)[ \t\r*_"'`,.;]*$"""
+_MOST_SCANNED = 1_000_000
+"""Characters of attempts to read JSON that failed, after which a reply is left: each could begin at every brace."""
+_DEEP = 5_000
+"""What an attempt counts for that was nested too deeply."""
 _REFUSALS = re.compile(
     r"\b(?:i(?:'m| am) (?:very )?(?:sorry|unable)|i (?:can(?:'|no)t|won't|will not|must decline)|as an ai\b)"
     r"|\b(?:je suis désolée?|je (?:ne peux|refuse)|désolée?, (?:mais )?je)\b"
@@ -118,11 +123,12 @@ Pairs = tuple[tuple[str, Any], ...]
 
 def _objects(text: str) -> Iterator[Pairs]:
     """Every outermost JSON object in a text."""
-    decoder, place = json.JSONDecoder(object_pairs_hook=tuple), text.find("{")
-    while place >= 0:
+    decoder, place, scanned = json.JSONDecoder(object_pairs_hook=tuple), text.find("{"), 0
+    while place >= 0 and scanned < _MOST_SCANNED:
         try:
             found, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
+            scanned += max(100, error.pos - place) if isinstance(error, json.JSONDecodeError) else _DEEP
             end = place + 1
         else:
             yield found
