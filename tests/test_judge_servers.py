@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from test_judging import judge_at, judged, records
 from xlift.errors import ConfigError, UserError
 from xlift.judging import bounds
 from xlift.judging.completions import Features, adapted, model_names, read_completion, said
-from xlift.judging.replies import JudgeReply
+from xlift.judging.replies import JudgeReply, read_preference, read_values, refuses
 from xlift.study.settings import Judge
 
 ODD: list[Any] = [None, 5, -1, 1.5, True, "", "x", [], [5], {}, {"a": [1]}, [{"text": 5}], [[]], "\ud800", 10**30]
@@ -194,3 +195,16 @@ def test_words_of_a_server_are_one_short_line_whatever_their_shape() -> None:
         assert text.isprintable()
         assert len(text) <= 200
     assert model_names({"data": [{"id": "a"}, {"id": 5}, 3, {"id": "\x1b"}]}) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["\n- ", '{"a":', '{"a":{', "{", '{"', "[", "- *_", "<think>", "</think>", "\n", "fluency: ", '{"fluency": 2}'],
+)
+def test_a_reply_of_a_megabyte_is_read_in_seconds_whatever_it_holds(piece: str) -> None:
+    text = piece * (1_000_000 // len(piece))
+    began = time.process_time()
+    read_values(text, ["fluency", "accuracy"])
+    read_preference(text)
+    refuses(JudgeReply(text))
+    assert time.process_time() - began < 5

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
+import signal
 import sys
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -11,8 +15,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from xlift.errors import ConfigError, UserError, raise_together
+from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import missing_extra
+from xlift.redaction import redacted
 
 app = typer.Typer(
     help="Instruction-tune on English, answer in many languages, see what crosses over.",
@@ -21,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, or a polite end from outside."""
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or a study's folder.")]
 Overrides = Annotated[
@@ -603,15 +611,29 @@ def _end(error: UserError) -> NoReturn:
 
 def main() -> None:
     """Entry point: a user's mistake, or an extra that is not installed, ends with one message and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows its code: nothing that is done is lost over that.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # Ended like by Ctrl-C, at the next record, with locks released and worker processes ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except UserError as error:
         _end(error)
+    except OSError as error:
+        _end(os_problem(error))
     except ModuleNotFoundError as error:
         known = missing_extra(error)
         if known is None:
             raise
         _end(known)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            again = redacted(shlex.join(["xlift", *sys.argv[1:]]))
+            print(f"stopped; what is done is kept. To go on: {again}", file=sys.stderr)
+        raise
+    except Exception:
+        # A mistake of ours; what it says may hold a key.
+        print(redacted(traceback.format_exc()), file=sys.stderr)
+        sys.exit(1)

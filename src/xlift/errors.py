@@ -11,6 +11,7 @@ XliftError
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from xlift.redaction import redacted
@@ -46,6 +47,23 @@ class ModelError(UserError):
 
 class TemplateError(UserError):
     """A chat template cannot express the conversations or hides where a reply ends."""
+
+
+# e.g. os_problem(OSError(28, "No space left on device", "a.jsonl")) → "a.jsonl: No space left on device" and a hint
+def os_problem(error: OSError) -> UserError:
+    """A full disk, a missing right, an unreadable file: as the user's error, with the file and what to do."""
+    hints = {
+        errno.ENOSPC: "make room and run the same command again: what is done is kept",
+        errno.EDQUOT: "your quota is used up: make room and run the same command again: what is done is kept",
+        errno.EROFS: "it cannot be written to: choose another folder (--out, -o), or XLIFT_CACHE for the cache",
+        errno.ENAMETOOLONG: "choose a shorter name or folder",
+        errno.EMFILE: "too many files are open: raise ulimit -n",
+    }
+    rights = "give yourself the right to it (ls -l), or choose another folder (--out, -o), or XLIFT_CACHE for the cache"
+    hints |= dict.fromkeys((errno.EACCES, errno.EPERM), rights)
+    where = f"{error.filename}: " if error.filename else ""
+    said = f"{where}{error.strerror or error or type(error).__name__}"
+    return UserError(said, hints.get(error.errno or 0, "mend it and run the same command again: what is done is kept"))
 
 
 def raise_together(errors: Iterable[UserError]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from xlift.errors import ConfigError, UserError, raise_together
+from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import require
 from xlift.progress import or_told
 from xlift.records import write_atomic
@@ -49,12 +49,17 @@ def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, 
         work(workspace, run, offline)
     except UserError as error:
         return error
+    except KeyboardInterrupt:
+        or_told(partial(run.set_stage, stage, "interrupted"), None)
+        raise
     except Exception as error:
-        write_atomic(log, redacted(traceback.format_exc()))
+        or_told(partial(write_atomic, log, redacted(traceback.format_exc())), None)
         if several_workers():
             # The others wait for this one: only its end ends them.
             raise
-        return UserError(f"{type(error).__name__}: {error} (in full: {log})", "mend it and run again: the rest is kept")
+        found = os_problem(error) if isinstance(error, OSError) else UserError(f"{type(error).__name__}: {error}")
+        hint = found.hint or "mend it and run again: the rest is kept"
+        return UserError([f"{one} (in full: {log})" for one in found.problems], hint)
     log.unlink(missing_ok=True)
     return None
 

@@ -71,8 +71,13 @@ class Located:
 def cache_dir() -> Path:
     """The user's cache for converted models: $XLIFT_CACHE, else $XDG_CACHE_HOME/xlift, else ~/.cache/xlift."""
     explicit = os.environ.get("XLIFT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(explicit) if explicit else Path(base) / "xlift"
+    if explicit:
+        return Path(explicit)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return Path(base) / "xlift"
 
 
 def locate(name: str, revision: str | None = None, offline: bool = False, tuned: bool = False) -> Located:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from xlift.errors import UserError
+from xlift.errors import UserError, os_problem
 from xlift.redaction import redacted
 
 LINE_EVERY_SECONDS = 15.0
@@ -28,11 +28,12 @@ def say(text: str) -> None:
 
 
 def or_told(look: Callable[[], Any], otherwise: Any) -> Any:
-    """What is found; where that raises UserError, what is wrong is said and `otherwise` stands for it."""
+    """What is found; where that raises UserError or OSError, what is wrong is said and `otherwise` stands for it."""
     try:
         return look()
-    except UserError as error:
-        for line in (*error.problems, *([error.hint] if error.hint else [])):
+    except (UserError, OSError) as error:
+        found = os_problem(error) if isinstance(error, OSError) else error
+        for line in (*found.problems, *([found.hint] if found.hint else [])):
             say(line)
         return otherwise
 

@@ -326,9 +326,12 @@ class JsonlWriter:
         self.write_encoded(encode_record(record))
 
     def write_encoded(self, lines: bytes) -> None:
-        """Append whole lines made by `encode_record`."""
-        self._file.write(lines)
-        self._file.flush()
+        """Append whole lines made by `encode_record`. Raises OSError that names the file."""
+        try:
+            self._file.write(lines)
+            self._file.flush()
+        except OSError as error:
+            raise _named(error, self.path) from None
 
     def close(self) -> None:
         self._file.close()
@@ -393,14 +396,23 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            # Half a character, which JSON can write and UTF-8 cannot, is shown by its code.
+            file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _named(error, path) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The same error about a file that the user knows: a full disk is told without any, or of a temporary one."""
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def sync(*paths: Path) -> None:

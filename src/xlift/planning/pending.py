@@ -140,7 +140,7 @@ def _training(run: RunFolder) -> str | None:
     if state["state"] == "failed":
         first = str(state["problems"][0]).splitlines()[0]
         return f"failed before ({first}); again {start}"
-    return f"unfinished, {start}" if state["state"] == "running" or whole else "new run"
+    return f"unfinished, {start}" if state["state"] in ("running", "interrupted") or whole else "new run"
 
 
 def _total_steps(run: RunFolder) -> int | None:

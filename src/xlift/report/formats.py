@@ -107,8 +107,13 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _shielded(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+# e.g. _shielded("=1+1") → "'=1+1", which a spreadsheet shows and does not compute
+def _shielded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def to_markdown(table: ReportTable) -> str:
