@@ -16,9 +16,13 @@ from safetensors.torch import load_file, save_file
 from xlift.chat import talk
 from xlift.errors import ConfigError, UserError
 from xlift.planning.check import check_study
+from xlift.planning.forecast import Asked
+from xlift.planning.proof import notes
 from xlift.stages import prepare, train_stage
 from xlift.study.study import load_study
 from xlift.tuning.limits import Limits, beyond, reach
+from xlift.tuning.templates import Encoded, chat_format
+from xlift.tuning.train import Data
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +127,20 @@ def test_check_says_what_is_good_to_know(study_file: Path, tmp_path: Path, capsy
     assert "no system turn: the system prompt opens the first user's turn" in said
     assert "tokens are read at once; the model was made for 30" in said
     assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == 30
+
+
+def test_characters_that_the_tokenizer_does_not_know_and_a_lost_heldout_loss_are_told() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "</s>", "<|im_start|>", "<|im_end|>", "user", "assistant", "Why", "?"]
+    vocabulary = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "eos_token": "</s>", "additional_special_tokens": words[2:4]}
+    chat = chat_format(PreTrainedTokenizerFast(tokenizer_object=vocabulary, **special), "chatml")
+    asked = Asked([chat.encode_prompt([{"role": "user", "content": text}]) for text in ("Why?", "Почему?")], 0, 8)
+    data = Data([Encoded([2, 3], [False, True])], [], 0, heldout_too_long=4)
+    assert notes(chat, Limits(8, None, None), data, asked) == [
+        "1 of 2 prompts hold characters that the tokenizer does not know",
+        "no held-out loss: all 4 held-out conversations are longer than max_length",
+    ]

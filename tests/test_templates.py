@@ -184,6 +184,8 @@ def test_a_template_that_counts_turns_gives_each_reply_an_example_of_its_own(tok
     chat = chat_format(tokenizer)
     assert len(chat.examples(MULTI)) == 2
     check_invariant(chat, MULTI)
+    # Letters that the end of a turn holds as well.
+    check_invariant(chat, [{"role": one["role"], "content": "d"} for one in MULTI])
 
 
 THOUGHT = "<think>Hm, the sky.</think>\n\nLight scatters."
