@@ -14,9 +14,12 @@ from xlift.data.ifeval import ifeval_prompts
 from xlift.data.prompts import load_prompts
 from xlift.errors import DataError
 from xlift.rating.constraints import rate_constraint
+from xlift.rating.files import Job, rate_files
+from xlift.rating.foreign import Asked
 from xlift.rating.ifeval import rate_instructions
 from xlift.rating.ifeval_checks import CHECKS
 from xlift.rating.ifeval_counts import COUNTS
+from xlift.records import read_jsonl
 from xlift.study.settings import Prompts, PromptSet
 
 Told = bool | None
@@ -359,3 +362,18 @@ def test_what_is_wrong_with_a_set_is_told_by_line_all_at_once(tmp_path: Path) ->
     write(tmp_path / "other" / "a.jsonl", [{"text": "a"}])
     with pytest.raises(DataError, match="none of 1 files holds instructions"):
         ifeval_prompts(tmp_path / "other", ["en"], "test")
+
+
+def test_responses_to_ifeval_that_other_programs_wrote_are_rated_by_its_instructions(tmp_path: Path) -> None:
+    replies = ["Because. No comma.", "ขอบคุณครับ ผมสบายดี และวันนี้อากาศดีมาก"]
+    plain = [row | {"response": reply, "lang": "en"} for row, reply in zip(ROWS, replies, strict=True)]
+    samples = [
+        {"doc_id": row["key"], "doc": row, "resps": [[reply]], "filtered_resps": [reply]}
+        for row, reply in zip(ROWS, replies, strict=True)
+    ]
+    for name, rows, asked in (("a.jsonl", plain, Asked()), ("samples.jsonl", samples, Asked(language="en"))):
+        source, target = write(tmp_path / name, rows), tmp_path / f"out-{name}"
+        found = rate_files([source], target, Job(["language", "constraint"]), asked, workers=1)
+        rated = [record for _, record in read_jsonl(target)]
+        assert (found.counts.unreadable, {one["value"] for one in rated if one["rater"] == "constraint"}) == (0, {2})
+        assert {one["value"] for one in rated if one["rater"] == "language"} == {2}, "the reply is asked for in Thai"

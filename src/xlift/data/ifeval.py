@@ -100,10 +100,9 @@ def _prompts(record: Mapping[str, Any], language: str, split: Split, where: str)
         raise DataError(f"{where}: no {'instruction_id_list with kwargs' if key else 'key'}")
     prompts: list[Prompt] = []
     for number, (asked, ids, kwargs) in enumerate(turns, start=1):
-        words, instructions = _words(asked, where), _instructions(ids, kwargs, where)
-        for one in instructions:
-            if one["id"].endswith(":constrained_response") and "options" not in one:
-                one |= {"options": offered} if (offered := _offered(words)) else {}
+        words = _words(asked, where)
+        fields = _asked_fields(words, ids, kwargs, where)
+        instructions = fields["constraint"]["instructions"]
         # The keys of M-IFEval name other requests in each language.
         request = f"ifeval-{key}" if not _PREFIX.match(instructions[0]["id"]) else f"ifeval-{key}.{language}"
         turn = f".{number}" if len(turns) > 1 else ""
@@ -114,15 +113,34 @@ def _prompts(record: Mapping[str, Any], language: str, split: Split, where: str)
             "split": split,
             "category": f"ifeval turn {number}" if turn else "ifeval",
             "messages": [{"role": "user", "content": words}],
-            "constraint": {"name": "ifeval", "instructions": instructions},
+            "constraint": fields["constraint"],
         }
-        asked_for = [known_code(one.get("language")) for one in instructions if one["id"].endswith("response_language")]
-        if asked_for and asked_for[0] not in ("", language):
-            prompt["reply_language"] = asked_for[0]
+        if fields.get("reply_language", language) != language:
+            prompt["reply_language"] = fields["reply_language"]
         if prompts:
             prompt["follows"] = prompts[-1]["id"]
         prompts.append(prompt)
     return prompts
+
+
+def instruction_fields(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a response to IFEval lets raters know: `constraint`, and `reply_language` where it is asked for; else {}.
+
+    Raises DataError that begins with `where` for ids and kwargs that do not belong together.
+    """
+    if "instruction_id_list" not in record or "kwargs" not in record:
+        return {}
+    return _asked_fields(str(record.get("prompt") or ""), record["instruction_id_list"], record["kwargs"], where)
+
+
+def _asked_fields(words: str, ids: Any, kwargs: Any, where: str) -> dict[str, Any]:
+    instructions = _instructions(ids, kwargs, where)
+    for one in instructions:
+        if one["id"].endswith(":constrained_response") and "options" not in one:
+            one |= {"options": offered} if (offered := _offered(words)) else {}
+    asked = [known_code(one.get("language")) for one in instructions if one["id"].endswith("response_language")]
+    fields = {"constraint": {"name": "ifeval", "instructions": instructions}}
+    return fields | ({"reply_language": asked[0]} if asked and asked[0] else {})
 
 
 def _words(asked: Any, where: str) -> str:

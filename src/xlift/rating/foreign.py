@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xlift.data.ifeval import instruction_fields
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.languages import find_language
 from xlift.records import any_response
@@ -308,8 +309,9 @@ def told(path: Path, reading: Reading) -> str:
 def responses(row: Fields, reading: Reading, where: str, number: int | str) -> list[Fields]:
     """The responses in one row. Raises DataError that begins with `where`, as `any_response` does."""
     form = next(form for form in (OURS, PLAIN, *FORMS) if form.name == reading.form)
+    asked = instruction_fields(row["doc"] if isinstance(row.get("doc"), dict) else row, where)
     if form is OURS:
-        return [any_response(row, where, number)]
+        return [any_response(asked | row, where, number)]
     if reading.only and row.get("filter") != reading.only:
         return []
     own = {field: look(row, column) for field, column in reading.columns.items()}
@@ -322,7 +324,7 @@ def responses(row: Fields, reading: Reading, where: str, number: int | str) -> l
         made = list(form.responses(row))
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{where}: not as {form.name} are: {error}") from None
-    return [any_response(_cleaned(kept | one | reading.fixed | own), where, number) for one in made]
+    return [any_response(_cleaned(asked | kept | one | reading.fixed | own), where, number) for one in made]
 
 
 def _cleaned(record: Fields) -> Fields:
