@@ -37,6 +37,7 @@ ALWAYS = {
     "compare": {"study", "rater", "split", "as_json"},
     "chat": {"system", "max_new_tokens", "offline"},
     "ls": {"as_json"},
+    "export": {"to", "step", "adapter", "offline"},
 }
 """Options that apply however the command is asked."""
 WORDS = {

@@ -18,7 +18,7 @@ from xlift.study.settings import Decoding
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse
 from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
-from xlift.workspace import find_run
+from xlift.workspace import RunFolder, find_run
 
 
 def talk(name: str, system: str | None, max_new_tokens: int, offline: bool) -> None:
@@ -53,23 +53,31 @@ def _lines() -> Iterator[str]:
 
 
 def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContextManager[Any], ChatFormat]:
-    placement = place()
     if (Path(name) / "run.yaml").is_file():
-        run = find_run(name)
-        base = locate(run.config.model, run.pinned_revision or run.config.revision, offline)
-        refuse_other_base(run, base)
-        steps = run.checkpoint_steps()
-        if not steps and not run.config.untuned:
-            raise ConfigError(f"{name}: no checkpoint yet", "xlift train STUDY.yaml makes it")
-        checkpoint = run.checkpoint(steps[-1]) if steps else None
-        if checkpoint:
-            refuse_damaged(checkpoint)
-        tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
-        # An empty system prompt is one: none at all, whatever the run was trained with.
-        spoken = run.config.system if system is None else system
-        chat = (load_chat_format if checkpoint else chat_format)(
-            tokenizer, run.config.template, spoken, run.config.thinking
-        )
-        return loaded_checkpoint(base, checkpoint, placement, run.config.weight), chat
+        return open_run(find_run(name), system=system, offline=offline)
     base = locate(name, None, offline)
-    return loaded_checkpoint(base, None, placement), chat_format(load_tokenizer(base.tokenizer), "auto", system)
+    return loaded_checkpoint(base, None, place()), chat_format(load_tokenizer(base.tokenizer), "auto", system)
+
+
+def open_run(
+    run: RunFolder, step: int | None = None, system: str | None = None, offline: bool = False
+) -> tuple[AbstractContextManager[Any], ChatFormat]:
+    """A run's model at a step, its last where none is named, to be entered; and its chat format.
+
+    Raises ConfigError without a checkpoint, ModelError for damaged weights.
+    """
+    base = locate(run.config.model, run.pinned_revision or run.config.revision, offline)
+    refuse_other_base(run, base)
+    steps = run.checkpoint_steps()
+    if not steps and not run.config.untuned:
+        raise ConfigError(f"{run.path}: no checkpoint yet", "xlift train STUDY.yaml makes it")
+    checkpoint = run.checkpoint(step or steps[-1]) if steps else None
+    if checkpoint:
+        refuse_damaged(checkpoint)
+    tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
+    # An empty system prompt is one: none at all, whatever the run was trained with.
+    spoken = run.config.system if system is None else system
+    chat = (load_chat_format if checkpoint else chat_format)(
+        tokenizer, run.config.template, spoken, run.config.thinking
+    )
+    return loaded_checkpoint(base, checkpoint, place(dtype=run.config.dtype), run.config.weight), chat

@@ -483,6 +483,20 @@ def chat(
     talk(model, system, max_new_tokens, offline)
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write, which is not there yet.")],
+    step: Annotated[int | None, typer.Option(min=1, help="Of this checkpoint; the last where it is not given.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, not merged into its base.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Write a run's weights for other tools, with the chat template and a card of what the study found."""
+    from xlift.export import export_run
+
+    print(f"exported: {export_run(run, to, step, adapter, offline)}")
+
+
 @app.command("ls")
 def list_(
     study: Annotated[Path | None, typer.Argument(help="A study file or folder; all of results/ without it.")] = None,

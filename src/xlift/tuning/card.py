@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,31 +12,51 @@ from xlift.workspace import RunFolder
 
 def model_card(run: RunFolder, step: int) -> str:
     """README.md of a checkpoint: what it was tuned from and on, how, and how to load it."""
-    config = run.config
-    full = config.adaptation.method == "full"
-    languages = sorted({source.language for source in config.instructions.sources})
-    revision = run.pinned_revision or config.revision
-    head = {
-        "base_model": config.model,
-        "language": languages,
-        "library_name": "transformers" if full else "peft",
+    whole = run.config.adaptation.method == "full"
+    return f"---\n{yaml.safe_dump(card_head(run, whole), sort_keys=False)}---\n\n{card_body(run, step, whole)}"
+
+
+def card_head(run: RunFolder, whole: bool) -> dict[str, Any]:
+    """What the hub reads of a card; `whole` weights, or an adapter."""
+    return {
+        "base_model": _public(run.config.model),
+        "language": sorted({source.language for source in run.config.instructions.sources}),
+        "library_name": "transformers" if whole else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["xlift", "instruction-tuning"],
     }
+
+
+def card_body(run: RunFolder, step: int, whole: bool) -> str:
+    """What people read of a card."""
+    config = run.config
+    revision = run.pinned_revision or config.revision
     at = f" at revision `{revision}`" if revision else ""
     data = ", ".join(f"`{Path(source.path).name}` ({source.language})" for source in config.instructions.sources)
-    load = (
-        'AutoModelForCausalLM.from_pretrained("FOLDER")'
-        if full
-        else f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{config.model}"), "FOLDER")'
-    )
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    how = "all weights" if config.adaptation.method == "full" else f"LoRA, rank {config.adaptation.rank}"
+    told = config.model_dump(mode="json") | {"model": _public(config.model)}
+    told["instructions"]["sources"] = [one | {"path": _public(one["path"])} for one in told["instructions"]["sources"]]
+    settings = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {run.label}, step {step}\n\n"
-        f"`{config.model}`{at}, tuned by [xlift](https://arxiv.org/abs/2402.14778) "
-        f"({'all weights' if full else f'LoRA, rank {config.adaptation.rank}'}) on {data}.\n"
+        f"# {run.label}, step {step}\n\n"
+        f"`{_public(config.model)}`{at}, tuned by [xlift](https://arxiv.org/abs/2402.14778) ({how}) on {data}.\n"
         "The licence of the base model holds for these weights, too.\n\n"
-        f'```python\nmodel = {load}\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```\n\n'
+        f"{_loading(_public(config.model), revision, whole)}\n\n"
         "The tokenizer carries the chat template that the model was tuned with.\n\n"
         f"## Settings\n\n```yaml\n{settings}```\n"
     )
+
+
+def _public(name: str) -> str:
+    """A model or data file as others may know it: of a path on this machine the last part."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _loading(model: str, revision: str | None, whole: bool) -> str:
+    """How to load it in Python; the embedded base is known to xlift alone."""
+    if not whole and model.startswith("embedded:"):
+        return f"Its base, `{model}`, comes with xlift: `xlift chat FOLDER` talks to it."
+    named = f'"{model}"' + (f', revision="{revision}"' if revision else "")
+    base = f"AutoModelForCausalLM.from_pretrained({named})"
+    load = 'AutoModelForCausalLM.from_pretrained("FOLDER")' if whole else f'PeftModel.from_pretrained({base}, "FOLDER")'
+    return f'```python\nmodel = {load}\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```'
