@@ -190,6 +190,36 @@ def test_fields_that_must_be_text_are_refused_by_line_where_they_are_not(
         read_prompt_file(write(tmp_path / "p.jsonl", [record | {field: value}]))
 
 
+def test_prompts_of_a_table_or_a_folder_are_read_as_those_of_a_jsonl_file_are(tmp_path: Path) -> None:
+    record = {"id": "a", "language": "fr", "split": "test", "messages": [{"role": "user", "content": "Why; so?"}]}
+    lines = write(tmp_path / "p.jsonl", [record])
+    (tmp_path / "p.csv").write_text('id;language;split;prompt\na;French;test;"Why; so?"\n', encoding="utf-8")
+    assert read_prompt_file(tmp_path / "p.csv") == read_prompt_file(lines) == [record]
+    (tmp_path / "both").mkdir()
+    for name in ("1.jsonl", "2.jsonl"):
+        write(tmp_path / "both" / name, [record])
+    with pytest.raises(DataError, match=r"2\.jsonl:1: id 'a' is already at .*1\.jsonl:1"):
+        read_prompt_file(tmp_path / "both")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weight": float("nan")}, "a number that is none"),
+        ({"messages": [{"role": "user", "content": "So \ud800"}]}, "half of a character"),
+        ({"notes": [[[[0]]]] * 3}, None),
+    ],
+)
+def test_prompts_that_would_break_what_comes_after_are_refused(tmp_path: Path, change: Any, says: str | None) -> None:
+    record = {"id": "a", "language": "fr", "split": "test", "messages": [{"role": "user", "content": "Why?"}]} | change
+    path = write(tmp_path / "p.jsonl", [record])
+    if says is None:
+        assert read_prompt_file(path) == [record]
+        return
+    with pytest.raises(DataError, match=rf"p\.jsonl:1: .*{says}"):
+        read_prompt_file(path)
+
+
 def test_every_language_without_prompts_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_prompts(Prompts(languages=["en", "yo", "am"]))

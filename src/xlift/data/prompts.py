@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.data.sources import published_prompts
-from xlift.data.tabular import rows
+from xlift.data.tabular import Row, rows
 from xlift.errors import DataError, nearest, shortened
 from xlift.records import Prompt, Split, check_prompt, fingerprint, reply_language
 from xlift.study.settings import Prompts, PromptSet, builtin_path
@@ -164,22 +164,33 @@ def read_prompt_file(path: Path) -> list[Prompt]:
 def _read_prompts(path: Path) -> dict[str, Prompt]:
     problems: list[str] = []
     prompts: dict[str, Prompt] = {}
-    lines: dict[str, int] = {}
+    places: dict[str, Row] = {}
     earlier: dict[str, dict[str, Any]] = {}
-    for where, number, record, problem in rows(path):
-        if problem:
-            problems.append(problem)
+    for row in rows(path):
+        where, record = row.where, _with_messages(row.record)
+        if row.problem:
+            problems.append(row.problem)
             continue
         problems += check_prompt(record, where)
-        first = lines.setdefault(str(record.get("id")), number)
-        if first != number:
-            problems.append(f"{where}: id '{record.get('id')}' is already on line {first}")
+        first = places.setdefault(str(record.get("id")), row)
+        if first.where != where:
+            there = f"on line {first.number}" if path.is_file() else f"at {first.where}"
+            problems.append(f"{where}: id '{record.get('id')}' is already {there}")
         problems += _turn_problems(record, where, earlier)
         earlier[str(record.get("id"))] = record
         prompts[where] = cast(Prompt, record)
     if problems:
         raise DataError(shortened(problems))
     return prompts
+
+
+def _with_messages(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its `prompt`, a text as tables have it, as the user's message."""
+    asked = record.get("prompt")
+    if "messages" in record or not isinstance(asked, str):
+        return record
+    kept = {key: value for key, value in record.items() if key != "prompt"}
+    return kept | {"messages": [{"role": "user", "content": asked}]}
 
 
 def _turn_problems(record: dict[str, Any], where: str, earlier: Mapping[str, dict[str, Any]]) -> list[str]:

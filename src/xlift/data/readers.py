@@ -29,6 +29,8 @@ SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _SYSTEM = ("system", "system_prompt", "system_message")
+_TEXTS = {"text", "input_text", "output_text"}
+"""Types of content parts that are words, as OpenAI's two interfaces call them."""
 _THOUGHTS = ("reasoning_content", "thinking")
 _LEARNED = ("weight", "train", "training")
 """What says of a turn whether it is learned: 0 or 1."""
@@ -110,10 +112,9 @@ def _content(content: Any) -> str:
         return cast(str, content)  # what is no text is told by check_messages
     kinds = {part.get("type") if isinstance(part, dict) else _shown(part) for part in content}
     texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    if kinds != {"text"} or len(texts) < len(content):
-        raise DataError(
-            f"content has parts that are no text ({', '.join(sorted(map(str, kinds - {'text'}))) or 'empty'})"
-        )
+    if not content or kinds - _TEXTS or len(texts) < len(content):
+        others = ", ".join(sorted(map(str, kinds - _TEXTS)))
+        raise DataError(f"content has parts that are no text ({others or 'empty'})")
     return "".join(texts)
 
 
