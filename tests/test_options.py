@@ -38,6 +38,7 @@ ALWAYS = {
     "chat": {"system", "max_new_tokens", "offline"},
     "ls": {"as_json"},
     "export": {"to", "step", "adapter", "offline"},
+    "verify": set(),
 }
 """Options that apply however the command is asked."""
 WORDS = {

@@ -103,9 +103,9 @@ def export_card(run: RunFolder, step: int, whole: bool) -> str:
     """README.md: how it was tuned, what the study found by language with intervals, and what it has not looked at."""
     material = material_of(find_study(run.path.parent.parent))
     rows = [row for row in share_rows(material, "test") if (row.id, row.step) == (run.id, step)]
-    head = card_head(run, whole) | ({"model-index": [_index(run, material, rows)]} if rows else {})
+    head = card_head(run, whole, public=True) | ({"model-index": [_index(run, material, rows)]} if rows else {})
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-    return f"---\n{text}---\n\n{card_body(run, step, whole)}\n{_findings(material, rows)}"
+    return f"---\n{text}---\n\n{card_body(run, step, whole, public=True)}\n{_findings(material, rows)}"
 
 
 def _index(run: RunFolder, material: Material, rows: Sequence[ShareRow]) -> dict[str, Any]:

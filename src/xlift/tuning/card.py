@@ -16,10 +16,10 @@ def model_card(run: RunFolder, step: int) -> str:
     return f"---\n{yaml.safe_dump(card_head(run, whole), sort_keys=False)}---\n\n{card_body(run, step, whole)}"
 
 
-def card_head(run: RunFolder, whole: bool) -> dict[str, Any]:
-    """What the hub reads of a card; `whole` weights, or an adapter."""
+def card_head(run: RunFolder, whole: bool, public: bool = False) -> dict[str, Any]:
+    """What the hub reads of a card; `whole` weights, or an adapter; `public` without paths of this machine."""
     return {
-        "base_model": _public(run.config.model),
+        "base_model": _named(run.config.model, public),
         "language": sorted({source.language for source in run.config.instructions.sources}),
         "library_name": "transformers" if whole else "peft",
         "pipeline_tag": "text-generation",
@@ -27,29 +27,31 @@ def card_head(run: RunFolder, whole: bool) -> dict[str, Any]:
     }
 
 
-def card_body(run: RunFolder, step: int, whole: bool) -> str:
-    """What people read of a card."""
+def card_body(run: RunFolder, step: int, whole: bool, public: bool = False) -> str:
+    """What people read of a card; `public` without paths of this machine."""
     config = run.config
     revision = run.pinned_revision or config.revision
     at = f" at revision `{revision}`" if revision else ""
     data = ", ".join(f"`{Path(source.path).name}` ({source.language})" for source in config.instructions.sources)
     how = "all weights" if config.adaptation.method == "full" else f"LoRA, rank {config.adaptation.rank}"
-    told = config.model_dump(mode="json") | {"model": _public(config.model)}
-    told["instructions"]["sources"] = [one | {"path": _public(one["path"])} for one in told["instructions"]["sources"]]
+    model = _named(config.model, public)
+    told = config.model_dump(mode="json") | {"model": model}
+    for source in told["instructions"]["sources"]:
+        source["path"] = _named(source["path"], public)
     settings = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     return (
         f"# {run.label}, step {step}\n\n"
-        f"`{_public(config.model)}`{at}, tuned by [xlift](https://arxiv.org/abs/2402.14778) ({how}) on {data}.\n"
+        f"`{model}`{at}, tuned by [xlift](https://arxiv.org/abs/2402.14778) ({how}) on {data}.\n"
         "The licence of the base model holds for these weights, too.\n\n"
-        f"{_loading(_public(config.model), revision, whole)}\n\n"
+        f"{_loading(model, revision, whole)}\n\n"
         "The tokenizer carries the chat template that the model was tuned with.\n\n"
         f"## Settings\n\n```yaml\n{settings}```\n"
     )
 
 
-def _public(name: str) -> str:
-    """A model or data file as others may know it: of a path on this machine the last part."""
-    return Path(name).name if Path(name).is_absolute() else name
+def _named(name: str, public: bool) -> str:
+    """A model or data file; as others may know it, of a path on this machine the last part."""
+    return Path(name).name if public and Path(name).is_absolute() else name
 
 
 def _loading(model: str, revision: str | None, whole: bool) -> str:
