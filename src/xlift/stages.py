@@ -22,7 +22,7 @@ from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
 from xlift.records import JsonlWriter, write_jsonl
-from xlift.study.settings import Instructions, Judge
+from xlift.study.settings import Instructions, Judge, RunConfig
 from xlift.study.study import Study
 from xlift.workers import agreed, first_worker, one_after_another
 from xlift.workspace import (
@@ -55,11 +55,21 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
 
 
 class Kept:
-    """What the runs of one process share, so that it is loaded once: a base model and instruction data."""
+    """What the runs of one process share and do once: a base model, instruction data, prompts looked at."""
 
     def __init__(self) -> None:
         self.base = KeptBase()
         self._data: dict[str, Examples] = {}
+        self._readable: set[tuple[str | None, ...]] = set()
+
+    def refuse_unreadable(self, workspace: StudyFolder, config: RunConfig, base: Located) -> None:
+        """Raises UserError where a run's model could not be asked the prompts of its study once it is trained."""
+        from xlift.generation.responses import refuse_unreadable
+
+        key = (base.path, base.revision, config.template, config.system, config.thinking)
+        if key not in self._readable:
+            refuse_unreadable(workspace.study, config, base, written_prompts(workspace))
+            self._readable.add(key)
 
     def examples(self, workspace: StudyFolder, settings: Instructions, offline: bool) -> Examples:
         """Training and held-out conversations; those asked for last are kept.
@@ -139,7 +149,6 @@ def _is_trained(run: RunFolder) -> bool:
 
 
 def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, until: int | None = None) -> None:
-    from xlift.generation.responses import refuse_unreadable
     from xlift.tuning.train import Watching, train
     from xlift.watch import validation_prompts, watcher
 
@@ -152,9 +161,8 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
     facts = {"base": base.facts, "data": examples.facts, **environment()}
     run.update_manifest(device=placement.device, dtype=placement.dtype, **facts)
     run.set_stage("train", "running")
-    prompts = written_prompts(workspace)
-    refuse_unreadable(study, run.config, base, prompts)
-    watch = watcher(study, validation_prompts(prompts))
+    kept.refuse_unreadable(workspace, run.config, base)
+    watch = watcher(study, validation_prompts(written_prompts(workspace)))
     watching = Watching(watch, study.validation.every, study.tracking, study.name)
     train(run, base, placement, examples.train, examples.heldout, watching, until, kept.base, study.skip_unfit)
 
