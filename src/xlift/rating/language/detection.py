@@ -133,8 +133,9 @@ FEW, MANY = 1 / 12, 1 / 4
 # e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → None
 def relative_of(text: str, code: str) -> str | None:
     """The relative that a text which seems right may be in all the same, by fastText; most of its words are known."""
-    guess, sure = identify(text[:ENOUGH])
-    return guess if sure >= CLOSE and guess in _RELATIVES.get(code, "").split() else None
+    relatives = _RELATIVES.get(code, "").split()
+    guess, sure = identify(text[:ENOUGH]) if relatives else ("und", 0.0)
+    return guess if sure >= CLOSE and guess in relatives else None
 
 
 MORE = 0.15
@@ -155,10 +156,9 @@ def nearer(text: str, known: Vocabulary) -> str | None:
     return best if shares[best] >= own + MORE * len(words) else None
 
 
-def strange_share(text: str, known: Vocabulary) -> float:
+def strange_share(weights: list[Weight]) -> float:
     """The share of words that are in no list of the expected language, or more common in another."""
-    weights = known.weigh(WORD.findall(lowered(text, known.code))) if known.tells else []
-    return sum([weight[3] is None or weight[1] >= SINGLE for weight in weights]) / max(1, len(weights))
+    return [weight[3] is None or weight[1] >= SINGLE for weight in weights].count(True) / max(1, len(weights))
 
 
 # e.g. fr: "Tá an aimsir go breá inniu agus beidh muid ag siúl cois farraige." → 0
@@ -167,7 +167,9 @@ def foreign_sentences(masked: str, weights: list[Weight], known: Vocabulary, fou
 
     What is English, its words tell better.
     """
-    spans = []
+    spans: list[Span] = []
+    if sum([span.end - span.start for span in found]) >= MOSTLY * len(masked):
+        return spans
     for start, sentence, unknown in strange_sentences(masked, weights, known, found):
         guess = another(sentence, known)
         if guess and (unknown or guess != "en"):
@@ -194,18 +196,19 @@ def strange_sentences(
             return
     elif scripts_of(known.code) & UNMISTAKABLE:
         return
+    lower = lowered(text, known.code)
     for match in _SENTENCE.finditer(text):
         start, end = match.span()
         least = MOSTLY * (end - start)
         if end - start < MIN_LINE or any(min(s.end, end) - max(s.start, start) >= least for s in found):
             continue
-        strange, unknown = _strange(match[0], known) if known.listed else (True, True)
+        strange, unknown = _strange(WORD.findall(lower, start, end), known) if known.listed else (True, True)
         if strange:
             yield start, match[0], unknown
 
 
-def _strange(sentence: str, known: Vocabulary) -> tuple[bool, bool]:
-    weights = known.weigh([word for word in WORD.findall(lowered(sentence, known.code)) if len(word) > 1])
+def _strange(words: list[str], known: Vocabulary) -> tuple[bool, bool]:
+    weights = known.weigh([word for word in words if len(word) > 1])
     if len(weights) < STRANGE_WORDS:
         return False, False
     unknown = [weight[3] for weight in weights].count(None)

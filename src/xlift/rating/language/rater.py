@@ -15,7 +15,6 @@ from typing import Any
 from xlift.languages import known_code, rated_language
 from xlift.rating.language.detection import (
     CLOSE_LETTERS,
-    ENOUGH,
     FEW,
     MANY,
     MOSTLY,
@@ -96,8 +95,6 @@ def rate_text(text: str, expected: str) -> Rated:
     answer, places = unhidden(answer)
     answer = unshouted(answer)
     value, detail, reason = _rate(answer, code)
-    if value and len(answer) >= CLOSE_LETTERS:
-        value, detail, reason = _second_look(answer, vocabulary(code), (value, detail, reason))
     if places and "spans" in detail:
         for span in detail["spans"]:
             span |= {"start": places[span["start"]], "end": places[span["end"] - 1] + 1}
@@ -114,17 +111,20 @@ def _guess(line: str) -> str:
 
 
 # e.g. it: "Vsakdo ima pravico do življenja, do prostosti in do osebne varnosti." → 0
-def _second_look(text: str, known: Vocabulary, rated: Rated) -> Rated:
-    """The rating of a text that seemed right, or right for the most part, unless all of it is in another language."""
-    found = [(span["start"], span["end"]) for span in rated[1].get("spans", ())]
-    rest = blank_out(text, found) if found else text
-    strange = strange_share(rest[:ENOUGH], known)
-    if strange < FEW or (found and len(rest.split()) < STRANGE_WORDS):
+def _second_look(text: str, weights: list[Weight], known: Vocabulary, rated: Rated) -> Rated:
+    """The rating of a text that seemed right, or right for the most part, unless all of it is in another language.
+
+    `weights` are those of the words that were not found to be foreign.
+    """
+    strange = strange_share(weights)
+    if strange < FEW or len(text) < CLOSE_LETTERS or len(weights) < STRANGE_WORDS:
         return rated
     if strange >= MANY and (other := another(text[:READ], known)) not in {None, "en"}:
         whole = Span(0, len(text.rstrip()), str(other))
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
-    relative = nearer(text[:READ], known) or (relative_of(text, known.code) if rated[0] == 2 else None)
+    relative = nearer(text[:READ], known)
+    if rated[0] == 2 and not relative and [weight[3] for weight in weights].count(None) >= FEW * len(weights):
+        relative = relative_of(text, known.code)
     if relative:
         return None, {}, f"it may be in a language that is close to the expected one: {relative}"
     return rated
@@ -137,9 +137,10 @@ def _rate(text: str, code: str) -> Rated:
     words = WORD.findall(lowered(text, code))
     weights = known.weigh(words) if known.tells else []
     if _plainly_right(text, words, weights, known):
-        return 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
-    whole = _plainly_wrong(text, words, weights, known)
-    if whole:
+        right = 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
+        return _second_look(text, weights, known, right)
+    prose = not _NOT_PROSE.search(text)
+    if prose and (whole := _plainly_wrong(text, words, weights, known)):
         return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
     masked = mask(text)
     if "#" in text and not WORD.search(masked):
@@ -147,10 +148,18 @@ def _rate(text: str, code: str) -> Rated:
     if masked != text:
         words = WORD.findall(lowered(masked, code))
         weights = known.weigh(words) if known.tells else []
+    if not prose and (whole := _plainly_wrong(masked, words, weights, known)):
+        return _verdict(text, [whole], _count(words), _count(words) - _letters(masked, whole.end, len(text)))
     spans = _spans(text, masked, words, weights, known)
     if not spans and not _supported(masked, words, weights, known):
         return None, {}, "too little text that tells the language"
-    return _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
+    rated = _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
+    if not rated[0] or not known.tells:
+        return rated
+    if spans:
+        rest = blank_out(masked, [(span.start, span.end) for span in spans])
+        weights = known.weigh(WORD.findall(lowered(rest, code)))
+    return _second_look(text, weights, known, rated)
 
 
 def _verdict(text: str, spans: list[Span], letters: int, foreign: int) -> Rated:
@@ -204,7 +213,7 @@ MANY_WORDS = 12
 # e.g. de: "The train leaves at nine and it takes us to the coast where we will walk and swim." → 0
 def _plainly_wrong(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> Span | None:
     """The other common case, fast: prose that is in another language throughout."""
-    if len(words) < MANY_WORDS or _NOT_PROSE.search(text):
+    if len(words) < MANY_WORDS:
         return None
     latin = "Latn" in scripts_of(known.code)
     language = _rival_throughout(words, weights, known) if latin else _english_throughout(text, words, known.code)
