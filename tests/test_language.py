@@ -309,6 +309,14 @@ def test_one_word_of_another_language_is_found(word: str, code: str) -> None:
     assert [found for found, _ in spans(text, code)] == [word]
 
 
+@pytest.mark.parametrize(
+    ("word", "code"), [("dítě", "en"), ("gemeinsam", "fr"), ("together", "it"), ("kahvaltı", "de")]
+)
+def test_a_foreign_word_alone_on_its_line_is_found_wherever_it_stands(word: str, code: str) -> None:
+    for lines in ([word, TEXTS[code]], [TEXTS[code], word, TEXTS[code]], [TEXTS[code], word, TEXTS[code], word]):
+        assert [found for found, _ in spans("\n\n".join(lines), code)] == [word] * lines.count(word)
+
+
 HUNGARIAN = "Holnap reggel elmegyünk az erdőbe gombát szedni, aztán főzünk egy nagy fazék levest."
 ROMANIAN = "Mâine dimineață mergem în pădure să culegem ciuperci, apoi gătim o oală mare de supă."
 FINNISH = "Huomenna aamulla menemme metsään poimimaan sieniä ja sitten keitämme ison kattilan keittoa."

@@ -273,15 +273,16 @@ TORN = 20
 
 
 # e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
+# e.g. en: "The child plays in the garden with her friends.\n\ndítě\n\nThe child sings.\n\ndítě" → 1
 def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
     """Whether a foreign span is a term that the text explains, or a last word that was torn off."""
     said = text[span.start : span.end].strip().lower()
     torn = (
-        span.start > 0
-        and script(text[span.start]) in scripts_of(code)
+        script(text[span.start]) in scripts_of(code)
         and len(said) <= TORN
         and " " not in said
-        and text.rstrip().lower().endswith(said)
+        and span.end == len(text.rstrip())
+        and text[: span.start].rstrip(" ")[-1:] not in {"", "\n"}
     )
     return said in terms or torn
 
