@@ -197,7 +197,7 @@ def test_conversations_that_the_template_refuses_are_left_out_where_that_is_wish
         check_study(load_study(study_file, settings), offline=True, probe=False)
     study = load_study(study_file, [*settings, "skip_unfit=true"])
     check_study(study, offline=True, probe=False)
-    told = "1 conversations left out: a reply is empty without its thoughts; first conversation"
+    told = "1 conversations left out: a reply is empty without its thoughts; first "
     assert told in capsys.readouterr().out
     workspace = prepare(study, tmp_path / "study")
     train_stage(workspace)

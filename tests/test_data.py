@@ -40,7 +40,7 @@ def test_every_format_is_recognised_and_gives_the_same_conversation(tmp_path: Pa
     assert found["messages"] == GOOD["messages"]["messages"]
     array = tmp_path / "data.json"
     array.write_text(json.dumps([GOOD[name]]), encoding="utf-8")
-    assert load_source(Source(path=str(array))) == [found]
+    assert load_source(Source(path=str(array))) == [found | {"where": f"{array}:1"}]
 
 
 @pytest.mark.parametrize("name", sorted(BAD))

@@ -51,11 +51,11 @@ def test_what_is_the_same_but_for_its_form_is_found(language: str, change: str) 
     text, same = ASKED[language], CHANGES[change](ASKED[language])
     train = [*OTHERS, conversation("a", text, "So."), conversation("b", same, "SO")]
     found = overlaps(train, [conversation("h", same, "Else.")], [prompt(same), prompt("Who?", name="q")])
-    assert [(one.id, one.conversation) for one in found.repeated] == [("b", "a")]
-    assert [(one.id, one.conversation) for one in found.heldout] == [("h", "a")]
-    assert [(one.id, one.conversation) for one in found.prompts["test"]] == [("p", "a")]
+    assert [(one.id, one.place) for one in found.repeated] == [("b", "a")]
+    assert [(one.id, one.place) for one in found.heldout] == [("h", "a")]
+    assert [(one.id, one.place) for one in found.prompts["test"]] == [("p", "a")]
     assert not found.parts["test"]
-    with pytest.raises(DataError, match="test prompt 'p' stands in the training data, in conversation a"):
+    with pytest.raises(DataError, match="test prompt 'p' stands in the training data at a"):
         found.refuse()
 
 

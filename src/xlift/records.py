@@ -58,6 +58,8 @@ class Conversation(TypedDict):
     messages: list[Message]
     language: NotRequired[str]
     category: NotRequired[str]
+    where: NotRequired[str]
+    """File and line."""
 
 
 class Prompt(TypedDict):

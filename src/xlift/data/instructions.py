@@ -70,7 +70,7 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
         try:
             if row.problem:
                 raise DataError(row.problem.removeprefix(f"{row.where}: "))
-            found.append(_conversation(row.record, source))
+            found.append(_conversation(row.record, source, row.where))
         except DataError as error:
             places = left_out.setdefault(reason_of(error.problems[0]), [])
             places.append(row.where)
@@ -90,13 +90,14 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
     return unique(found, key=lambda one: one["id"])
 
 
-def _conversation(record: dict[str, Any], source: Source) -> Conversation:
+def _conversation(record: dict[str, Any], source: Source, where: str) -> Conversation:
     if source.columns:
         record = renamed(record, source.columns)
     name = source.format if source.format != "auto" else recognise(record)
     messages = messages_of(record, name, chosen=bool(source.columns))
     # The id is the content, so that a repeated conversation is one and subsets do not hang on line numbers.
-    kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "language": _language(record, source)}
+    kept: dict[str, Any] = {"id": fingerprint(messages), "messages": messages, "where": where}
+    kept["language"] = _language(record, source)
     if isinstance(record.get("category"), str):
         kept["category"] = record["category"]
     return cast(Conversation, kept)

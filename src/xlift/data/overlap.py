@@ -44,9 +44,9 @@ class Shared(NamedTuple):
     """Something that stands in the training data, too."""
 
     id: str
-    """Of the prompt or conversation."""
-    conversation: str
-    """The id of the training conversation."""
+    """Of the prompt; where the conversation stands."""
+    place: str
+    """Where the training conversation stands."""
     words: str
     share: float = 1.0
     """Of a prompt's runs of words, how many stand in the training data."""
@@ -92,7 +92,7 @@ class Overlaps:
     def refuse(self) -> None:
         """Raises DataError if test prompts stand in the training data: their scores would show what was learned."""
         problems = [
-            f"test prompt '{one.id}' stands in the training data, in conversation {one.conversation}: {one.words}"
+            f"test prompt '{one.id}' stands in the training data at {one.place}: {one.words}"
             for one in self.prompts.get("test", ())
         ]
         if problems:
@@ -103,7 +103,7 @@ class Overlaps:
 def _told(found: Sequence[Shared], what: str) -> list[str]:
     """A headline and the first of what was found; nothing where nothing was."""
     shown = [
-        f"  '{one.id}' and conversation {one.conversation}{f' ({one.share:.0%})' if one.share < 1 else ''}: {one.words}"
+        f"  {one.id} and {one.place}{f' ({one.share:.0%})' if one.share < 1 else ''}: {one.words}"
         for one in found[:_SHOWN]
     ]
     more = [f"  … and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
@@ -130,7 +130,7 @@ def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], pro
         turns = [units(message["content"]) for message in conversation["messages"]]
         first = whole.setdefault(hash("\n".join(map(" ".join, turns))), place)
         if first != place:
-            repeated.append(Shared(conversation["id"], train[first]["id"], _first_words(conversation["messages"])))
+            repeated.append(Shared(_where(conversation), _where(train[first]), _first_words(conversation["messages"])))
         for message, said in zip(conversation["messages"], turns, strict=True):
             if message["role"] == "user":
                 asked.setdefault(" ".join(said), place)
@@ -143,13 +143,17 @@ def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], pro
     complete = {split: list(_whole(search, asked, train, some)) for split, some in found.items()}
     return Overlaps(
         repeated,
-        [Shared(one["id"], train[at]["id"], _first_words(one["messages"])) for one, at in held if at is not None],
+        [Shared(_where(one), _where(train[at]), _first_words(one["messages"])) for one, at in held if at is not None],
         complete,
         {
             split: list(_partly(search, train, some, {one.id for one in complete[split]}))
             for split, some in found.items()
         },
     )
+
+
+def _where(conversation: Conversation) -> str:
+    return conversation.get("where", conversation["id"])
 
 
 def _request(messages: Sequence[Message], turns: Sequence[list[str]] | None = None) -> str:
@@ -171,7 +175,7 @@ def _whole(
         if place is None and search.share(prompt["id"]) == 1.0:
             place = search.place(prompt["id"])
         if place is not None:
-            yield Shared(prompt["id"], train[place]["id"], _first_words(prompt["messages"]))
+            yield Shared(prompt["id"], _where(train[place]), _first_words(prompt["messages"]))
 
 
 def _partly(
@@ -181,7 +185,7 @@ def _partly(
         share = search.share(prompt["id"])
         if share and prompt["id"] not in whole:
             place = search.place(prompt["id"])
-            yield Shared(prompt["id"], train[place]["id"], repr(search.words(prompt["id"])), share)
+            yield Shared(prompt["id"], _where(train[place]), repr(search.words(prompt["id"])), share)
 
 
 class _Search:

@@ -98,7 +98,7 @@ def data_lines(data: Data, max_length: int) -> list[str]:
 
 def _name(conversation: Conversation) -> str:
     begins = textwrap.shorten(conversation["messages"][0]["content"], 40, placeholder=" …")
-    return f"conversation '{conversation['id']}' ({begins})"
+    return f"{conversation.get('where') or 'conversation ' + repr(conversation['id'])} ({begins})"
 
 
 def _examples(
