@@ -104,6 +104,19 @@ def test_weights_drawn_back_lie_between_the_base_and_the_tuned_ones(study_file: 
         assert run.stage("generate")["state"] == "done"
 
 
+def test_a_run_goes_on_in_the_dtype_that_it_was_begun_with(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = prepare(load_study(study_file, ["dtype=auto"]), tmp_path / "out")
+    run = trained(workspace)[0]
+    for fast, expected in ((False, "float32"), (True, "float32")):
+        monkeypatch.setattr(models, "_fast_bfloat16", lambda device, fast=fast: (fast, "as told"))
+        _, placement = stages._base(workspace, run, True)
+        assert placement.dtype == expected
+        run.update_manifest(dtype=placement.dtype)
+    assert stages._base(workspace, trained(workspace)[1], True)[1].dtype == "bfloat16"
+
+
 def test_the_base_model_is_loaded_once_in_a_process(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from warm import run_xlift
 
 from xlift.chat import _open
 from xlift.errors import ConfigError
+from xlift.hub import folder_sha256
 from xlift.records import Message
 from xlift.stages import prepare
 from xlift.study.labels import run_labels
@@ -500,3 +501,15 @@ def test_settings_of_lora_make_no_second_run_of_full_fine_tuning(study_file: Pat
     ]
     methods = [run.adaptation.method for run in load_study(study_file, grid).runs()]
     assert methods == ["none", "full", "lora", "lora"]
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "vocab.txt", "tokenizer.model", "qwen.tiktoken"])
+def test_every_file_of_a_tokenizer_decides_what_a_model_folder_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    found = [folder_sha256(tmp_path)]
+    for text in ("a b", "a c"):
+        (tmp_path / name).write_text(text)
+        found.append(folder_sha256(tmp_path))
+    (tmp_path / "LICENSE.txt").write_text("free")
+    assert len(set(found)) == 3
+    assert folder_sha256(tmp_path) == found[-1]

@@ -283,7 +283,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 
 
 CHAT_FILES = ("tokenizer*", "special_tokens_map.json", "*.jinja", "*.model")

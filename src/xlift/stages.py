@@ -175,7 +175,9 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
     study = workspace.study
     base = locate(run.config.model, _revision(workspace, run), offline, not run.config.untuned)
     refuse_other_base(run, base)
-    return base, place(study.device, study.dtype)
+    # What was begun goes on as it was begun, also on a machine where another dtype is faster.
+    begun = _trained_by(workspace, run).manifest().get("dtype") if study.dtype == "auto" else None
+    return base, place(study.device, begun or study.dtype)
 
 
 def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:

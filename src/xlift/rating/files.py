@@ -265,7 +265,8 @@ _done_in_worker: array[int] = array("Q")
 
 
 def _start_worker(done: array[int]) -> None:
-    _done_in_worker.extend(done)
+    # The one thing that a module holds: a pool has no other place for what all tasks of a worker read.
+    _done_in_worker[:] = done
 
 
 def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:

@@ -149,14 +149,16 @@ def prepared_model(
         yield _recomputing(model, config).train()
         bare = model.unload()
         if config.gradient_checkpointing:
-            bare.gradient_checkpointing_disable()
+            # transformers 6 has the new names only, 5.17 the old ones only.
+            (getattr(bare, "activation_checkpointing_disable", None) or bare.gradient_checkpointing_disable)()
             bare.disable_input_require_grads()
 
 
 def _recomputing(model: Any, config: RunConfig) -> Any:
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model
 
 

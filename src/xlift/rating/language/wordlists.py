@@ -335,8 +335,8 @@ class Weight(NamedTuple):
 class Vocabulary(dict[str, Weight]):
     """What lower-case words of texts in one expected language say; words are weighed when first asked for."""
 
-    REMEMBERED = 250_000
-    """Words of all vocabularies together."""
+    REMEMBERED = 40_000
+    """Words of a vocabulary."""
     LONGEST = 64
     """Letters of a word; a longer run of letters says nothing and is not remembered."""
 
@@ -361,10 +361,9 @@ class Vocabulary(dict[str, Weight]):
     def __missing__(self, word: str) -> Weight:
         if len(word) > self.LONGEST:
             return Weight(0.0, 0.0, (0.0,) * len(self.rivals), None)
-        if sum(map(len, _vocabularies.values())) >= self.REMEMBERED:
-            for known in _vocabularies.values():
-                known.clear()
-                known._alike.clear()
+        if len(self) >= self.REMEMBERED:
+            self.clear()
+            self._alike.clear()
         weight = self._weigh(word)
         # Many words say the same: one object for all of them takes a third of the memory.
         weight = self[word] = self._alike.setdefault(weight, weight)
@@ -391,14 +390,10 @@ class Vocabulary(dict[str, Weight]):
         return Weight(max(0.0, min(2.0, -far)), strongest, tuple(against), own)
 
 
-_vocabularies: dict[str, Vocabulary] = {}
-
-
+@lru_cache(maxsize=64)
 def vocabulary(code: str) -> Vocabulary:
     """The vocabulary of an expected language, one a process."""
-    if code not in _vocabularies:
-        _vocabularies[code] = Vocabulary(code)
-    return _vocabularies[code]
+    return Vocabulary(code)
 
 
 def signature() -> str:
