@@ -95,12 +95,18 @@ def _verdict(reply: _Reply, instruction: dict[str, Any]) -> Verdict:
     if kind not in CHECKS:
         return f"unknown instruction; known: {', '.join(sorted([*CHECKS, *COUNTS]))}"
     check, when_cut, needed = CHECKS[kind]
-    if wrong := [name for name in needed if not instruction.get(name)]:
-        return f"no '{wrong[0]}' is given"
+    if wrong := next((name for name in needed if not _is_given(name, instruction.get(name))), None):
+        return f"'{wrong}' is not given as it must be: {instruction.get(wrong)!r:.40}"
     verdict = check(reply.text, reply.language, instruction)
     # What is there stays there, and what is missing may have come.
     settled = {"starts": True, "forbids": True, "holds": verdict is True, "ends": False}[when_cut]
     return verdict if settled or not reply.cut or isinstance(verdict, str) else "cut by the token limit"
+
+
+def _is_given(name: str, value: Any) -> bool:
+    if name in ("keywords", "forbidden_words"):
+        return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word.strip() for word in value)
+    return bool(value) and isinstance(value, dict if name == "word_to_accentuate" else str)
 
 
 def _counted(reply: _Reply, instruction: dict[str, Any], kind: str) -> Verdict:

@@ -22,7 +22,7 @@ Check = Callable[[str, str, Instruction], Verdict]
 
 
 def _keywords(text: str, language: str, instruction: Instruction) -> Verdict:
-    absent = [str(word) for word in instruction["keywords"] if not _holds(text, str(word), language)]
+    absent = [word for word in instruction["keywords"] if not _holds(text, word, language)]
     open_ones = [word for word in absent if _other_forms(text, [word], language)]
     return _other_forms(text, absent, language) if len(open_ones) == len(absent) > 0 else not absent
 
@@ -37,7 +37,7 @@ def _holds(text: str, word: str, language: str) -> bool:
 
 
 def _forbidden(text: str, language: str, instruction: Instruction) -> Verdict:
-    words = [str(word) for word in instruction["forbidden_words"]]
+    words = instruction["forbidden_words"]
     if any(occurrences(text, word, language) for word in words):
         return False
     return _other_forms(text, words, language) or True
@@ -101,7 +101,8 @@ _OPTIONS = {
 
 def _choice(text: str, language: str, instruction: Instruction) -> Verdict:
     usual = _OPTIONS.get(language, [])
-    options = [str(option) for option in instruction.get("options") or usual]
+    offered = instruction.get("options")
+    options = [str(option) for option in offered] if isinstance(offered, list) and offered else usual
     if not options:
         return "the choices are not known"
     named = {fold(option, language): option for option in options}
