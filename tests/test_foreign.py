@@ -286,6 +286,8 @@ def test_a_language_is_read_from_a_name_only_where_it_names_one(name: str, langu
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": FR}], FR),
         ({"content": None, "refusal": "no"}, ""),
         ([], ""),
+        ([FR], FR),
+        ([FR, EN], None),
         (3, None),
     ],
 )
@@ -296,6 +298,13 @@ def test_the_text_of_a_reply_is_found_in_messages_and_their_parts(value: Any, te
 def test_conversations_are_rated_by_their_last_reply(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Pourquoi ?"}, {"role": "assistant", "content": FR}]
     assert values(jsonl(tmp_path / "x.jsonl", [{"messages": turns, "language": "French"}])) == [("1", "fr", 2)]
+
+
+def test_a_row_without_the_column_has_no_reply_and_one_with_nothing_in_it_an_empty_one(tmp_path: Path) -> None:
+    rows = [{"response": FR, "lang": "fr"}, {"response": None, "lang": "fr"}, {"other": FR, "lang": "fr"}, {"other": 1}]
+    tally = rated(jsonl(tmp_path / "x.jsonl", rows)).tally
+    assert (tally["", "fr"].empty, tally["", "fr"].missing) == (1, {"language": {"the response has no 'text'": 1}})
+    assert (tally["", "?"].empty, len(tally["", "?"].judged)) == (0, 0)
 
 
 def test_responses_of_several_files_keep_names_of_their_own(tmp_path: Path) -> None:

@@ -156,6 +156,11 @@ def test_a_reply_of_nothing_but_reasoning_is_empty() -> None:
     assert (cell.empty, cell.cut, wholly_right(cell).share, dict(cell.missing)) == (1, 1, 0.0, {})
 
 
+def test_a_page_never_takes_the_place_of_responses_or_a_folder(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "r.jsonl"):
+        assert "not a file for a page" in str(run(tmp_path, "--html", str(place)).exception)
+
+
 @pytest.mark.parametrize(("share", "text"), [(None, "–"), (0.0, "0%"), (0.001, "<1%"), (0.999, ">99%"), (1.0, "100%")])
 def test_no_share_is_rounded_to_none_or_all(share: float | None, text: str) -> None:
     assert percent(share) == text

@@ -138,6 +138,8 @@ def said(value: Any) -> str | None:
     if isinstance(value, dict):
         return said(value.get("content", value.get("text")))
     if isinstance(value, list):
+        if value and not any(isinstance(one, dict) for one in value):
+            return value[0] if len(value) == 1 and isinstance(value[0], str) else None
         parts = [one for one in value if isinstance(one, dict)]
         if any("content" in one for one in parts):
             return said(parts[-1])
@@ -316,7 +318,8 @@ def responses(row: Fields, reading: Reading, where: str, number: int | str) -> l
         return []
     own = {field: look(row, column) for field, column in reading.columns.items()}
     if "text" in own:
-        own["text"] = said(own["text"])
+        # A row without the column has no reply; one with nothing in it an empty one.
+        own["text"] = said(own["text"]) if reading.columns["text"].split(".")[0] in row else None
     if reading.coded:
         own["language"] = language_in(look(row, reading.coded))
     kept = {name: row[name] for name, kind in KINDS.items() if form is PLAIN and isinstance(row.get(name), kind)}

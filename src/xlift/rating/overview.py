@@ -35,11 +35,13 @@ def rate_and_show(
     """
     if fail_under is not None and "language" not in raters:
         raise ConfigError("--fail-under asks for the rater 'language'", "add it to --raters")
+    if html and (html.is_dir() or html in sources):
+        raise ConfigError(f"--html {html}: not a file for a page", "choose another name, such as page.html")
     counted = list(dict.fromkeys([*raters, *([LCB] if "language" in raters else [])]))
+    if html:
+        from xlift.report.answers import write_answers  # what it lacks is said before anything is rated
     found = rate_files(sources, output, Job(raters, counted, by, html is not None), asked, workers)
     if html and found.kept:
-        from xlift.report.answers import write_answers
-
         say(f"responses: {write_answers(html, found.kept, ', '.join(one.name for one in sources))}")
     if json_:
         told = {"unreadable": found.counts.unreadable, "results": as_json(found.tally, raters, by)}

@@ -79,7 +79,7 @@ def count(tally: Tally, record: dict[str, Any], ratings: Sequence[Rating], group
         raise ConfigError(f"--by: more than {MAX_GROUPS} different values", "choose a column with few, such as model")
     cell.responses += 1
     text = record.get("text")
-    empty = isinstance(text, str) and not without_reasoning(text).strip()
+    empty = bool(language) and isinstance(text, str) and not without_reasoning(text).strip()
     cell.empty += empty
     cell.cut += record.get("finish_reason") == "length"
     for rating in ratings:
