@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,31 @@ def test_of_a_tree_of_replies_the_best_ranked_are_taken_nested_or_flat_in_any_or
     silent = {"message_id": "s", "parent_id": None, "role": "prompter", "text": "Who?"}
     assert len(read(tmp_path, *rows, lost, silent, unfit=unfit)) == 1
     assert sorted(unfit) == ["its parent is not there", "nobody replied to the prompt of this tree"]
+
+
+ODD = [None, True, 0, -1, 1.5, float("nan"), "", " ", "x", "\ud800", [], [None], [[1]], {}, {"a": []}, [{"role": []}]]
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """Copies of a record with one value in it, however deep, replaced by an odd one."""
+    yield from ODD
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        for other in changed(inner):
+            copy = value.copy()
+            copy[key] = other
+            yield copy
+
+
+@pytest.mark.parametrize("name", [*ONE, "tree", "flat"])
+def test_no_value_of_any_field_is_more_than_a_fault_of_its_record(tmp_path: Path, name: str) -> None:
+    record = {"tree": {"prompt": TREE}, "flat": {"parent_id": None, **TREE}}.get(name) or ONE[name]
+    turns = {"system": "x", "language": "en", "category": "x", "weight": 1}
+    records = [one for one in changed(record | turns) if isinstance(one, dict)]
+    unfit: Unfit = {}
+    found = read(tmp_path, ONE["messages"], *records, unfit=unfit)
+    assert len(found) >= 1
+    assert sum(map(len, unfit.values())) >= len(ODD)
+    json.dumps(found, ensure_ascii=False).encode()
 
 
 def test_thoughts_that_have_a_field_of_their_own_stand_before_the_reply(tmp_path: Path) -> None:

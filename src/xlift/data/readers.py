@@ -92,7 +92,7 @@ def _turn(turn: Any) -> Message:
     given = turn.get("role", turn.get("from"))
     role = SPEAKERS.get(given.casefold()) if isinstance(given, str) else None
     used = [name for name in ("tool_calls", "function_call", "tools", "audio") if turn.get(name)]
-    if used or given in {"tool", "function", "function_call", "observation"}:
+    if used or str(given) in {"tool", "function", "function_call", "observation"}:
         raise DataError(f"calls of tools and sound cannot be learned from ({', '.join(used) or given})")
     if role is None:
         raise DataError(f"unknown speaker {_shown(given)}; choices: {', '.join(SPEAKERS)}")
@@ -110,10 +110,10 @@ def _content(content: Any) -> str:
     """The words of a turn, which OpenAI also writes as a list of parts."""
     if not isinstance(content, list):
         return cast(str, content)  # what is no text is told by check_messages
-    kinds = {part.get("type") if isinstance(part, dict) else _shown(part) for part in content}
+    kinds = {str(part.get("type")) if isinstance(part, dict) else _shown(part) for part in content}
     texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if not content or kinds - _TEXTS or len(texts) < len(content):
-        others = ", ".join(sorted(map(str, kinds - _TEXTS)))
+        others = ", ".join(sorted(kinds - _TEXTS))
         raise DataError(f"content has parts that are no text ({others or 'empty'})")
     return "".join(texts)
 

@@ -356,7 +356,7 @@ def _columns(path: Path) -> Iterator[Row]:
             for record in frame.iter_rows(named=True):
                 number += 1
                 yield Row(f"{path}: row {number}", number, {key: one for key, one in record.items() if one is not None})
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}", "write the file again") from None
 
 
