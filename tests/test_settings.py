@@ -19,7 +19,7 @@ from judge_server import Serving, serving
 from pydantic import BaseModel
 from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
-from xlift.checkpoint import checkpoints, checkpoints_of
+from xlift.checkpoint import checkpoints, checkpoints_of, grammar_languages
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.errors import ConfigError, UserError
@@ -294,6 +294,11 @@ def watched(study: Study, lab: Lab) -> Any:
         return watch and watch(found, _chat(_tuned(study))), shapes
 
 
+def graded(study: Study, lab: Lab) -> Any:
+    """The languages whose grammar margin is measured at checkpoints that answer."""
+    return grammar_languages(study)
+
+
 def halved(study: Study, lab: Lab) -> Any:
     workspace = prepare(study, lab.place())
     for place_, run in enumerate(one for one in workspace.runs if one.trains):
@@ -482,7 +487,7 @@ CASES: dict[str, Case] = {
     "judges.batch": Case(True, judged("batches")),
     "validation.every": Case(1, training, {"validation.margins": True}),
     "validation.margins": Case(True, watched),
-    "validation.grammar": Case(True, watched),
+    "validation.grammar": Case(True, graded),
     "validation.responses": Case(1, watched),
     "validation.max_new_tokens": Case(3, watched, {"validation.responses": 1}),
     "halving.first": Case(STEP, halved, HALVING),

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xlift.checkpoint import grammar_languages, measured_languages
-from xlift.data.prompts import grammar_pairs
+from xlift.checkpoint import measured_languages
 from xlift.errors import DataError
 from xlift.generation.engine import Reply, decode
-from xlift.generation.grammar import grammar_margins
 from xlift.generation.margin import language_margins, summarise
 from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.rating.language.rater import rate_text
@@ -46,14 +44,12 @@ def validation_prompts(prompts: Sequence[Prompt]) -> ValidationPrompts:
 def watcher(study: Study, prompts: ValidationPrompts) -> Callable[[Any, ChatFormat], dict[str, Any]] | None:
     """A function of a model and its chat format that measures what `validation` asks for; None where that is nothing.
 
-    `margins`: mean probability of opening in the user's language rather than in English, by language. `grammar`: share
-    of built-in pairs of sentences of which the right one is the likelier. `language`: share of replies to validation
-    prompts that are wholly in the language they must be in, of those that can be told.
+    `margins`: mean probability of opening in the user's language rather than in English, by language. `language`: share
+    of replies to validation prompts that are wholly in the language they must be in, of those that can be told.
     """
     settings = study.validation
     chosen, pairs = prompts.first(settings.responses), margin_pairs(measured_languages(study))
-    sentences = {code: grammar_pairs(code) for code in grammar_languages(study)}
-    if not (chosen or pairs or sentences):
+    if not chosen and not pairs:
         return None
     brief = study.decoding.model_copy(update={"max_new_tokens": settings.max_new_tokens})
 
@@ -62,10 +58,6 @@ def watcher(study: Study, prompts: ValidationPrompts) -> Callable[[Any, ChatForm
         if pairs:
             margins = summarise(language_margins(model, chat, pairs))
             found["margins"] = {one.language: _rounded(one.probability.mean) for one in margins}
-        if sentences:
-            found["grammar"] = {
-                one.language: _rounded(one.wins.mean) for one in grammar_margins(model, chat, sentences)
-            }
         if chosen:
             found["language"] = _language_shares(model, chat, chosen, brief)
         return found

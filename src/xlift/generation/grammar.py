@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from xlift.data.prompts import GrammarPair
@@ -33,7 +34,7 @@ def grammar_margins(
 ) -> list[GrammarSummary]:
     """A summary of each language, in order; a tie counts for the wrong sentence. Intervals resample phenomena."""
     asked = [(language, pair) for language, own in pairs.items() for pair in own]
-    texts = [plain_text(chat, text) for _, pair in asked for text in (pair.good, pair.bad)]
+    texts = [text for _, pair in asked for text in _parting(plain_text(chat, pair.good), plain_text(chat, pair.bad))]
     sums = [math.fsum(values) for values in token_log_probs(model, chat, texts, batch_tokens)]
     wins: dict[str, list[float]] = {language: [] for language in pairs}
     for (language, _), good, bad in zip(asked, sums[::2], sums[1::2], strict=True):
@@ -50,3 +51,10 @@ def plain_text(chat: ChatFormat, text: str) -> Encoded:
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return Encoded([start, *ids], [False] + [True] * len(ids))
+
+
+def _parting(good: Encoded, bad: Encoded) -> tuple[Encoded, Encoded]:
+    """Both with only the tokens in the mask from the first on which they differ: those before count alike in both."""
+    same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(good.ids, bad.ids, strict=False)))
+    first, second = (Encoded(one.ids, [place >= same for place in range(len(one.ids))]) for one in (good, bad))
+    return first, second

@@ -222,10 +222,10 @@ def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked
     encoded = {prompt["id"]: own for prompt, own in zip(prompts, ids, strict=True)}
     validation = study.validation
     pairs = len(margin_pairs(measured_languages(study)))
-    pairs += sum(len(grammar_pairs(code)) for code in grammar_languages(study))
+    sentences = sum(len(grammar_pairs(code)) for code in grammar_languages(study))
     watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]
     return (
-        Asked(list(encoded.values()), pairs, study.decoding.max_new_tokens),
+        Asked(list(encoded.values()), pairs + sentences, study.decoding.max_new_tokens),
         Asked(watched, pairs, validation.max_new_tokens),
     )
 

@@ -340,7 +340,7 @@ class Validation(Settings):
     margins: bool = True
     """Measure the language margin in every language of the study."""
     grammar: bool = True
-    """Measure the grammar margin in every language of the study that has built-in pairs of sentences."""
+    """Measure the grammar margin of checkpoints that answer, in the languages that have built-in pairs of sentences."""
     responses: int = Field(0, ge=0)
     """Also let the model answer so many validation prompts in each language, and rate the language of the answers."""
     max_new_tokens: int = Field(48, ge=1)
