@@ -30,6 +30,9 @@ ONE: dict[str, dict[str, Any]] = {
     "completion": {"prompt": "Why?", "completion": "So."},
     "completion of TRL": {"prompt": [USER], "completion": [REPLY]},
     "response": {"prompt": "Why?", "response": "So.", "label": True},
+    "question": {"question": "Why?", "answer": "So.", "context": ""},
+    "query": {"query": "Why?", "response": "So."},
+    "pairs": {"conversation": [{"input": "Why?", "output": "So."}]},
     "aya": {"inputs": "Why?", "targets": "So.", "language": "Moroccan Arabic", "language_code": "eng"},
 }
 TWO: dict[str, dict[str, Any]] = {
@@ -86,6 +89,7 @@ def test_every_format_is_told_by_its_fields_and_says_the_same(tmp_path: Path, re
         ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "preference pairs"),
         (ONE["completion"] | {"label": False}, "'label' is false"),
         (ONE["dolly"] | {"history": [["Why?", "So."]]}, "'history' cannot be used in the format dolly"),
+        (ONE["question"] | {"context": "The sky."}, "'context' cannot be used beside 'question'"),
         (TWO["alpaca"] | {"history": [["Why?"]]}, "expected pairs of texts in 'history'"),
         (ONE["messages"] | {"weight": 0.5}, "'weight' of a whole record must be 1, found 0.5"),
         ({"messages": [USER, REPLY | {"weight": 0.5}]}, "messages[1]: 'weight' must be 0 or 1, found 0.5"),
@@ -141,6 +145,9 @@ def test_a_map_of_columns_makes_any_record_one_of_a_known_format(tmp_path: Path)
     columns = {"prompt": "question", "completion": "best", "language": "lang", "system": "persona"}
     (found,) = load_source(Source(path=write(tmp_path / "d.jsonl", record), columns=columns))
     assert (found["messages"], found["language"]) == ([USER, REPLY], "fr")
+    about = {"question": "Why?", "answer": "So.", "context": "The sky."}
+    (found,) = read(tmp_path, about, columns={"instruction": "question", "response": "answer"})
+    assert found[0]["content"] == "Why?\n\nThe sky."
     (tmp_path / "d.csv").write_text("question;best\nWhy?;So.\n", encoding="utf-8")
     (found,) = load_source(Source(path=str(tmp_path / "d.csv"), columns={"prompt": "question", "completion": "best"}))
     assert found["messages"] == [USER, REPLY]

@@ -6,7 +6,8 @@ dolly       {"instruction", "context"?, "response"}
 lima        {"conversations": [text, text, …]}              user and assistant in turn
 ultrachat   {"data": [text, text, …]}                       the same
 sharegpt    {"conversations": [{"from", "value"}, …]}       with any of SPEAKERS
-completion  {"prompt", "completion" or "response"}          texts, or lists of messages as TRL has them
+completion  {"prompt", "completion"}                        texts, or lists of messages as TRL has them; any of _ASKED
+                                                            and _ANSWERED
 aya         {"inputs", "targets", "language_code"?}
 oasst       rows with message_id, parent_id, role, text, rank; or whole trees: the best-ranked replies are taken
 
@@ -16,7 +17,7 @@ A field that matters for training is used or refused by name; none is dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from xlift.data.tabular import Row
@@ -31,6 +32,7 @@ SPEAKERS = {
 _SYSTEM = ("system", "system_prompt", "system_message")
 _TEXTS = {"text", "input_text", "output_text"}
 """Types of content parts that are words, as OpenAI's two interfaces call them."""
+_ASKED, _ANSWERED = ("prompt", "question", "query", "input"), ("completion", "response", "answer", "output")
 _THOUGHTS = ("reasoning_content", "thinking")
 _LEARNED = ("weight", "train", "training")
 """What says of a turn whether it is learned: 0 or 1."""
@@ -63,6 +65,13 @@ def read_messages(record: dict[str, Any]) -> list[Message]:
 
 def read_sharegpt(record: dict[str, Any]) -> list[Message]:
     field = "conversations" if "conversations" in record else "conversation"
+    pairs = record.get(field)
+    if (
+        isinstance(pairs, list)
+        and pairs
+        and all(isinstance(one, dict) and {"input", "output"} <= set(one) for one in pairs)
+    ):
+        return [message for one in pairs for message in _single(_text(one, "input"), _text(one, "output"))]
     return _until_reply(_turns(record.get(field), field))
 
 
@@ -173,12 +182,20 @@ def _texts_in_turn(record: dict[str, Any], field: str) -> list[Message]:
 
 
 def read_completion(record: dict[str, Any]) -> list[Message]:
-    reply = "completion" if "completion" in record else "response"
-    if isinstance(record.get("prompt"), list):
+    asked, reply = _first(record, _ASKED), _first(record, _ANSWERED)
+    if record.get("context"):
+        raise DataError(
+            f"'context' cannot be used beside '{asked}'; `columns: {{instruction: {asked}}}` makes it Dolly's"
+        )
+    if isinstance(record.get(asked), list):
         answer = record.get(reply)
         said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-        return [*_turns(record["prompt"], "prompt"), *_turns(said, reply)]
-    return _single(_text(record, "prompt"), _text(record, reply))
+        return [*_turns(record[asked], asked), *_turns(said, reply)]
+    return _single(_text(record, asked), _text(record, reply))
+
+
+def _first(record: dict[str, Any], fields: Sequence[str]) -> str:
+    return next((field for field in fields if field in record), fields[0])
 
 
 def read_aya(record: dict[str, Any]) -> list[Message]:
@@ -231,7 +248,7 @@ def recognise(record: dict[str, Any]) -> str:
         "sharegpt": _holds(record, "conversations", dict) or _holds(record, "conversation", dict),
         "ultrachat": _holds(record, "data", str),
         "oasst": isinstance(record.get("prompt"), dict) or is_oasst_row(record),
-        "completion": "prompt" in record and bool({"completion", "response"} & set(record)),
+        "completion": bool(set(_ASKED) & set(record) and set(_ANSWERED) & set(record)),
         "aya": {"inputs", "targets"} <= set(record),
     }
     found = next((name for name, fits in told.items() if fits), None)
