@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from xlift.data.tabular import content_sha256
 from xlift.errors import ConfigError, nearest, shortened
 from xlift.hub import folder_sha256
+from xlift.records import is_halved
 from xlift.redaction import HIDDEN, redacted
 from xlift.study.grid import (
     collapsed,
@@ -220,9 +221,12 @@ def _repeated(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str
 
 
 def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
-    """How many entries there are with every alias written out."""
+    """How many entries there are with every alias written out. Raises ValueError for a text that UTF-8 cannot hold."""
     if depth > MAX_DEPTH:
         raise RecursionError
+    texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else []
+    if any(isinstance(one, str) and is_halved(one) for one in texts):
+        raise ValueError("a text holds half of a character (a lone surrogate)")
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
@@ -275,6 +279,8 @@ def _training_problems(training: dict[str, Any]) -> list[str]:
         runs = expand(RunConfig, training)
     except ConfigError as error:
         return [f"training: {problem}" for problem in error.problems]
+    if not runs:
+        return ["training: a list without values names no run"]
     found = [f"{name}: no setting of training; the study has it" for name in FILLED_IN if name in training]
     found += [problem for settings in runs for problem in problems_of(RunConfig, settings)]
     return [f"training.{problem}" for problem in dict.fromkeys(found)]

@@ -7,6 +7,7 @@ them are in no list, or speak for several others.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from operator import itemgetter
@@ -197,10 +198,13 @@ def strange_sentences(
     elif scripts_of(known.code) & UNMISTAKABLE:
         return
     lower = lowered(text, known.code)
+    spans, longest = sorted(found), max((span.end - span.start for span in found), default=0)
+    starts = [span.start for span in spans]
     for match in _SENTENCE.finditer(text):
         start, end = match.span()
+        near = spans[bisect_left(starts, start - longest) : bisect_left(starts, end)]
         least = MOSTLY * (end - start)
-        if end - start < MIN_LINE or any(min(s.end, end) - max(s.start, start) >= least for s in found):
+        if end - start < MIN_LINE or any(min(s.end, end) - max(s.start, start) >= least for s in near):
             continue
         strange, unknown = _strange(WORD.findall(lower, start, end), known) if known.listed else (True, True)
         if strange:

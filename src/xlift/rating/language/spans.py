@@ -125,9 +125,11 @@ def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[S
         candidates += _segments(said, scores, known.rivals[i])
     chosen: list[Span] = []
     for _, span in sorted(candidates, key=lambda one: -one[0]):
-        if all(span.end <= other.start or span.start >= other.end for other in chosen):
-            chosen.append(span)
-    return sorted(chosen)
+        place = bisect_left(chosen, span)
+        # They lie apart, in order: the two beside it are all that it could overlap.
+        if all(span.end <= other.start or span.start >= other.end for other in chosen[max(0, place - 1) : place + 1]):
+            chosen.insert(place, span)
+    return chosen
 
 
 def _likeliest(against: list[tuple[float, ...]]) -> list[int]:

@@ -1,0 +1,218 @@
+"""Whatever a parser is given is a result or a UserError. `make torture` tries two hundred times as much.
+
+Mutations of good inputs reach further than random bytes: pieces are cut, doubled and replaced, values by odd ones.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlift.data.instructions import load_source
+from xlift.data.prompts import read_prompt_file
+from xlift.errors import UserError
+from xlift.integrity import checkpoint_facts
+from xlift.judging.completions import Features, adapted, read_completion, retry_after, said
+from xlift.judging.ledger import read_ledger
+from xlift.judging.replies import JudgeReply, read_preference, read_values, read_why, refuses
+from xlift.rating import rate
+from xlift.rating.files import rate_file
+from xlift.records import Prompt, Rating, Response, parse_response, read_records
+from xlift.redaction import redacted
+from xlift.study.settings import Judge, Source
+from xlift.study.study import load_study
+from xlift.workspace import find_run, manifest_of
+
+ODD: list[Any] = [
+    None, True, 0, -1, 7, 1e308, float("nan"), float("inf"), 10**30, "", " ", "\ud800", "\x00", "=1", "../../x",
+    "é" * 300, [], [[]], [None], {}, {"a": {}}, {"id": 5}, "2026-01-01", [1, "a"], "\u202e", "fr", ["fr"],
+]  # fmt: skip
+BYTES = [b"\x00", b"\xff\xfe", b"{", b"}", b"[", b'"', b"\\", b"\n", b"\r\n", b"\\ud800", b"9" * 5000, b"[" * 2000,
+         b"&a [*a]", b"!!python/object:os.system", b": ", b"- ", b"\xef\xbb\xbf", b"\t", b"NaN",
+         b"1e999", b"log_range"]  # fmt: skip
+TIMES = 360
+
+
+def mutated(chance: random.Random, raw: bytes) -> bytes:
+    """Good bytes with one to four faults."""
+    for _ in range(chance.randint(1, 4)):
+        at, to = sorted((chance.randint(0, len(raw)), chance.randint(0, len(raw))))
+        raw = chance.choice(
+            (
+                raw[:at] + chance.choice(BYTES) + raw[at:],
+                raw[:at] + raw[to:] if to - at < 40 else raw[:at],
+                raw[:to] + raw[at:][:2000],
+                raw[:at] + bytes([chance.randrange(256)]) + raw[at + 1 :],
+            )
+        )
+    return raw
+
+
+def altered(chance: random.Random, value: Any) -> Any:
+    """A JSON value with an odd one in some place of it."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.2:
+        return chance.choice(ODD)
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = chance.choice(keys)
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if isinstance(copy, dict) and chance.random() < 0.15:
+        copy.pop(key)
+    else:
+        copy[key] = altered(chance, value[key])
+    return copy
+
+
+def inputs(chance: random.Random, good: Any) -> bytes:
+    """One input: a good record with odd values, with its bytes broken, or both."""
+    record = altered(chance, good) if chance.random() < 0.7 else good
+    raw = json.dumps(record).encode() + b"\n"
+    return mutated(chance, raw) if chance.random() < 0.4 else raw
+
+
+MESSAGES = [{"role": "user", "content": "Pourquoi ?"}]
+PROMPT = {"id": "p1", "language": "fr", "messages": MESSAGES, "split": "test", "parallel_id": "p", "category": "advice",
+          "constraint": {"name": "sentences", "count": 2}, "answers": ["Oui"], "reference": "Oui."}  # fmt: skip
+RESPONSE = PROMPT | {"run": "r", "step": 4, "text": "Oui. Non.", "finish_reason": "stop", "prompt_tokens": 3,
+                     "new_tokens": 4, "signature": "greedy|a"}  # fmt: skip
+RATING = {"id": "p1", "language": "fr", "run": "r", "step": 4, "facet": "fluency", "rater": "fluency", "value": 2.0,
+          "response": "abc", "signature": "s", "detail": {"a": 1}}  # fmt: skip
+STUDY = {"name": "s", "training": {"learning_rate": {"log_range": [1e-5, 1e-3, 3]}, "adaptation": {"rank": [4, 8]}},
+         "include": [{"seed": 1}], "exclude": [{"seed": 0, "adaptation": {"rank": 4}}], "raters": ["language"],
+         "prompts": {"languages": ["en", "fr"], "test": {"source": "builtin:open", "size": 2}},
+         "judges": [{"model": "m", "base_url": "http://localhost:1/v1", "facets": ["fluency"]}],
+         "report": {"measure": {"language": 1.0}}, "halving": {"first": 10}}  # fmt: skip
+CONVERSATION = {"id": "1", "messages": [*MESSAGES, {"role": "assistant", "content": "Parce que."}], "language": "fr"}
+COMPLETION = {"choices": [{"message": {"content": '{"fluency": 2}', "refusal": None}, "finish_reason": "stop"}],
+              "usage": {"prompt_tokens": 5, "completion_tokens": 3}, "error": {"message": "no seed"}}  # fmt: skip
+LEDGER = {
+    "request": "00ff",
+    "part": 1,
+    "reply": "{}",
+    "finish": "stop",
+    "refusal": None,
+    "input": 1,
+    "output": 1,
+    "cost": 0.1,
+}
+MANIFEST = {"version": 1, "label": "r", "stages": {"train": {"state": "done", "time": "x"}},
+            "base": {"model_sha256": {}}, "files": {"responses/step-4.jsonl": {"bytes": 4, "sha256": "a"}}}  # fmt: skip
+FACTS = {"step": 4, "template": "own", "system": None, "sha256": {"a": "b"}, "training_state": "c"}
+REPLIES = (
+    '{"fluency": 2, "why": "x"}',
+    "fluency: 2\naccuracy: 1",
+    "<think>a</think>first",
+    '{"better": "second"}',
+    "**2**",
+)
+
+
+def look_at_reply(raw: bytes, folder: Path) -> None:
+    text = raw.decode("utf-8", "replace")
+    for values in read_values(text, ["fluency", "accuracy"]).values():
+        assert values[0] in (None, 0, 1, 2)
+    read_why(text), read_preference(text), refuses(JudgeReply(text)), redacted(text), retry_after(text, NOW)
+    adapted(Features(schema=True), text)
+
+
+def look_at_completion(raw: bytes, folder: Path) -> None:
+    data = parsed(raw)
+    reply, _ = read_completion(data)
+    assert said(data, "x", "").isprintable()
+    if isinstance(reply, JudgeReply):
+        look_at_reply(reply.text.encode("utf-8", "replace"), folder)
+
+
+def parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def look_at_response(raw: bytes, folder: Path) -> None:
+    record = parse_response(raw, Path("r.jsonl"), 1)
+    assert rate(record, "language")["value"] in (None, 0, 1, 2)
+
+
+def file_of(name: str, look: Callable[[Path], Any]) -> Callable[[bytes, Path], None]:
+    def written(raw: bytes, folder: Path) -> None:
+        (folder / name).write_bytes(raw)
+        look(folder / name)
+
+    return written
+
+
+def look_at_ledger(path: Path) -> None:
+    with read_ledger(path, Judge(model="m")) as book:
+        book.replies("00ff")
+
+
+def rate_it(path: Path) -> None:
+    target = path.with_name("out.jsonl")
+    target.unlink(missing_ok=True)
+    rate_file(path, target, ["fluency"], 1)
+
+
+NOW = datetime(2026, 5, 4, tzinfo=timezone.utc)
+PARSERS: dict[str, tuple[Any, Callable[[bytes, Path], None]]] = {
+    "judge reply": (REPLIES, look_at_reply),
+    "completion": (COMPLETION, look_at_completion),
+    "ledger": (LEDGER, file_of("l.jsonl", look_at_ledger)),
+    "response of anybody": (RESPONSE, look_at_response),
+    "study": (STUDY, file_of("s.yaml", load_study)),
+    "study folder": (STUDY, file_of("study.yaml", lambda path: load_study(path, resolved=True))),
+    "run.yaml": (STUDY["training"], file_of("run.yaml", lambda path: find_run(path.parent))),
+    "manifest": (MANIFEST, file_of("manifest.json", lambda path: manifest_of(path.parent))),
+    "checkpoint": (FACTS, file_of("xlift.json", lambda path: checkpoint_facts(path.parent))),
+    "own prompts": (PROMPT, file_of("p.jsonl", lambda path: read_records(path, Prompt))),
+    "own responses": (RESPONSE, file_of("o.jsonl", lambda path: read_records(path, Response))),
+    "own ratings": (RATING, file_of("t.jsonl", lambda path: read_records(path, Rating))),
+    "prompts": (PROMPT, file_of("q.jsonl", read_prompt_file)),
+    "instructions": (CONVERSATION, file_of("i.jsonl", lambda path: load_source(Source(path=str(path))))),
+    "file of responses": (RESPONSE, file_of("f.jsonl", rate_it)),
+}
+
+
+def campaign(name: str, times: int, seed: int, folder: Path) -> int:
+    """How many of so many inputs were refused; whatever is no UserError is raised with the input."""
+    good, look = PARSERS[name]
+    chance, refused = random.Random(f"{name} {seed}"), 0
+    for _ in range(times):
+        raw = mutated(chance, chance.choice(good).encode()) if isinstance(good, tuple) else inputs(chance, good)
+        try:
+            look(raw, folder)
+        except UserError as error:
+            refused += bool(error.problems)
+        except Exception as error:
+            raise AssertionError(f"{name}: {type(error).__name__}: {error} for {raw[:3000]!r}") from error
+    return refused
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_parser_gives_a_result_or_a_users_error(name: str, tmp_path: Path) -> None:
+    assert campaign(name, TIMES if name != "file of responses" else 30, 0, tmp_path) <= TIMES
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_parser_many_times(name: str, tmp_path: Path) -> None:
+    times = 200 * TIMES if name != "file of responses" else 3000
+    print(name, times, "inputs,", campaign(name, times, 1, tmp_path), "refused")
+
+
+@pytest.mark.parametrize(
+    "piece", ["мир chat ", "你好 hello ", "Le chat dort. The cat sleeps well today. ", "« le » the "]
+)
+def test_many_short_foreign_runs_are_rated_in_time_that_grows_with_their_number_alone(piece: str) -> None:
+    text = piece * (80_000 // len(piece))
+    began = time.process_time()
+    assert rate(RESPONSE | {"text": text}, "language")["value"] is not None
+    assert time.process_time() - began < 4
