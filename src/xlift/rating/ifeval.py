@@ -79,7 +79,7 @@ def _plain(verdict: Verdict) -> bool | None:
     return None if isinstance(verdict, str) else verdict
 
 
-# e.g. _variants("Sure:\n*a*") → ["Sure:\na", "*a*", "a"]
+# e.g. _variants("Sure:\n*a*") → ["Sure:\na", "*a*", "a", "Sure:"]
 def _variants(text: str) -> list[str]:
     """The other texts that the loose criterion looks at, those with words."""
     lines = text.split("\n")
@@ -125,8 +125,7 @@ def _counted(reply: _Reply, instruction: dict[str, Any], kind: str) -> Verdict:
     return _compared(found, wanted, compared, reply.cut)
 
 
-# e.g. _compared(Found(3, 5, "lists"), 4, ">=", False) → "3 or 5: lists"
-# e.g. _compared(Found(3, 3), 4, ">=", True) → "cut by the token limit after 3"
+# From 3 to 5 of at least 4 is open, "3 or 5: why"; 3 of at least 4 in a cut reply is open, too.
 def _compared(found: Found, wanted: int, relation: str, cut: bool) -> Verdict:
     low, high = found.least, found.most
     verdicts = {

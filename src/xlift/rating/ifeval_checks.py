@@ -51,7 +51,8 @@ def _other_forms(text: str, words: list[str], language: str) -> str:
     return f"only other forms occur: {said}" if said else ""
 
 
-# e.g. fr "Il fait beau. Le weekend, je fais du shopping." → True; a whole line of English within it → False
+# e.g. _in_language("Il fait beau. Le weekend, je fais du shopping.", "fr", {}) → True
+# e.g. _in_language("Il fait beau aujourd'hui.\nThe weather is very nice today.", "fr", {}) → False
 def _in_language(text: str, language: str, instruction: Instruction) -> Verdict:
     value, detail, reason = rate_text(text, language)
     if value is not None:

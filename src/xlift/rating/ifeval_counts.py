@@ -50,7 +50,7 @@ def _between(one: int, other: int, why: str) -> Found:
     return Found(min(one, other), max(one, other), why)
 
 
-# e.g. en: "Don't stop." → from 2 to 3 words
+# e.g. _words("Don't stop.", "en", {}) → (2, 3, "words by spaces or cut at apostrophes and hyphens")
 def _words(text: str, language: str, instruction: Instruction) -> Found | str:
     by_spaces = count_words(text, language)
     if language in ("zh", "ja"):
@@ -68,7 +68,7 @@ def _letters(text: str, language: str, instruction: Instruction) -> Found | str:
 _CLOSED = re.compile(r"[.!?…‽。！？｡．؟۔।॥։።;][\"'”’»›)\]}」』）】》*_`\s]*$")
 
 
-# e.g. en: "One.\n- two\n- three" → from 1 to 3 sentences
+# "One.\n- two\n- three" has from 1 to 3 sentences.
 def _sentences(text: str, language: str, instruction: Instruction) -> Found | str:
     known = find_language(language)
     if known and known.code in ("th", "lo"):
@@ -78,7 +78,7 @@ def _sentences(text: str, language: str, instruction: Instruction) -> Found | st
     return _between(closed, len(found), "headings and list items without a full stop may be sentences or not")
 
 
-# e.g. "One.\n***\nTwo." → 2 paragraphs
+# e.g. _divided("One.\n***\nTwo.", "en", {}) → (2, 2, "")
 def _divided(text: str, language: str, instruction: Instruction) -> Found | str:
     # What is bold and italic stands between the same asterisks, but touches them.
     parts = re.split(r"(?<!\*)\*{3}(?!\*)", re.sub(r"\*{3}(?=[^\s*])[^*\n]{1,500}(?<=\S)\*{3}", "a", text))
@@ -112,7 +112,7 @@ _BULLET = re.compile(r"^[ \t]*[*+-][ \t]+", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*{1,3}(?=[^\s*])[^*\n]{1,500}\*{1,3}")
 
 
-# e.g. "* a *b* and **c**" → 2
+# e.g. _highlights("* a *b* and **c**", "en", {"id": ""}) → (2, 2, "")
 def _highlights(text: str, language: str, instruction: Instruction) -> Found | str:
     starred = len(_EMPHASIS.findall(_BULLET.sub("", text)))
     if not instruction["id"].startswith("ja:"):
@@ -125,8 +125,8 @@ _AFTER = r"(?=[^\w]|[\u3040-\u9fff\uac00-\ud7a3]|$)"
 _NUMBER_FIRST = {"tr", "az", "hu", "fi", "et", "lt", "lv", "ko", "ja", "zh", "cs", "sk", "hr", "sl", "sr"}
 
 
-# e.g. "Section 1\nOne.\nSection 2\nTwo." → 2
-# e.g. tr "1. Bölüm\nBir." → 1
+# e.g. _sections("Section 1\nOne.\nSection 2\nTwo.", "en", {"section_spliter": "Section"}) → (2, 2, "")
+# e.g. _sections("1. Bölüm\nBir.", "tr", {"section_spliter": "Bölüm"}) → (1, 1, "")
 def _sections(text: str, language: str, instruction: Instruction) -> Found | str:
     word = re.escape(str(instruction.get("section_spliter") or "").strip())
     if not word:
@@ -150,7 +150,8 @@ def _keyword(text: str, language: str, instruction: Instruction) -> Found | str:
     )
 
 
-# e.g. fr "é": letter e → from 0 to 1; ja "カ": letter か → 1
+# e.g. _letter("été", "fr", {"letter": "e"}) → (0, 2, "letters with an accent may count or not")
+# e.g. _letter("カ", "ja", {"letter": "か"}) → (1, 1, "")
 def _letter(text: str, language: str, instruction: Instruction) -> Found | str:
     letter = instruction.get("letter")
     if not isinstance(letter, str) or len(letter.strip()) != 1:
@@ -165,8 +166,8 @@ def _letter(text: str, language: str, instruction: Instruction) -> Found | str:
     return Found(exact, bare, "letters with an accent may count or not")
 
 
-# e.g. "I met NASA." → 1
-# e.g. fr "l'ONU" → from 0 to 1
+# e.g. _capital_words("I met NASA.", "en", {}) → (1, 1, "parts of words in capitals may count or not")
+# e.g. _capital_words("l'ONU", "fr", {}) → (0, 1, "parts of words in capitals may count or not")
 def _capital_words(text: str, language: str, instruction: Instruction) -> Found | str:
     tokens = [token for token in re.findall(r"[^\W\d_][\w'’.&-]*", text) if not token.islower()]
     parts = [part for token in tokens for part in re.split("['’]", token) if _is_shouted(part)]
@@ -206,8 +207,8 @@ def ja_sentences(text: str) -> tuple[list[str], list[str]]:
     return closed, [piece for piece in loose if any(map(str.isalnum, piece))]
 
 
-# e.g. ja "夏の海。泳ぐ。" → 1
-# e.g. ja "気の流れ。" → from 0 to 1
+# e.g. _nominal("夏の海。泳ぐ。", "ja", {}) → (1, 1, "what ends in hiragana may be a noun or not")
+# e.g. _nominal("気の流れ。", "ja", {}) → (0, 1, "what ends in hiragana may be a noun or not")
 def _nominal(text: str, language: str, instruction: Instruction) -> Found | str:
     ended, _ = ja_sentences(text)
     sure = sum(bool(re.search(f"[{KANJI}ァ-ヺーA-Za-z0-9０-９]$", part)) for part in ended)
