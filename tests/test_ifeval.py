@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import xlift
 from xlift.data.ifeval import ifeval_prompts
 from xlift.data.prompts import load_prompts
 from xlift.errors import DataError
@@ -20,7 +21,11 @@ from xlift.rating.ifeval import rate_instructions
 from xlift.rating.ifeval_checks import CHECKS
 from xlift.rating.ifeval_counts import COUNTS
 from xlift.records import read_jsonl
+from xlift.report.numbers import instruction_rows
+from xlift.report.reading import material_of
+from xlift.stages import generate_stage, prepare, rate_stage
 from xlift.study.settings import Prompts, PromptSet
+from xlift.study.study import load_study
 
 Told = bool | None
 
@@ -381,3 +386,39 @@ def test_responses_to_ifeval_that_other_programs_wrote_are_rated_by_its_instruct
         rated = [record for _, record in read_jsonl(target)]
         assert (found.counts.unreadable, {one["value"] for one in rated if one["rater"] == "constraint"}) == (0, {2})
         assert {one["value"] for one in rated if one["rater"] == "language"} == {2}, "the reply is asked for in Thai"
+
+
+def test_the_report_and_the_results_have_prompts_and_instructions_strict_and_loose(tiny: Path, tmp_path: Path) -> None:
+    also: list[dict[str, Any]] = [{}, {"length_constraints:number_words": {"num_words": 300}}, {"keywords:rhyme": {}}]
+    rows = [
+        {"key": key, "prompt": f"Why {key}?", "instruction_id_list": ["punctuation:no_comma", *more]}
+        | {"kwargs": [{}, *more.values()]}
+        for key, more in enumerate(also)
+    ]
+    source = f"ifeval:{write(tmp_path / 'p.jsonl', rows)}"
+    study = {
+        "name": "instructions",
+        "training": {"model": str(tiny), "adaptation": {"method": "none"}},
+        "prompts": {"languages": ["en"], "validation": {"size": 1}, "test": {"source": source}},
+        "decoding": {"max_new_tokens": 8},
+        "validation": {"margins": False, "grammar": False},
+        "raters": ["constraint"],
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    workspace = prepare(load_study(tmp_path / "study.yaml"), tmp_path / "out")
+    generate_stage(workspace)
+    path = workspace.runs[0].responses(0)
+    made = [record | {"text": "No comma here.", "finish_reason": "stop"} for _, record in read_jsonl(path)]
+    write(path, made)
+    rate_stage(workspace)
+    table = xlift.load(workspace.path).instructions
+    assert sorted(table["strict"].to_list(), key=str) == [False, None, True, True, True]
+    found = {
+        (row.counted, row.criterion): (row.mean, row.rated, row.missing)
+        for row in instruction_rows(material_of(workspace))
+    }
+    # One prompt is followed, one is not, and one hangs on an instruction that nobody knows.
+    assert found["prompts", "strict"] == found["prompts", "loose"] == (0.5, 2, 1)
+    assert found["instructions", "strict"] == found["instructions", "loose"] == (0.75, 4, 1)
