@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -167,7 +168,17 @@ def test_a_study_downloads_once_keeps_its_commit_and_needs_the_hub_no_more(
     assert {request.split("/resolve/")[0] for request in fetched} == {"GET org/tiny", "GET datasets/org/data"}
     assert begun in [one.get("base", {}).get("model_revision") for one in manifests(tmp_path / "first")]
 
-    # The branch moves on; the study stays with the commit that it began with, for its untuned reference too.
+    # The branches move on; the study stays with the commits that it began with, for its untuned reference too.
+    data = hub.repositories["datasets/org/data"].branches["main"]
+    hub.publish("datasets/org/data", {"train.jsonl": as_jsonl([{"instruction": "Other.", "output": "Data."}] * 9)})
+    trained = [one for one in manifests(tmp_path / "first") if "data" in one]
+    assert [one["data_revisions"] for one in trained] == [{"hub:org/data@": data}]
+    shutil.rmtree(next(tmp_path.glob("first/runs/lora-*")) / "checkpoints")
+    done = xlift("train", str(file), "--out", "first", folder=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert [one["data_revisions"] for one in manifests(tmp_path / "first") if "data" in one] == [
+        {"hub:org/data@": data}
+    ]
     later = hub.publish("org/tiny", moved(tiny, tmp_path / "moved"))
     hub.requests.clear()
     done = xlift("generate", str(file), "--out", "first", folder=tmp_path, environment=environment)

@@ -15,7 +15,7 @@ from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
 from xlift.halving import idle_problems, surviving
-from xlift.hub import Located, locate
+from xlift.hub import Located, hub_snapshot, locate
 from xlift.integrity import refuse_other_base, say_changed
 from xlift.models import KeptBase, Placement, place
 from xlift.planning.pending import say_pending
@@ -60,6 +60,8 @@ class Kept:
     def __init__(self) -> None:
         self.base = KeptBase()
         self._data: dict[str, Examples] = {}
+        self.revisions: dict[str, str] = {}
+        """Of the data that is kept, the commit of each hub dataset, by `path@revision` as the study names it."""
         self._readable: set[tuple[str | None, ...]] = set()
 
     def refuse_unreadable(self, workspace: StudyFolder, config: RunConfig, base: Located) -> None:
@@ -78,7 +80,8 @@ class Kept:
         """
         key, study = settings.model_dump_json(), workspace.study
         if key not in self._data:
-            self._data = {key: load_examples(settings, written_prompts(workspace), offline, study.skip_unfit)}
+            pinned, self.revisions = _pinned(workspace, settings, offline)
+            self._data = {key: load_examples(pinned, written_prompts(workspace), offline, study.skip_unfit)}
             for line in self._data[key].lines if first_worker() else ():
                 say(line)
         if not study.prompts.allow_contamination:
@@ -88,6 +91,25 @@ class Kept:
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         # Another process begins with nothing.
         return Kept, ()
+
+
+def _pinned(workspace: StudyFolder, settings: Instructions, offline: bool) -> tuple[Instructions, dict[str, str]]:
+    """Instruction data with each hub dataset at the commit that the study has begun with, and these commits."""
+    begun = {
+        name: commit for run in workspace.runs for name, commit in run.manifest().get("data_revisions", {}).items()
+    }
+    commits: dict[str, str] = {}
+    for source in (source for source in settings.sources if source.path.startswith("hub:")):
+        name = f"{source.path}@{source.revision or ''}"
+        found = (
+            begun.get(name) or hub_snapshot(source.path.removeprefix("hub:"), source.revision, offline, "dataset").name
+        )
+        commits[name] = found
+    sources = [
+        source.model_copy(update={"revision": commits.get(f"{source.path}@{source.revision or ''}", source.revision)})
+        for source in settings.sources
+    ]
+    return settings.model_copy(update={"sources": sources}), commits
 
 
 def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
@@ -158,7 +180,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
     base, placement = one_after_another(lambda: _base(workspace, run, offline), study.device)
     if first_worker():
         say(f"{run.label}: {placement.device} {placement.dtype} ({placement.why})")
-    facts = {"base": base.facts, "data": examples.facts, **environment()}
+    facts = {"base": base.facts, "data": examples.facts, "data_revisions": kept.revisions, **environment()}
     run.update_manifest(device=placement.device, dtype=placement.dtype, **facts)
     run.set_stage("train", "running")
     kept.refuse_unreadable(workspace, run.config, base)
