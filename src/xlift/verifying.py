@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,7 +30,8 @@ def verify(source: Path) -> tuple[int, list[str]]:
     Raises ConfigError where there is no study, or its study.yaml cannot be read.
     """
     workspace = find_study(source)
-    again = f"xlift run {workspace.path}"
+    study = shlex.quote(str(workspace.path))
+    again = f"xlift run {study}"
     count, problems = 0, list[str]()
     for one in _looks(workspace):
         count += 1
@@ -37,7 +39,7 @@ def verify(source: Path) -> tuple[int, list[str]]:
             found = one.look()
         except UserError as error:
             found = error.problems
-        mend = one.mend.format(path=one.path, again=again, study=workspace.path)
+        mend = one.mend.format(path=shlex.quote(str(one.path)), again=again, study=study)
         problems += [f"{problem}\n  mend: {mend}" for problem in found or []]
     return count, problems
 
@@ -64,17 +66,17 @@ def _run_looks(folder: Path) -> Iterator[Look]:
     except UserError:
         return
     for path in sorted(folder.glob("checkpoints/step-*")):
-        yield Look(path, partial(damaged_files, path), "rm -r '{path}' && {again}")
+        yield Look(path, partial(damaged_files, path), "rm -r {path} && {again}")
     for path in sorted(folder.glob("training_state/*.safetensors")):
         checkpoint = folder / "checkpoints" / path.stem
-        yield Look(path, partial(refuse_other_state, checkpoint, path), "rm '{path}' && {again}")
+        yield Look(path, partial(refuse_other_state, checkpoint, path), "rm {path} && {again}")
     logs = [(run.train_log, Logged)] + [(path, Response) for path in sorted(folder.glob("responses/*.jsonl"))]
     for path, kind in logs + [(path, Rating) for path in sorted(folder.glob("ratings/*.jsonl"))]:
-        mend = "take these lines out, or rm '{path}'; then {again} makes them anew"
+        mend = "take these lines out, or rm {path}; then {again} makes them anew"
         people = "take these lines out; xlift annotate {study} --export FILE writes people's ratings anew"
         yield Look(path, partial(_records, path, kind), people if path.match("*.human.jsonl") else mend)
     for path in sorted(folder.glob("margins/*.json")):
-        yield Look(path, partial(_asked, read_json, path, Margins), "rm '{path}' && {again}")
+        yield Look(path, partial(_asked, read_json, path, Margins), "rm {path} && {again}")
     yield Look(
         folder / "manifest.json", partial(changed_files, run), "put it back, or rm it; then {again} makes it anew"
     )
