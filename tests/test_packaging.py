@@ -87,8 +87,11 @@ def test_modules_of_an_extra_are_what_the_project_file_installs(name: str) -> No
 def test_everything_imported_is_declared() -> None:
     base = named(PROJECT["dependencies"])
     chosen = {module for extra in EXTRAS.values() for module in extra.modules}
+    # What calls xlift is there before it.
+    hosts = {"trl", "inspect_ai", "lm_eval"}
     for path in PACKAGE.rglob("*.py"):
-        for module in set(imports(path)) - chosen - set(sys.stdlib_module_names) - {"xlift"}:
+        others = chosen | hosts if path.parent.name == "integrations" else chosen
+        for module in set(imports(path)) - others - set(sys.stdlib_module_names) - {"xlift"}:
             assert brought_by((module,)) <= base, f"{path.relative_to(ROOT)} imports {module}"
 
 
