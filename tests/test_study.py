@@ -411,7 +411,7 @@ def test_check_shows_the_grid_and_a_masked_example(study_file: Path, tmp_path: P
         (["run", "study.yaml", "training.instructions.sources=[{path: absent.jsonl}]"], "absent.jsonl: no such file"),
         (["run", "study.yaml", "training.model=embedded:gemma"], "unknown embedded model"),
         (["rate", "absent.jsonl", "-o", "out.jsonl"], "no such file"),
-        (["rate", "data.jsonl"], "where should the ratings go"),
+        (["rate", "data.jsonl"], "nothing says in which language a reply must be"),
         (["rate", "data.txt", "-o", "x.jsonl"], "files of responses end in .jsonl"),
         (["rate", "data.jsonl", "-o", "x.jsonl", "--raters", "langage"], "did you mean 'language'"),
         (["chat", "./absent"], "no such folder"),
