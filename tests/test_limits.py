@@ -21,8 +21,7 @@ from xlift.planning.proof import notes
 from xlift.stages import prepare, train_stage
 from xlift.study.study import load_study
 from xlift.tuning.limits import Limits, beyond, reach
-from xlift.tuning.templates import Encoded, chat_format
-from xlift.tuning.train import Data
+from xlift.tuning.templates import chat_format
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +104,9 @@ def test_what_a_template_refuses_is_told_by_record(study_file: Path, tmp_path: P
     )
     tokenizer.save_pretrained(folder)
     told = problems(study_file, f"training.model={folder}")
-    refuses = r"' \(Question number {} about the sky\?.*\): the chat template 'own' refuses it: {}"
-    assert re.search(refuses.format(3, "no threes"), told)
-    assert re.search(refuses.format(5, "UndefinedError: 'nothing' is undefined"), told)
+    refuses = r"data\.jsonl:{} \(Question number {} about the sky\?.*\): the chat template 'own' refuses it: {}"
+    assert re.search(refuses.format(4, 3, "no threes"), told)
+    assert re.search(refuses.format(6, 5, "UndefinedError: 'nothing' is undefined"), told)
 
 
 def test_check_says_what_is_good_to_know(study_file: Path, tmp_path: Path, capsys: Any) -> None:
@@ -129,7 +128,7 @@ def test_check_says_what_is_good_to_know(study_file: Path, tmp_path: Path, capsy
     assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == 30
 
 
-def test_characters_that_the_tokenizer_does_not_know_and_a_lost_heldout_loss_are_told() -> None:
+def test_characters_that_the_tokenizer_does_not_know_are_told() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -139,8 +138,5 @@ def test_characters_that_the_tokenizer_does_not_know_and_a_lost_heldout_loss_are
     special = {"unk_token": "<unk>", "eos_token": "</s>", "additional_special_tokens": words[2:4]}
     chat = chat_format(PreTrainedTokenizerFast(tokenizer_object=vocabulary, **special), "chatml")
     asked = Asked([chat.encode_prompt([{"role": "user", "content": text}]) for text in ("Why?", "Почему?")], 0, 8)
-    data = Data([Encoded([2, 3], [False, True])], [], 0, heldout_too_long=4)
-    assert notes(chat, Limits(8, None, None), data, asked) == [
-        "1 of 2 prompts hold characters that the tokenizer does not know",
-        "no held-out loss: all 4 held-out conversations are longer than max_length",
-    ]
+    told = ["1 of 2 prompts hold characters that the tokenizer does not know"]
+    assert notes(chat, Limits(8, None, None), None, asked) == told

@@ -45,8 +45,6 @@ def notes(chat: ChatFormat, limits: Limits, data: Data | None, asked: Asked) -> 
         found.append(f"up to {longest} tokens are read at once; the model was made for {limits.made_for}")
     if unknown := _unknown(chat, asked.prompts):
         found.append(f"{unknown} of {len(asked.prompts)} prompts hold characters that the tokenizer does not know")
-    if data and not data.heldout and data.heldout_too_long:
-        found.append(f"no held-out loss: all {data.heldout_too_long} held-out conversations are longer than max_length")
     return found
 
 
