@@ -13,7 +13,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from xlift.languages import LANGUAGES, get_language
+from xlift.languages import LANGUAGES, find_language, get_language
 from xlift.rating.language.masks import WORD, lowered, scripts_of
 from xlift.rating.language.scripts import Span
 from xlift.rating.language.spans import SINGLE
@@ -79,10 +79,14 @@ def another(text: str, known: Vocabulary) -> str | None:
     """
     found = _guesses_as_one(text[:ENOUGH])
     guess, sure = max(found.items(), key=itemgetter(1), default=("und", 0.0))
+    own_script = get_language(known.code).script
+    written = find_language(guess)
+    if written and written.script != own_script:
+        return None  # other scripts are seen letter by letter
     if sure >= BEYOND_DOUBT:
         return None if guess == known.code or neighbours(known.code, guess) else guess
     words = WORD.findall(lowered(text, known.code))[:COMPARED]
-    means = _likeliest(words, get_language(known.code).script, LEXICONS.keys() & {known.code, *found})
+    means = _likeliest(words, own_script, LEXICONS.keys() & {known.code, *found})
     own = means.get(known.code, NOT_HELD)
     best = max(means, key=means.__getitem__, default=known.code)
     if known.listed and means.get(best, 0.0) - own >= AHEAD:
@@ -90,7 +94,8 @@ def another(text: str, known: Vocabulary) -> str | None:
     listed_too = known.listed and guess in means
     if guess == known.code or neighbours(known.code, guess) or (listed_too and means[guess] < own):
         return None
-    return guess if sure >= (SURE if listed_too else HARDLY) else None
+    careful = listed_too or guess in _RELATIVES.get(known.code, "").split()
+    return guess if sure >= (SURE if careful else HARDLY) else None
 
 
 _LANGUAGE_OF_LIST = {"nb": "no", "sh": "hr"}

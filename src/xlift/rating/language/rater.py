@@ -123,7 +123,7 @@ def _second_look(text: str, weights: list[Weight], known: Vocabulary, rated: Rat
         whole = Span(0, len(text.rstrip()), str(other))
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
     relative = nearer(text[:READ], known)
-    if rated[0] == 2 and not relative and [weight[3] for weight in weights].count(None) >= FEW * len(weights):
+    if not relative and [weight[3] for weight in weights].count(None) >= FEW * len(weights):
         relative = relative_of(text, known.code)
     if relative:
         return None, {}, f"it may be in a language that is close to the expected one: {relative}"

@@ -308,10 +308,10 @@ def _convincing(said: Said, first: int, end: int, scores: list[float], rival: st
 
 BORROWED = 4.2
 """Zipf frequency in English under which a word behind an article of the expected language is a borrowed noun."""
-SINGLE_EXCLUSIVE, SINGLE_HARDLY_KNOWN, SINGLE_UNKNOWN = 1.4, 1.9, 1.4
+SINGLE_EXCLUSIVE, SINGLE_HARDLY_KNOWN, SINGLE_UNKNOWN = 2.0, 1.9, 1.7
 """Evidence at which one word is foreign that no third language's list has, that the lexicon has but not the list, and
 that there is no lexicon for."""
-SINGLE_BORROWED, EVERYDAY = 1.15, 5.5
+SINGLE_BORROWED, EVERYDAY = 1.3, 5.5
 """Evidence at which one English word is foreign that the expected language's list has, unless it is more common yet."""
 _ARTICLES = {
     code: frozenset(words.split())
