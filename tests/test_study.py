@@ -19,6 +19,7 @@ from xlift.hub import folder_sha256
 from xlift.records import Message
 from xlift.stages import prepare
 from xlift.study.labels import run_labels
+from xlift.study.settings import Adaptation, RunConfig
 from xlift.study.study import Study, dump_yaml, load_study, parse_study
 
 ROOT = Path(__file__).parent.parent
@@ -513,3 +514,15 @@ def test_every_file_of_a_tokenizer_decides_what_a_model_folder_is(name: str, tmp
     (tmp_path / "LICENSE.txt").write_text("free")
     assert len(set(found)) == 3
     assert folder_sha256(tmp_path) == found[-1]
+
+
+def test_a_setting_that_is_as_by_default_is_no_part_of_what_a_run_is() -> None:
+    """So that settings of later versions, with the default that there was before, leave runs what they are."""
+
+    class Later(RunConfig):
+        novelty: int = 3
+
+    for given in ({}, {"learning_rate": 1e-3}, {"adaptation": {"method": "none"}}, {"instructions": {"size": 9}}):
+        assert Later.model_validate(given).content_hash == RunConfig.model_validate(given).content_hash
+    assert Later(novelty=4).content_hash != RunConfig().content_hash
+    assert RunConfig(adaptation=Adaptation(method="none")).content_hash != RunConfig().content_hash

@@ -256,20 +256,24 @@ class RunConfig(Settings):
 
     @property
     def content_hash(self) -> str:
-        """Eight hex digits over everything that decides the run's weights: contents, not names and places."""
+        """Eight hex digits over everything that decides the run's weights: contents, not names and places.
+
+        What is as by default is left out, so that a setting that a later version adds makes no other run of this one.
+        """
         # What dropout leaves out is drawn for each micro-batch.
         drops = {"micro_batch_tokens"} if self.adaptation.method == "lora" and self.adaptation.dropout else set()
-        settings = self.model_dump(mode="json", exclude=set(INDIFFERENT - drops))
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude=set(INDIFFERENT - drops))
         if self.model_sha256:
             settings["model"] = None
         if self.adaptation.method != "lora":
             settings["adaptation"] = self.adaptation.method
-        data = settings["instructions"]
-        data["name"] = None
-        kept = [{key: value for key, value in one.items() if key != "columns" or value} for one in data["sources"]]
-        data["sources"] = [{**one, "path": None} if one["sha256"] else one for one in kept]
+        data = {key: value for key, value in settings.pop("instructions", {}).items() if key != "name"}
+        if "sources" in data:
+            data["sources"] = [{**one, "path": None} if "sha256" in one else one for one in data["sources"]]
         if self.untuned:
-            settings = {key: settings[key] for key in UNTUNED}
+            settings = {key: value for key, value in settings.items() if key in (*UNTUNED, "adaptation")}
+        elif data:
+            settings["instructions"] = data
         return fingerprint(settings, length=8)
 
     @property
