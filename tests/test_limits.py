@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from architectures import build
 from conftest import build_tokenizer
 from safetensors.torch import load_file, save_file
 
 from xlift.chat import talk
 from xlift.errors import ConfigError, UserError
+from xlift.hub import locate
+from xlift.models import Placement
 from xlift.planning.check import check_study
 from xlift.planning.forecast import Asked
 from xlift.planning.proof import notes
 from xlift.stages import prepare, train_stage
+from xlift.study.settings import Adaptation, Method, RunConfig
 from xlift.study.study import load_study
 from xlift.tuning.limits import Limits, beyond, reach
 from xlift.tuning.templates import chat_format
+from xlift.tuning.train import prepared_model
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +145,15 @@ def test_characters_that_the_tokenizer_does_not_know_are_told() -> None:
     asked = Asked([chat.encode_prompt([{"role": "user", "content": text}]) for text in ("Why?", "Почему?")], 0, 8)
     told = ["1 of 2 prompts hold characters that the tokenizer does not know"]
     assert notes(chat, Limits(8, None, None), None, asked) == told
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_base_with_dropout_of_its_own_computes_the_same_in_every_forward_pass_of_training(
+    short: Path, method: Method
+) -> None:
+    assert json.loads((short / "config.json").read_text())["resid_pdrop"] > 0
+    ids = torch.arange(4, 24)[None]
+    settings = RunConfig(model=str(short), adaptation=Adaptation(method=method, rank=2))
+    with prepared_model(settings, locate(str(short)), Placement("cpu", "float32", "test")) as model, torch.no_grad():
+        assert model.training
+        assert torch.equal(model(ids).logits, model(ids).logits)

@@ -108,7 +108,7 @@ def empty_model(path: str, revision: str | None = None) -> PreTrainedModel:
 def _proved(path: str, revision: str | None, **how: Any) -> PreTrainedModel:
     """A model whose files hold what it wants and nothing else."""
     with quiet():
-        causal_config(path, revision)
+        how["config"] = _without_noise(causal_config(path, revision))
         try:
             model, told = _loaded(path, revision, attn_implementation="sdpa", **how)
         except ValueError as error:
@@ -157,6 +157,19 @@ def causal_config(path: str, revision: str | None = None) -> Any:
     if config.is_encoder_decoder:
         problem = f"{path}: {config.model_type} reads with an encoder and writes with a decoder"
         raise ModelError(problem, "xlift tunes models that only write, such as Llama, Qwen, Gemma or Mistral")
+    return config
+
+
+def _without_noise(config: Any) -> Any:
+    """A model's configuration with its own dropout off (`attn_pdrop` of GPT-2, `layerdrop` of OPT, jitter of experts).
+
+    It is drawn for each forward pass, so that how many examples share one would decide the weights.
+    """
+    for name, value in list(vars(config).items()):
+        if hasattr(value, "to_diff_dict"):
+            _without_noise(value)
+        elif isinstance(value, float) and any(word in name for word in ("drop", "jitter")):
+            setattr(config, name, 0.0)
     return config
 
 
