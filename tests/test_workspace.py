@@ -60,6 +60,26 @@ def test_a_file_is_whole_under_its_name_and_leaves_nothing_beside_it(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_file_reaches_the_disk_before_its_name_and_its_name_before_the_call_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        calls.append("folder" if os.path.samestat(os.fstat(handle), tmp_path.stat()) else "file")
+        fsync(handle)
+
+    def moved(source: Path, target: Path) -> None:
+        calls.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved)
+    write_atomic(tmp_path / "a.json", "one")
+    assert calls == ["file", "name", "folder"]
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
