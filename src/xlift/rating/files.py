@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from array import array
 from bisect import bisect_left
 from collections import deque
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -249,10 +251,12 @@ def _rated_chunks(
         return
     warm_up()
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(done,)) as pool:
+    with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(workers, context) as pool:
+        known = Path(scratch) / "done"
+        known.write_bytes(done.tobytes())
         waiting: deque[tuple[int, Future[tuple[bytes, Rated]]]] = deque()
         for chunk in chunks:
-            waiting.append((len(chunk.rows), pool.submit(_rate_chunk, chunk, job, None)))
+            waiting.append((len(chunk.rows), pool.submit(_rate_chunk, chunk, job, known)))
             # A bounded queue: the file is never read far ahead of what is rated.
             if len(waiting) > 4 * workers:
                 number, future = waiting.popleft()
@@ -261,12 +265,10 @@ def _rated_chunks(
             yield number, *future.result()
 
 
-_done_in_worker: array[int] = array("Q")
-
-
-def _start_worker(done: array[int]) -> None:
-    # The one thing that a module holds: a pool has no other place for what all tasks of a worker read.
-    _done_in_worker[:] = done
+@lru_cache(maxsize=1)
+def _keys_in(path: Path) -> array[int]:
+    """Kept for this process: every task of a worker asks for the same keys."""
+    return array("Q", path.read_bytes())
 
 
 def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:
@@ -282,8 +284,8 @@ def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:
             first += len(lines)
 
 
-def _rate_chunk(chunk: Chunk, job: Job, done: array[int] | None) -> tuple[bytes, Rated]:
-    known = _done_in_worker if done is None else done
+def _rate_chunk(chunk: Chunk, job: Job, done: array[int] | Path) -> tuple[bytes, Rated]:
+    known = _keys_in(done) if isinstance(done, Path) else done
     found, encoded = Rated(), list[bytes]()
     for row in _rows_in(chunk):
         try:
