@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from xlift import memory
 from xlift.errors import ConfigError, DataError, ModelError, UserError
 from xlift.hub import locate
 from xlift.memory import peak_memory, reset_peak_memory
@@ -494,10 +496,30 @@ def test_a_damaged_training_state_is_named(tiny: Path, conversations: list[Any],
 
 
 def test_the_peak_of_memory_is_that_of_the_run(tiny: Path) -> None:
-    if not Path("/proc/self/clear_refs").exists():
+    if not memory.CLEAR.exists():
         pytest.skip("this system cannot forget a process's peak")
     held = torch.ones(60_000_000)
     high = peak_memory(CPU)
     del held
     reset_peak_memory(CPU)
     assert peak_memory(CPU) < high - 150_000_000
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("freebsd14", 1024)])
+def test_without_proc_the_peak_of_memory_is_that_of_the_process_in_bytes(
+    platform: str, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "absent")
+    monkeypatch.setattr("sys.platform", platform)
+    told = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert told * unit <= peak_memory(CPU) < 1.5 * told * unit
+
+
+def test_a_peak_of_memory_that_is_not_the_runs_own_is_missing(
+    tiny: Path, conversations: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CLEAR", tmp_path / "absent" / "clear_refs")
+    settings = config(tiny, steps=1)
+    run = run_folder(tmp_path, settings)
+    train(run, locate(settings.model), CPU, conversations, [])
+    assert run.stage("train")["peak_memory_bytes"] is None

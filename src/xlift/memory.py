@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
 
 from xlift.models import Placement
 
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
-def reset_peak_memory(placement: Placement) -> None:
-    """Let `peak_memory` begin anew; where the system cannot forget its peak, it stays that of the whole process."""
+
+def reset_peak_memory(placement: Placement) -> bool:
+    """Let `peak_memory` begin anew; False where the system cannot forget its peak: it stays that of the process."""
     if placement.device == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        return True
+    try:
+        CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def peak_memory(placement: Placement) -> int:
@@ -26,13 +31,13 @@ def peak_memory(placement: Placement) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
+    if STATUS.exists():
         # Not getrusage: its figure begins with that of the parent.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource
 
+    # In bytes on macOS, in KiB elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -268,7 +268,7 @@ def train(
     """
     # First of all, since it gives every worker its own GPU.
     PartialState(cpu=placement.device == "cpu")
-    reset_peak_memory(placement)
+    forgot = reset_peak_memory(placement)
     config = run.config
     started = time.monotonic()
     with _own_randomness(placement.device):
@@ -289,7 +289,7 @@ def train(
                     restore(run, first, model, optimizer)
                 _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
         if last == len(steps):
-            _finish(run, data, started, placement)
+            _finish(run, data, started, peak_memory(placement) if forgot else None)
 
 
 @dataclass(frozen=True)
@@ -462,7 +462,8 @@ def _forget_after(log: Path, step: int) -> None:
         write_atomic(log, b"".join(encode_record(record) for record in kept))
 
 
-def _finish(run: RunFolder, data: Data, started: float, placement: Placement) -> None:
+def _finish(run: RunFolder, data: Data, started: float, peak: int | None) -> None:
+    """Write down what a run came to; `peak` is missing where it would be that of the runs before as well."""
     run.set_stage(
         "train",
         "done",
@@ -472,7 +473,7 @@ def _finish(run: RunFolder, data: Data, started: float, placement: Placement) ->
         heldout_too_long=data.heldout_too_long,
         refused=sum(map(len, data.refused.values())),
         seconds=round(time.monotonic() - started, 1),
-        peak_memory_bytes=peak_memory(placement),
+        peak_memory_bytes=peak,
     )
 
 
