@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 from warm import run_xlift
 
 import xlift
+from xlift.data.instructions import load_instructions
+from xlift.hub import cache_dir, locate
+from xlift.models import load_tokenizer
 from xlift.study.settings import (
     FILLED_IN,
     Adaptation,
@@ -30,7 +33,9 @@ from xlift.study.settings import (
     Source,
     Validation,
 )
-from xlift.study.study import Study, _settings_class
+from xlift.study.study import Study, _settings_class, load_study
+from xlift.tuning.templates import chat_format
+from xlift.tuning.train import encode_data
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -201,3 +206,15 @@ def test_commands_and_examples_in_the_docs_run(
         done = run_xlift(*words, folder=place, input="Why?\n")
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout, words
+
+
+def test_readme_tells_how_many_examples_the_quickstart_learns_from() -> None:
+    if not list(cache_dir().glob("models/gemma-3-270m-*/xlift.json")):
+        pytest.skip("the embedded model has not been made yet, which takes a minute")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"runs on (\d+) English examples \(of (\d+), those of at most (\d+) tokens\)", text)
+    study = load_study(ROOT / "studies" / "quickstart.yaml")
+    settings = next(run for run in study.runs() if not run.untuned)
+    chat = chat_format(load_tokenizer(locate(settings.model).path), settings.template, settings.system)
+    data = encode_data(settings, chat, *load_instructions(settings.instructions))
+    assert tuple(map(int, told)) == (len(data.train), settings.instructions.size, settings.max_length)

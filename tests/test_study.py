@@ -19,8 +19,8 @@ from xlift.hub import folder_sha256
 from xlift.records import Message
 from xlift.stages import prepare
 from xlift.study.labels import run_labels
-from xlift.study.settings import Adaptation, RunConfig
-from xlift.study.study import Study, dump_yaml, load_study, parse_study
+from xlift.study.settings import FILLED_IN, Adaptation, RunConfig
+from xlift.study.study import Study, dump_yaml, load_study, parse_study, problems_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,6 +140,12 @@ def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
     code = f"from xlift.study.study import parse_study; print(parse_study({turned!r}).runs()[1].content_hash)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == parse_study(raw).runs()[1].content_hash
+
+
+def test_the_choices_for_an_unknown_setting_of_training_are_those_that_training_takes() -> None:
+    (problem,) = problems_of(RunConfig, {"zzz": 1})
+    assert "learning_rate" in problem
+    assert not [name for name in FILLED_IN if name in problem]
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:

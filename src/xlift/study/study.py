@@ -298,8 +298,8 @@ def problems_of(model: type[BaseModel], raw: dict[str, Any]) -> list[str]:
 def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
-        owner = _owner(model, item["loc"][:-1])
-        choices = owner.model_fields if owner else model.model_fields
+        owner = _owner(model, item["loc"][:-1]) or model
+        choices = [name for name in owner.model_fields if owner is not RunConfig or name not in FILLED_IN]
         return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {nearest(location[-1], choices)}"
     message = item["msg"].removeprefix("Value error, ")
     if not location:
