@@ -199,6 +199,45 @@ main()
 """
 
 
+FILLING = """
+import os, sys, time
+import xlift.stages
+
+# Every call that fills a cache tells when it begins and ends; the first worker's take half a second.
+def told(name):
+    function = getattr(xlift.stages, name)
+    def slow(*arguments, **options):
+        begun = time.time()
+        if os.environ["RANK"] == "0":
+            time.sleep(0.5)
+        found = function(*arguments, **options)
+        line = f"filling {name} {os.environ['RANK']} {begun} {time.time()}"
+        os.write(2, (line + chr(10)).encode())
+        return found
+    setattr(xlift.stages, name, slow)
+
+told("load_examples")
+told("locate")
+from xlift.cli import main
+sys.argv = ["xlift", *sys.argv[1:]]
+main()
+"""
+
+
+def test_workers_prepare_data_and_models_after_the_first_one_has(tiny: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path, tiny)
+    (tmp_path / "filling.py").write_text(FILLING)
+    changes = ["training.steps=1", "training.adaptation={rank: 4}"]
+    finish(tmp_path, *TORCHRUN, str(tmp_path / "filling.py"), "train", str(study), *changes)
+    told = re.findall(r"filling (\w+) (\d) (\S+) (\S+)", (tmp_path / "stderr").read_text())
+    assert {(name, rank) for name, rank, *_ in told} == {(n, r) for n in ("load_examples", "locate") for r in "01"}
+    for name in ("load_examples", "locate"):
+        ended = [float(end) for one, rank, _, end in told if (one, rank) == (name, "0")]
+        begun = [float(begin) for one, rank, begin, _ in told if (one, rank) == (name, "1")]
+        assert len(ended) == len(begun)
+        assert all(first <= later for first, later in zip(ended, begun, strict=True))
+
+
 def halved(folder: Path, model: Path) -> Path:
     path = write_study(folder, model)
     study = yaml.safe_load(path.read_text())
