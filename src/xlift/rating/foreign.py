@@ -128,8 +128,7 @@ PLAIN = Form("columns", frozenset(), lambda row: iter([{}]))
 OURS = Form("records of xlift", frozenset({"text", "language"}), lambda row: iter([row]))
 
 
-# e.g. said([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}])
-#      → "Yes"
+# e.g. said([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]) → "Yes"
 def said(value: Any) -> str | None:
     """The text of a reply: itself, the content of a message, its text parts, or the last of several messages.
 

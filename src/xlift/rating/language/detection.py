@@ -103,7 +103,7 @@ HELD, NOT_HELD = 4.5, 1.0
 """Zipf frequency by which languages are compared: of any word of a lexicon, and of a word that a list lacks."""
 
 
-# e.g. _likeliest(["vsakdo", "ima", "pravico"], "Latn")[0] → "sl"
+# e.g. max(found := _likeliest(["vsakdo", "ima", "pravico"], "Latn"), key=found.get) → "sl"
 def _likeliest(words: Iterable[str], script: str, also: Iterable[str] = ()) -> dict[str, float]:
     """Mean Zipf frequency of lower-case words in each listed language of a script, and in those of lexicons `also`.
 
@@ -136,7 +136,7 @@ FEW, MANY = 1 / 12, 1 / 4
 """Shares of words that speak for no or for another language, for a relative's and for any language's veto."""
 
 
-# e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → None
+# e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → 0
 def relative_of(text: str, code: str) -> str | None:
     """The relative that a text which seems right may be in all the same, by fastText; most of its words are known."""
     relatives = _RELATIVES.get(code, "").split()
