@@ -14,7 +14,7 @@ from warm import run_xlift
 from xlift.checkpoint import checkpoints
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
-from xlift.diagnosis.measure import FormatFit, LanguageRow, Measured, model_name
+from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, diagnosis_study, model_name
 from xlift.diagnosis.text import as_data, least_shares, table, told
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate, wilson
@@ -184,6 +184,11 @@ def test_the_command_goes_on_where_it_stopped_and_ends_with_1_below_a_limit(
     assert short.returncode == 1
     assert "is below 99%" in short.stderr
     assert json.loads(short.stdout) == data
+
+
+def test_a_language_without_prompts_is_refused_with_those_there_are(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="--languages sw: no built-in prompts; there are: ar, de"):
+        diagnosis_study([str(tiny)], ["fr", "sw"], SIZES["quick"], repetition_penalty=1.0)
 
 
 def test_a_run_stands_for_its_last_checkpoint(tmp_path: Path) -> None:

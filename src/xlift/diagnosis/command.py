@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ def diagnose_models(
     """
     if size not in SIZES:
         raise ConfigError(f"unknown size '{size}'; {nearest(size, SIZES)}")
-    named = [model_name(one) for one in (*models, *([base] if base else ()))]
-    study = diagnosis_study(list(dict.fromkeys(named)), list(map(language_code, languages)), SIZES[size], **settings)
+    given = {model_name(one): one for one in (*models, *([base] if base else ()))}
+    study = diagnosis_study(list(given), list(map(language_code, languages)), SIZES[size], **settings)
     asked = text.least_shares(fail_under, study.prompts.languages)
     count = len(study.prompts.languages) * (3 * SIZES[size].prompts + 1)
     say(f"{len(study.runs())} × {count} answers of at most {study.decoding.max_new_tokens} tokens")
-    workspace, measured = measure(study, folder, offline)
+    workspace, found_out = measure(study, folder, offline)
+    measured = [replace(one, name=name) for one, name in zip(found_out, given.values(), strict=True)]
     if page:
         from xlift.report.page import write_report
 

@@ -18,6 +18,7 @@ from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.errors import ConfigError, TemplateError
 from xlift.intervals import Estimate, estimate
 from xlift.records import Message, Rating, Response
+from xlift.study.settings import builtin_path
 from xlift.study.study import Study, parse_study
 from xlift.workspace import StudyFolder, find_run, locked
 
@@ -80,7 +81,13 @@ class Measured:
 
 
 def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Extent, **settings: Any) -> Study:
-    """The study that measures these models; `settings` are `system`, `template` and `repetition_penalty`."""
+    """The study that measures these models; `settings` are `system`, `template` and `repetition_penalty`.
+
+    Raises ConfigError for a language without built-in prompts.
+    """
+    there = sorted(path.name.split(".")[2] for path in builtin_path("").glob("prompts.open.*.jsonl"))
+    if other := [code for code in languages if code not in there]:
+        raise ConfigError([f"--languages {code}: no built-in prompts; there are: {', '.join(there)}" for code in other])
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(models[0].split(":")[-1]).name).strip("-") or "model"
     decoding = {"max_new_tokens": size.max_new_tokens, "repetition_penalty": settings.pop("repetition_penalty")}
     training = {"model": list(models), "adaptation": {"method": "none"}, **settings}

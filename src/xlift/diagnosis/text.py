@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Any
 
 from xlift.diagnosis.findings import Finding
@@ -52,9 +53,13 @@ def told(found: Sequence[Finding], sound: str = SOUND) -> str:
         return sound
     lines = []
     for number, one in enumerate(found, 1):
-        lines += [f"{number}. {one.title}", *(f"   {text}" for text in one.shown)]
+        lines += [f"{number}. {one.title}", *(line for text in one.shown for line in _wrapped(text))]
         lines += [f"   try: {text}" if not text.startswith(" ") else f"        {text.strip()}" for text in one.tries]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, WIDTH + 2, initial_indent="   ", subsequent_indent="     ", break_long_words=False)
 
 
 def examples(model: Measured) -> str:
