@@ -10,7 +10,7 @@ import pytest
 from xlift.report.reading import conditions_of
 from xlift.results import AXES, RATING_COLUMNS
 from xlift.study.labels import LONGEST, run_labels, run_settings, setting_kinds
-from xlift.study.settings import FILLED_IN, RunConfig
+from xlift.study.settings import FILLED_IN, Adaptation, RunConfig
 from xlift.study.study import parse_study
 
 VALUES: dict[str, list[Any]] = {
@@ -56,6 +56,12 @@ def config(**settings: Any) -> RunConfig:
         section, _, last = name.rpartition(".")
         (raw.setdefault(section, {}) if section else raw)[last] = value
     return RunConfig.model_validate(raw)
+
+
+def test_checkpoints_of_runs_are_called_after_their_run() -> None:
+    models = [f"/studies/{run}/checkpoints/step-17" for run in ("one", "two")]
+    labels = run_labels([RunConfig(model=model, adaptation=Adaptation(method="none")) for model in models])
+    assert labels == ["base-one-step-17", "base-two-step-17"]
 
 
 def test_runs_that_differ_in_any_settings_have_labels_that_differ_even_as_folders() -> None:

@@ -40,6 +40,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return made_study(tmp_path_factory.mktemp("many") / "study", lambda _, prompt: GOOD[prompt["language"]], **study)
 
 
+def test_a_study_of_models_that_nobody_tuned_is_told_as_such(tmp_path: Path) -> None:
+    training = {"model": ["a/one", "b/two"], "adaptation": {"method": "none"}}
+    study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training)
+    summary, _ = said(rated_by(study, {LANGUAGE: lambda run, prompt: 2.0}))
+    assert "This study asks 4 test requests in English and French of one and two." in summary
+
+
 def test_a_difference_that_chance_explains_is_never_called_one(many: Any) -> None:
     for seed in range(8):
         summary, _ = said(rated_by(many, {LANGUAGE: chances(lambda run, prompt: 0.5, seed)}))

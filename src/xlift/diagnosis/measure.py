@@ -18,6 +18,7 @@ from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.errors import ConfigError, TemplateError
 from xlift.intervals import Estimate, estimate
 from xlift.records import Message, Rating, Response
+from xlift.study.labels import model_text
 from xlift.study.settings import builtin_path
 from xlift.study.study import Study, parse_study
 from xlift.workspace import StudyFolder, find_run, locked
@@ -88,7 +89,7 @@ def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Exten
     there = sorted(path.name.split(".")[2] for path in builtin_path("").glob("prompts.open.*.jsonl"))
     if other := [code for code in languages if code not in there]:
         raise ConfigError([f"--languages {code}: no built-in prompts; there are: {', '.join(there)}" for code in other])
-    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(models[0].split(":")[-1]).name).strip("-") or "model"
+    name = re.sub(r"[^A-Za-z0-9]+", "-", model_text(models[0])).strip("-") or "model"
     decoding = {"max_new_tokens": size.max_new_tokens, "repetition_penalty": settings.pop("repetition_penalty")}
     training = {"model": list(models), "adaptation": {"method": "none"}, **settings}
     prompts = {

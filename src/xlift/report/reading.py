@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -24,7 +23,7 @@ from xlift.rating import RATERS
 from xlift.records import FACETS, Prompt
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
-from xlift.study.labels import learning_rate_text
+from xlift.study.labels import learning_rate_text, model_text
 from xlift.study.settings import FILLED_IN
 from xlift.workspace import StudyFolder
 
@@ -237,7 +236,7 @@ def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
     if name == "system":
         return f"system prompt “{value[:24]}”"
     if name == "model":
-        return Path(str(value).split(":")[-1]).name
+        return model_text(str(value))
     return words.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
 
 

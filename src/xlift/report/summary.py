@@ -60,6 +60,8 @@ def _design(material: Material) -> str:
     models = list(dict.fromkeys(str(setting_text("model", {"model": run.config.model})) for run in runs))
     requests = _requests(material)
     languages = _listed([language_name(code) for code in material.languages])
+    if not tuned:
+        return f"This study asks {_counted(requests, 'test request')} in {languages} of {_listed(models)}."
     base = " beside the untuned model" if len(tuned) < len(runs) else ""
     return (
         f"This study compares {_counted(len(tuned), 'tuned run')} of {_listed(models)}{base} on "

@@ -132,7 +132,7 @@ def _text(name: str, value: Any) -> str:
     if name == "adaptation":
         return str(value)
     if name == "model":
-        return Path(value.split(":")[-1]).name
+        return model_text(value)
     if value is None:
         return f"{name}=none" if name in ("revision", "system") else ""
     if name == "learning_rate":
@@ -144,6 +144,12 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{name}={'on' if value else 'off'}"
     return f"{name}={value:g}" if isinstance(value, float) else f"{name}={str(value)[:16]}"
+
+
+def model_text(name: str) -> str:
+    """A model by the last part of its name; a run's checkpoint by the run and the step."""
+    path = Path(name.split(":")[-1])
+    return f"{path.parent.parent.name}-{path.name}" if path.parent.name == "checkpoints" else path.name
 
 
 def learning_rate_text(value: float) -> str:
