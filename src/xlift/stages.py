@@ -99,16 +99,12 @@ def _pinned(workspace: StudyFolder, settings: Instructions, offline: bool) -> tu
         name: commit for run in workspace.runs for name, commit in run.manifest().get("data_revisions", {}).items()
     }
     commits: dict[str, str] = {}
-    for source in (source for source in settings.sources if source.path.startswith("hub:")):
-        name = f"{source.path}@{source.revision or ''}"
-        found = (
-            begun.get(name) or hub_snapshot(source.path.removeprefix("hub:"), source.revision, offline, "dataset").name
-        )
-        commits[name] = found
-    sources = [
-        source.model_copy(update={"revision": commits.get(f"{source.path}@{source.revision or ''}", source.revision)})
-        for source in settings.sources
-    ]
+    sources = list(settings.sources)
+    for number, source in enumerate(sources):
+        if source.path.startswith("hub:"):
+            name, dataset = f"{source.path}@{source.revision or ''}", source.path.removeprefix("hub:")
+            commit = begun.get(name) or hub_snapshot(dataset, source.revision, offline, "dataset").name
+            commits[name], sources[number] = commit, source.model_copy(update={"revision": commit})
     return settings.model_copy(update={"sources": sources}), commits
 
 
