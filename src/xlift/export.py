@@ -15,6 +15,7 @@ import yaml
 
 from xlift.chat import open_run
 from xlift.errors import ConfigError, ModelError
+from xlift.generation.engine import ends_of
 from xlift.hub import quiet
 from xlift.records import temporary_path, write_atomic
 from xlift.report.reading import Material, language_name, material_of, share_rows
@@ -82,9 +83,7 @@ def _write_whole(run: RunFolder, step: int, folder: Path, offline: bool) -> None
 
 def _name_ends(model: Any, chat: ChatFormat) -> None:
     """Others stop where xlift stops: at every token that ends a reply."""
-    known = model.generation_config.eos_token_id
-    ends = {*(known if isinstance(known, list) else [known]), *chat.stop_ids} - {None}
-    model.generation_config.eos_token_id = sorted(ends)
+    model.generation_config.eos_token_id = sorted(chat.stop_ids | ends_of(model))
 
 
 def _compare(folder: Path, ids: Any, wanted: Any) -> None:

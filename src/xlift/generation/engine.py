@@ -63,7 +63,7 @@ def _decode_batch(
     model: Any, chat: ChatFormat, rows: list[_Row], decoding: Decoding, on_reply: Callable[[int, Reply], None]
 ) -> None:
     batch = Batch(model, [row.prompt for row in rows], chat.end_of_turn_id)
-    stops = chat.stop_ids | _ends_of(model)
+    stops = chat.stop_ids | ends_of(model)
     seen = _Seen(batch.ids, batch.mask, decoding.repetition_penalty, stops)
     going = [True] * len(rows)
     while any(going):
@@ -131,7 +131,7 @@ def _keeps_states(model: Any) -> bool:
     return "cache_params" in inspect.signature(model.forward).parameters
 
 
-def _ends_of(model: Any) -> set[int]:
+def ends_of(model: Any) -> set[int]:
     """The tokens that the model itself says end its text: one, several, or none."""
     config = getattr(model, "generation_config", None)
     ends: Any = getattr(config, "eos_token_id", None)
