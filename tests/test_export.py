@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from xlift import export
+from xlift.chat import open_run
 from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, ModelError
 from xlift.export import export_run
@@ -18,7 +19,7 @@ from xlift.hub import locate
 from xlift.models import Placement, load_model, loaded_checkpoint
 from xlift.report.reading import material_of, share_rows
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
-from xlift.study.study import load_study
+from xlift.study.study import load_study, parse_study
 from xlift.workspace import StudyFolder
 
 CPU = Placement("cpu", "float32", "test")
@@ -145,3 +146,11 @@ def test_what_is_there_already_stays_and_a_failure_leaves_nothing(
         export_run(str(run.path), tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
     assert (kept / "mine.txt").read_text() == "mine"
+
+
+def test_an_untuned_run_of_an_adapter_is_talked_to_in_the_adapters_format(study: StudyFolder, tmp_path: Path) -> None:
+    folder = export_run(str(run_named(study, 1.0).path), tmp_path / "adapter", adapter=True)
+    raw = {"name": "untuned", "training": {"model": str(folder), "adaptation": {"method": "none"}}}
+    (run,) = prepare(parse_study(raw), tmp_path / "out").runs
+    _, chat = open_run(run, offline=True)
+    assert chat.tokenizer.name_or_path == str(folder)

@@ -10,14 +10,15 @@ from typing import Any
 
 from xlift.errors import ConfigError
 from xlift.generation.engine import Reply, decode
+from xlift.generation.responses import run_chat
 from xlift.hub import locate
-from xlift.integrity import refuse_damaged, refuse_other_base
+from xlift.integrity import refuse_other_base
 from xlift.models import load_tokenizer, loaded_checkpoint, place
 from xlift.records import Message
 from xlift.study.settings import Decoding
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse
-from xlift.tuning.templates import ChatFormat, chat_format, load_chat_format
+from xlift.tuning.templates import ChatFormat, chat_format
 from xlift.workspace import RunFolder, find_run
 
 
@@ -72,12 +73,7 @@ def open_run(
     if not steps and not run.config.untuned:
         raise ConfigError(f"{run.path}: no checkpoint yet", "xlift train STUDY.yaml makes it")
     checkpoint = run.checkpoint(step or steps[-1]) if steps else None
-    if checkpoint:
-        refuse_damaged(checkpoint)
-    tokenizer = load_tokenizer(str(checkpoint) if checkpoint else base.path)
     # An empty system prompt is one: none at all, whatever the run was trained with.
     spoken = run.config.system if system is None else system
-    chat = (load_chat_format if checkpoint else chat_format)(
-        tokenizer, run.config.template, spoken, run.config.thinking
-    )
+    chat = run_chat(run.config.model_copy(update={"system": spoken}), base, checkpoint)
     return loaded_checkpoint(base, checkpoint, place(dtype=run.config.dtype), run.config.weight), chat

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import Checkpoint, grammar_signature, margin_signature
@@ -109,11 +110,14 @@ def write_margins(checkpoint: Checkpoint, language: Sequence[MarginSummary], gra
 
 def checkpoint_chat(checkpoint: Checkpoint, base: Located) -> ChatFormat:
     """The chat format saved with a checkpoint; for the untuned base, the one its tuned runs use."""
-    config = checkpoint.run.config
-    if checkpoint.weights:
-        refuse_damaged(checkpoint.weights)
-        tokenizer = load_tokenizer(str(checkpoint.weights))
-        return load_chat_format(tokenizer, config.template, config.system, config.thinking)
+    return run_chat(checkpoint.run.config, base, checkpoint.weights)
+
+
+def run_chat(config: RunConfig, base: Located, weights: Path | None) -> ChatFormat:
+    """The chat format of a run at its tuned `weights`, or of its untuned base. Raises ModelError for damaged ones."""
+    if weights:
+        refuse_damaged(weights)
+        return load_chat_format(load_tokenizer(str(weights)), config.template, config.system, config.thinking)
     tokenizer = load_tokenizer(base.tokenizer, base.revision)
     return chat_format(tokenizer, config.template, config.system, config.thinking)
 
