@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 from xlift.cli import app
 from xlift.intervals import wilson
 from xlift.rating import rate
-from xlift.rating.overview import percent, printable, text_table
+from xlift.rating.overview import percent, text_table
 from xlift.rating.tally import Cell, Tally, count, figures, merge, wholly_right
 from xlift.records import read_records
+from xlift.terminal import printable
 
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
 MIXED = f"{FR} This is because blue light travels in shorter and smaller waves."

@@ -254,7 +254,7 @@ def diagnose(
         found, said, failures = command.diagnose_models(
             models or [], base, codes, size, out, html, offline, fail_under or [], **settings
         )
-    print(command.printed(found, said, as_json))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else said)
     for line in failures:
         print(line, file=sys.stderr)
     if failures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,12 +46,7 @@ def diagnose_models(
         shutil.copyfile(write_report(workspace), page)
     tuned = measured[: len(measured) - bool(base)] or measured
     found = {one.name: findings(one, measured[-1] if base else None) for one in tuned}
-    said = "\n\n".join(
-        part
-        for one in measured
-        for part in (one.name, text.table(one), text.told(found[one.name]) if one.name in found else "", _shown(one))
-        if part
-    )
+    said = "\n\n".join(part for one in measured for part in text.parts(one, found.get(one.name)) if part)
     failures = [line for one in tuned for line in text.failed(one, asked)]
     return text.as_data(measured, found), f"{said}\n\nanswers and ratings: {workspace.path}", failures
 
@@ -71,13 +65,3 @@ def diagnose_data(path: str, offline: bool) -> tuple[dict[str, Any], str]:
 
 
 DATA_SOUND = "Nothing was found that would make a model answer in another language, stop too early, or never stop."
-
-
-def _shown(one: Any) -> str:
-    examples = text.examples(one)
-    return f"Worst answers\n{examples}" if examples else ""
-
-
-def printed(data: dict[str, Any], said: str, as_json: bool) -> str:
-    """What goes to stdout."""
-    return json.dumps(data, indent=2, ensure_ascii=False) if as_json else said

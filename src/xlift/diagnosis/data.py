@@ -14,7 +14,7 @@ from xlift.rating.fluency import cut, leaked
 from xlift.rating.language.detection import MIN_LINE, SURE, identify
 from xlift.rating.text import parse_lines, split_sentences
 from xlift.records import Conversation
-from xlift.terminal import aligned
+from xlift.terminal import aligned, fitted
 
 READ = 400
 """Characters of a text by which its language is told."""
@@ -91,7 +91,7 @@ def _other_language(found: Sequence[Turn]) -> Finding | None:
     spoilt = [
         one
         for one in found
-        if one.asked_in and one.replied_in and one.asked_in != one.replied_in and not _asks_for(one.asked)
+        if one.asked_in and one.replied_in and one.asked_in != one.replied_in and not _ASKS_FOR.search(one.asked)
     ]
     tries = ["take these out, or answer them in the language of the question: the model learns to switch from them"]
 
@@ -102,10 +102,6 @@ def _other_language(found: Sequence[Turn]) -> Finding | None:
 
 
 _ASKS_FOR = re.compile(r"translat|tradu|übersetz|перевед|перевод|vertaal|翻訳|翻译|译|번역|अनुवाद|ترجم|çevir|dịch", re.I)
-
-
-def _asks_for(asked: str) -> bool:
-    return _ASKS_FOR.search(asked) is not None
 
 
 def _one_language(found: Sequence[Turn]) -> Finding | None:
@@ -169,8 +165,7 @@ def _repeated(found: Sequence[Turn]) -> Finding | None:
 
 
 def _short(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= 48 else words[:47] + "…"
+    return fitted(text, 48)
 
 
 def data_as_data(found: Sequence[Turn], told: Sequence[Finding]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from xlift.diagnosis.measure import FormatFit, LanguageRow, Measured
 from xlift.intervals import Estimate
-from xlift.languages import get_language
+from xlift.terminal import share_text
 
 SPOILT = 0.95
 """The share of answers that should be right; a row whose whole interval lies below has a fault."""
@@ -70,7 +70,8 @@ def _no_end(model: Measured) -> Finding | None:
     own = model.formats[0]
     if not running or own.ends >= ENDS:
         return None
-    shown = [f"after a whole reply, the end of turn has a probability of {own.ends:.0e}", _each(running, "cut")]
+    cut = _each(running, "cut", "at the token limit: ")
+    shown = [f"after a whole reply, the end of turn has a probability of {own.ends:.0e}", cut]
     tries = [
         "see that the end of turn is learned: xlift check STUDY.yaml shows the loss mask on a real example",
         "an untuned base model has never learned to end its turn: tune it, or name stop strings where it is served",
@@ -83,7 +84,7 @@ def _empty(model: Measured) -> Finding | None:
     if not rows:
         return None
     tries = ["look at the template: a reply that ends at once was often learned from data without its reply"]
-    return Finding("no answer", "It gives no answer", [_each(rows, "empty")], tries)
+    return Finding("no answer", "It gives no answer", [_each(rows, "empty", "empty: ")], tries)
 
 
 def _languages(model: Measured, base: Measured | None) -> list[Finding]:
@@ -94,19 +95,19 @@ def _languages(model: Measured, base: Measured | None) -> list[Finding]:
     other = [row for row in wrong if row not in english and _above(row.wrong, OFTEN)]
     mixed = [row for row in wrong if row not in english and row not in other]
     lost = [row for row in english + other + mixed if _fell(row, before.get(row.language))]
-    found = []
-    if english:
-        title = f"It answers users of {_names(english)} in English"
-        found.append(Finding("answers in English", title, _language_shown(english, before), _remedies(model, lost)))
-    if other:
-        title = f"It answers users of {_names(other)} in another language"
-        found.append(Finding("wrong language", title, _language_shown(other, before), _remedies(model, lost)))
-    if mixed:
-        title = f"It mixes languages when it answers users of {_names(mixed)}"
-        found.append(Finding("mixed languages", title, _language_shown(mixed, before), _remedies(model, lost)))
+    faults = (
+        ("answers in English", "It answers users of {} in English", english),
+        ("wrong language", "It answers users of {} in another language", other),
+        ("mixed languages", "It mixes languages when it answers users of {}", mixed),
+    )
+    found = [
+        Finding(kind, title.format(_names(rows)), _language_shown(rows, before), _remedies(model, lost))
+        for kind, title, rows in faults
+        if rows
+    ]
     rare = [row for row in wrong if model.tokens.get(row.language, 0) >= COSTLY and (not base or row not in lost)]
     if rare and base:
-        tokens = ", ".join(f"{_name(row)} {model.tokens[row.language]:.1f}" for row in rare)
+        tokens = ", ".join(f"{row.name} {model.tokens[row.language]:.1f}" for row in rare)
         shown = [f"tokens for the same questions, English being 1: {tokens}", _language_shown(rare, before)[-1]]
         tries = ["choose a base model that was trained on more of the language: tuning does not bring it"]
         found.append(Finding("little of it in pretraining", f"The base has seen little {_names(rare)}", shown, tries))
@@ -117,7 +118,7 @@ def _language_shown(rows: Sequence[LanguageRow], before: dict[str, LanguageRow])
     shown = [_each(rows, "right", "wholly in the language: ")]
     margins = [(row, row.margin) for row in rows if row.margin and row.margin.mean is not None]
     if margins:
-        told = ", ".join(f"{_name(row)} {_percent(margin)}" for row, margin in margins)
+        told = ", ".join(f"{row.name} {interval(margin)}" for row, margin in margins)
         shown.append(f"probability that a reply opens in the language and not in English: {told}")
     known = [before[row.language] for row in rows if row.language in before]
     return [*shown, _each(known, "right", "of its base: ")] if known else shown
@@ -144,7 +145,7 @@ def _facts(model: Measured) -> Finding | None:
     sound = [row for row in weak if not _below(row.right, SPOILT)]
     if not sound:
         return None
-    shown = [f"facts answered right: English {_percent(english)}, {_each(sound, 'facts')}"]
+    shown = [f"facts answered right: English {interval(english)}, {_each(sound, 'facts')}"]
     tries = ["no matter of tuning data: what the base does not know in a language, instructions do not teach"]
     title = f"It speaks {_names(sound)}, and knows less there than in English"
     return Finding("facts", title, shown, tries)
@@ -177,21 +178,16 @@ def _fell(row: LanguageRow, before: LanguageRow | None) -> bool:
     return _below(row.right, before.right.low)
 
 
-def _name(row: LanguageRow) -> str:
-    return get_language(row.language).name
-
-
 def _names(rows: Sequence[LanguageRow]) -> str:
-    return " and ".join(filter(None, [", ".join(map(_name, rows[:-1])), _name(rows[-1])]))
+    return " and ".join(filter(None, [", ".join(row.name for row in rows[:-1]), rows[-1].name]))
 
 
 def _each(rows: Sequence[LanguageRow], what: str, before: str = "") -> str:
-    words = {"cut": "at the token limit: ", "empty": "empty: "}
-    of: Callable[[LanguageRow], Estimate] = lambda row: getattr(row, what)  # noqa: E731
-    return before + words.get(what, "") + ", ".join(f"{_name(row)} {_percent(of(row))}" for row in rows)
+    return before + ", ".join(f"{row.name} {interval(getattr(row, what))}" for row in rows)
 
 
-def _percent(found: Estimate) -> str:
+def interval(found: Estimate, unknown: str = "not known") -> str:
+    """A share with its interval, or `unknown`."""
     if found.mean is None or found.low is None or found.high is None:
-        return "not known"
-    return f"{found.mean:.0%} [{found.low * 100:.0f}–{found.high * 100:.0f}]"
+        return unknown
+    return share_text(found.mean, found.low, found.high)

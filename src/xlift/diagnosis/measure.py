@@ -6,6 +6,7 @@ The study is an ordinary one (generation, raters, margins, report), so that what
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.errors import ConfigError, TemplateError
 from xlift.intervals import Estimate, estimate
+from xlift.languages import get_language
 from xlift.records import Message, Rating, Response
 from xlift.study.labels import model_text
 from xlift.study.settings import builtin_path
@@ -58,6 +60,11 @@ class LanguageRow:
     """The language that most of the foreign words are in."""
     worst: tuple[Response, ...]
     """Up to three answers with the lowest values, the least right language first."""
+
+    @property
+    def name(self) -> str:
+        """The language's English name."""
+        return get_language(self.language).name
 
 
 @dataclass(frozen=True)
@@ -203,22 +210,21 @@ def _without_generating(checkpoint: Checkpoint, offline: bool) -> tuple[tuple[Fo
         )
         for code, asked in facts.items()
     }
-    said = [[*one["messages"], _reply(one["reference"])] for one in facts["en"] if one["split"] == "validation"]
+    said = [
+        [*one["messages"], Message(role="assistant", content=one["reference"])]
+        for one in facts["en"]
+        if one["split"] == "validation"
+    ]
     with loaded_checkpoint(base, None, place(study.device, study.dtype)) as model:
-        fits = tuple(_format_fits(model, base.tokenizer, base.revision, config.template, config.system, said))
+        fits = tuple(_format_fits(model, tokenizer, config.template, config.system, said))
     return fits, {code: counts[code] / counts["en"] for code in study.prompts.languages if counts.get(code)}
 
 
-def _reply(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
 def _format_fits(
-    model: Any, path: str, revision: str | None, asked: str, system: str | None, said: list[list[Message]]
+    model: Any, tokenizer: Any, asked: str, system: str | None, said: list[list[Message]]
 ) -> list[FormatFit]:
     """The format that was asked for, then the named ones that differ from it."""
     from xlift.generation.margin import token_log_probs
-    from xlift.models import load_tokenizer
     from xlift.tuning.formats import NAMED
     from xlift.tuning.templates import chat_format
 
@@ -226,7 +232,8 @@ def _format_fits(
     seen: list[list[int]] = []
     for name in (asked, *NAMED):
         try:
-            chat = chat_format(load_tokenizer(path, revision), name, system)
+            # A format is put on its tokenizer.
+            chat = chat_format(copy.copy(tokenizer), name, system)
             encoded = [chat.encode(conversation) for conversation in said]
         except TemplateError:
             continue

@@ -7,37 +7,33 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
-from xlift.diagnosis.findings import Finding
+from xlift.diagnosis.findings import Finding, interval
 from xlift.diagnosis.measure import LanguageRow, Measured
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate
 from xlift.languages import get_language, language_code
-from xlift.terminal import aligned
+from xlift.terminal import aligned, fitted
 
-WIDTH = 78
+WIDTH, ROOM = 80, 72
+"""Columns of a terminal, and how many of them an example takes."""
 EXAMPLE = 2
+
+
+def parts(model: Measured, found: Sequence[Finding] | None) -> list[str]:
+    """What is told of a model: name, table, findings where it was diagnosed, worst answers; "" for what is not."""
+    return [model.name, table(model), "" if found is None else told(found), examples(model)]
 
 
 def table(model: Measured) -> str:
     """One row a language, at most 80 columns."""
     head = ["", "in the language", "instead", "cut", "fluent", "constraints", "facts", "margin"]
-    return aligned([head, *([_name(row), _interval(row.right), *_cells(row)] for row in model.rows)])
+    return aligned([head, *([row.name, interval(row.right, "not rated"), *_cells(row)] for row in model.rows)])
 
 
 def _cells(row: LanguageRow) -> list[str]:
     others = (row.cut, row.fluent, row.constraints, row.facts, row.margin)
     instead = get_language(row.instead).name if row.instead and row.instead != "und" else row.instead or ""
     return [instead, *(_mean(one) for one in others)]
-
-
-def _name(row: LanguageRow) -> str:
-    return get_language(row.language).name
-
-
-def _interval(found: Estimate) -> str:
-    if found.mean is None or found.low is None or found.high is None:
-        return "not rated"
-    return f"{found.mean:.0%} [{found.low * 100:.0f}–{found.high * 100:.0f}]"
 
 
 def _mean(found: Estimate | None) -> str:
@@ -59,21 +55,17 @@ def told(found: Sequence[Finding], sound: str = SOUND) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return wrap(text, WIDTH + 2, initial_indent="   ", subsequent_indent="     ", break_long_words=False)
+    return wrap(text, WIDTH, initial_indent="   ", subsequent_indent="     ", break_long_words=False)
 
 
 def examples(model: Measured) -> str:
-    """The worst answers of each language, shortened."""
+    """The worst answers of each language, shortened; "" where there are none."""
     lines = []
     for row in model.rows:
         for one in row.worst[:EXAMPLE]:
-            asked, said = (" ".join(text.split()) for text in (one["messages"][-1]["content"], one["text"]))
-            lines += [f"{row.language}  {_short(asked)}", f"    → {_short(said) or '(nothing)'}"]
-    return "\n".join(lines)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= WIDTH - 6 else text[: WIDTH - 7] + "…"
+            asked, said = (fitted(text, ROOM) for text in (one["messages"][-1]["content"], one["text"]))
+            lines += [f"{row.language}  {asked}", f"    → {said or '(nothing)'}"]
+    return "\n".join(["Worst answers", *lines]) if lines else ""
 
 
 def as_data(models: Sequence[Measured], found: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def failed(model: Measured, limits: Mapping[str, float]) -> list[str]:
     """What to say of languages whose share of right answers is below its limit, or not known."""
     rows = [row for row in model.rows if row.language in limits]
     return [
-        f"{model.name}: {_name(row)} {_interval(row.right)} is below {limits[row.language]:.0%}"
+        f"{model.name}: {row.name} {interval(row.right, 'not rated')} is below {limits[row.language]:.0%}"
         for row in rows
         if row.right.mean is None or row.right.mean < limits[row.language]
     ]

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
-
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.progress import say
 from xlift.rating import RATERS
 from xlift.rating.files import Job, Rated, rate_files
 from xlift.rating.foreign import Asked
 from xlift.rating.tally import LCB, Cell, Tally, as_json, below, figures, nothing_rated, reasons
-from xlift.terminal import aligned
+from xlift.terminal import aligned, fitted, printable
 
 
 def rate_and_show(
@@ -191,14 +189,3 @@ def _worst_text(own: dict[str, Cell]) -> str:
     return "\n".join(
         ["worst"] + [f"{text:<{width}}  {fitted(row[4], room)}" for text, row in zip(texts, rows, strict=True)]
     )
-
-
-def printable(text: str) -> str:
-    """On one line and without what would steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-
-
-def fitted(text: str, room: int) -> str:
-    """As much of a text as `room` places of a terminal hold."""
-    text = printable(text)
-    return text if cell_len(text) <= room else set_cell_size(text, room - 1).rstrip() + "…"

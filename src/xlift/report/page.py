@@ -29,6 +29,7 @@ from xlift.report.rows import ShareRow
 from xlift.report.sections import Section, sections_of
 from xlift.report.summary import summary_text, unknown_text
 from xlift.report.tables import rows_of, runs_table
+from xlift.terminal import share_text
 from xlift.workspace import StudyFolder, now
 
 __all__ = ["FORMATS", "TITLES", "result_table", "write_pages", "write_report"]
@@ -161,4 +162,4 @@ def _cell_text(row: ShareRow) -> str:
     if row.mean is None or row.low is None or row.high is None:
         return "not rated"
     missing = f" ({row.missing} missing)" if row.missing else ""
-    return f"{row.mean:.0%} [{row.low * 100:.0f}–{row.high * 100:.0f}]{missing}"
+    return share_text(row.mean, row.low, row.high) + missing
