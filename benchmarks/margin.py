@@ -26,8 +26,9 @@ from scipy.stats import pearsonr, spearmanr
 
 from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.data.prompts import read_prompt_file
+from xlift.disk import write_atomic
 from xlift.rating.language.rater import rate_text
-from xlift.records import Message, Prompt, write_atomic
+from xlift.records import Message, Prompt
 from xlift.stages import train_stage
 from xlift.study.settings import Decoding, builtin_path
 from xlift.study.study import Study, parse_study

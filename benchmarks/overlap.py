@@ -16,7 +16,8 @@ from pathlib import Path
 from xlift.data.instructions import load_source
 from xlift.data.overlap import overlaps
 from xlift.data.prompts import load_prompts
-from xlift.records import Prompt, write_jsonl
+from xlift.disk import write_jsonl
+from xlift.records import Prompt
 from xlift.study.settings import Prompts, PromptSet, Source
 
 LANGUAGES = ["ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pt", "ru", "tr", "zh"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import Checkpoint
-from xlift.records import write_jsonl
+from xlift.disk import write_jsonl
 from xlift.report.page import write_pages
 from xlift.report.reading import Material, material_of
 from xlift.study.study import parse_study

@@ -23,7 +23,7 @@ import pytest
 from xlift.annotation import campaign as campaigns
 from xlift.annotation import transfer
 from xlift.annotation.campaign import Plan
-from xlift.records import write_jsonl
+from xlift.disk import write_jsonl
 
 HOSTILE = (
     "</div><script>document.title='owned'</script><img src=x onerror=\"alert(1)\"> {{ 7*7 }} \x00\ud800\n\nlast line"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xlift.checkpoint import checkpoints, written_prompts
-from xlift.records import Rating, response_signature, write_jsonl
+from xlift.disk import write_jsonl
+from xlift.records import Rating, response_signature
 from xlift.report.reading import Material, material_of
 from xlift.stages import prepare, rate_stage
 from xlift.study.study import parse_study

@@ -27,9 +27,10 @@ from xlift.annotation import database as db
 from xlift.annotation import sampling
 from xlift.annotation.campaign import Plan
 from xlift.checkpoint import written_prompts
+from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, DataError
 from xlift.rating import text_fingerprint
-from xlift.records import read_jsonl, response_signature, write_jsonl
+from xlift.records import read_jsonl, response_signature
 from xlift.stages import prepare
 from xlift.study.study import parse_study
 

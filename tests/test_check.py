@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
+from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, UserError
 from xlift.hub import locate
 from xlift.models import Placement, load_tokenizer
@@ -29,7 +30,7 @@ from xlift.planning.forecast import (
     training_bound,
     work_of,
 )
-from xlift.records import read_records, write_jsonl
+from xlift.records import read_records
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.study.study import Study, load_study

@@ -8,8 +8,9 @@ import pytest
 
 from xlift.data.instructions import load_instructions, load_source, nested_subset
 from xlift.data.prompts import load_prompts, read_prompt_file
+from xlift.disk import JsonlWriter
 from xlift.errors import DataError
-from xlift.records import JsonlWriter, read_jsonl, read_records
+from xlift.records import read_jsonl, read_records
 from xlift.study.settings import Instructions, Prompts, PromptSet, Source, builtin_path
 
 GOOD: dict[str, Any] = {

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from xlift.cli import main
+from xlift.disk import JsonlWriter, write_atomic, write_jsonl
 from xlift.errors import UserError, os_problem
 from xlift.executors import each_run
-from xlift.records import JsonlWriter, read_records, write_atomic, write_jsonl
+from xlift.records import read_records
 from xlift.report.formats import to_csv
 from xlift.study.study import parse_study
 from xlift.workspace import RunFolder, StudyFolder, create_study, open_study

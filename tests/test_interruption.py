@@ -135,7 +135,7 @@ def killed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         kill_at(sign, study, folder, chance.uniform(0, 0.02))
     made = folder / "results" / "cut"
     # A process killed in the middle of an atomic write leaves the temporary file; the moment is too short to be met.
-    code = "import sys, pathlib as p, xlift.records as r; r.temporary_path(p.Path(sys.argv[1])).touch()"
+    code = "import sys, pathlib as p, xlift.disk as r; r.temporary_path(p.Path(sys.argv[1])).touch()"
     manifest = next(made.glob("runs/full-*")) / "manifest.json"
     subprocess.run([sys.executable, "-c", code, str(manifest)], check=True)
     assert list(manifest.parent.glob(".manifest.json.*.tmp"))

@@ -13,11 +13,12 @@ import pytest
 from judge_server import Act, honest, serving
 from test_judging import judge_at, judged, records
 
+from xlift.disk import write_jsonl
 from xlift.errors import DataError, UserError
 from xlift.judging.client import Pace
 from xlift.judging.judges import judge_file
 from xlift.judging.ratings import JudgingOutcome, current_judge_ratings, judge_responses
-from xlift.records import read_records, write_jsonl
+from xlift.records import read_records
 from xlift.study.settings import Judge
 
 
@@ -95,7 +96,8 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from xlift.judging.ratings import judge_responses
-from xlift.records import read_records, write_jsonl
+from xlift.disk import write_jsonl
+from xlift.records import read_records
 from xlift.study.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 judge_responses(read_records(folder / "responses.jsonl"), settings, folder / "ratings.jsonl", folder / "ledger.jsonl")

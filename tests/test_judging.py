@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from judge_server import Script, Serving, faulty, honest, identity, serving
 
+from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
 from xlift.judging.client import Pace
 from xlift.judging.judges import judge_file
@@ -32,7 +33,7 @@ from xlift.judging.ratings import (
     outcome_text,
 )
 from xlift.rating import text_fingerprint
-from xlift.records import read_records, write_jsonl
+from xlift.records import read_records
 from xlift.study.settings import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]

@@ -15,9 +15,9 @@ from judge_server import Act, serving
 from test_judging import judge_at
 
 from xlift import cli
+from xlift.disk import write_jsonl
 from xlift.judging.pairs import compare_pairs, current_comparisons, summarise_pairs
 from xlift.judging.probe import probe, probe_cases
-from xlift.records import write_jsonl
 from xlift.stages import prepare
 from xlift.study.study import load_study
 

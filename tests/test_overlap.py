@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from xlift.data.instructions import load_examples
 from xlift.data.overlap import Overlaps, overlaps, units
 from xlift.data.prompts import builtin_sets, load_prompts
+from xlift.disk import write_jsonl
 from xlift.errors import DataError
-from xlift.records import write_jsonl
 from xlift.study.settings import Instructions, Prompts, PromptSet, Source
 
 ASKED = {

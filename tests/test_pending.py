@@ -11,10 +11,11 @@ import judge_server
 import pytest
 import yaml
 
+from xlift.disk import write_jsonl
 from xlift.errors import UserError
 from xlift.planning.pending import pending, say_pending
 from xlift.rating import signature_of
-from xlift.records import read_records, write_jsonl
+from xlift.records import read_records
 from xlift.stages import generate_stage, judge_stage, prepare, rate_stage, train_stage
 from xlift.study.study import Study, load_study
 from xlift.tuning import checkpoints

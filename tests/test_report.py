@@ -10,8 +10,9 @@ import pytest
 from report_fixtures import GOOD, chances, log_training, made_study, rated_by, rated_study
 
 from xlift.checkpoint import written_prompts
+from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
-from xlift.records import response_signature, write_jsonl
+from xlift.records import response_signature
 from xlift.report.methods import data_facts
 from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import result_table, write_report

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from report_fixtures import GOOD, STEP, log_training, rated_study
 
-from xlift.records import write_jsonl
+from xlift.disk import write_jsonl
 from xlift.report.page import write_report
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> The answer is in English & "quoted" text.'

@@ -22,6 +22,7 @@ from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 from xlift.checkpoint import checkpoints, checkpoints_of, grammar_languages
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
+from xlift.disk import encode_record, write_jsonl
 from xlift.errors import ConfigError, UserError
 from xlift.executors import each_run, task_resources
 from xlift.generation.engine import decode
@@ -31,7 +32,7 @@ from xlift.judging.client import Pace
 from xlift.judging.ratings import judge_responses, ledger_path
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, place
 from xlift.planning.check import check_study
-from xlift.records import encode_record, fingerprint, read_records, write_jsonl
+from xlift.records import fingerprint, read_records
 from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
 from xlift.report.reading import Material

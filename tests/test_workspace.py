@@ -13,8 +13,8 @@ import pytest
 
 import xlift
 from xlift.checkpoint import checkpoints, checkpoints_of
+from xlift.disk import remove_leftovers, temporary_path, write_atomic
 from xlift.errors import ConfigError
-from xlift.records import remove_leftovers, temporary_path, write_atomic
 from xlift.stages import prepare, run_study
 from xlift.study.study import load_study
 from xlift.workspace import StudyFolder, find_run, find_study, is_created, locked
@@ -28,7 +28,7 @@ def done(study_file: Path, tmp_path: Path) -> StudyFolder:
 def left_by_a_killed_process(folder: Path) -> Path:
     """The temporary file of a process that is no longer there."""
     code = (
-        "import sys; from pathlib import Path; from xlift.records import temporary_path\n"
+        "import sys; from pathlib import Path; from xlift.disk import temporary_path\n"
         "path = temporary_path(Path(sys.argv[1]) / 'x.json'); path.write_text('half'); print(path)"
     )
     told = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)

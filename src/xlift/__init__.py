@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from xlift.api import generate as generate
     from xlift.api import run as run
     from xlift.api import train as train
+    from xlift.disk import write_jsonl as write_jsonl
     from xlift.errors import UserError as UserError
     from xlift.rating import RATERS as RATERS
     from xlift.rating import rate as rate
     from xlift.rating.files import rate_file as rate_file
     from xlift.records import read_records as read_records
-    from xlift.records import write_jsonl as write_jsonl
     from xlift.results import Results as Results
     from xlift.results import load as load
 
@@ -50,7 +50,7 @@ _HOMES = {
     "summary": "analysis.estimates",
     "train": "api",
     "variance_shares": "analysis.effects",
-    "write_jsonl": "records",
+    "write_jsonl": "disk",
 }
 
 __all__ = list(_HOMES)

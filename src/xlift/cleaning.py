@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from xlift.disk import leftovers
 from xlift.errors import UserError
 from xlift.progress import byte_size
-from xlift.records import leftovers
 from xlift.terminal import aligned
 from xlift.workspace import StudyFolder, find_study, unused_runs
 

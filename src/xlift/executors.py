@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from xlift.disk import write_atomic
 from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import require
 from xlift.progress import or_told
-from xlift.records import write_atomic
 from xlift.redaction import redacted
 from xlift.study.study import Study
 from xlift.workers import several_workers

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from xlift.chat import open_run
+from xlift.disk import temporary_path, write_atomic
 from xlift.errors import ConfigError, ModelError
 from xlift.generation.engine import ends_of
 from xlift.hub import quiet
-from xlift.records import temporary_path, write_atomic
 from xlift.report.reading import Material, language_name, material_of, share_rows
 from xlift.report.rows import ShareRow
 from xlift.tuning.card import card_body, card_head

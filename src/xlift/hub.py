@@ -20,8 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from xlift.disk import write_atomic
 from xlift.errors import DataError, ModelError, nearest
-from xlift.records import fingerprint, write_atomic
+from xlift.records import fingerprint
 
 ADAPTER_CONFIG = "adapter_config.json"
 LARGE = 50_000_000

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from xlift.disk import is_as_written
 from xlift.errors import ConfigError, DataError, ModelError
 from xlift.hub import Located, file_sha256, folder_sha256
 from xlift.progress import say
-from xlift.records import is_as_written
 from xlift.workspace import RunFolder, manifest_of
 
 FACTS = "xlift.json"

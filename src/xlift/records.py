@@ -1,29 +1,20 @@
-"""The records that stages hand to each other, and how they are read and written.
+"""The records that stages hand to each other, and how they are read and checked: JSONL, unknown fields are kept.
 
-JSONL: one whole record a line, appended and flushed. A torn last line (the process was killed while writing) is
-dropped when the file is opened again, so that its record is made again. Unknown fields are kept.
+How they are written: disk.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import platform
-import re
-import secrets
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from xlift.errors import ConfigError, DataError, shortened
+from xlift.errors import DataError, shortened
 from xlift.languages import find_language, known_code, language_problem
 
 if TYPE_CHECKING:
@@ -293,183 +284,6 @@ def on_scale(rating: dict[str, Any]) -> dict[str, Any]:
     if value is None or (type(value) in (int, float) and 0 <= value <= SCALES.get(str(rating.get("facet")), 2.0)):
         return rating
     return rating | {"value": None, "reason": f"{value!r:.20} is not on the scale"}
-
-
-def written_part(path: Path) -> dict[str, Any]:
-    """How much of a file to which lines are added has been written, and the hash of that."""
-    return {"bytes": path.stat().st_size, "sha256": _sha256_of(path, None)}
-
-
-def is_as_written(path: Path, part: dict[str, Any]) -> bool:
-    """Whether a file still begins with what had been written."""
-    size = part["bytes"]
-    return path.is_file() and path.stat().st_size >= size and _sha256_of(path, size) == part["sha256"]
-
-
-def _sha256_of(path: Path, size: int | None) -> str:
-    found, left = hashlib.sha256(), path.stat().st_size if size is None else size
-    with path.open("rb") as file:
-        while left > 0 and (part := file.read(min(left, 1 << 20))):
-            found.update(part)
-            left -= len(part)
-    return found.hexdigest()
-
-
-class JsonlWriter:
-    """Appends records to a JSONL file, each flushed as one whole line; opening drops a torn last line."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(self.path)
-        self._file = self.path.open("ab")
-
-    def write(self, record: Any) -> None:
-        self.write_encoded(encode_record(record))
-
-    def write_encoded(self, lines: bytes) -> None:
-        """Append whole lines made by `encode_record`. Raises OSError that names the file."""
-        try:
-            self._file.write(lines)
-            self._file.flush()
-        except OSError as error:
-            raise _named(error, self.path) from None
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> JsonlWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def encode_record(record: Any) -> bytes:
-    """One line of JSONL. Lone surrogates, which UTF-8 cannot hold, are escaped."""
-    line = json.dumps(record, ensure_ascii=False)
-    try:
-        return line.encode("utf-8") + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(record).encode("ascii") + b"\n"
-
-
-def _drop_torn_line(path: Path) -> None:
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        position = end
-        while position > 0:
-            start = max(0, position - 65536)
-            file.seek(start)
-            newline = file.read(position - start).rfind(b"\n")
-            if newline >= 0:
-                position = start + newline + 1
-                break
-            position = start
-        if position < end:
-            file.truncate(position)
-
-
-@contextlib.contextmanager
-def exclusive(lock: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file, which is left behind, empty. Raises ConfigError(`busy`) where another process holds it."""
-    from filelock import FileLock, Timeout
-
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(busy, "wait for it") from None
-    try:
-        yield
-    finally:
-        held.release()
-
-
-def write_atomic(path: str | Path, data: str | bytes) -> None:
-    """Write a whole file under a temporary name and move it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("xb") as file:
-            # Half a character, which JSON can write and UTF-8 cannot, is shown by its code.
-            file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _named(error, path) from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    """The same error about a file that the user knows: a full disk is told without any, or of a temporary one."""
-    return OSError(error.errno, error.strerror, str(path))
-
-
-def sync(*paths: Path) -> None:
-    """Make files, and what was moved into folders, survive a loss of power; where the system cannot, nothing."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
-_TEMPORARY = re.compile(r"\..+\.xlift-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
-_DAY_SECONDS = 86_400
-
-
-def temporary_path(path: Path) -> Path:
-    """A new name beside `path` for what is being written; it says which process of which machine writes."""
-    return path.with_name(f".{path.name[:150]}.xlift-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """What processes that were killed had under temporary names of ours; nothing else, and of nobody alive."""
-    named = [(path, _TEMPORARY.fullmatch(path.name)) for path in sorted(folder.rglob(".*.tmp"))]
-    return [path for path, name in named if name and _is_left(path, name[1], int(name[2]))]
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed have left; see `leftovers`."""
-    for path in leftovers(folder):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_left(path: Path, machine: str, process: int) -> bool:
-    try:
-        if time.time() - path.stat().st_mtime > _DAY_SECONDS:
-            return True
-        if machine != _machine() or os.name != "posix" or process == os.getpid():
-            return False
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _machine() -> str:
-    return fingerprint(platform.node(), length=8)
-
-
-def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
-    """Write a whole JSONL file at once, atomically."""
-    write_atomic(path, b"".join(encode_record(record) for record in records))
 
 
 def check_messages(messages: Any, where: str, ends_with: Role) -> list[str]:

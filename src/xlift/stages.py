@@ -11,6 +11,7 @@ from typing import Any
 from xlift.checkpoint import Checkpoint, checkpoints_of, written_prompts
 from xlift.data.instructions import Examples, load_examples
 from xlift.data.prompts import load_prompts
+from xlift.disk import JsonlWriter, write_jsonl
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
@@ -21,7 +22,6 @@ from xlift.models import KeptBase, Placement, place
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
-from xlift.records import JsonlWriter, write_jsonl
 from xlift.study.settings import Instructions, Judge, RunConfig
 from xlift.study.study import Study
 from xlift.workers import agreed, first_worker, one_after_another

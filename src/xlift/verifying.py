@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xlift.checkpoint import Margins
+from xlift.disk import leftovers
 from xlift.errors import UserError
 from xlift.integrity import changed_files, damaged_files, refuse_other_state
-from xlift.records import Logged, Prompt, Rating, Response, leftovers, read_json, read_records
+from xlift.records import Logged, Prompt, Rating, Response, read_json, read_records
 from xlift.workspace import StudyFolder, find_run, find_study, manifest_of
 
 

@@ -23,9 +23,10 @@ from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
+from xlift.disk import encode_record, exclusive, remove_leftovers, write_atomic, written_part
 from xlift.errors import ConfigError, DataError
 from xlift.progress import or_told
-from xlift.records import encode_record, exclusive, read_json, remove_leftovers, write_atomic, written_part
+from xlift.records import read_json
 from xlift.study.labels import run_labels
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study, dump_yaml, load_study, read_yaml

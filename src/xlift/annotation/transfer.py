@@ -20,10 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from xlift.annotation import database as db
+from xlift.disk import encode_record, write_atomic, write_jsonl
 from xlift.errors import ConfigError, DataError, nearest, shortened
 from xlift.languages import find_language, known_code, language_problem
 from xlift.rating import text_fingerprint
-from xlift.records import Rating, encode_record, parse_line, write_atomic, write_jsonl
+from xlift.records import Rating, parse_line
 from xlift.workspace import StudyFolder
 
 VERSION = "human v1"

@@ -10,6 +10,7 @@ from typing import Any
 
 from xlift.checkpoint import Checkpoint, grammar_signature, margin_signature
 from xlift.data.prompts import fact_prompts, grammar_pairs
+from xlift.disk import JsonlWriter, write_atomic
 from xlift.generation.engine import Reply, decode
 from xlift.generation.grammar import GrammarSummary, grammar_margins
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
@@ -18,7 +19,7 @@ from xlift.hub import Located
 from xlift.integrity import refuse_damaged
 from xlift.models import KeptBase, Placement, empty_model, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
-from xlift.records import JsonlWriter, Message, Prompt, write_atomic
+from xlift.records import Message, Prompt
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study
 from xlift.tuning.limits import beyond, limits_of

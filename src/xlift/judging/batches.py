@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from xlift.disk import encode_record, write_atomic
 from xlift.errors import DataError, UserError
 from xlift.extras import require
 from xlift.judging.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
@@ -23,7 +24,7 @@ from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
 from xlift.judging.questions import Request, again_messages, needs_again
 from xlift.judging.replies import JudgeAnswer, JudgeReply
 from xlift.progress import say
-from xlift.records import Message, encode_record, fingerprint, parse_line, write_atomic
+from xlift.records import Message, fingerprint, parse_line
 from xlift.redaction import redacted
 from xlift.study.settings import Judge
 

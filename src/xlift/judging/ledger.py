@@ -20,10 +20,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from xlift.disk import JsonlWriter, encode_record, exclusive
 from xlift.errors import DataError
 from xlift.judging.replies import JudgeReply
 from xlift.progress import say
-from xlift.records import JsonlWriter, encode_record, exclusive, parse_line
+from xlift.records import parse_line
 from xlift.study.settings import Judge
 
 # Characters of a token by script, set between the tokenizers of Gemma 3 (262,144 tokens) and SmolLM2 (49,152) on the

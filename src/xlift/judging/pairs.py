@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xlift.disk import JsonlWriter, encode_record
 from xlift.intervals import Estimate, estimate
 from xlift.judging.batches import answer_as_set
 from xlift.judging.client import PACE, Pace, RequestGroup
@@ -39,7 +40,7 @@ from xlift.judging.ratings import CallEstimate, estimate_calls
 from xlift.judging.replies import PREFERENCES, JudgeAnswer, read_preference, refuses
 from xlift.progress import progress
 from xlift.rating import text_fingerprint, unreadable_record
-from xlift.records import JsonlWriter, encode_record, fingerprint, read_records
+from xlift.records import fingerprint, read_records
 from xlift.study.settings import Judge
 from xlift.terminal import aligned
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from xlift.disk import JsonlWriter, encode_record
 from xlift.errors import DataError
 from xlift.judging.batches import answer_as_set
 from xlift.judging.client import PACE, Pace, RequestGroup, check_budget
@@ -31,7 +32,7 @@ from xlift.judging.questions import (
 from xlift.judging.replies import JudgeAnswer
 from xlift.progress import Progress, progress
 from xlift.rating import identity, unreadable_record
-from xlift.records import JsonlWriter, Rating, encode_record, on_scale, parse_line, parse_response
+from xlift.records import Rating, on_scale, parse_line, parse_response
 from xlift.study.settings import Judge
 
 Part = tuple[Iterable[dict[str, Any]], Path]

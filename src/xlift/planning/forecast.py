@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 
+from xlift.disk import encode_record
 from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins
@@ -31,7 +32,7 @@ from xlift.generation.responses import margin_pairs
 from xlift.hub import CHAT_FILES, Located, quiet
 from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
-from xlift.records import Prompt, encode_record
+from xlift.records import Prompt
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import LOSS_CHUNK

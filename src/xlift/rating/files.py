@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xlift.data.tabular import KINDS, Row, files, kind_of_name, rows
+from xlift.disk import JsonlWriter, encode_record, exclusive
 from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
 from xlift.progress import progress, say
 from xlift.rating import (
@@ -37,7 +38,7 @@ from xlift.rating.foreign import Asked, Reading, columns_of, look, reading_of, r
 from xlift.rating.inspect_logs import is_log, log_rows
 from xlift.rating.language.wordlists import warm_up
 from xlift.rating.tally import Tally, count, merge
-from xlift.records import JsonlWriter, Rating, encode_record, exclusive, parse_line, read_jsonl
+from xlift.records import Rating, parse_line, read_jsonl
 
 CHUNK = 128 * 1024
 """Bytes, to the end of the line, handed to a worker at once."""

@@ -11,8 +11,9 @@ from typing import Any, cast
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from xlift.disk import write_atomic
 from xlift.rating import unreadable_record
-from xlift.records import Prompt, Rating, Response, write_atomic
+from xlift.records import Prompt, Rating, Response
 from xlift.report.browser import Answers, packed_answers, policy
 from xlift.report.reading import language_name
 from xlift.workspace import now

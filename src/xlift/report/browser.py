@@ -18,8 +18,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xlift.disk import encode_record
 from xlift.languages import get_language
-from xlift.records import Prompt, Rating, Response, encode_record, reply_language
+from xlift.records import Prompt, Rating, Response, reply_language
 
 PIECE_RESPONSES = 2500
 """About so many responses are in one piece."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import altair as alt
 
-from xlift.records import write_atomic
+from xlift.disk import write_atomic
 
 # Okabe and Ito's palette, told apart with all common kinds of colour blindness; the text's colour stands for black.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#F0E442"]

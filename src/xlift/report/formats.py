@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from xlift.records import write_atomic
+from xlift.disk import write_atomic
 
 Form = Literal["text", "share", "points", "number", "signed", "p", "count"]
 NONE = "–"

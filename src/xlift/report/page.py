@@ -17,8 +17,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from xlift.disk import write_atomic
 from xlift.errors import ConfigError, nearest
-from xlift.records import write_atomic
 from xlift.report import methods
 from xlift.report.browser import Answers, packed_answers, packed_bytes, policy
 from xlift.report.figures import save_figure, script_bundle

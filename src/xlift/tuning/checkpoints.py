@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xlift.disk import sync, temporary_path, write_atomic
 from xlift.errors import DataError
 from xlift.hub import file_sha256
 from xlift.integrity import FACTS, hashes, refuse_other_state
 from xlift.models import Placement
-from xlift.records import sync, temporary_path, write_atomic
 from xlift.tuning.card import model_card
 from xlift.tuning.templates import ChatFormat
 from xlift.workspace import RunFolder

@@ -22,12 +22,13 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
+from xlift.disk import JsonlWriter, encode_record, write_atomic
 from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError, nearest
 from xlift.hub import Located, quiet
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.progress import progress, say
-from xlift.records import Conversation, JsonlWriter, Logged, encode_record, fingerprint, read_records, write_atomic
+from xlift.records import Conversation, Logged, fingerprint, read_records
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.limits import beyond, limits_of

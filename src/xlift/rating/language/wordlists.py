@@ -22,11 +22,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xlift.disk import write_atomic
 from xlift.hub import cache_dir
 from xlift.languages import LANGUAGES, get_language
 from xlift.progress import say
 from xlift.rating.spelling import listed_form, plain_form
-from xlift.records import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
