@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, agreement_tables, text_tables
+from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, SINGLY, agreement_tables, text_tables
 from xlift.analysis.measures import holm
 from xlift.errors import DataError
 from xlift.records import kind_of
@@ -119,6 +119,39 @@ def test_several_people_are_the_mean_of_pairs_weighted_by_ratings() -> None:
         assert found["kappa"] == pytest.approx(np.average(kappas, weights=sizes))
         assert found["agreement"] == pytest.approx(sum(np.trace(counts) for counts in tables) / sum(sizes))
         assert found["pairs"] == sum(sizes)
+
+
+def test_figures_do_not_depend_on_how_many_pairs_are_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = noisy(7, [*PEOPLE, "judge:big"])
+    whole = agreement_tables(records, resamples=100)
+    monkeypatch.setattr("xlift.analysis.agreement.PAIRS_AT_ONCE", 2)
+    parts = agreement_tables(records, resamples=100)
+    assert len(parts["agreement"]) == len(whole["agreement"]) == 10
+    for one, other in zip(parts["agreement"] + parts["people"], whole["agreement"] + whole["people"], strict=True):
+        assert one == {key: pytest.approx(value) if isinstance(value, float) else value for key, value in other.items()}
+
+
+def test_a_crowd_is_measured_together_and_not_two_by_two() -> None:
+    crowd = [f"human:{i:02}" for i in range(SINGLY + 1)]
+    records = [one for one in noisy(8, crowd, items=80) if (int(one["id"][1:]) + int(one["rater"][6:])) % 5 == 0]
+    tables = agreement_tables(records, resamples=100)
+    assert [(one["first"], one["second"]) for one in tables["agreement"]] == [("all people", "each other")]
+    assert len(tables["people"]) == len(crowd)
+    values = matrix(records, crowd)
+    expected = krippendorff.alpha(reliability_data=values, level_of_measurement="ordinal", value_domain=[0, 1, 2])
+    assert tables["agreement"][0]["alpha"] == pytest.approx(expected)
+    assert f"of {len(crowd)} people not every two are shown" in text_tables(tables)
+
+
+def test_of_very_many_pairs_some_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = noisy(9, [f"human:{i:02}" for i in range(25)], items=40)
+    exact = row(records, "all people", "each other")
+    monkeypatch.setattr("xlift.analysis.agreement.MOST_PAIRS", 150)
+    some = row(records, "all people", "each other")
+    assert some == row(records, "all people", "each other")
+    assert exact["pairs"] > some["pairs"]
+    assert some["alpha"] == exact["alpha"]
+    assert exact["kappa_low"] < some["kappa"] < exact["kappa_high"]
 
 
 def test_majority_and_mean_are_per_item() -> None:

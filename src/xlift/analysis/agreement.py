@@ -12,14 +12,27 @@ leniency     mean of first minus second
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from xlift.analysis.measures import GRADES, deviation, holm, interval, kappa, measured, pooled, resampled
+from xlift.analysis.measures import (
+    GRADES,
+    Sums,
+    added,
+    deviation,
+    holm,
+    interval,
+    kappa,
+    pooled,
+    resampled,
+    sums,
+    weighted,
+)
 from xlift.errors import DataError
 from xlift.intervals import Integers, Numbers
 from xlift.languages import known_code, language_problem
@@ -29,6 +42,15 @@ from xlift.terminal import aligned
 ALL_LANGUAGES = "all"
 MEASURES = ("kappa", "agreement", "alpha", "tau", "leniency")
 ALL_PEOPLE, EACH, MAJORITY, MEAN = "all people", "each person", "people's majority", "people's mean"
+SINGLY = 20
+"""Up to so many people, every two of them are a row of their own: 20 make 190 rows, 1,000 would make 499,500."""
+MOST_PAIRS = 5000
+"""Of so many pairs of people, drawn by the seed, kappa, agreement and tau are the mean where more have met."""
+PAIRS_AT_ONCE = 256
+DRAWS = 4_000_000
+"""Pairs of people times resamples; of 5,000 pairs 800 resamples are drawn instead of 2,000."""
+NONE = -1
+Places = NDArray[np.int16]
 
 
 class Item(NamedTuple):
@@ -42,28 +64,39 @@ class Item(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Ratings of one facet, [items, raters]: `values` nan where there is none, `recorded` where a record is."""
+    """Ratings of one facet, [items, raters]: `values` places on GRADES, NONE where there is none.
+
+    `recorded` is true where a record is; `clusters` [items] tells which prompt an item belongs to.
+    """
 
     raters: list[str]
-    values: Numbers
+    values: Places
     recorded: NDArray[np.bool_]
     clusters: Integers
 
 
 class Pairing(NamedTuple):
-    """Two sides that are compared: `tables` [clusters, pairs of raters, first's values, second's values] count ratings.
+    """Two sides that are compared.
 
-    `coincidences` [clusters, pairs of raters or 1, values, values] are Krippendorff's; None where `scale`, the second
-    side's values, is not that of the first.
+    `one` and `other` [items, raters] are places of values on GRADES and on `scale`, NONE where there is no value;
+    `pairs` [pairs, 2] names the columns that meet. `cluster` [items] numbers the clusters of items that both sides have
+    rated, -1 elsewhere. `coincidences` [clusters, 1, values, values] are Krippendorff's where more than two meet.
     """
 
     first: str
     second: str
-    tables: Numbers
-    coincidences: Numbers | None
+    one: Places
+    other: Places
+    pairs: Integers
+    cluster: Integers
     scale: Numbers
     items: int
     missing: int
+    coincidences: Numbers | None = None
+
+    @property
+    def clusters(self) -> int:
+        return int(self.cluster.max(initial=-1)) + 1
 
 
 def cluster_of(record: Mapping[str, Any], clusters: Mapping[str, str] | None) -> str:
@@ -121,8 +154,9 @@ def agreement_tables(
                  (rows: first's 0, 1, 2; all people: each pair in both orders); reasons for what is None
     people       rows of `_deviations`
 
-    Judges and checks are compared with each person's ratings, with the value that most people gave (items without one
-    count as missing), and with the people's mean. Raises DataError as `latest` does.
+    Every two people are a row up to SINGLY people. Judges and checks are compared with each person's ratings, with the
+    value that most people gave (items without one count as missing), and with the people's mean. Raises DataError as
+    `latest` does.
     """
     found = latest(ratings)
     by_id = {str(record["id"]): cluster_of(record, clusters) for record in ratings}
@@ -131,7 +165,7 @@ def agreement_tables(
     people: list[dict[str, Any]] = []
     for facet, language, matrix in _matrices(found, by_id):
         where = {"facet": facet, "language": language}
-        rows += [{"between": between, **where, **_row(pairing, *settings)} for between, pairing in _pairings(matrix)]
+        rows += [{"between": name, **where, **_row(pairing, *settings)} for name, pairing in _pairings(matrix, seed)]
         people += [{**where, **row} for row in _deviations(matrix, *settings)]
     order = {between: place for place, between in enumerate(HEADINGS)}
     names = sorted({rater for _, _, rater in found})
@@ -169,11 +203,11 @@ def _matrices(
 def _matrix(cells: Sequence[tuple[Item, str, float | None]], by_id: Mapping[str, str]) -> Matrix:
     rows = {item: i for i, item in enumerate(dict.fromkeys(item for item, _, _ in cells))}
     columns = {rater: i for i, rater in enumerate(sorted({rater for _, rater, _ in cells}))}
-    values = np.full((len(rows), len(columns)), np.nan)
+    values = np.full((len(rows), len(columns)), NONE, dtype=np.int16)
     recorded = np.zeros(values.shape, dtype=bool)
     for item, rater, value in cells:
         recorded[rows[item], columns[rater]] = True
-        values[rows[item], columns[rater]] = np.nan if value is None else value
+        values[rows[item], columns[rater]] = NONE if value is None else int(value)
     clusters = np.unique([by_id[item.id] for item in rows], return_inverse=True)[1]
     return Matrix(list(columns), values, recorded, clusters)
 
@@ -181,16 +215,16 @@ def _matrix(cells: Sequence[tuple[Item, str, float | None]], by_id: Mapping[str,
 # --- what is compared
 
 
-def _pairings(matrix: Matrix) -> list[tuple[str, Pairing]]:
+def _pairings(matrix: Matrix, seed: int) -> Iterator[tuple[str, Pairing]]:
     human = _human(matrix)
     machines = [i for kind in KINDS[1:] for i, rater in enumerate(matrix.raters) if kind_of(rater) == kind]
-    found = [("people", _all_people(matrix, human))] if len(human) > 2 else []
-    found += [("people", _pair(matrix, one, other)) for one, other in combinations(human, 2)]
+    found = [("people", _all_people(matrix, human, seed))] if len(human) > 2 else []
+    found += [("people", _pair(matrix, *two)) for two in combinations(human, 2) if len(human) <= SINGLY]
     for machine in machines if human else []:
         between = f"{kind_of(matrix.raters[machine])} and people"
         found += [(between, pairing) for pairing in _with_people(matrix, machine, human)]
     found += [("judges and checks", _pair(matrix, one, other)) for one, other in combinations(machines, 2)]
-    return [(between, pairing) for between, pairing in found if pairing.items or pairing.missing]
+    return ((between, pairing) for between, pairing in found if pairing.items or pairing.missing)
 
 
 def _human(matrix: Matrix) -> list[int]:
@@ -203,12 +237,25 @@ def _pair(matrix: Matrix, one: int, other: int) -> Pairing:
     return _pairing(matrix.raters[one], matrix.raters[other], first, second, matrix.clusters, asked)
 
 
-def _all_people(matrix: Matrix, human: Sequence[int]) -> Pairing:
-    pairs = np.array(list(combinations(human, 2)))
-    first, second = matrix.values[:, pairs[:, 0]], matrix.values[:, pairs[:, 1]]
+def _all_people(matrix: Matrix, human: Sequence[int], seed: int) -> Pairing:
+    values = matrix.values[:, human]
     asked = matrix.recorded[:, human].sum(axis=1) >= 2
-    pairing = _pairing(ALL_PEOPLE, "each other", first, second, matrix.clusters, asked)
-    return pairing._replace(coincidences=_coincidences(matrix.values[:, human], matrix.clusters))
+    rated = (values != NONE).sum(axis=1) >= 2
+    pairs = _met(values, seed)
+    return _pairing(ALL_PEOPLE, "each other", values, values, matrix.clusters, asked, rated, pairs)._replace(
+        coincidences=_coincidences(values[rated], _numbered(matrix.clusters, rated)[rated])
+    )
+
+
+def _met(values: Places, seed: int) -> Integers:
+    """Pairs of columns that have a value on one item at least; of too many, some drawn by the seed."""
+    rated = csr_array((values != NONE).astype(np.int32))
+    meetings = (rated.T @ rated).tocoo()
+    pairs = np.stack([meetings.row, meetings.col], axis=1)[meetings.row < meetings.col].astype(np.int64)
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    if len(pairs) <= MOST_PAIRS:
+        return pairs
+    return pairs[np.sort(np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False))]
 
 
 def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pairing]:
@@ -217,85 +264,137 @@ def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pai
         return [_pair(matrix, machine, human[0])]
     name, own, people = matrix.raters[machine], matrix.values[:, [machine]], matrix.values[:, human]
     asked = matrix.recorded[:, machine] & matrix.recorded[:, human].any(axis=1)
-    every = _pairing(name, EACH, np.repeat(own, len(human), axis=1), people, matrix.clusters, asked)
-    votes = (people[:, :, None] == GRADES).sum(axis=1)
-    mode = GRADES[votes.argmax(axis=1)]
+    rated = (own[:, 0] != NONE) & (people != NONE).any(axis=1)
+    each = np.stack([np.zeros(len(human), dtype=np.int64), np.arange(len(human))], axis=1)
+    votes = np.stack([(people == place).sum(axis=1) for place in range(len(GRADES))], axis=1)
     clear = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
-    majority = np.where(clear, mode, np.nan)[:, None]
-    mean = _people_mean(people)[:, None]
+    majority = np.where(clear, votes.argmax(axis=1), NONE).astype(np.int16)[:, None]
+    mean = _people_mean(votes)
     scale = np.unique(mean[~np.isnan(mean)])
+    places = np.where(np.isnan(mean), NONE, np.searchsorted(scale, mean)).astype(np.int16)[:, None]
     return [
-        every,
+        _pairing(name, EACH, own, people, matrix.clusters, asked, rated, each),
         _pairing(name, MAJORITY, own, majority, matrix.clusters, asked),
-        _pairing(name, MEAN, own, mean, matrix.clusters, asked, scale)._replace(coincidences=None),
+        _pairing(name, MEAN, own, places, matrix.clusters, asked, scale=scale),
     ]
 
 
-def _people_mean(people: Numbers) -> Numbers:
-    counts = (~np.isnan(people)).sum(axis=1)
+def _people_mean(votes: Integers) -> Numbers:
+    """[items], of votes for each grade [items, grades]; nan where nobody has voted."""
+    counts = votes.sum(axis=1)
     # Rounded, so that the same mean is one value whatever the order of the sum.
-    return np.where(counts > 0, np.round(np.nansum(people, axis=1) / np.maximum(counts, 1), 9), np.nan)
+    return np.where(counts > 0, np.round(votes @ GRADES / np.maximum(counts, 1), 9), np.nan)
 
 
 def _pairing(
     first: str,
     second: str,
-    one: Numbers,
-    other: Numbers,
+    one: Places,
+    other: Places,
     clusters: Integers,
     asked: NDArray[np.bool_],
+    rated: NDArray[np.bool_] | None = None,
+    pairs: Integers | None = None,
     scale: Numbers = GRADES,
 ) -> Pairing:
-    """Count pairs of values; `one` and `other` are [items, pairs of raters], nan where there is no value."""
-    both = ~np.isnan(one) & ~np.isnan(other)
-    item, pair = np.nonzero(both)
-    used, place = np.unique(clusters[item], return_inverse=True)
-    shape = (len(used), one.shape[1], len(GRADES), len(scale))
-    where = (place, pair, np.searchsorted(GRADES, one[both]), np.searchsorted(scale, other[both]))
-    tables = np.bincount(np.ravel_multi_index(where, shape), minlength=int(np.prod(shape))).reshape(shape)
-    rated = both.any(axis=1)
-    counts = tables.astype(np.float64)
-    coincidences = counts + counts.swapaxes(-1, -2) if len(scale) == len(GRADES) else None
-    return Pairing(first, second, counts, coincidences, scale, int(rated.sum()), int((asked & ~rated).sum()))
+    """`rated` are the items with a value on both sides; by default of the first columns, which then are compared."""
+    if rated is None:
+        rated = (one[:, 0] != NONE) & (other[:, 0] != NONE)
+    pairs = np.zeros((1, 2), dtype=np.int64) if pairs is None else pairs
+    cluster, counts = _numbered(clusters, rated), (int(rated.sum()), int((asked & ~rated).sum()))
+    return Pairing(first, second, one, other, pairs, cluster, scale, *counts)
 
 
-def _coincidences(values: Numbers, clusters: Integers) -> Numbers:
-    """Krippendorff's coincidences of items with two ratings and more, by cluster: [clusters, 1, values, values]."""
-    counts = (values[:, :, None] == GRADES).sum(axis=1).astype(np.float64)
-    several = counts.sum(axis=1) >= 2
-    counts, used = counts[several], np.unique(clusters[several], return_inverse=True)[1]
+def _numbered(clusters: Integers, used: NDArray[np.bool_]) -> Integers:
+    """The clusters of items in use, numbered without gaps; -1 for other items."""
+    numbers = np.full(len(clusters), -1, dtype=np.int64)
+    numbers[used] = np.unique(clusters[used], return_inverse=True)[1]
+    return numbers
+
+
+def _tables(pairing: Pairing) -> Iterator[tuple[Integers, csr_array]]:
+    """Some pairs at a time, and how often the first gave one value and the second another.
+
+    Tables are [clusters, pairs x first's values x second's values]; on most prompts most pairs have not met.
+    """
+    rated = pairing.cluster >= 0
+    one, other, cluster = pairing.one[rated], pairing.other[rated], pairing.cluster[rated]
+    places = [[np.flatnonzero(column != NONE) for column in side.T] for side in (one, other)]
+    shape = (len(GRADES), len(pairing.scale))
+    for start in range(0, len(pairing.pairs), PAIRS_AT_ONCE):
+        pairs = pairing.pairs[start : start + PAIRS_AT_ONCE]
+        both = [np.intersect1d(places[0][i], places[1][j], assume_unique=True) for i, j in pairs]
+        item, pair = np.concatenate(both), np.repeat(np.arange(len(pairs)), [len(met) for met in both])
+        cells = (pair, one[item, pairs[pair, 0]], other[item, pairs[pair, 1]])
+        columns = np.ravel_multi_index(cells, (len(pairs), *shape))
+        entries = (np.ones(len(item)), (cluster[item], columns))
+        yield pairs, csr_array(entries, shape=(pairing.clusters, len(pairs) * shape[0] * shape[1]))
+
+
+def _coincidences(values: Places, clusters: Integers) -> Numbers:
+    """Krippendorff's coincidences of items that two or more have rated, by cluster: [clusters, 1, values, values]."""
+    counts = np.stack([(values == place).sum(axis=1) for place in range(len(GRADES))], axis=1).astype(np.float64)
     pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(GRADES))
     pairs /= (counts.sum(axis=1) - 1)[:, None, None]
-    found = np.zeros((int(used.max(initial=-1)) + 1, 1, len(GRADES), len(GRADES)))
-    np.add.at(found[:, 0], used, pairs)
+    found = np.zeros((int(clusters.max(initial=-1)) + 1, 1, len(GRADES), len(GRADES)))
+    np.add.at(found[:, 0], clusters, pairs)
     return found
 
 
+class Figures(NamedTuple):
+    """Every measure of a pairing, at its point and [resamples]; and the counts of all its pairs together."""
+
+    point: dict[str, Numbers]
+    drawn: dict[str, Numbers]
+    counts: Numbers
+
+
+def _figures(pairing: Pairing, resamples: int, seed: int) -> Figures:
+    point: Sums = {}
+    drawn: Sums = {}
+    shape = (-1, len(GRADES), len(pairing.scale))
+    counts = np.zeros(shape[1:])
+    resamples = _affordable(resamples, len(pairing.pairs))
+    for _, tables in _tables(pairing):
+        total = np.asarray(tables.sum(axis=0)).reshape(shape)
+        counts += total.sum(axis=0)
+        if pairing.items < 2:
+            continue
+        again = resampled(tables, resamples, seed).reshape(resamples, *shape)
+        for found, of in ((point, total), (drawn, again)):
+            added(found, sums(of, pairing.scale))
+            if pairing.coincidences is None and shape[1] == shape[2]:
+                added(found, {"alpha": weighted("alpha", of + of.swapaxes(-1, -2))})
+    if pairing.coincidences is not None and pairing.items >= 2:
+        point["alpha"] = weighted("alpha", pairing.coincidences.sum(axis=0))
+        drawn["alpha"] = weighted("alpha", resampled(pairing.coincidences, resamples, seed))
+    return Figures(pooled(point), pooled(drawn), counts)
+
+
+def _affordable(resamples: int, pairs: int) -> int:
+    return min(resamples, max(200, DRAWS // max(pairs, 1)))
+
+
 def _row(pairing: Pairing, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
-    tables, both = pairing.tables, pairing.coincidences
+    found = _figures(pairing, resamples, seed)
     row: dict[str, Any] = {"first": pairing.first, "second": pairing.second, "items": pairing.items}
-    row |= {"pairs": int(tables.sum()), "missing": pairing.missing, "clusters": len(tables)}
-    point, drawn = {}, {}
-    if pairing.items >= 2:
-        point = measured(tables.sum(axis=0), None if both is None else both.sum(axis=0), pairing.scale)
-        again = None if both is None else resampled(both, resamples, seed)
-        drawn = measured(resampled(tables, resamples, seed), again, pairing.scale)
+    row |= {"pairs": int(found.counts.sum()), "missing": pairing.missing, "clusters": pairing.clusters}
     reasons: dict[str, str] = {}
     for name in MEASURES:
         value, low, high = None, None, None
-        reason = _why_undefined(name, pairing, point)
+        reason = _why_undefined(name, pairing, found.point)
         if reason is None:
-            value = float(point[name])
-            low, high, reason = interval(name, value, drawn[name], len(tables), confidence)
+            value = float(found.point[name])
+            low, high, reason = interval(name, value, found.drawn[name], pairing.clusters, confidence)
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         reasons |= {name: reason} if reason else {}
-    return {**row, "confusion": _confusion(pairing), "reasons": reasons}
+    return {**row, "confusion": _confusion(pairing, found.counts), "reasons": reasons}
 
 
-def _confusion(pairing: Pairing) -> list[list[int]] | None:
+def _confusion(pairing: Pairing, counts: Numbers) -> list[list[int]] | None:
     if pairing.second == MEAN:
         return None
-    table = pairing.tables.sum(axis=(0, 1)).astype(int)
+    table = counts.astype(int)
     return (table + table.T if pairing.first == ALL_PEOPLE else table).tolist()
 
 
@@ -323,14 +422,14 @@ def _deviations(matrix: Matrix, resamples: int, confidence: float, seed: int) ->
     deviates           "lenient", "strict", "apart" (agrees less than the others do), where p < 1 - confidence
     """
     human = _human(matrix)
-    if len(human) < 2 or _all_people(matrix, human).items < 2:
+    together = _all_people(matrix, human, seed) if len(human) > 1 else None
+    if together is None or together.items < 2:
         return []
-    tables, sums, counts = _all_people(matrix, human).tables, *_beside_others(matrix, human)
+    differences, counts = _beside_others(matrix, human)
     with np.errstate(invalid="ignore", divide="ignore"):
-        lenient = sums.sum(axis=0) / counts.sum(axis=0)
-        lenient_drawn = resampled(sums, resamples, seed) / resampled(counts, resamples, seed)
-        own, others = _kappas(tables.sum(axis=0), len(human))
-        own_drawn, others_drawn = _kappas(resampled(tables, resamples, seed), len(human))
+        lenient = differences.sum(axis=0) / counts.sum(axis=0)
+        lenient_drawn = resampled(differences, resamples, seed) / resampled(counts, resamples, seed)
+        own, others, own_drawn, others_drawn = _kappas(together, len(human), resamples, seed)
     clusters = (counts > 0).sum(axis=0)
     rows: list[dict[str, Any]] = [
         {"rater": matrix.raters[column], "items": int(counts[:, i].sum()), "clusters": int(clusters[i])}
@@ -348,26 +447,42 @@ def _deviations(matrix: Matrix, resamples: int, confidence: float, seed: int) ->
 def _beside_others(matrix: Matrix, human: Sequence[int]) -> tuple[Numbers, Numbers]:
     """Sums of each person's differences to the mean of the others, and their number: [clusters, people]."""
     values = matrix.values[:, human]
-    rated = ~np.isnan(values)
+    rated = values != NONE
     several = rated.sum(axis=1) >= 2
-    values, rated = values[several], rated[several]
-    others = rated.sum(axis=1, keepdims=True) - rated
-    rest = (np.nansum(values, axis=1, keepdims=True) - np.nan_to_num(values)) / others
-    place = np.unique(matrix.clusters[several], return_inverse=True)[1]
-    sums, counts = np.zeros((2, int(place.max()) + 1, len(human)))
-    np.add.at(sums, place, np.where(rated, values - rest, 0.0))
-    np.add.at(counts, place, rated)
-    return sums, counts
+    values, rated, cluster = values[several], rated[several], _numbered(matrix.clusters, several)[several]
+    number, total = rated.sum(axis=1), np.where(rated, values, 0).sum(axis=1)
+    item, person = np.nonzero(rated)
+    value = values[item, person].astype(np.float64)
+    rest = (total[item] - value) / (number[item] - 1)
+    differences, counts = np.zeros((2, int(cluster.max()) + 1, len(human)))
+    np.add.at(differences, (cluster[item], person), value - rest)
+    np.add.at(counts, (cluster[item], person), 1)
+    return differences, counts
 
 
-def _kappas(tables: Numbers, people: int) -> tuple[Numbers, Numbers]:
-    """Kappa of each person with the others, and of the others with each other: both [..., people]."""
+def _kappas(pairing: Pairing, people: int, resamples: int, seed: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Kappa of each person with the others, and of the others with each other: [people], and [resamples, people]."""
+    point: Sums = {}
+    drawn: Sums = {}
+    resamples = _affordable(resamples, len(pairing.pairs))
+    for pairs, tables in _tables(pairing):
+        shape = (-1, len(pairs), len(GRADES), len(GRADES))
+        added(point, _by_person(np.asarray(tables.sum(axis=0)).reshape(shape), pairs, people))
+        added(drawn, _by_person(resampled(tables, resamples, seed).reshape(shape), pairs, people))
+    once, again = pooled(point), pooled(drawn)
+    return once["own"][0], once["others"][0], again["own"], again["others"]
+
+
+def _by_person(tables: Numbers, pairs: Integers, people: int) -> Sums:
+    """Sums of kappa times weight, and of weights, over each person's pairs and over all the others: [..., people]."""
     values, weights = kappa(tables), tables.sum(axis=(-1, -2))
-    pairs = np.array(list(combinations(range(people), 2)))
-    own = [(pairs == person).any(axis=1) for person in range(people)]
-    with_others = [pooled(values[..., mine], weights[..., mine]) for mine in own]
-    among_others = [pooled(values[..., ~mine], weights[..., ~mine]) for mine in own]
-    return np.stack(with_others, axis=-1), np.stack(among_others, axis=-1)
+    weights = np.where(np.isnan(values), 0.0, weights)
+    products = np.nan_to_num(values) * weights
+    ends = np.ones(2 * len(pairs)), (np.tile(np.arange(len(pairs)), 2), pairs.T.ravel())
+    belongs = csr_array(ends, shape=(len(pairs), people))
+    own = np.stack([products @ belongs, weights @ belongs])
+    total = np.stack([products, weights]).sum(axis=-1, keepdims=True)
+    return {"own": own, "others": total - own}
 
 
 def _number(value: float) -> float | None:
@@ -397,6 +512,9 @@ HEADINGS = {
 def text_tables(tables: Mapping[str, Any]) -> str:
     """What `agreement_tables` gives, as text for the terminal."""
     names = [f"{kind}: {', '.join(raters)}" for kind, raters in tables["raters"].items() if raters]
+    people = len(tables["raters"]["human"])
+    if people > SINGLY:
+        names.append(f"of {people} people not every two are shown: look at who deviates")
     parts = ["\n".join(names)]
     for between, heading in HEADINGS.items():
         rows = [row for row in tables["agreement"] if row["between"] == between]

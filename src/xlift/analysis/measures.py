@@ -6,9 +6,10 @@ A table counts how often the first of two raters gave one value and the second a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.special import ndtr, stdtr, stdtrit
 
 from xlift.intervals import Numbers, wilson
@@ -16,39 +17,56 @@ from xlift.intervals import Numbers, wilson
 GRADES = np.array([0.0, 1.0, 2.0])
 
 
+# Sums over axes of three values are many times slower than one product of the flat table with a matrix of such sums.
+
+
+def _flat(tables: Numbers) -> Numbers:
+    return tables.reshape(*tables.shape[:-2], -1)
+
+
+def _margins(tables: Numbers) -> tuple[Numbers, Numbers]:
+    """How often the first gave each value, and the second: [..., first's values] and [..., second's values]."""
+    first, second = (np.eye(size) for size in tables.shape[-2:])
+    rows = np.repeat(first, len(second), axis=0)
+    return _flat(tables) @ rows, _flat(tables) @ np.tile(second, (len(first), 1))
+
+
+def _dot(one: Numbers, other: Numbers) -> Numbers:
+    return np.einsum("...i,...i", one, other)
+
+
 def kappa(tables: Numbers) -> Numbers:
     """Cohen's kappa with linear weights (Cohen 1968)."""
-    rows, columns = tables.sum(axis=-1), tables.sum(axis=-2)
+    rows, columns = _margins(tables)
     distance = np.abs(GRADES[:, None] - GRADES)
-    observed = (tables * distance).sum(axis=(-1, -2))
-    expected = np.einsum("...i,ij,...j", rows, distance, columns) / rows.sum(axis=-1)
+    observed = _flat(tables) @ distance.ravel()
+    expected = _dot(rows @ distance, columns) / (rows @ np.ones(len(GRADES)))
     # Against a constant rater kappa is 0 whatever the other does: it says nothing.
-    constant = ((rows > 0).sum(axis=-1) < 2) | ((columns > 0).sum(axis=-1) < 2)
+    constant = (np.count_nonzero(rows, axis=-1) < 2) | (np.count_nonzero(columns, axis=-1) < 2)
     return np.where(constant, np.nan, 1 - observed / expected)
 
 
 def tau(tables: Numbers) -> Numbers:
     """Kendall's tau-b."""
-
-    def ordered(counts: Numbers) -> Numbers:
-        beyond = counts[..., ::-1, ::-1].cumsum(axis=-1).cumsum(axis=-2)[..., ::-1, ::-1]
-        return (counts[..., :-1, :-1] * beyond[..., 1:, 1:]).sum(axis=(-1, -2))
-
-    def untied(margin: Numbers) -> Numbers:
-        return (margin.sum(axis=-1) ** 2 - (margin**2).sum(axis=-1)) / 2
-
-    both = untied(tables.sum(axis=-1)) * untied(tables.sum(axis=-2))
-    return np.where(both > 0, (ordered(tables) - ordered(tables[..., ::-1])) / np.sqrt(both), np.nan)
+    first, second = (np.arange(size) for size in tables.shape[-2:])
+    # [cell, cell]: 1 where both values are higher, -1 where one is and the other lower; each two cells meet twice.
+    order = np.sign(first - first[:, None])[:, None, :, None] * np.sign(second - second[:, None])[None, :, None]
+    flat, margins = _flat(tables), _margins(tables)
+    total = flat @ np.ones(flat.shape[-1])
+    both = (total**2 - _dot(margins[0], margins[0])) / 2 * (total**2 - _dot(margins[1], margins[1])) / 2
+    return np.where(both > 0, _dot(flat @ order.reshape(2 * flat.shape[-1:]) / 2, flat) / np.sqrt(both), np.nan)
 
 
 def same(tables: Numbers) -> Numbers:
     """Share of pairs of ratings that are the same."""
-    return np.trace(tables, axis1=-2, axis2=-1) / tables.sum(axis=(-1, -2))
+    flat = _flat(tables)
+    return (flat @ np.eye(len(GRADES)).ravel()) / (flat @ np.ones(flat.shape[-1]))
 
 
 def leniency(tables: Numbers, scale: Numbers = GRADES) -> Numbers:
     """Mean of the first's values minus the second's, which are `scale`."""
-    return (tables * (GRADES[:, None] - scale)).sum(axis=(-1, -2)) / tables.sum(axis=(-1, -2))
+    flat = _flat(tables)
+    return (flat @ (GRADES[:, None] - scale).ravel()) / (flat @ np.ones(flat.shape[-1]))
 
 
 def alpha(coincidences: Numbers) -> Numbers:
@@ -62,28 +80,46 @@ def alpha(coincidences: Numbers) -> Numbers:
     return np.where(expected > 0, 1 - observed / expected, np.nan)
 
 
-def pooled(values: Numbers, weights: Numbers) -> Numbers:
-    """The mean over pairs of raters, weighted, of those where the value is defined."""
-    weights = np.where(np.isnan(values), 0.0, weights)
-    return np.nansum(values * weights, axis=-1) / weights.sum(axis=-1)
+Sums = dict[str, Numbers]
+"""By measure the sum of values times weights, and the sum of weights: [2, ...]."""
 
 
-def measured(tables: Numbers, coincidences: Numbers | None, scale: Numbers) -> dict[str, Numbers]:
-    """Every measure that these sides allow, over [..., pairs of raters, values, values]."""
-    weights = tables.sum(axis=(-1, -2))
+def weighted(name: str, tables: Numbers, scale: Numbers = GRADES) -> Numbers:
+    """Sums over the pairs of raters where a measure is defined: its values times their weights, and the weights.
+
+    Of tables [..., pairs of raters, values, values]: [2, ...]. A pair weighs as much as it has ratings.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {"tau": pooled(tau(tables), weights), "leniency": pooled(leniency(tables, scale), weights)}
-        if coincidences is not None:
-            found["kappa"] = pooled(kappa(tables), weights)
-            found["agreement"] = pooled(same(tables), weights)
-            found["alpha"] = pooled(alpha(coincidences), coincidences.sum(axis=(-1, -2)))
-    return found
+        values = leniency(tables, scale) if name == "leniency" else OF_TABLES[name](tables)
+    weights = np.where(np.isnan(values), 0.0, tables.sum(axis=(-1, -2)))
+    return np.stack([np.nansum(values * weights, axis=-1), weights.sum(axis=-1)])
 
 
-def resampled(counts: Numbers, resamples: int, seed: int) -> Numbers:
+def sums(tables: Numbers, scale: Numbers) -> Sums:
+    """`weighted` of every measure that tables of these values allow, without alpha."""
+    names = ("tau", "leniency", "kappa", "agreement") if len(scale) == len(GRADES) else ("tau", "leniency")
+    return {name: weighted(name, tables, scale) for name in names}
+
+
+def added(total: Sums, more: Sums) -> None:
+    """Add sums over some pairs to those over others."""
+    for name, value in more.items():
+        total[name] = total[name] + value if name in total else value
+
+
+def pooled(total: Sums) -> dict[str, Numbers]:
+    """The mean of every measure over all pairs of raters, nan where it is defined for none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {name: np.where(value[1] > 0, value[0] / value[1], np.nan) for name, value in total.items()}
+
+
+OF_TABLES: dict[str, Callable[[Numbers], Numbers]] = {"kappa": kappa, "agreement": same, "alpha": alpha, "tau": tau}
+
+
+def resampled(counts: Numbers | csr_array, resamples: int, seed: int) -> Numbers:
     """Sums [resamples, …] of `counts` [clusters, …] over clusters drawn with replacement, some resamples at a time."""
-    generator, number = np.random.default_rng(seed), len(counts)
-    flat = counts.reshape(number, -1)
+    generator, number = np.random.default_rng(seed), int(counts.shape[0])
+    flat = counts.reshape(number, -1) if isinstance(counts, np.ndarray) else counts
     parts = []
     for start in range(0, resamples, 100):
         size = min(100, resamples - start)
