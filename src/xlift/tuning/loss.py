@@ -22,28 +22,32 @@ LOSS_CHUNK = 512
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, project: Project, targets: Tensor, chunk: int, hidden: Tensor, *weights: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    def forward(
+        ctx: Any, project: Project, targets: Tensor, rows: Tensor, count: int, chunk: int, hidden: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:  # fmt: skip
+        totals = torch.zeros(count, dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.empty_like(hidden)
         weight_grads = [torch.zeros_like(weight) for weight in weights]
         for start in range(0, len(targets), chunk):
             piece = hidden[start : start + chunk].detach().requires_grad_()
             with torch.enable_grad():
                 logits = project(piece).float()
-                loss = F.cross_entropy(logits, targets[start : start + chunk], reduction="sum")
-                grads = torch.autograd.grad(loss, [piece, *weights])
-            total += loss.detach()
+                losses = F.cross_entropy(logits, targets[start : start + chunk], reduction="none")
+                grads = torch.autograd.grad(losses.sum(), [piece, *weights])
+            totals.index_add_(0, rows[start : start + chunk], losses.detach())
             hidden_grad[start : start + chunk] = grads[0]
             for sum_, grad in zip(weight_grads, grads[1:], strict=True):
                 sum_ += grad
-        ctx.save_for_backward(hidden_grad, *weight_grads)
-        return total
+        ctx.save_for_backward(hidden_grad, rows, *weight_grads)
+        return totals
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         (grad,) = grad_outputs
-        scaled = [saved * grad.to(saved.dtype) for saved in ctx.saved_tensors]
-        return (None, None, None, *scaled)
+        hidden_grad, rows, *weight_grads = ctx.saved_tensors
+        each = grad.to(hidden_grad.dtype) if len(grad) == 1 else grad.to(hidden_grad.dtype)[rows][:, None]
+        return (None,) * 5 + (hidden_grad * each, *(saved * grad.to(saved.dtype) for saved in weight_grads))
 
 
 def summed_loss(
@@ -58,7 +62,8 @@ def summed_loss(
         pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
         losses = [F.cross_entropy(project(h).float(), t, reduction="sum") for h, t in pieces]
         return torch.stack(losses).sum() if losses else hidden.new_zeros((), dtype=torch.float32)
-    return cast(Tensor, _ChunkedLoss.apply(project, targets, chunk, hidden, *weights))
+    rows = torch.zeros_like(targets)
+    return cast(Tensor, _ChunkedLoss.apply(project, targets, rows, 1, chunk, hidden, *weights))[0]
 
 
 def projection(model: Any) -> tuple[Project, list[Tensor]]:
@@ -94,8 +99,27 @@ def response_loss(model: Any, batch: dict[str, Tensor], chunk: int = LOSS_CHUNK)
 
     Divide by the number of response tokens of the whole accumulated batch to get the mean that is trained on.
     """
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids") if key in batch}
-    hidden = decoder_of(model)(**inputs, use_cache=False).last_hidden_state
-    learned = batch["labels"][:, 1:] != -100
+    hidden, learned = _states(model, batch)
     project, weights = projection(model)
     return summed_loss(project, hidden[:, :-1][learned], batch["labels"][:, 1:][learned], weights, chunk)
+
+
+def row_losses(model: Any, batch: dict[str, Tensor], chunk: int = LOSS_CHUNK) -> Tensor:
+    """The same for each row of a batch, (rows,), where each has trainable weights of its own.
+
+    Raises ValueError where the output layer is trained: its gradient is the sum over all rows.
+    """
+    hidden, learned = _states(model, batch)
+    project, weights = projection(model)
+    if weights:
+        raise ValueError("the rows share a trained output layer")
+    targets, rows = batch["labels"][:, 1:][learned], learned.nonzero()[:, 0]
+    losses = _ChunkedLoss.apply(project, targets, rows, len(learned), chunk, hidden[:, :-1][learned])
+    return cast(Tensor, losses)
+
+
+def _states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Hidden states (rows, tokens, d), and which of their next tokens are learned (rows, tokens - 1)."""
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids") if key in batch}
+    hidden: Tensor = decoder_of(model)(**inputs, use_cache=False).last_hidden_state
+    return hidden, batch["labels"][:, 1:] != -100

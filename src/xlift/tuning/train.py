@@ -270,27 +270,58 @@ def train(
     # First of all, since it gives every worker its own GPU.
     PartialState(cpu=placement.device == "cpu")
     forgot = reset_peak_memory(placement)
-    config = run.config
     started = time.monotonic()
     with _own_randomness(placement.device):
-        tokenizer = load_tokenizer(base.path, base.revision)
-        chat = chat_format(tokenizer, config.template, config.system, config.thinking)
-        data = encode_data(config, chat, conversations, heldout, skip_unfit)
-        for line in data_lines(data, config.max_length) if first_worker() else ():
-            say(f"{run.label}: {line}")
-        steps = plan(config, data.lengths)
-        last = min(until or len(steps), len(steps))
-        first = agreed(lambda: resume_step(run), placement.device)
-        if first < last:
-            with prepared_model(config, base, placement, kept) as model:
-                optimizer = make_optimizer(config, model)
-                prove_training(model, config.packing)
-                refuse(beyond(limits_of(model), "conversations", [one.ids for one in (*data.train, *data.heldout)]))
-                if first:
-                    restore(run, first, model, optimizer)
-                _train_steps(Loop(run, chat, placement, data, steps, model, optimizer, watching), first, last)
-        if last == len(steps):
-            _finish(run, data, started, peak_memory(placement) if forgot else None)
+        ahead = read_ahead(run, base, placement, conversations, heldout, until, skip_unfit)
+        if ahead.first < ahead.last:
+            with prepared_model(run.config, base, placement, kept) as model:
+                _train_steps(begun(ahead, model, placement, watching), ahead.first, ahead.last)
+        if ahead.last == len(ahead.steps):
+            _finish(run, ahead.data, started, peak_memory(placement) if forgot else None)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a run will do: its data, the examples of every step, and the steps `first` to `last` that are to be made."""
+
+    run: RunFolder
+    chat: ChatFormat
+    data: Data
+    steps: list[list[int]]
+    first: int
+    last: int
+
+
+def read_ahead(
+    run: RunFolder,
+    base: Located,
+    placement: Placement,
+    conversations: Sequence[Conversation],
+    heldout: Sequence[Conversation],
+    until: int | None,
+    skip_unfit: bool,
+) -> Ahead:
+    """Tokenise a run's data, tell what is left out, and plan its steps."""
+    config = run.config
+    chat = chat_format(load_tokenizer(base.path, base.revision), config.template, config.system, config.thinking)
+    data = encode_data(config, chat, conversations, heldout, skip_unfit)
+    for line in data_lines(data, config.max_length) if first_worker() else ():
+        say(f"{run.label}: {line}")
+    steps = plan(config, data.lengths)
+    return Ahead(
+        run, chat, data, steps, agreed(lambda: resume_step(run), placement.device), min(until or len(steps), len(steps))
+    )
+
+
+def begun(ahead: Ahead, model: Any, placement: Placement, watching: Watching) -> Loop:
+    """A run whose model is proved able to learn its data, with its optimiser, as its last checkpoint has left both."""
+    run, data = ahead.run, ahead.data
+    optimizer = make_optimizer(run.config, model)
+    prove_training(model, run.config.packing)
+    refuse(beyond(limits_of(model), "conversations", [one.ids for one in (*data.train, *data.heldout)]))
+    if ahead.first:
+        restore(run, ahead.first, model, optimizer)
+    return Loop(run, ahead.chat, placement, data, ahead.steps, model, optimizer, watching)
 
 
 @dataclass(frozen=True)
@@ -309,23 +340,31 @@ class Loop:
 
 def _train_steps(loop: Loop, first: int, last: int) -> None:
     """Optimiser steps `first` to `last` (from 0, `last` not included)."""
-    run, config = loop.run, loop.run.config
-    workers = PartialState()
+    with (
+        recorded(loop, first, last) as record_of,
+        progress(f"train {loop.run.label}", len(loop.steps), first) if first_worker() else nullcontext() as bar,
+    ):
+        for step in range(first, last):
+            examples = [loop.data.train[i] for i in loop.steps[step]]
+            made = (loop.model, loop.optimizer, examples, loop.run.config, loop.chat, loop.placement)
+            record = record_of(step, train_step(*made, step, len(loop.steps)))
+            if bar:
+                bar.advance(1, _note(record))
+
+
+@contextmanager
+def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[str, Any]], dict[str, Any]]]:
+    """A function that is given each step (from 0) and its record, and does what is due: measure, check, log, save."""
+    run, workers = loop.run, PartialState()
     if workers.is_main_process:
         _forget_after(run.train_log, first)
     with (
         JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
-        progress(f"train {run.label}", len(loop.steps), first) if workers.is_main_process else nullcontext() as bar,
         tracked(run, loop.watching.trackers, loop.watching.project) as track,
     ):
-        if first == 0:
-            log.write({"step": 0} | _measured(loop))
-        for step in range(first, last):
-            examples = [loop.data.train[i] for i in loop.steps[step]]
-            record = train_step(
-                loop.model, loop.optimizer, examples, config, loop.chat, loop.placement, step, len(loop.steps)
-            )
-            saves = (step + 1) % config.checkpoint_every == 0 or step + 1 == last
+
+        def record_of(step: int, record: dict[str, Any]) -> dict[str, Any]:
+            saves = (step + 1) % run.config.checkpoint_every == 0 or step + 1 == last
             if saves or loop.watching.due(step + 1):
                 record |= _measured(loop)
             if saves:
@@ -336,8 +375,11 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
             if saves:
                 workers.wait_for_everyone()
             track(record)
-            if bar:
-                bar.advance(1, _note(record))
+            return record
+
+        if first == 0:
+            log.write({"step": 0} | _measured(loop))
+        yield record_of
 
 
 def _check_whole(loop: Loop, step: int, record: dict[str, Any]) -> None:
@@ -390,7 +432,7 @@ def train_step(
     workers = PartialState()
     lengths = [len(example) for example in examples]
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
-    learned = sum(sum(example.mask[1:]) for example in examples)
+    learned = learned_tokens(examples)
     loss_sum = torch.zeros((), device=placement.device)
     for number in range(workers.process_index, len(micro), workers.num_processes):
         torch.manual_seed(int(fingerprint(config.seed, step, number, length=15), 16))
@@ -399,28 +441,35 @@ def train_step(
             loss = response_loss(model, batch) / learned
         loss.backward()
         loss_sum += loss.detach()
-    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if workers.num_processes > 1:
+        trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         loss_sum = _sum_over_workers(loss_sum, trainable)
-    norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)
-    if not (math.isfinite(float(loss_sum)) and math.isfinite(float(norm))):
-        problem = f"step {step + 1}: the loss is {float(loss_sum):g} and the gradient's norm {float(norm):g}"
-        raise UserError(problem, DIVERGED)
+    record = descend(optimizer, float(loss_sum), config, step, total)
+    return record | _speed(examples, time.monotonic() - began)
+
+
+def descend(optimizer: torch.optim.AdamW, loss: float, config: RunConfig, step: int, total: int) -> dict[str, Any]:
+    """The optimiser's own part of a step, once all gradients are there. Raises UserError where one is no number."""
+    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise UserError(f"step {step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}", DIVERGED)
     rate = learning_rate_at(config, step, total)
     for settings in optimizer.param_groups:
         settings["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    seconds = time.monotonic() - began
-    return {
-        "step": step + 1,
-        "loss": float(loss_sum),
-        "learning_rate": rate,
-        "grad_norm": float(norm),
-        "tokens": sum(lengths),
-        "response_tokens": learned,
-        "tokens_per_second": round(sum(lengths) / seconds, 1),
-    }
+    return {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+
+
+def learned_tokens(examples: Sequence[Encoded]) -> int:
+    return sum(sum(example.mask[1:]) for example in examples)
+
+
+def _speed(examples: Sequence[Encoded], seconds: float) -> dict[str, Any]:
+    tokens = sum(map(len, examples))
+    learned = learned_tokens(examples)
+    return {"tokens": tokens, "response_tokens": learned, "tokens_per_second": round(tokens / seconds, 1)}
 
 
 def _sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
