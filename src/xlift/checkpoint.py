@@ -6,7 +6,7 @@ here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -164,20 +164,29 @@ class Checkpoint:
     @cached_property
     def margins(self) -> dict[str, dict[str, Any]]:
         """The up-to-date language margins by language: `probability` and `wins`, each an interval of a mean."""
-        return self._measured("languages", measured_languages(self.study), margin_signature)
+        return self._measured("languages", measured_languages(self.study))
 
     @cached_property
     def grammar(self) -> dict[str, dict[str, Any]]:
         """The up-to-date grammar margins by language: `wins`, an interval of the share of pairs told right."""
-        return self._measured("grammar", grammar_languages(self.study), grammar_signature)
+        return self._measured("grammar", grammar_languages(self.study))
 
-    def _measured(self, kind: str, languages: list[str], signature: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    def _measured(self, kind: str, languages: list[str]) -> dict[str, dict[str, Any]]:
         path = self.run.margins(self.step)
         found = read_json(path, Margins) if path.is_file() else {}
         rows = {row["language"]: row for row in found.get(kind, [])}
-        return {
-            code: rows[code] for code in languages if code in rows and rows[code].get("signature") == signature(code)
-        }
+        return {code: rows[code] for code in languages if code in rows and self._as_now(kind, rows[code])}
+
+    def _as_now(self, kind: str, row: dict[str, Any]) -> bool:
+        signature = margin_signature if kind == "languages" else grammar_signature
+        # Margins of earlier versions do not tell the chat format; those of a folder that is gone are made with its own.
+        told = {signature(row["language"]), self.signed(signature(row["language"]))}
+        gone = self.weights and not self.weights.is_dir()
+        return row.get("signature") in told or bool(gone and str(row.get("signature")).startswith(signature(row["language"])))
+
+    def signed(self, signature: str) -> str:
+        """A margin's signature with the chat format that it is measured under."""
+        return f"{signature}|{chat_sha256(self.weights)[:8]}" if self.weights and self.weights.is_dir() else signature
 
     @property
     def unmeasured(self) -> list[str]:

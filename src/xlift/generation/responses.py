@@ -92,14 +92,18 @@ def write_margins(checkpoint: Checkpoint, language: Sequence[MarginSummary], gra
     leaning = [
         {
             "language": one.language,
-            "signature": margin_signature(one.language),
+            "signature": checkpoint.signed(margin_signature(one.language)),
             "probability": asdict(one.probability),
             "wins": asdict(one.wins),
         }
         for one in language
     ]
     graded = [
-        {"language": one.language, "signature": grammar_signature(one.language), "wins": asdict(one.wins)}
+        {
+            "language": one.language,
+            "signature": checkpoint.signed(grammar_signature(one.language)),
+            "wins": asdict(one.wins),
+        }
         for one in grammar
     ]
     found = {
