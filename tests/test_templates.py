@@ -289,6 +289,39 @@ def test_where_thoughts_are_taken_out_replies_are_learned_as_they_are_asked_for(
         assert encoded.ids[: len(prompt)] == prompt
 
 
+# Thoughts come in a field of their own and are written, of the last reply, as a message of their own; as gpt-oss.
+CHANNELS = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{% if m['thinking'] and loop.last %}<|im_start|>assistant thinks\n{{ m['thinking'] }}<|im_start|>{% endif %}"
+    "<|im_start|>assistant says\n{{ m['content'] }}<|im_end|>\n"
+    "{% else %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
+@pytest.mark.parametrize("thinking", ["strip", "keep", "learn"])
+def test_thoughts_stand_where_a_template_writes_those_of_a_field_of_their_own(tokenizer: Any, thinking: Any) -> None:
+    tokenizer.chat_template = CHANNELS
+    chat = chat_format(tokenizer, thinking=thinking)
+    messages: Any = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": THOUGHT},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "<think>Yes.</think>\n\nYes."},
+    ]
+    examples = chat.examples(messages)
+    learned = [tokenizer.decode([t for t, m in zip(e.ids, e.mask, strict=True) if m]) for e in examples]
+    said, sure = " says\nLight scatters.<|im_end|>", " says\nYes.<|im_end|>"
+    thinks = {"learn": " thinks\n{}<|im_start|><|im_start|>assistant", "keep": "<|im_start|><|im_start|>assistant"}
+    before = thinks.get(thinking, "")
+    assert learned == [before.format("Hm, the sky.") + said, before.format("Yes.") + sure]
+    assert ["Hm, the sky." in tokenizer.decode(e.ids) for e in examples] == [thinking != "strip", False]
+    assert not any("think>" in tokenizer.decode(e.ids) for e in examples)
+    for place, encoded in zip((1, 3), examples, strict=True):
+        prompt = chat.encode_prompt(messages[:place])
+        assert encoded.ids[: len(prompt)] == prompt
+
+
 def test_a_reply_that_only_thinks_is_refused_where_thoughts_are_taken_out(tokenizer: Any) -> None:
     messages: Any = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "<think>Hm.</think>"}]
     with pytest.raises(TemplateError, match="empty without its thoughts"):

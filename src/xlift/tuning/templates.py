@@ -36,6 +36,8 @@ TODAY = datetime.date(2024, 7, 26)
 _PROBE = "xliftprobe"
 _TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
 _OPENS, _CLOSES = "<think>", "</think>"
+_FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""Fields of a message in which templates ask for its thoughts, those of DeepSeek, gpt-oss and others."""
 # e.g. "<think>Hm.</think>\n\nYes" and, where the prompt has opened the thought, "Hm.</think>\n\nYes"
 _THOUGHT = re.compile(r"\A\s*(?:<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
 _THOUGHTS = re.compile(r"(?<!`)<think>.*?</think>(?!`)", re.DOTALL)
@@ -144,7 +146,7 @@ class ChatFormat:
     def _rendered(self, spoken: Sequence[Message], reply_next: bool = False) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                [{"role": m["role"], "content": m["content"]} for m in spoken],
+                [self._told(message) for message in spoken],
                 tokenize=False,
                 add_generation_prompt=reply_next,
                 # Names that templates ask by: Qwen's, and DeepSeek's and Granite's.
@@ -154,6 +156,28 @@ class ChatFormat:
         except Exception as error:  # a template may raise any error of its own on what it does not support
             raise TemplateError(f"the chat template '{self.name}' refuses it: {_reason(error)}", CHOICES_HINT) from None
         return cast(str, text)
+
+    def _told(self, message: Message) -> dict[str, str]:
+        """A message as the template takes it: its thoughts apart where it asks for them in a field of their own."""
+        said = message["content"]
+        thought = _thought(said) if self._thoughts_in and message["role"] == "assistant" else ""
+        apart = {self._thoughts_in: thought, "content": _answer(said)} if self._thoughts_in and thought else {}
+        return {"role": message["role"], "content": said, **apart}
+
+    @cached_property
+    def _thoughts_in(self) -> str | None:
+        """The field of a message from which the template writes thoughts; None where it takes them from the content."""
+        template = str(self.tokenizer.chat_template)
+        if _CLOSES in template:
+            return None
+        return next((field for field in _FIELDS if self._writes(field)), None)
+
+    def _writes(self, field: str) -> bool:
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", field: _PROBE}]
+        try:
+            return _PROBE in cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False))
+        except Exception:  # a template may raise any error of its own on what it does not support
+            return False
 
     def _regions(self, spoken: Sequence[Message], text: str) -> list[Region] | None:
         """What is learned of a rendered conversation; None where a reply's prompt is no beginning of it."""
@@ -174,6 +198,13 @@ class ChatFormat:
     def _region(self, text: str, start: int, end: int) -> Region:
         shut = text.find(_CLOSES, start, end) if self.thinking == "keep" else -1
         return Region(start, end, start if shut < 0 else shut + len(_CLOSES))
+
+    def _region_apart(self, text: str, start: int, reply: str) -> Region:
+        """The region of a reply that goes to the end of a text; its thoughts may be in no tags."""
+        thought = _thought(reply) if self._thoughts_in and self.thinking == "keep" else ""
+        place = text.find(thought, start) if thought else -1
+        found = self._region(text, start, len(text))
+        return found if place < 0 else found._replace(learned=place + len(thought))
 
     def _end(self, text: str, after: int, following: str | None) -> int:
         """Where the turn of a reply ends whose words end at `after`; `following` are the words of the next turn."""
@@ -215,7 +246,7 @@ class ChatFormat:
         before, reply = spoken[:-1], spoken[-1]["content"]
         asked, prompt = self._rendered(before, True), self._prompt_ids(before)
         text = asked + self._piece(self._rendered(spoken), asked, reply)
-        region = self._region(text, len(asked), len(text))
+        region = self._region_apart(text, len(asked), reply)
         tail = [(place, ids) for place, ids in self._segments(text, [region]) if place >= len(asked)]
         mask = [place >= region.learned for place, ids in tail for _ in ids]
         return Encoded([*prompt, *(token for _, ids in tail for token in ids)], [False] * len(prompt) + mask)
@@ -226,7 +257,8 @@ class ChatFormat:
         words = text.rfind(answer, len(asked), last if last >= 0 else None)
         if text.startswith(asked) and words >= 0:
             written = text[len(asked) : self._end(text, words + len(answer), None)]
-            if _squeezed(reply[: -len(answer)]).removeprefix(_OPENS) in _squeezed(written):
+            wanted = _thought(reply) if self._thoughts_in else reply[: -len(answer)]
+            if _squeezed(wanted).removeprefix(_OPENS) in _squeezed(written):
                 return written
         if asked.rstrip().endswith(_OPENS):
             reply = reply.removeprefix(_OPENS).lstrip() if _CLOSES in reply else f"{_CLOSES}\n\n{reply}"
@@ -388,6 +420,11 @@ def _find_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
 def _answer(reply: str) -> str:
     """A reply without the thought that it begins with; all of it where nothing else is left."""
     return _THOUGHT.sub("", reply, count=1) or reply
+
+
+def _thought(reply: str) -> str:
+    """The words of the thought that a reply begins with: of "<think>\\nHm.\\n</think>\\n\\nYes" they are "Hm."."""
+    return reply[: len(reply) - len(_answer(reply))].strip().removeprefix(_OPENS).removesuffix(_CLOSES).strip()
 
 
 def _squeezed(text: str) -> str:
