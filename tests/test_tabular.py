@@ -107,7 +107,13 @@ def test_a_row_that_cannot_be_read_is_told_by_its_line_and_the_rest_is_read(tmp_
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.json", b'[\n{"a": 1},\n{"a" 2}]', "not JSON: Expecting ':' delimiter at column 6 of line 3"),
+        ("a.json", b'[\n{"a": 1},\n{"a" 2}]', "a.json:3: not JSON: Expecting ':' delimiter"),
+        ("a.json", b'[{"a": 1}, {"a": 2}', "not JSON: the array is cut off"),
+        ("a.json", b'[{"a": 1} {"a": 2}]', "not JSON: expected ',', found '{"),
+        ("a.json", b'[{"a": 1},]', "not JSON: Expecting value"),
+        ("a.json", b'[{"a": 1}]\n[]', "a.json:2: not JSON: more after the end of the array"),
+        ("a.json", b'[{"a": ' + b"[" * 300 + b"]" * 300 + b"}]", "nested too deeply"),
+        ("a.json", b'[{"a": "\xff"}]', "not UTF-8 text"),
         ("a.json", b"3", "expected an array of objects, found int"),
         ("a.csv", b"a,b,a\n1,2,3", "a.csv:1: the column a is there twice"),
         ("a.csv", b"a\n\xff", "not UTF-8"),
@@ -161,3 +167,25 @@ def test_a_data_set_saved_by_the_hubs_library_is_read_split_by_split(tmp_path: P
     datasets.DatasetDict(train=plain, test=plain.select([1])).save_to_disk(tmp_path / "splits")
     assert [row.record for row in rows(tmp_path / "plain", "train")] == RECORDS
     assert [row.record for row in rows(tmp_path / "splits", "test")] == RECORDS[1:2]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_an_array_says_the_same_however_much_of_it_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    records = [{"a": 12.5e3, "b": "é\\n]"}, {}, {"c": [[1], {"d": "\U0001f600"}]}]
+    (tmp_path / "a.json").write_text(json.dumps([*records, 1234], indent=2, ensure_ascii=False), encoding="utf-8")
+    whole = list(rows(tmp_path / "a.json"))
+    assert [row.record for row in whole] == [*records, {}]
+    assert whole[-1].problem is not None
+    monkeypatch.setattr("xlift.data.tabular._BLOCK", block)
+    assert list(rows(tmp_path / "a.json")) == whole
+
+
+def test_of_a_long_array_the_first_records_come_before_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" + ",\n".join(json.dumps({"a": "x" * 100}) for _ in range(20_000)) + ", oops", encoding="utf-8")
+    read = rows(path)
+    assert [next(read).where for _ in range(19_000)][-1] == f"{path}:19000"
+    with pytest.raises(DataError, match=r":20000: not JSON"):
+        list(read)

@@ -182,7 +182,9 @@ class Checkpoint:
         # Margins of earlier versions do not tell the chat format; those of a folder that is gone are made with its own.
         told = {signature(row["language"]), self.signed(signature(row["language"]))}
         gone = self.weights and not self.weights.is_dir()
-        return row.get("signature") in told or bool(gone and str(row.get("signature")).startswith(signature(row["language"])))
+        return row.get("signature") in told or bool(
+            gone and str(row.get("signature")).startswith(signature(row["language"]))
+        )
 
     def signed(self, signature: str) -> str:
         """A margin's signature with the chat format that it is measured under."""

@@ -1,7 +1,7 @@
 """The rows of any file: JSON Lines, JSON, CSV, TSV, Parquet, Arrow; plain or compressed; or a folder of such files.
 
 A row that cannot be read is told with its place and what is wrong with it, and the rest is read on. Text is read as a
-stream, a record at a time; a JSON document alone is held as a whole.
+stream, a record at a time; a JSON object around the list of records alone is held as a whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from xlift.errors import DataError
 from xlift.extras import require
 from xlift.hub import file_sha256
-from xlift.records import fingerprint, parse_json, parse_line
+from xlift.records import MAX_DEPTH, fingerprint, parse_json, parse_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,6 +45,8 @@ MAX_DOCUMENT = 2**30
 MAX_LINE = 2**25
 """Bytes of a record: of more, something else than records was given."""
 _BATCH = 1_000
+_BLOCK = 2**16
+"""Characters of an array that are read at once."""
 _OF_NO_RECORD = ("dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json")
 _SHARD = re.compile(r"(?P<split>[\w.]+?)-\d{5}-of-\d{5}")
 
@@ -216,6 +218,9 @@ def _row(where: str, number: int, read: Callable[[], dict[str, Any]]) -> Row:
 
 def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
     """The objects of a JSON array; or of the one list in an object; or of a file that is JSON Lines after all."""
+    if _kind_of_content(file) == "json":
+        yield from _array(file, path)
+        return
     raw = file.read(MAX_DOCUMENT + 1)
     if len(raw) > MAX_DOCUMENT:
         raise DataError(
@@ -228,19 +233,76 @@ def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
             raise
         yield from _jsonl(io.BufferedReader(cast(io.RawIOBase, io.BytesIO(raw))), path)
         return
-    text = raw.decode("utf-8-sig")
-    if isinstance(document, dict):
-        lists = [name for name, value in document.items() if _is_records(value)]
-        if len(lists) != 1:
-            yield Row(f"{path}:1", 1, document)
-            return
-        position = _place_of(text, lists[0])
-    elif isinstance(document, list):
-        position = text.index("[") + 1
-    else:
+    if not isinstance(document, dict):
         raise DataError(f"{path}: expected an array of objects, found {type(document).__name__}")
+    lists = [name for name, value in document.items() if _is_records(value)]
+    if len(lists) != 1:
+        yield Row(f"{path}:1", 1, document)
+        return
     del document
-    yield from _elements(text, position, path)
+    text = raw.decode("utf-8-sig")
+    yield from _elements(text, _place_of(text, lists[0]), path)
+
+
+def _array(file: io.BufferedReader, path: Path) -> Iterator[Row]:
+    """The elements of an array, read a block at a time. Raises DataError where it is no JSON from there on."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        yield from _streamed(text, path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (0x{error.object[error.start]:02x})") from None
+    finally:
+        text.detach()
+
+
+def _streamed(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
+    held, line, due = "", 1, "["
+    while True:
+        left = held.lstrip(" \t\r\n")
+        line, held = line + held.count("\n", 0, len(held) - len(left)), left or text.read(_BLOCK)
+        if left and due == "":
+            raise DataError(f"{path}:{line}: not JSON: more after the end of the array")
+        if not held and due != "":
+            raise DataError(f"{path}:{line}: not JSON: the array is cut off")
+        if not held:
+            return
+        if not left:
+            continue
+        if due in ("[", ",") and held[0] == due:
+            held, due = held[1:], "value" if due == "," else "value or ]"
+        elif due in (",", "value or ]") and held[0] == "]":
+            held, due = held[1:], ""
+        elif due.startswith("value"):
+            value, end, held = _decoded(text, held, path, line)
+            yield _element(value, path, line)
+            line, held, due = line + held.count("\n", 0, end), held[end:], ","
+        else:
+            raise DataError(f"{path}:{line}: not JSON: expected '{due}', found {held[:20]!r}")
+
+
+def _decoded(text: io.TextIOWrapper, held: str, path: Path, line: int) -> tuple[Any, int, str]:
+    """The value that begins what is held, read on as far as needed; where it ends, and what is held then."""
+    while True:
+        failure: json.JSONDecodeError | None = None
+        end = len(held)
+        try:
+            value, end = json.JSONDecoder().raw_decode(held)
+        except json.JSONDecodeError as error:
+            failure = error
+        except (RecursionError, ValueError):
+            raise DataError(f"{path}:{line}: not usable JSON: nested too deeply, or too long a number") from None
+        # A number that ends where the block does may go on in the next one.
+        more = text.read(max(_BLOCK, len(held))) if end == len(held) and len(held) <= MAX_LINE else ""
+        if failure and len(held) > MAX_LINE:
+            raise DataError(f"{path}:{line}: not JSON, or a record of more than {MAX_LINE >> 20} MiB")
+        if failure and not more:
+            raise DataError(f"{path}:{line + failure.lineno - 1}: not JSON: {failure.msg}") from None
+        if not more:
+            break
+        held += more
+    if held.count("[", 0, end) + held.count("{", 0, end) > MAX_DEPTH:
+        parse_json(held[:end].encode(), f"{path}:{line}")
+    return value, end, held
 
 
 def _is_jsonl(raw: bytes) -> bool:
@@ -283,9 +345,13 @@ def _elements(text: str, position: int, path: Path) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, position), position
         value, position = decode(text, position)
         position = _after_blanks(text, position, ",:")
-        where = f"{path}:{line}"
-        found = f"{where}: expected an object, found {type(value).__name__}"
-        yield Row(where, line, value) if isinstance(value, dict) else Row(where, line, {}, found)
+        yield _element(value, path, line)
+
+
+def _element(value: Any, path: Path, line: int) -> Row:
+    where = f"{path}:{line}"
+    found = f"{where}: expected an object, found {type(value).__name__}"
+    return Row(where, line, value) if isinstance(value, dict) else Row(where, line, {}, found)
 
 
 def _csv(file: io.BufferedReader, path: Path) -> Iterator[Row]:
