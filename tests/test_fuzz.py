@@ -19,13 +19,14 @@ from xlift.data.instructions import load_source
 from xlift.data.prompts import read_prompt_file
 from xlift.errors import UserError
 from xlift.integrity import checkpoint_facts
-from xlift.judging.completions import Features, adapted, read_completion, retry_after, said
-from xlift.judging.ledger import read_ledger
-from xlift.judging.replies import JudgeReply, read_preference, read_values, read_why, refuses
+from xlift.judging.replies import read_preference, read_values, read_why, refuses
 from xlift.rating import rate
 from xlift.rating.files import rate_file
 from xlift.records import Prompt, Rating, Response, parse_response, read_records
 from xlift.redaction import redacted
+from xlift.servers.calls import ServedReply
+from xlift.servers.completions import Features, adapted, read_completion, retry_after, said
+from xlift.servers.ledger import read_ledger
 from xlift.study.settings import Judge, Source
 from xlift.study.study import load_study
 from xlift.workspace import find_run, manifest_of
@@ -117,7 +118,7 @@ def look_at_reply(raw: bytes, folder: Path) -> None:
     text = raw.decode("utf-8", "replace")
     for values in read_values(text, ["fluency", "accuracy"]).values():
         assert values[0] in (None, 0, 1, 2)
-    read_why(text), read_preference(text), refuses(JudgeReply(text)), redacted(text), retry_after(text, NOW)
+    read_why(text), read_preference(text), refuses(ServedReply(text)), redacted(text), retry_after(text, NOW)
     adapted(Features(schema=True), text)
 
 
@@ -125,7 +126,7 @@ def look_at_completion(raw: bytes, folder: Path) -> None:
     data = parsed(raw)
     reply, _ = read_completion(data)
     assert said(data, "x", "").isprintable()
-    if isinstance(reply, JudgeReply):
+    if isinstance(reply, ServedReply):
         look_at_reply(reply.text.encode("utf-8", "replace"), folder)
 
 

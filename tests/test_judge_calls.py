@@ -16,12 +16,13 @@ from judge_server import Act, Script, Serving, asked_facets, honest, misbehaving
 from test_judging import judge_at, judged, records
 
 from xlift.errors import ConfigError, UserError
-from xlift.judging.client import GIVE_UP_AFTER, Pace
-from xlift.judging.completions import Features, adapted, request_body, retry_after
-from xlift.judging.ledger import open_ledger, text_of
 from xlift.judging.questions import load_texts, requests_for
 from xlift.judging.ratings import current_judge_ratings, outcome_text
 from xlift.records import read_records
+from xlift.servers.calls import text_of
+from xlift.servers.client import GIVE_UP_AFTER, Pace
+from xlift.servers.completions import Features, adapted, request_body, retry_after
+from xlift.servers.ledger import open_ledger
 from xlift.study.settings import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
@@ -201,7 +202,7 @@ def test_a_hosted_judge_without_a_key_is_refused_before_anything_is_sent(
 
 
 def test_two_processes_cannot_judge_into_one_ledger(server: Serving, tmp_path: Path) -> None:
-    busy = pytest.raises(ConfigError, match="another xlift process is judging")
+    busy = pytest.raises(ConfigError, match="another xlift process is asking")
     with open_ledger(tmp_path / "ledger.jsonl", judge_at(server)), busy:
         judged(tmp_path, judge_at(server), records(1))
     assert not (tmp_path / "ledger.jsonl").exists()

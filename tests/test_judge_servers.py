@@ -13,9 +13,10 @@ from test_judge_calls import ONCE
 from test_judging import judge_at, judged, records
 
 from xlift.errors import ConfigError, UserError
-from xlift.judging import bounds
-from xlift.judging.completions import Features, adapted, model_names, read_completion, said
-from xlift.judging.replies import JudgeReply, read_preference, read_values, refuses
+from xlift.judging.replies import read_preference, read_values, refuses
+from xlift.servers import bounds
+from xlift.servers.calls import ServedReply
+from xlift.servers.completions import Features, adapted, model_names, read_completion, said
 from xlift.study.settings import Judge
 
 ODD: list[Any] = [None, 5, -1, 1.5, True, "", "x", [], [5], {}, {"a": [1]}, [{"text": 5}], [[]], "\ud800", 10**30]
@@ -39,7 +40,7 @@ def odd_answers() -> list[Any]:
 def test_whatever_a_server_answers_is_a_reply_of_text_or_none() -> None:
     for answer in odd_answers():
         reply, usage = read_completion(answer)
-        if isinstance(reply, JudgeReply):
+        if isinstance(reply, ServedReply):
             assert isinstance(reply.text, str)
             assert isinstance(reply.finish, str)
             assert reply.refusal is None or isinstance(reply.refusal, str)
@@ -48,7 +49,7 @@ def test_whatever_a_server_answers_is_a_reply_of_text_or_none() -> None:
 
 def test_parts_of_text_are_one_text() -> None:
     reply, _ = read_completion(completion(content=[{"type": "text", "text": '{"fluency"'}, {"text": ": 2}"}]))
-    assert reply == JudgeReply('{"fluency": 2}')
+    assert reply == ServedReply('{"fluency": 2}')
 
 
 def test_odd_answers_end_no_judging_and_a_server_in_order_again_is_paid_for_the_rest_alone(tmp_path: Path) -> None:
@@ -206,5 +207,5 @@ def test_a_reply_of_a_megabyte_is_read_in_seconds_whatever_it_holds(piece: str) 
     began = time.process_time()
     read_values(text, ["fluency", "accuracy"])
     read_preference(text)
-    refuses(JudgeReply(text))
+    refuses(ServedReply(text))
     assert time.process_time() - began < 5

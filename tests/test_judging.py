@@ -20,10 +20,8 @@ from judge_server import Script, Serving, faulty, honest, identity, serving
 
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
-from xlift.judging.client import Pace
 from xlift.judging.judges import judge_file
-from xlift.judging.ledger import estimated_tokens, most_tokens
-from xlift.judging.questions import BUILTIN_RUBRICS, again_messages, load_texts, requests_for
+from xlift.judging.questions import BUILTIN_RUBRICS, load_texts, requests_for
 from xlift.judging.ratings import (
     current_judge_ratings,
     estimate_ratings,
@@ -34,6 +32,8 @@ from xlift.judging.ratings import (
 )
 from xlift.rating import text_fingerprint
 from xlift.records import read_records
+from xlift.servers.client import Pace
+from xlift.servers.ledger import estimated_tokens, most_tokens
 from xlift.study.settings import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
@@ -281,7 +281,7 @@ RESPONSES, FAULTS, KILLS = 500, 0.3, 5
 WORKER = """
 import json, sys
 from pathlib import Path
-from xlift.judging.client import Pace
+from xlift.servers.client import Pace
 from xlift.judging.judges import judge_file
 from xlift.study.settings import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
@@ -334,17 +334,17 @@ class FaultRun:
             if "reply" in line:
                 request = requests[line["request"]]
                 first = next(iter(_first_replies(self.folder, line["request"])))
-                messages = request.messages if line["part"] == 1 else again_messages(request, first)
+                messages = request.messages if line["part"] == 1 else request.follow_up([first])
                 marks.append(identity([dict(one) for one in messages]))
         return marks
 
 
 def _first_replies(folder: Path, key: str) -> Iterator[Any]:
-    from xlift.judging.replies import JudgeReply
+    from xlift.servers.calls import ServedReply
 
     for line in read_records(folder / "ledger.jsonl"):
         if line["request"] == key and line["part"] == 1 and "reply" in line:
-            yield JudgeReply(line["reply"], line["finish"], line["refusal"])
+            yield ServedReply(line["reply"], line["finish"], line["refusal"])
 
 
 @pytest.fixture(scope="module")

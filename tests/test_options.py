@@ -193,7 +193,7 @@ def test_a_dry_run_reads_a_ledger_that_another_process_writes_and_leaves_its_tor
 
 
 def test_pairs_and_the_probe_go_by_batches_where_the_judge_is_set_so(tmp_path: Path) -> None:
-    from xlift.judging.client import Pace
+    from xlift.servers.client import Pace
 
     pairs = [({**one, "run": "a"}, {**one, "run": "b", "text": one["text"] + "!"}) for one in probe_cases(["en"])[:3]]
     with serving(lambda body, seen: Act(json.dumps(BETTER))) as server:

@@ -28,7 +28,6 @@ from xlift.executors import each_run, task_resources
 from xlift.generation.engine import decode
 from xlift.halving import stopped
 from xlift.hub import folder_sha256, locate
-from xlift.judging.client import Pace
 from xlift.judging.ratings import judge_responses, ledger_path
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, place
 from xlift.planning.check import check_study
@@ -36,6 +35,7 @@ from xlift.records import fingerprint, read_records
 from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
 from xlift.report.reading import Material
+from xlift.servers.client import Pace
 from xlift.stages import Kept, generate_stage, prepare, rate_stage, train_stage
 from xlift.study.labels import run_settings
 from xlift.study.settings import FILLED_IN, INDIFFERENT, Prompts, RunConfig

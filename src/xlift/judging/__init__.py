@@ -1,1 +1,1 @@
-"""Judges: questions.py asks, client.py or batches.py brings replies, replies.py reads, ratings.py keeps."""
+"""Judges: questions.py asks, servers/client.py or batches.py brings replies, replies.py reads, ratings.py keeps."""

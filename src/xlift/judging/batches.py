@@ -1,4 +1,4 @@
-"""Judging through the Batch API of a server that offers one, in place of client.py: cheaper, answered within a day.
+"""Judging through the Batch API of a server that offers one, in place of single calls: cheaper, answered within a day.
 
 The replies of a batch go to the same ledger as those of single calls, under the same keys, and are read by the same
 code. What a batch leaves open (failed lines, re-asks) goes into the next one. Beside the ledger lies a small file that
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xlift.disk import encode_record, write_atomic
 from xlift.errors import DataError, UserError
 from xlift.extras import require
-from xlift.judging.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
-from xlift.judging.completions import Features, read_completion, request_body, said
-from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
-from xlift.judging.questions import Request, again_messages, needs_again
-from xlift.judging.replies import JudgeAnswer, JudgeReply
+from xlift.judging.questions import Request
 from xlift.progress import say
 from xlift.records import Message, fingerprint, parse_line
 from xlift.redaction import redacted
+from xlift.servers.calls import Asked, ServedAnswer, ServedReply, text_of
+from xlift.servers.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
+from xlift.servers.completions import Features, read_completion, request_body, said
+from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
 from xlift.study.settings import Judge
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def answer_as_set(
     return answer_groups(groups, settings, book, pace)
 
 
-def _answer(book: Ledger, request: Request) -> JudgeAnswer:
+def _answer(book: Ledger, request: Asked) -> ServedAnswer:
     replies = book.replies(request.key)
-    if not replies or needs_again(request, replies):
-        return JudgeAnswer(replies, failure="the batch brought no answer")
-    return JudgeAnswer(replies)
+    if not replies or request.follow_up(replies) is not None:
+        return ServedAnswer(replies, failure="the batch brought no answer")
+    return ServedAnswer(replies)
 
 
 def _send_all(
@@ -125,8 +125,8 @@ def open_calls(requests: Iterable[Request], book: Ledger) -> Iterator[Call]:
         replies = book.replies(request.key)
         if not replies:
             yield request, 1, request.messages
-        elif needs_again(request, replies):
-            yield request, 2, again_messages(request, replies[0])
+        elif (more := request.follow_up(replies)) is not None:
+            yield request, 2, more
 
 
 def _write_lines(file: Any, calls: Iterable[Call], settings: Judge, book: Ledger) -> tuple[int, str | None]:
@@ -237,7 +237,7 @@ def _keep(raw: bytes, book: Ledger, secret: str) -> str | None:
         return redacted(f"a line of its results cannot be read: {error}"[:200], secret)
     response = line["response"] if isinstance(line.get("response"), dict) else {}
     result, usage = read_completion(response.get("body"), secret)
-    if response.get("status_code") != 200 or not isinstance(result, JudgeReply):
+    if response.get("status_code") != 200 or not isinstance(result, ServedReply):
         why = said(line.get("error") or response.get("body"), f"status {response.get('status_code')}", secret)
         book.add_failure(key, part, why)
         return why

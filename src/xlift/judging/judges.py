@@ -8,7 +8,6 @@ from typing import Any
 
 from xlift.checkpoint import checkpoints, readable
 from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
-from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
     CallEstimate,
     JudgingOutcome,
@@ -23,6 +22,7 @@ from xlift.judging.ratings import (
 )
 from xlift.progress import say
 from xlift.rating.files import check_files
+from xlift.servers.client import PACE, Pace
 from xlift.study.settings import Judge
 from xlift.study.study import problems_of
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked

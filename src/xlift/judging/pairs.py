@@ -21,8 +21,6 @@ from typing import Any
 from xlift.disk import JsonlWriter, encode_record
 from xlift.intervals import Estimate, estimate
 from xlift.judging.batches import answer_as_set
-from xlift.judging.client import PACE, Pace, RequestGroup
-from xlift.judging.ledger import open_ledger
 from xlift.judging.questions import (
     KEPT_CHARACTERS,
     Request,
@@ -37,10 +35,13 @@ from xlift.judging.questions import (
     signature,
 )
 from xlift.judging.ratings import CallEstimate, estimate_calls
-from xlift.judging.replies import PREFERENCES, JudgeAnswer, read_preference, refuses
+from xlift.judging.replies import PREFERENCES, read_preference, refuses
 from xlift.progress import progress
 from xlift.rating import text_fingerprint, unreadable_record
 from xlift.records import fingerprint, read_records
+from xlift.servers.calls import ServedAnswer
+from xlift.servers.client import PACE, Pace, RequestGroup
+from xlift.servers.ledger import open_ledger
 from xlift.study.settings import Judge
 from xlift.terminal import aligned
 
@@ -97,7 +98,7 @@ def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: 
                     bar.advance(1)
                     continue
 
-                def finish(answers: list[JudgeAnswer], pair: Pair = pair, requests: Any = requests) -> None:
+                def finish(answers: list[ServedAnswer], pair: Pair = pair, requests: Any = requests) -> None:
                     log.write_encoded(encode_record(pair_record(pair, settings, signed, requests, answers)))
                     bar.advance(1, f"{book.input + book.output} tokens")
 
@@ -164,7 +165,7 @@ def _pair_request(pair: Pair, order: tuple[int, int], settings: Judge, texts: di
 
 
 def pair_record(
-    pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[JudgeAnswer]
+    pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[ServedAnswer]
 ) -> dict[str, Any]:
     """What both orders say together: their verdict where they agree, a tie where they do not."""
     identical = not answers and not any(unreadable_record(one) for one in pair)
@@ -193,12 +194,12 @@ def pair_record(
     return record | ({"identical": True} if identical else {})
 
 
-def _preference(answer: JudgeAnswer) -> str | None:
+def _preference(answer: ServedAnswer) -> str | None:
     read = [read_preference(reply.text) for reply in answer.replies] if not answer.failure else []
     return next((one for one in read if one), None)
 
 
-def _why_missing(answers: Sequence[JudgeAnswer]) -> dict[str, Any]:
+def _why_missing(answers: Sequence[ServedAnswer]) -> dict[str, Any]:
     if not answers:
         return {"reason": "a response has no text"}
     lost = next((answer for answer in answers if answer.failure), None)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from xlift.intervals import wilson
-from xlift.judging.client import PACE, Pace
 from xlift.judging.ratings import (
     CallEstimate,
     JudgingOutcome,
@@ -22,6 +21,7 @@ from xlift.judging.ratings import (
     ledger_path,
 )
 from xlift.records import FACETS, Rating, read_jsonl
+from xlift.servers.client import PACE, Pace
 from xlift.study.settings import Judge
 from xlift.terminal import aligned
 

@@ -1,4 +1,4 @@
-"""What a judge is asked about a response, and the ratings that its replies make. No network: client.py sends.
+"""What a judge is asked about a response, and the ratings that its replies make. No network: servers/client.py sends.
 
 The judged text is filled in once, in blocks whose boundaries bear a code computed from all that is shown, so that no
 text can contain its own boundary. A reply counts only where it holds 0, 1 or 2; anything else is missing, with the
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.errors import ConfigError
-from xlift.judging.replies import JudgeAnswer, JudgeReply, read_values, read_why, refuses
+from xlift.judging.replies import read_values, read_why, refuses
 from xlift.languages import find_language, known_code
 from xlift.rating import identity, text_fingerprint
 from xlift.records import Message, Rating, fingerprint, reply_language
+from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.study.settings import Judge
 
 VERSION = "judge v2"
@@ -70,6 +71,17 @@ class Request(NamedTuple):
     facets: tuple[str, ...]
     notes: tuple[str, ...]
     readable: Callable[[str], bool]
+
+    def follow_up(self, replies: Sequence[ServedReply]) -> list[Message] | None:
+        """The messages of the one re-ask; None where none is needed: an unreadable reply that is no refusal has one."""
+        if len(replies) != 1 or refuses(replies[0]) or self.readable(replies[0].text):
+            return None
+        if not replies[0].text.strip():
+            # Many servers refuse an empty turn, and two user turns in a row.
+            last = self.messages[-1]
+            return [*self.messages[:-1], {"role": "user", "content": f"{last['content']}\n\n{self.again}"}]
+        said: Message = {"role": "assistant", "content": shown(replies[0].text, "reply")[0]}
+        return [*self.messages, said, {"role": "user", "content": self.again}]
 
 
 def load_texts(settings: Judge) -> dict[str, Texts]:
@@ -252,23 +264,8 @@ def named_language(record: dict[str, Any]) -> str:
     return f"{name}, as in {known.region}" if known.region else name
 
 
-def again_messages(request: Request, first: JudgeReply) -> list[Message]:
-    """The messages of the one re-ask."""
-    if not first.text.strip():
-        # Many servers refuse an empty turn, and two user turns in a row.
-        last = request.messages[-1]
-        return [*request.messages[:-1], {"role": "user", "content": f"{last['content']}\n\n{request.again}"}]
-    said: Message = {"role": "assistant", "content": shown(first.text, "reply")[0]}
-    return [*request.messages, said, {"role": "user", "content": request.again}]
-
-
-def needs_again(request: Request, replies: Sequence[JudgeReply]) -> bool:
-    """Whether the judge is to be asked once more: it has answered once, unreadably, and has not refused."""
-    return len(replies) == 1 and not refuses(replies[0]) and not request.readable(replies[0].text)
-
-
 def ratings_for(
-    record: dict[str, Any], settings: Judge, signed: str, requests: Iterable[Request], answers: Iterable[JudgeAnswer]
+    record: dict[str, Any], settings: Judge, signed: str, requests: Iterable[Request], answers: Iterable[ServedAnswer]
 ) -> list[Rating]:
     """A rating for each facet of one response, the rules between facets applied.
 
@@ -315,7 +312,7 @@ def _identity(record: dict[str, Any], settings: Judge, signed: str) -> dict[str,
 _Found = tuple[float | None, str | None, dict[str, Any], str]
 
 
-def _facets_of(request: Request, answer: JudgeAnswer) -> dict[str, _Found]:
+def _facets_of(request: Request, answer: ServedAnswer) -> dict[str, _Found]:
     """Per facet: the value (of the first reply that has one), the reason where there is none, details, the key."""
     if answer.failure:
         return {facet: (None, answer.failure, {}, request.key) for facet in request.facets}
@@ -335,7 +332,7 @@ def _facets_of(request: Request, answer: JudgeAnswer) -> dict[str, _Found]:
     return found
 
 
-def _reason(reply: JudgeReply, why: str | None) -> str:
+def _reason(reply: ServedReply, why: str | None) -> str:
     if refuses(reply):
         return "the judge refused to rate"
     if reply.finish == "length":

@@ -1,6 +1,6 @@
-"""Responses in, a judge's ratings out: questions.py asks, client.py or batches.py brings replies, here they are kept.
+"""Responses in, a judge's ratings out: questions.py asks, a server brings replies, here they are kept.
 
-Ratings are appended response by response; the ledger (ledger.py) holds every reply. Killed and run again, what is rated
+Ratings are appended response by response; the ledger holds every reply. Killed and run again, what is rated
 is left as it is, what has been answered is read from the ledger, and only the rest is sent. A rating is bound to its
 request (model, decoding and every character shown), so an edited rubric rates again and an unedited one does not.
 """
@@ -17,8 +17,6 @@ from typing import Any, NamedTuple, cast
 from xlift.disk import JsonlWriter, encode_record
 from xlift.errors import DataError
 from xlift.judging.batches import answer_as_set
-from xlift.judging.client import PACE, Pace, RequestGroup, check_budget
-from xlift.judging.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger, text_of
 from xlift.judging.questions import (
     Request,
     Texts,
@@ -29,10 +27,12 @@ from xlift.judging.questions import (
     requests_for,
     signature,
 )
-from xlift.judging.replies import JudgeAnswer
 from xlift.progress import Progress, progress
 from xlift.rating import identity, unreadable_record
 from xlift.records import Rating, on_scale, parse_line, parse_response
+from xlift.servers.calls import ServedAnswer, text_of
+from xlift.servers.client import PACE, Pace, RequestGroup, check_budget
+from xlift.servers.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger
 from xlift.study.settings import Judge
 
 Part = tuple[Iterable[dict[str, Any]], Path]
@@ -201,7 +201,7 @@ def rating_groups(
             _append(one.path, missing_ratings(one.record, settings, signed, one.reason), seen, False)
             continue
 
-        def finish(answers: list[JudgeAnswer], one: Unrated = one) -> None:
+        def finish(answers: list[ServedAnswer], one: Unrated = one) -> None:
             ratings = ratings_for(one.record, settings, signed, one.requests, answers)
             _append(one.path, ratings, seen, any(answer.failure for answer in answers))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from xlift.rating.reasoning import without_reasoning
+from xlift.servers.calls import ServedReply
 
 SCALE = (0, 1, 2)
 READ_CHARACTERS = 50_000
@@ -29,22 +30,7 @@ _REFUSALS = re.compile(
 )
 
 
-class JudgeReply(NamedTuple):
-    """What a judge model sent back for one call."""
-
-    text: str
-    finish: str = "stop"
-    refusal: str | None = None
-
-
-class JudgeAnswer(NamedTuple):
-    """The replies to one request (a second one after a re-ask), or why there is none (`failure`)."""
-
-    replies: tuple[JudgeReply, ...] = ()
-    failure: str | None = None
-
-
-def refuses(reply: JudgeReply) -> bool:
+def refuses(reply: ServedReply) -> bool:
     """Whether a reply is a refusal: by its own field, by the server's filter, or by its words (without any rating)."""
     if reply.refusal or reply.finish == "content_filter":
         return True

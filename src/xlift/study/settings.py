@@ -399,8 +399,8 @@ def _variable(text: str) -> str:
     return name
 
 
-class Judge(Settings):
-    """A judge model behind an OpenAI-compatible server."""
+class Served(Settings):
+    """A model behind an OpenAI-compatible server."""
 
     model: str
     """Name of the model, as the server knows it."""
@@ -421,6 +421,51 @@ class Judge(Settings):
     def _named(cls, text: str) -> str:
         return _variable(text)
 
+    concurrency: int = Field(16, ge=1)
+    """Requests under way at one time."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds until a request counts as lost."""
+    price_input: float | None = Field(None, ge=0)
+    price_output: float | None = Field(None, ge=0)
+    """Price of a million tokens read and written."""
+    max_cost: float | None = Field(None, ge=0)
+    """Stop before the model has cost more than this, in the currency of the prices."""
+    max_requests: int | None = Field(None, ge=1)
+    """Stop before more requests than this have been sent for the study."""
+    max_new_tokens: int = Field(512, ge=1)
+
+    @property
+    def label(self) -> str:
+        """Name in file names: letters, digits, dots and dashes only."""
+        return (
+            re.sub(r"[^A-Za-z0-9.]+", "-", self.name or self.model.split("/")[-1]).strip("-.")
+            or type(self).__name__.lower()
+        )
+
+    @property
+    def title(self) -> str:
+        """Who it is, where something is said of it."""
+        return f"model '{self.label}'"
+
+    @property
+    def role(self) -> str:
+        """What it is in a sentence."""
+        return "the server"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a request says beside messages and the length of a reply."""
+        return {}
+
+    @property
+    def json_wanted(self) -> bool:
+        """Whether replies are to be JSON of a fixed shape."""
+        return False
+
+
+class Judge(Served):
+    """A judge model behind an OpenAI-compatible server."""
+
     calls: Literal["all", "each"] = "all"
     """One call for all facets (cheap), or one for each facet (careful)."""
     facets: Annotated[list[JudgedFacet], Field(min_length=1)] = [
@@ -435,26 +480,25 @@ class Judge(Settings):
     json_schema: bool = True
     """Ask the server for JSON of a fixed shape; turned off by itself where the server refuses."""
     temperature: float = Field(0.0, ge=0)
-    max_new_tokens: int = Field(512, ge=1)
     seed: int = 0
-    concurrency: int = Field(16, ge=1)
-    """Requests under way at one time."""
-    timeout: float = Field(120.0, gt=0)
-    """Seconds until a request counts as lost."""
-    price_input: float | None = Field(None, ge=0)
-    price_output: float | None = Field(None, ge=0)
-    """Price of a million tokens read and written."""
-    max_cost: float | None = Field(None, ge=0)
-    """Stop before the judge has cost more than this, in the currency of the prices."""
-    max_requests: int | None = Field(None, ge=1)
-    """Stop before more requests than this have been sent for the study."""
     batch: bool = False
     """Send the requests through the server's Batch API."""
 
     @property
-    def label(self) -> str:
-        """Name in file names: letters, digits, dots and dashes only."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name or self.model.split("/")[-1]).strip("-.") or "judge"
+    def title(self) -> str:
+        return f"judge '{self.label}'"
+
+    @property
+    def role(self) -> str:
+        return "the judge"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "seed": self.seed}
+
+    @property
+    def json_wanted(self) -> bool:
+        return self.json_schema
 
 
 class Report(Settings):

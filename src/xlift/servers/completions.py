@@ -1,4 +1,4 @@
-"""What is sent to an OpenAI-compatible server and what its answers mean; client.py and batches.py send.
+"""What is sent to an OpenAI-compatible server and what its answers mean; client.py and judging/batches.py send.
 
 Whatever a server answers is data: what is no completion, or no text, is told apart here and never trusted to have a
 shape.
@@ -12,12 +12,10 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
 
-from xlift.judging.ledger import text_of
-from xlift.judging.questions import Request
-from xlift.judging.replies import JudgeReply
 from xlift.records import Message
 from xlift.redaction import redacted
-from xlift.study.settings import Judge
+from xlift.servers.calls import Asked, ServedReply, text_of
+from xlift.study.settings import Served
 
 LONGEST_SAID = 200
 """Characters of a server's own words that are shown and kept."""
@@ -58,22 +56,20 @@ class Trouble(NamedTuple):
     """What is wrong, where a harmless request fails as well."""
 
 
-def request_body(settings: Judge, request: Request, messages: list[Message], features: Features) -> dict[str, Any]:
+def request_body(settings: Served, request: Asked, messages: list[Message], features: Features) -> dict[str, Any]:
     """The JSON of one chat completion request, as far as the server understands it."""
     if not features.system:
         messages = [{"role": "user", "content": text_of(messages[:2])}, *messages[2:]]
     body: dict[str, Any] = {"model": settings.model, "messages": messages, features.tokens: settings.max_new_tokens}
-    if features.temperature:
-        body["temperature"] = settings.temperature
-    if features.seed:
-        body["seed"] = settings.seed
-    if features.schema:
+    left_out = {name for name in ("temperature", "seed") if not getattr(features, name)}
+    body |= {name: value for name, value in settings.parameters.items() if name not in left_out}
+    if features.schema and request.schema is not None:
         shape = {"name": "reply", "strict": True, "schema": request.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": shape}
     return body
 
 
-def read_completion(data: Any, secret: str = "") -> tuple[JudgeReply | Trouble, tuple[int, int] | None]:
+def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble, tuple[int, int] | None]:
     """The reply in a chat completion and its (input, output) tokens, None where the server does not tell them.
 
     What is no text is kept as JSON, to be seen: it holds no rating unless it says one. `secret` is in none of it.
@@ -85,7 +81,7 @@ def read_completion(data: Any, secret: str = "") -> tuple[JudgeReply | Trouble, 
         return Trouble("again", "the answer is not a chat completion"), None
     finish = choice.get("finish_reason")
     text, refusal = (redacted(_text(message.get(name)), secret) for name in ("content", "refusal"))
-    reply = JudgeReply(
+    reply = ServedReply(
         text, redacted(finish, secret)[:40] if isinstance(finish, str) and finish else "stop", refusal or None
     )
     return reply, _counted(data.get("usage"))

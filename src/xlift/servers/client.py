@@ -1,4 +1,4 @@
-"""Sends the requests of questions.py to an OpenAI-compatible server and brings replies; the ledger keeps each call.
+"""Sends requests to an OpenAI-compatible server and brings replies; the ledger keeps each call.
 
 Many at once, retried, within a budget. What goes wrong is one of four kinds: try again (429, 5xx, timeouts, cut
 connections, answers that are no completion), send it differently (a parameter that the server does not know), leave
@@ -13,7 +13,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -21,7 +21,11 @@ from urllib.parse import urlsplit
 
 from xlift.errors import ConfigError, UserError
 from xlift.extras import require
-from xlift.judging.completions import (
+from xlift.progress import say
+from xlift.records import Message
+from xlift.redaction import redacted
+from xlift.servers.calls import Asked, ServedAnswer, ServedReply, text_of
+from xlift.servers.completions import (
     Features,
     Trouble,
     adapted,
@@ -31,21 +35,16 @@ from xlift.judging.completions import (
     retry_after,
     said,
 )
-from xlift.judging.ledger import Ledger, estimated_tokens, most_tokens, text_of
-from xlift.judging.questions import Request, again_messages, needs_again
-from xlift.judging.replies import JudgeAnswer, JudgeReply
-from xlift.progress import say
-from xlift.records import Message
-from xlift.redaction import redacted
-from xlift.study.settings import Judge, checked_address
+from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
+from xlift.study.settings import Served, checked_address
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
 LONGEST_RETRY_AFTER = 600.0
-"""Seconds; a server that asks for a longer wait is out of quota, and judging stops."""
+"""Seconds; a server that asks for a longer wait is out of quota, and asking stops."""
 GIVE_UP_AFTER = 16
-"""Requests in a row without an answer after which judging stops, unless a harmless request is answered."""
+"""Requests in a row without an answer after which asking stops, unless a harmless request is answered."""
 _HARMLESS: Message = {"role": "user", "content": "Reply with the word OK."}
 _HARMLESS_KEY = f"{0:016x}"
 """Stands in the ledger where a harmless request was paid."""
@@ -76,19 +75,19 @@ PACE = Pace()
 class RequestGroup(NamedTuple):
     """Requests whose answers belong together, and what to do with the answers."""
 
-    requests: list[Request]
-    finish: Callable[[list[JudgeAnswer]], None]
+    requests: Sequence[Asked]
+    finish: Callable[[list[ServedAnswer]], None]
 
 
 class Stopped(Exception):
-    """Judging has been stopped; Session.stop says why."""
+    """Asking has been stopped; Session.stop says why."""
 
 
 @dataclass
 class Session:
-    """One judge at work."""
+    """One served model at work."""
 
-    settings: Judge
+    settings: Served
     ledger: Ledger
     pace: Pace
     client: AsyncOpenAI
@@ -117,7 +116,7 @@ class Session:
             self.stopping.set()
 
 
-def api_key(settings: Judge) -> str:
+def api_key(settings: Served) -> str:
     """The key from the environment, without blanks around it; none is needed for a server without TLS (one's own).
 
     Raises ConfigError where it is missing, or holds what no header can.
@@ -125,20 +124,20 @@ def api_key(settings: Judge) -> str:
     key = os.environ.get(settings.api_key_env, "").strip()
     if not key and urlsplit(server_address(settings) or "https:").scheme != "http":
         raise ConfigError(
-            f"judge '{settings.label}': the environment variable {settings.api_key_env} holds no key",
+            f"{settings.title}: the environment variable {settings.api_key_env} holds no key",
             f"export {settings.api_key_env}=…, or name another variable with api_key_env",
         )
     if not re.fullmatch(r"[!-~]*", key):
         raise ConfigError(
-            f"judge '{settings.label}': what the environment variable {settings.api_key_env} holds is no key: "
+            f"{settings.title}: what the environment variable {settings.api_key_env} holds is no key: "
             "a key has no blanks, line breaks or letters with accents",
             f"export {settings.api_key_env}=… again",
         )
     return key or "none"
 
 
-def server_address(settings: Judge) -> str | None:
-    """Where the judge is; None for the client's own default. Raises ConfigError for what is no address."""
+def server_address(settings: Served) -> str | None:
+    """Where the server is; None for the client's own default. Raises ConfigError for what is no address."""
     given = settings.base_url or os.environ.get("OPENAI_BASE_URL")
     try:
         return checked_address(given) if given else None
@@ -146,16 +145,16 @@ def server_address(settings: Judge) -> str | None:
         raise ConfigError(f"OPENAI_BASE_URL: {error}") from None
 
 
-def check_budget(settings: Judge) -> None:
+def check_budget(settings: Served) -> None:
     """Raises ConfigError where a cost limit is set without prices to count by."""
     if settings.max_cost is not None and settings.price_input is None and settings.price_output is None:
         raise ConfigError(
-            f"judge '{settings.label}': max_cost needs price_input and price_output",
+            f"{settings.title}: max_cost needs price_input and price_output",
             "prices are those of a million tokens",
         )
 
 
-def answer_groups(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, pace: Pace = PACE) -> str | None:
+def answer_groups(groups: Iterable[RequestGroup], settings: Served, ledger: Ledger, pace: Pace = PACE) -> str | None:
     """Answer and finish every group, `settings.concurrency` calls at once; groups are taken as there is room for them.
 
     Returns why the budget stopped it, None where it did not. Raises UserError where the server makes it impossible to
@@ -165,11 +164,11 @@ def answer_groups(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledge
     return asyncio.run(_run(groups, settings, ledger, pace))
 
 
-async def _run(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, pace: Pace) -> str | None:
+async def _run(groups: Iterable[RequestGroup], settings: Served, ledger: Ledger, pace: Pace) -> str | None:
     require("judge")
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-    from xlift.judging.bounds import bound
+    from xlift.servers.bounds import bound
 
     secret = api_key(settings)
     # Retries are ours: each one is counted, waits for all, and stops with the budget.
@@ -177,7 +176,7 @@ async def _run(groups: Iterable[RequestGroup], settings: Judge, ledger: Ledger, 
     # Packed, a small answer could fill the memory.
     http = DefaultAsyncHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
     async with AsyncOpenAI(base_url=server_address(settings), http_client=http, **options) as client:
-        features = Features(schema=settings.json_schema)
+        features = Features(schema=settings.json_wanted)
         session = Session(settings, ledger, pace, client, secret, features, random.Random(pace.seed))
         shared = iter(groups)
         await asyncio.gather(*[_work(session, shared) for _ in range(settings.concurrency)])
@@ -197,7 +196,7 @@ async def _work(session: Session, groups: Iterator[RequestGroup]) -> None:
             return
 
 
-async def ask(session: Session, request: Request) -> JudgeAnswer:
+async def ask(session: Session, request: Asked) -> ServedAnswer:
     """The answer to a request: from the ledger where it is there, else from the server, with one re-ask if need be.
 
     The same request is never under way twice. Raises Stopped.
@@ -212,28 +211,28 @@ async def ask(session: Session, request: Request) -> JudgeAnswer:
         busy.set()
 
 
-async def _converse(session: Session, request: Request, replies: tuple[JudgeReply, ...]) -> JudgeAnswer:
+async def _converse(session: Session, request: Asked, replies: tuple[ServedReply, ...]) -> ServedAnswer:
     if not replies:
         first = await _call(session, request, 1, request.messages)
         if isinstance(first, Trouble):
-            return JudgeAnswer(failure=first.why)
+            return ServedAnswer(failure=first.why)
         replies = (first,)
-    if needs_again(request, replies):
-        second = await _call(session, request, 2, again_messages(request, replies[0]))
+    if (more := request.follow_up(replies)) is not None:
+        second = await _call(session, request, 2, more)
         if isinstance(second, Trouble):
-            return JudgeAnswer(replies, failure=second.why)
+            return ServedAnswer(replies, failure=second.why)
         replies = (*replies, second)
-    return JudgeAnswer(replies)
+    return ServedAnswer(replies)
 
 
-async def _call(session: Session, request: Request, part: int, messages: list[Message]) -> JudgeReply | Trouble:
+async def _call(session: Session, request: Asked, part: int, messages: list[Message]) -> ServedReply | Trouble:
     """One reply, tried as often as the pace allows. Raises Stopped."""
     base = features = session.features
     trouble = Trouble("again", "not tried")
     tries = 0
     while tries < session.pace.tries:
         result = await _send(session, request, part, messages, features)
-        if isinstance(result, JudgeReply):
+        if isinstance(result, ServedReply):
             _adopt(session, base, features)
             session.failures_in_a_row = 0
             return result
@@ -273,7 +272,7 @@ async def _count_lost(session: Session, trouble: Trouble) -> None:
     if nowhere or await _all_fail(session):
         where = session.settings.base_url or str(session.client.base_url)
         hint = "is the server running at this address?" if trouble.unreachable else "what is done is kept; run it again"
-        _stop(session, f"the judge at {where} does not answer: {trouble.why}", hint)
+        _stop(session, f"{session.settings.role} at {where} does not answer: {trouble.why}", hint)
     session.failures_in_a_row = 0
 
 
@@ -320,8 +319,8 @@ async def _pause(session: Session, seconds: float) -> None:
 
 
 async def _send(
-    session: Session, request: Request, part: int, messages: list[Message], features: Features
-) -> JudgeReply | Trouble:
+    session: Session, request: Asked, part: int, messages: list[Message], features: Features
+) -> ServedReply | Trouble:
     """Send one request and write down what came of it. Raises Stopped."""
     await _pause(session, session.quiet_until - time.monotonic())
     reserved = await _reserve(session, messages)
@@ -362,7 +361,7 @@ async def _reserve(session: Session, messages: list[Message]) -> float:
     raise Stopped
 
 
-async def _post(session: Session, body: dict[str, Any]) -> tuple[JudgeReply | Trouble, tuple[int, int] | None]:
+async def _post(session: Session, body: dict[str, Any]) -> tuple[ServedReply | Trouble, tuple[int, int] | None]:
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
     try:
@@ -390,12 +389,13 @@ def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
     words = said(error.body, error.message, session.secret)
     why = f"{status}: {words}"
     if status == 401:
-        return Trouble("stop", f"the judge refuses the key ({why})", hint=f"is {settings.api_key_env} right?")
+        return Trouble("stop", f"{settings.role} refuses the key ({why})", hint=f"is {settings.api_key_env} right?")
     if status == 403:
-        everything = f"the judge refuses the key ({why})"
+        everything = f"{settings.role} refuses the key ({why})"
         return Trouble("left out", why, hint=f"is {settings.api_key_env} right?", all_calls=everything)
     if status == 402 or (status == 429 and _NO_QUOTA.search(f"{error.code} {words}")):
-        return Trouble("stop", f"the judge's quota is used up ({why})", hint="what is done is kept; run it again later")
+        hint = "what is done is kept; run it again later"
+        return Trouble("stop", f"{settings.role}'s quota is used up ({why})", hint=hint)
     if status == 404:
         everything = f"no model '{settings.model}' at {session.client.base_url} ({why})"
         return Trouble("refused", why, all_calls=everything)
@@ -405,9 +405,10 @@ def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
     if status in (408, 409, 425, 429) or status >= 500:
         wait = retry_after(error.response.headers.get("retry-after"), datetime.now(timezone.utc))
         if wait is not None and wait > LONGEST_RETRY_AFTER:
-            return Trouble("stop", f"the judge asks to come back in {wait:.0f} s ({why})", hint="run it again then")
+            why = f"{settings.role} asks to come back in {wait:.0f} s ({why})"
+            return Trouble("stop", why, hint="run it again then")
         return Trouble("again", why, wait)
-    return Trouble("stop", f"the judge refuses ({why})", hint="check base_url and model")
+    return Trouble("stop", f"{settings.role} refuses ({why})", hint="check base_url and model")
 
 
 async def _offer(session: Session) -> str:
@@ -425,4 +426,4 @@ def _adopt(session: Session, base: Features, features: Features) -> None:
     if session.features is base and features != base:
         session.features = features
         changed = [name for name, old, new in zip(Features._fields, base, features, strict=True) if old != new]
-        say(f"judge {session.settings.label}: the server does not take {', '.join(changed)}; going on without")
+        say(f"{session.settings.title}: the server does not take {', '.join(changed)}; going on without")

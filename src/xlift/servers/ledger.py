@@ -13,7 +13,7 @@ import json
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 
 from xlift.disk import JsonlWriter, encode_record, exclusive
 from xlift.errors import DataError
-from xlift.judging.replies import JudgeReply
 from xlift.progress import say
 from xlift.records import parse_line
-from xlift.study.settings import Judge
+from xlift.servers.calls import ServedReply
+from xlift.study.settings import Served
 
 # Characters of a token by script, set between the tokenizers of Gemma 3 (262,144 tokens) and SmolLM2 (49,152) on the
 # built-in prompts, nearer to the first: letters up to U+024F, Greek to Arabic, other alphabets, East Asia.
@@ -68,19 +68,19 @@ class Ledger:
     def price(self, input_tokens: float, output_tokens: float) -> float:
         return (input_tokens * self.price_input + output_tokens * self.price_output) / 1e6
 
-    def replies(self, key: str) -> tuple[JudgeReply, ...]:
+    def replies(self, key: str) -> tuple[ServedReply, ...]:
         """The replies already paid for: none, one, or two where there was a re-ask."""
         return tuple(reply for part in (1, 2) if (reply := self._reply(key, part)))
 
-    def _reply(self, key: str, part: int) -> JudgeReply | None:
+    def _reply(self, key: str, part: int) -> ServedReply | None:
         place = self.places.get((int(key, 16), part))
         if place is None:
             return None
         self.reading.seek(place)
         line = json.loads(self.reading.readline())
-        return JudgeReply(line["reply"], line["finish"], line["refusal"])
+        return ServedReply(line["reply"], line["finish"], line["refusal"])
 
-    def add(self, key: str, part: int, reply: JudgeReply, tokens: tuple[int, int], estimated: bool = False) -> None:
+    def add(self, key: str, part: int, reply: ServedReply, tokens: tuple[int, int], estimated: bool = False) -> None:
         """Write down an answered call with its (input, output) tokens, `estimated` where the server told none."""
         line: dict[str, Any] = {"request": key, "part": part, **reply._asdict()}
         line = {"reply" if name == "text" else name: value for name, value in line.items()}
@@ -130,9 +130,9 @@ def _understood(line: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def open_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
+def open_ledger(path: Path, settings: Served) -> Iterator[Ledger]:
     """The ledger at `path`; an empty one leaves no file. Raises ConfigError while another process has it open."""
-    busy = f"{path}: another xlift process is judging"
+    busy = f"{path}: another xlift process is asking"
     with exclusive(path.with_name(f".{path.name}.lock"), busy):
         path.touch()
         with path.open("rb") as reading, JsonlWriter(path) as log:
@@ -143,13 +143,13 @@ def open_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
 
 
 @contextmanager
-def read_ledger(path: Path, settings: Judge) -> Iterator[Ledger]:
+def read_ledger(path: Path, settings: Served) -> Iterator[Ledger]:
     """The ledger at `path` as it is now, to be read only: nothing is made, mended or locked."""
     with path.open("rb") if path.is_file() else BytesIO() as reading:
         yield _counted(path, settings, None, reading)
 
 
-def _counted(path: Path, settings: Judge, log: JsonlWriter | None, reading: BinaryIO) -> Ledger:
+def _counted(path: Path, settings: Served, log: JsonlWriter | None, reading: BinaryIO) -> Ledger:
     ledger = Ledger(path, settings.price_input or 0.0, settings.price_output or 0.0, log, reading)
     for raw in reading:
         if raw.endswith(b"\n"):  # a last line without its end is being written, or torn
@@ -164,8 +164,3 @@ def mean_tokens(ledger: Ledger, least: int = 20) -> tuple[float, float] | None:
     if ledger.answered < least:
         return None
     return ledger.input / ledger.answered, ledger.output / ledger.answered
-
-
-def text_of(messages: Sequence[Any]) -> str:
-    """All that a request shows, for counting."""
-    return "\n".join(message["content"] for message in messages)
