@@ -15,6 +15,8 @@ from judge_server import Act, serving
 from test_judging import judge_at
 
 from xlift import cli
+from xlift.cli import models, ratings, studies
+from xlift.cli.common import Modes
 from xlift.disk import write_jsonl
 from xlift.judging.pairs import compare_pairs, current_comparisons, summarise_pairs
 from xlift.judging.probe import probe, probe_cases
@@ -22,9 +24,9 @@ from xlift.stages import prepare
 from xlift.study.study import load_study
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-MODES: dict[str, cli.Modes] = {
-    **{"rate": cli._RATE, "judge": cli._JUDGE, "annotate": cli._ANNOTATE, "clean": cli._CLEAN},
-    "diagnose": cli._DIAGNOSE,
+MODES: dict[str, Modes] = {
+    **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
+    "diagnose": models._DIAGNOSE,
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import xlift
-from xlift.cli import list_
+from xlift.cli.studies import list_
 from xlift.errors import ConfigError, DataError, ModelError, UserError
 from xlift.hub import locate
 from xlift.models import loaded_checkpoint, place

@@ -1,0 +1,91 @@
+"""What the commands share: their arguments, how a study is opened, which options a mode takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xlift.errors import ConfigError
+
+app = typer.Typer(
+    help="Instruction-tune on English, answer in many languages, see what crosses over.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or a study's folder.")]
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to replace, for instance training.steps=50.")
+]
+
+Out = Annotated[Path | None, typer.Option(help="Study folder; results/<name> where it is not given.")]
+
+SkipUnfit = Annotated[
+    bool, typer.Option("--skip-unfit", help="Leave out records that cannot be learned from, counted by reason.")
+]
+
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
+
+Modes = dict[str, set[str]]
+"""What a command can be asked to do, as it is written, and the options that it then takes."""
+
+
+def refuse_others(context: typer.Context, mode: str, modes: Modes) -> None:
+    """No option is ignored: raises ConfigError that lists those given that this mode does not take, and which do."""
+    command, problems = context.info_name, []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if (
+            option.param_type_name == "argument"
+            or option.name in modes[mode]
+            or source is None
+            or source.name != "COMMANDLINE"
+        ):
+            continue
+        fits = " or ".join(f"`xlift {command} {name}`" for name, takes in modes.items() if option.name in takes)
+        problems.append(f"{max(option.opts, key=len)} does not apply to `xlift {command} {mode}`; it applies to {fits}")
+    if problems:
+        raise ConfigError(problems, f"xlift {command} --help")
+
+
+def skipping(overrides: list[str] | None, skip_unfit: bool) -> list[str]:
+    return [*(overrides or []), *(["skip_unfit=true"] if skip_unfit else [])]
+
+
+def study_of(path: Path, overrides: list[str] | None, out: Path | None) -> tuple[Any, Path | None]:
+    from xlift.api import read_study
+
+    return read_study(path, overrides or [], out)
+
+
+def workspace_of(study: Path, overrides: list[str] | None, out: Path | None) -> Any:
+    from xlift.stages import prepare
+
+    return prepare(*study_of(study, overrides, out))
+
+
+def stage(name: str, study: Path, overrides: list[str] | None, out: Path | None, offline: bool, **options: Any) -> None:
+    from xlift import stages
+    from xlift.workspace import locked
+
+    workspace = workspace_of(study, overrides, out)
+    with locked(workspace.path):
+        getattr(stages, name)(workspace, offline, **options)
+    print(f"{name.removesuffix('stage')} done: {workspace.path}")
+
+
+def print_result(workspace: Any, path: Path | None = None) -> None:
+    from xlift.rating import RATERS
+    from xlift.report.page import result_table
+    from xlift.report.reading import material_of
+    from xlift.terminal import aligned
+
+    table = [[RATERS[workspace.study.raters[0]].title, *workspace.study.prompts.languages]]
+    table += [[run, *cells] for run, cells in result_table(material_of(workspace))]
+    print(aligned(table))
+    print(f"\nreport: {path or workspace.report / 'index.html'}")

@@ -1,0 +1,91 @@
+"""Commands for one model, of a study or not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xlift.cli.common import Modes, Offline, Out, app, refuse_others
+from xlift.errors import ConfigError
+
+_DIAGNOSE: Modes = {
+    "MODEL": {
+        *("base", "languages", "size", "system", "template", "repetition_penalty", "out", "html", "as_json"),
+        *("fail_under", "offline"),
+    },
+    "--data FILE": {"data", "as_json", "offline"},
+}
+
+
+@app.command()
+def diagnose(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Folders, hub ids, adapters, runs; embedded:NAME.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The model that they were tuned from, to compare with.")] = None,
+    languages: Annotated[str, typer.Option(help="Of the users, separated by commas; English is added.")] = "fr,pt,ru",
+    size: Annotated[str, typer.Option(help="quick, usual or thorough: 4, 12 or 40 prompts of each kind.")] = "usual",
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    template: Annotated[str, typer.Option(help="Chat format; the model's own where it is not given.")] = "auto",
+    repetition_penalty: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
+    out: Out = None,
+    html: Annotated[Path | None, typer.Option(help="Also a page with figures and every answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    fail_under: Annotated[
+        list[str] | None, typer.Option(help="fr=0.95, or 0.95 for all: exit code 1 where fewer answers are right.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Instruction data instead of a model.")] = None,
+    offline: Offline = False,
+) -> None:
+    """What is wrong with a model, or with the data it is tuned on, and what to try."""
+    from xlift.diagnosis import command
+
+    if not models and not data:
+        raise ConfigError("what should be diagnosed?", "xlift diagnose MODEL, or xlift diagnose --data FILE")
+    refuse_others(context, "MODEL" if models else "--data FILE", _DIAGNOSE)
+    failures: list[str] = []
+    if data:
+        found, said = command.diagnose_data(data, offline)
+    else:
+        codes = [one.strip() for one in languages.split(",") if one.strip()]
+        settings = {"system": system, "template": template, "repetition_penalty": repetition_penalty}
+        found, said, failures = command.diagnose_models(
+            models or [], base, codes, size, out, html, offline, fail_under or [], **settings
+        )
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else said)
+    for line in failures:
+        print(line, file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, a model folder, or a model name.")],
+    system: Annotated[str | None, typer.Option(help="System prompt; a run's own without it, none where empty.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply in tokens.")] = 256,
+    offline: Offline = False,
+) -> None:
+    """Talk to a run or a model, a line a turn; an empty line or Ctrl-D ends."""
+    from xlift.chat import talk
+
+    talk(model, system, max_new_tokens, offline)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write, which is not there yet.")],
+    step: Annotated[int | None, typer.Option(min=1, help="Of this checkpoint; the last where it is not given.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, not merged into its base.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Write a run's weights for other tools, with the chat template and a card of what the study found."""
+    from xlift.export import export_run
+
+    print(f"exported: {export_run(run, to, step, adapter, offline)}")

@@ -1,0 +1,290 @@
+"""Commands about ratings: by surface checks, judge models and people, and what they tell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from xlift.cli.common import Modes, app, refuse_others, stage
+from xlift.errors import ConfigError, UserError
+
+
+class _NamesRaters(TyperCommand):
+    """A command whose help ends with the raters there are; they are loaded for that alone."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from xlift.rating import RATERS
+
+        with formatter.section("Raters"):
+            shown = {
+                name: f"{one.title}{'' if one.default else '; only where it is named'}" for name, one in RATERS.items()
+            }
+            formatter.write_dl(list(shown.items()))
+
+
+_RATE: Modes = {
+    "FILE": {
+        *("output", "raters", "workers", "text", "language", "columns", "by", "as_json", "html", "fail_under"),
+    },
+    "STUDY": {"raters"},
+}
+
+
+@app.command(cls=_NamesRaters)
+def rate(
+    context: typer.Context,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE…|STUDY", help="Files or folders of anybody's responses, or a study.")
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, appended to.")] = None,
+    raters: Annotated[str | None, typer.Option(help="Only these raters, separated by commas.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field of ours.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Tables by its values: model, task, file, …")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to browse responses and ratings in.")] = None,
+    fail_under: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit code 1 where a language's share of wholly right answers is below."),
+    ] = None,
+) -> None:
+    """Rate any files of responses, or a study's responses."""
+    from xlift.rating import checked_raters, default_raters
+    from xlift.rating.files import is_study
+    from xlift.rating.foreign import asked_for
+
+    mode = "STUDY" if len(sources) == 1 and is_study(sources[0]) else "FILE"
+    refuse_others(context, mode, _RATE)
+    names = None if raters is None else checked_raters(name.strip() for name in raters.split(","))
+    if mode == "STUDY":
+        stage("rate_stage", sources[0], None, None, True, raters=names)
+        return
+    from xlift.rating.overview import rate_and_show
+
+    asked = asked_for(text, language, columns or [])
+    problems = rate_and_show(sources, output, names or default_raters(), asked, workers, by, as_json, html, fail_under)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
+
+
+_ASKING = {
+    *("model", "base_url", "api_key_env", "calls", "facets", "rubrics", "concurrency", "price_input", "price_output"),
+    *("max_cost", "max_requests", "batch", "dry_run"),
+}
+
+_JUDGE: Modes = {
+    "STUDY": {"name", *_ASKING},
+    "STUDY --pair RUN_A RUN_B": {"name", "pair", *_ASKING},
+    "STUDY --probe": {"name", "probe", *_ASKING},
+    "FILE.jsonl": {"output", *_ASKING},
+    "--probe": {"probe", *_ASKING},
+}
+
+
+def _judge_mode(source: Path | None, pair: bool, probe: bool) -> str:
+    if source is None and not probe:
+        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE.jsonl -o OUT.jsonl, or --probe")
+    if source is None or source.suffix == ".jsonl":
+        return "FILE.jsonl" if source else "--probe"
+    return "STUDY --probe" if probe else "STUDY --pair RUN_A RUN_B" if pair else "STUDY"
+
+
+@app.command()
+def judge(
+    context: typer.Context,
+    source: Annotated[
+        Path | None, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or responses; --probe wants neither.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
+    name: Annotated[str | None, typer.Option("--judge", help="Only this one of the study's judges.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, as the server knows it.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Server, for instance http://localhost:8000/v1.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; OPENAI_API_KEY.")] = None,
+    calls: Annotated[str | None, typer.Option(help="all: one call for all facets; each: one for each facet.")] = None,
+    facets: Annotated[str | None, typer.Option(help="Facets to rate, separated by commas; all six.")] = None,
+    rubrics: Annotated[str | None, typer.Option(help="Folder with rubrics of your own (FACET.md).")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at one time; 16.")] = None,
+    price_input: Annotated[float | None, typer.Option(help="Price of a million tokens read.")] = None,
+    price_output: Annotated[float | None, typer.Option(help="Price of a million tokens written.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before it has cost more.")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Stop before more requests than this.")] = None,
+    batch: Annotated[bool | None, typer.Option("--batch", help="Use the server's Batch API.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many calls, tokens and what price.")] = False,
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="RUN_A RUN_B", help="Ask which of two runs answers better.")
+    ] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Test the judge on responses with known faults.")] = False,
+) -> None:
+    """Let a judge model rate responses, compare two runs, or be tested itself."""
+    from xlift.judging import judges
+
+    mode = _judge_mode(source, pair is not None, probe)
+    refuse_others(context, mode, _JUDGE)
+    if batch and concurrency is not None:
+        raise ConfigError("--concurrency does not apply with --batch: the server decides", "leave one of them")
+    given = {
+        "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,
+        "facets": None if facets is None else [facet.strip() for facet in facets.split(",")],
+        "concurrency": concurrency, "price_input": price_input, "price_output": price_output,
+        "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    if source is None:
+        print(judges.probe_judge(judges.settings_of(given), dry_run))
+    elif mode == "FILE.jsonl":
+        print(judges.judge_responses_file(source, output, judges.settings_of(given), dry_run))
+    elif probe:
+        print(judges.probe_judge(judges.one_of_study(source, name, given), dry_run))
+    elif pair:
+        print(judges.judge_pair(source, judges.one_of_study(source, name, given), *pair, dry_run))
+    else:
+        print(judges.judge_study(source, name, given, dry_run))
+
+
+_ANNOTATE: Modes = {
+    "SOURCE": {"database", "host", "port", "address", "proxy"},
+    "SOURCE --add NAME": {
+        *("database", "add", "languages", "per_response", "per_cell", "seed", "split", "controls", "address", "days")
+    },
+    "SOURCE --add NAME --total N": {
+        *("database", "add", "languages", "per_response", "total", "seed", "split", "controls", "address", "days")
+    },
+    "SOURCE --revoke NAME": {"database", "revoke"},
+    "SOURCE --renew NAME": {"database", "renew", "address", "days"},
+    "SOURCE --status": {"database", "status"},
+    "SOURCE --export FILE": {"database", "export", "with_controls"},
+    "SOURCE --import FILE": {"database", "import_"},
+}
+
+
+@app.command()
+def annotate(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or a file of responses.")],
+    add: Annotated[str | None, typer.Option(metavar="NAME", help="Add a person; prints their personal link.")] = None,
+    languages: Annotated[str, typer.Option(help="Languages that the person reads, separated by commas.")] = "",
+    per_response: Annotated[int | None, typer.Option(help="People for each response; 2 at first.")] = None,
+    per_cell: Annotated[int | None, typer.Option(help="Prompts for each run and language; 10 at first.")] = None,
+    total: Annotated[int | None, typer.Option(help="Responses in all, instead of --per-cell.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sample and order; 0 at first.")] = None,
+    split: Annotated[
+        Literal["test", "validation", "all"] | None, typer.Option(help="Prompts to sample from; test at first.")
+    ] = None,
+    controls: Annotated[Path | None, typer.Option(help="JSONL of responses with expected values, mixed in.")] = None,
+    revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Make a person's link invalid.")] = None,
+    renew: Annotated[str | None, typer.Option(metavar="NAME", help="Give a person a new link.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="How far everybody is.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write ratings to this .jsonl or .csv, and into the study.")
+    ] = None,
+    with_controls: Annotated[
+        bool, typer.Option("--with-controls", help="Export ratings of control items, too.")
+    ] = False,
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Read ratings from CSV, Label Studio JSON or potato JSONL.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="Database URL; a SQLite file beside the responses without it.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
+    address: Annotated[str | None, typer.Option(help="Address under which people reach the page, for links.")] = None,
+    proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="Proxy whose word on who asks is believed.")] = "",
+    days: Annotated[int, typer.Option(help="Days that a link made by --add or --renew works.")] = 90,
+) -> None:
+    """People rate responses in a web page: serves it, or does what one of the options asks for."""
+    from xlift.annotation import campaign
+
+    asked = {
+        "add": add,
+        "revoke": revoke,
+        "renew": renew,
+        "status": status or None,
+        "export": export,
+        "import_": import_,
+    }
+    wanted = next((name for name, value in asked.items() if value is not None), None)
+    refuse_others(context, _annotate_mode(wanted, total), _ANNOTATE)
+    opened = campaign.open_campaign(source, database)
+    link = address or campaign.ADDRESS
+    if add is not None:
+        plan = campaign.Plan(per_response, per_cell, total, seed, split)
+        print(campaign.add(opened, add, languages.split(","), plan, controls, link, days))
+    elif revoke is not None:
+        print(campaign.revoke(opened, revoke))
+    elif renew is not None:
+        print(campaign.renew(opened, renew, link, days))
+    elif status:
+        print(campaign.status(opened))
+    elif export is not None:
+        print(campaign.export(opened, export, with_controls))
+    elif import_ is not None:
+        print(campaign.import_file(opened, import_))
+    else:
+        campaign.serve(opened, host, port, address, proxy)
+
+
+def _annotate_mode(wanted: str | None, total: int | None) -> str:
+    """The first mode that takes the option that says what is wanted; the page where none does."""
+    if wanted is None:
+        return "SOURCE"
+    fitting = [mode for mode, takes in _ANNOTATE.items() if wanted in takes]
+    return fitting[-1] if total is not None else fitting[0]
+
+
+@app.command()
+def agreement(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="RATINGS.jsonl|STUDY…", help="Files of ratings, or studies with all of theirs."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How far people, judge models and surface checks agree, by facet and language."""
+    from xlift.analysis.agreement import agreement_tables, text_tables
+    from xlift.records import read_jsonl
+    from xlift.results import load
+
+    studies = [source for source in sources if source.suffix != ".jsonl"]
+    records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
+    records += [row for study in studies for row in load(study).ratings.to_dicts()]
+    tables = agreement_tables(records)
+    print(json.dumps(tables, indent=2, ensure_ascii=False) if as_json else text_tables(tables))
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="RUN_A", help="A run's folder, or with --study its label or settings.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to compare it with.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study of both runs: then learning_rate=1e-4,size=64 will do, too.")
+    ] = None,
+    rater: Annotated[str | None, typer.Option(help="Only this rater's ratings.")] = None,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Prompts to compare on.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Two runs, prompt by prompt: differences with intervals, and p-values corrected over facets and languages."""
+    import polars as pl
+
+    from xlift.analysis.comparison import compare as compared
+    from xlift.analysis.comparison import text_table
+    from xlift.results import load, ratings_of_runs
+
+    ratings, names = (load(study).ratings, [first, second]) if study else ratings_of_runs([Path(first), Path(second)])
+    found = compared(ratings.filter(pl.col("split") == split), names[0], names[1], rater=rater)
+    print(json.dumps(found.to_dicts(), indent=2) if as_json else text_table(found, names[0], names[1]))

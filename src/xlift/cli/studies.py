@@ -1,0 +1,169 @@
+"""Commands that make a study, look at it and look after it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xlift.cli.common import (
+    Modes,
+    Offline,
+    Out,
+    Overrides,
+    SkipUnfit,
+    StudyFile,
+    app,
+    print_result,
+    refuse_others,
+    skipping,
+    stage,
+    study_of,
+    workspace_of,
+)
+from xlift.errors import ConfigError, UserError, raise_together
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    skip_unfit: SkipUnfit = False,
+) -> None:
+    """Every stage in order; run again, it continues. Prints the result table and where the report is."""
+    from xlift.stages import run_study
+
+    print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline))
+
+
+@app.command()
+def check(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    skip_unfit: SkipUnfit = False,
+    probe: Annotated[bool, typer.Option(help="Measure time and memory by a short probe.")] = True,
+) -> None:
+    """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
+    from xlift.planning.check import check_study
+
+    parsed, folder = study_of(study, skipping(overrides, skip_unfit), out)
+    check_study(parsed, offline, probe, folder)
+
+
+@app.command()
+def train(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    offline: Offline = False,
+    skip_unfit: SkipUnfit = False,
+) -> None:
+    """Train every run of the study."""
+    stage("train_stage", study, skipping(overrides, skip_unfit), out, offline)
+
+
+@app.command()
+def generate(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+    """Let every run answer the prompts."""
+    stage("generate_stage", study, overrides, out, offline)
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    format_: Annotated[str, typer.Option("--format", help="html, md, csv or latex.")] = "html",
+) -> None:
+    """Write the report from what there is, as a page, as Markdown, or its tables alone."""
+    from xlift.report.page import write_report
+
+    workspace = workspace_of(study, overrides, out)
+    path = write_report(workspace, format_)
+    print_result(workspace, path)
+
+
+@app.command("ls")
+def list_(
+    study: Annotated[Path | None, typer.Argument(help="A study file or folder; all of results/ without it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What there is and how far it is."""
+    from xlift.workspace import find_study, study_state
+
+    folders = [study] if study else sorted(path.parent for path in Path("results").glob("*/study.yaml"))
+    states, damaged = [], list[UserError]()
+    for folder in folders:
+        try:
+            states.append(study_state(find_study(folder)))
+        except UserError as error:
+            damaged.append(error)
+    if states or not damaged:
+        print(json.dumps(states, indent=2)) if as_json else _print_states(states)
+    raise_together(damaged)
+
+
+def _print_states(states: list[dict[str, Any]]) -> None:
+    from xlift.terminal import aligned
+
+    if not states:
+        print("nothing in results/; xlift run STUDY.yaml makes a study")
+    for state in states:
+        print(f"{state['study']}  {state['folder']}")
+        rows = [["", one["run"], _told(one)] for one in state["runs"]]
+        print(aligned(rows))
+
+
+def _told(run: dict[str, Any]) -> str:
+    stages = ", ".join(f"{name} {state}" for name, state in run["stages"].items()) or "not started"
+    return stages if run["in_study"] else f"no longer in the study ({stages})"
+
+
+@app.command()
+def verify(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or a study's folder.")],
+) -> None:
+    """Check that every file of a study is whole and as it was written; what is not, and what mends it."""
+    from xlift.verifying import verify as checked
+
+    files, problems = checked(study)
+    if problems:
+        raise UserError(problems)
+    print(f"{files} files and checkpoints of {study} are whole and as they were written")
+
+
+_CLEAN: Modes = {"STUDY": {"yes"}, "STUDY --dry-run": {"dry_run"}}
+
+
+@app.command()
+def clean(
+    context: typer.Context,
+    study: StudyFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove what a study no longer needs: runs that left it, states of finished training, leftovers; asks before."""
+    from xlift import cleaning
+    from xlift.workspace import alone
+
+    refuse_others(context, "STUDY --dry-run" if dry_run else "STUDY", _CLEAN)
+    workspace = cleaning.opened(study)
+    with nullcontext() if dry_run else alone(workspace.path):
+        found = cleaning.needless(workspace)
+        print(cleaning.needless_text(found))
+        if found and not dry_run and (yes or _agreed(study)):
+            print(cleaning.remove(found))
+
+
+def _agreed(study: Path) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("nothing is removed: there is no terminal to ask in", f"xlift clean {study} --yes")
+    return typer.confirm("remove it?", err=True)
