@@ -15,7 +15,7 @@ from judge_server import Act, serving
 from test_judging import judge_at
 
 from xlift import cli
-from xlift.cli import models, ratings, studies
+from xlift.cli import data, models, ratings, studies
 from xlift.cli.common import Modes
 from xlift.disk import write_jsonl
 from xlift.judging.pairs import compare_pairs, current_comparisons, summarise_pairs
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 MODES: dict[str, Modes] = {
     **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
     "diagnose": models._DIAGNOSE,
+    "translate": data._TRANSLATE,
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
@@ -52,6 +53,8 @@ WORDS = {
     "FILE": "ratings.csv",
     "RUN_A": "a",
     "RUN_B": "b",
+    "LANGUAGES": "fr",
+    "OUT": "out.jsonl",
 }
 
 

@@ -4,8 +4,8 @@
 from xlift.cli import studies
 
 # isort: split
-from xlift.cli import models, ratings
+from xlift.cli import data, models, ratings
 from xlift.cli.common import app
 from xlift.cli.entry import main
 
-__all__ = ["app", "main", "models", "ratings", "studies"]
+__all__ = ["app", "data", "main", "models", "ratings", "studies"]

@@ -404,7 +404,7 @@ def split_sentences(text: str, language: str) -> list[str]:
     A stop ends a sentence unless what follows goes on in lower case, or it belongs to a number, an initial, an
     abbreviation or an enumerator. In Chinese and Japanese a stop inside quotes ends one only at the end of a line.
     """
-    found = [sentence for block in _blocks(text) for sentence in _split_block(block, known_code(language))]
+    found = [sentence for block in _blocks(text) for sentence in split_block(block, known_code(language))]
     return [sentence for sentence in found if any(map(str.isalnum, sentence))]
 
 
@@ -420,7 +420,8 @@ def _blocks(text: str) -> list[str]:
     return [" ".join(block) for block in blocks]
 
 
-def _split_block(block: str, language: str) -> list[str]:
+def split_block(block: str, language: str) -> list[str]:
+    """The sentences of a text without lists and line breaks, as they stand there."""
     sentences, start = [], 0
     quoted = _quotations(block)[::-1] if _UNSPACED.search(block) else []
     # In text that is all in lower case, a lower-case letter does not say that the sentence goes on.

@@ -1,0 +1,179 @@
+"""Sentences translated by a sequence-to-sequence model of the hub: NLLB, MADLAD, M2M-100, mBART-50, Marian (OPUS), T5.
+
+Which words or tokens name the two languages is told from the tokenizer's vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from xlift.errors import ConfigError, DataError, ModelError
+from xlift.hub import Located, quiet
+from xlift.languages import get_language
+from xlift.models import Placement
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MOST_TOKENS = 400
+"""Tokens of one sentence; a longer one is left untranslated, since models of this kind lose its end."""
+_MACRO = {"ar": "arb", "fa": "pes", "lv": "lvs", "et": "est", "sw": "swh", "ms": "zsm", "sq": "als", "az": "azj"} | {
+    **{"uz": "uzn", "mg": "plt", "yi": "ydd", "ku": "kmr", "mn": "khk", "ne": "npi", "ps": "pbt", "fil": "tgl"},
+    **{"no": "nob", "zh": "zho"},
+}
+"""Codes of NLLB that are not the ISO 639-3 code of the language: of a macrolanguage one of its members."""
+_SCRIPTS = {"Hani": ("Hans", "Hant"), "Kore": ("Hang",)}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a model is told its languages: words before the source, the source's own token, the target's first token."""
+
+    prefix: str = ""
+    source: str | None = None
+    first: int | None = None
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """A loaded model that translates."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    beams: int = 1
+    batch_tokens: int = 2048
+
+    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str | None]:
+        """Translations in the order of the texts; None for one that is too long, or whose translation has no end.
+
+        Raises ConfigError where the model does not know a language.
+        """
+        naming = naming_of(self.tokenizer, self.model.config.model_type, source, target)
+        if naming.source is not None:
+            self.tokenizer.src_lang = naming.source  # type: ignore[attr-defined]
+        ids = [cast(list[int], self.tokenizer(naming.prefix + text)["input_ids"]) for text in texts]
+        found: list[str | None] = [None] * len(texts)
+        for places in _batches(ids, self.batch_tokens, self._longest):
+            for place, text in zip(places, self._said([ids[place] for place in places], naming), strict=True):
+                found[place] = text
+        return found
+
+    @property
+    def _longest(self) -> int:
+        known = getattr(self.model.config, "max_position_embeddings", None) or MOST_TOKENS
+        return min(MOST_TOKENS, int(known) - 2)
+
+    def _said(self, ids: list[list[int]], naming: Naming) -> list[str | None]:
+        import torch
+
+        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
+        limit = min(2 * max(map(len, ids)) + 16, self._longest)
+        given = {} if naming.first is None else {"forced_bos_token_id": naming.first}
+        with torch.inference_mode(), quiet():
+            made = cast(Any, self.model).generate(
+                **batch, max_new_tokens=limit, num_beams=self.beams, do_sample=False, **given
+            )
+        ends = _ids(self.model.generation_config.eos_token_id)  # type: ignore[union-attr]
+        rows = [row.tolist() for row in made]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.strip() if ends & set(row[1:]) else None for text, row in zip(texts, rows, strict=True)]
+
+
+def _ids(given: int | list[int] | None) -> set[int]:
+    return set(given) if isinstance(given, list) else set() if given is None else {given}
+
+
+def _batches(ids: Sequence[Sequence[int]], tokens: int, longest: int) -> list[list[int]]:
+    """Places of the texts in batches of at most so many padded tokens, texts of like length together."""
+    batches: list[list[int]] = []
+    for place in sorted((i for i, one in enumerate(ids) if len(one) <= longest), key=lambda i: -len(ids[i])):
+        if batches and (len(batches[-1]) + 1) * len(ids[batches[-1][0]]) <= tokens:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2Seq:
+    """Raises ModelError for a model that does not map one text to another."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    given: dict[str, Any] = {"revision": located.revision, "trust_remote_code": False}
+    with quiet():
+        config = AutoConfig.from_pretrained(located.path, **given)
+        if not config.is_encoder_decoder:
+            raise ModelError(
+                f"{located.path}: a {config.model_type} model does not translate by itself",
+                "name a translation model such as facebook/nllb-200-distilled-600M, or a server with --base-url",
+            )
+        model = AutoModelForSeq2SeqLM.from_pretrained(located.path, dtype=placement.torch_dtype, **given)
+        tokenizer = AutoTokenizer.from_pretrained(located.path, **given)
+    return Seq2Seq(model.to(placement.device).eval(), tokenizer, beams)
+
+
+# --- what the languages are called
+
+
+def naming_of(tokenizer: PreTrainedTokenizerBase, model_type: str, source: str, target: str) -> Naming:
+    """How a model is told to translate from one language into another. Raises ConfigError where it knows one not."""
+    vocabulary = tokenizer.get_vocab()
+    by_token = {
+        scheme: (_token(vocabulary, names, source), _token(vocabulary, names, target)) for scheme, names in NAMES
+    }
+    for scheme, (own, wanted) in by_token.items():
+        if scheme == "madlad" and wanted:
+            return Naming(prefix=f"{wanted} ")
+        if scheme == "marian" and wanted:
+            return Naming(prefix=f"{wanted} ")
+        if scheme not in ("madlad", "marian") and own and wanted:
+            return Naming(source=own.strip("_") if scheme == "m2m100" else own, first=vocabulary[wanted])
+    if any(token in vocabulary for token in ("fra_Latn", "__fr__", "fr_XX", "<2fr>", ">>fra<<")):
+        raise ConfigError(f"the translation model knows no {source} to {target}", "choose a model that has both")
+    if model_type == "t5":
+        return Naming(prefix=f"translate {get_language(source).name} to {get_language(target).name}: ")
+    return Naming()  # a model of one pair of languages, which needs no names
+
+
+def _token(vocabulary: dict[str, int], names: Callable[[str], list[str]], language: str) -> str | None:
+    return next((name for name in names(language) if name in vocabulary), None)
+
+
+# e.g. _nllb("ru") → ["rus_Cyrl"]
+def _nllb(code: str) -> list[str]:
+    language = get_language(code)
+    scripts = _SCRIPTS.get(language.script, (language.script,))
+    return [f"{iso}_{script}" for iso in (_MACRO.get(language.code), _three(code)) if iso for script in scripts]
+
+
+def _three(code: str) -> str:
+    import langcodes
+
+    try:
+        return langcodes.Language.get(code).to_alpha3()
+    except LookupError:
+        raise DataError(f"'{code}' has no ISO 639-3 code") from None
+
+
+_REGIONS = (
+    "ar_AR de_DE hi_IN it_IT ko_KR ru_RU tr_TR vi_VN zh_CN cs_CZ et_EE fi_FI gu_IN kk_KZ lt_LT lv_LV my_MM ne_NP ro_RO "
+    "si_LK bn_IN fa_IR he_IL id_ID ml_IN mr_IN ta_IN te_IN th_TH uk_UA ur_PK pl_PL hr_HR ka_GE sv_SE sw_KE mk_MK mn_MN "
+    "sl_SI af_ZA az_AZ km_KH xh_ZA"
+).split()
+"""Tokens of mBART-50; the others end in XX."""
+
+
+def _mbart(code: str) -> list[str]:
+    base = get_language(code).code
+    return [*(one for one in _REGIONS if one.startswith(f"{base}_")), f"{base}_XX"]
+
+
+NAMES: tuple[tuple[str, Callable[[str], list[str]]], ...] = (
+    ("nllb", _nllb),
+    ("m2m100", lambda code: [f"__{get_language(code).code}__"]),
+    ("mbart50", _mbart),
+    ("madlad", lambda code: [f"<2{get_language(code).code}>"]),
+    ("marian", lambda code: [f">>{name}<<" for name in (_three(code), code, _MACRO.get(code))]),
+)
+"""How the tokens are written that name a language, by the models that began it."""
