@@ -1,0 +1,271 @@
+"""Training beside TRL's SFTTrainer on a CPU: tokens a second, memory, and the share of what the processor could compute.
+
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--method full] [--data LIMA.jsonl --max-length 512] [--smoke]
+
+Both train the same model on the same token ids, the same examples in each step, in turn in one process: a step of TRL,
+then the same step of xlift. Other work on the machine so slows both alike, and changes seconds of the processor little;
+those decide. TRL runs padded and flattened (its `padding_free`), without its gradient checkpointing, which is slower.
+Peaks of memory are those of processes that train alone. Operations are those of the matrix products with weights, a
+frozen weight 4 a token and a trained one 6, the output layer for response tokens only; attention is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from xlift.data.instructions import load_source
+from xlift.hub import locate
+from xlift.memory import peak_memory, reset_peak_memory
+from xlift.models import Placement, load_model, load_tokenizer, place
+from xlift.study.settings import Adaptation, RunConfig, Source
+from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.train import encode_data, make_optimizer, prepared_model, train_step
+
+PEERS = {"TRL flattened": {"padding_free": True}, "TRL padded": {"padding_free": False}}
+Batches = Sequence[Sequence[Encoded]]
+
+
+class Took(NamedTuple):
+    """What one step took, in seconds by the clock and of the processor, and its loss."""
+
+    wall: float
+    processor: float
+    loss: float
+
+
+class Clock:
+    """Seconds since the clock was last read."""
+
+    def __init__(self) -> None:
+        self.read()
+
+    def read(self) -> tuple[float, float]:
+        wall, processor = time.perf_counter(), time.process_time()
+        since = wall - getattr(self, "wall", wall), processor - getattr(self, "processor", processor)
+        self.wall, self.processor = wall, processor
+        return since
+
+
+class Setting(NamedTuple):
+    """What is trained, how, and on what."""
+
+    config: RunConfig
+    placement: Placement
+    chat: ChatFormat
+    batches: Batches
+
+
+def setting(arguments: argparse.Namespace) -> Setting:
+    adaptation = Adaptation(method=arguments.method)
+    length = {"max_length": arguments.max_length}
+    config = RunConfig(model=arguments.model, adaptation=adaptation, schedule="constant", **length)
+    base = locate(config.model)
+    chat = chat_format(load_tokenizer(base.path, base.revision), "gemma")
+    examples = encode_data(config, chat, load_source(Source(path=arguments.data)), []).train
+    wanted = examples[: arguments.batch * arguments.steps]
+    batches = [wanted[i : i + arguments.batch] for i in range(0, len(wanted), arguments.batch)]
+    return Setting(config, place("cpu", arguments.dtype), chat, batches)
+
+
+def ours(one: Setting, stack: ExitStack) -> Callable[[int], float]:
+    """Makes a step of xlift on batch number so-and-so, and returns its loss."""
+    model = stack.enter_context(prepared_model(one.config, locate(one.config.model), one.placement))
+    optimizer = make_optimizer(one.config, model)
+    told = (one.config, one.chat, one.placement)
+    count = len(one.batches)
+    return lambda step: float(train_step(model, optimizer, one.batches[step], *told, step, count)["loss"])
+
+
+def theirs(one: Setting, how: dict[str, Any], folder: str, after: Callable[[float], None]) -> Any:
+    """TRL's trainer over the same batches in the same order; `after` is told the loss of each step once it is made."""
+    import trl
+    from datasets import Dataset
+    from peft import LoraConfig
+    from torch.utils.data import SequentialSampler
+    from transformers import TrainerCallback
+
+    class InOrder(trl.SFTTrainer):
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    class Tell(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+            if "loss" in logs:
+                after(float(logs["loss"]))
+
+    rows = [
+        {"input_ids": e.ids, "labels": [t if m else -100 for t, m in zip(e.ids, e.mask, strict=True)]}
+        for batch in one.batches
+        for e in batch
+    ]
+    config, own = one.config, one.config.adaptation
+    lora = LoraConfig(
+        r=own.rank, lora_alpha=int(own.alpha), lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    arguments = trl.SFTConfig(
+        output_dir=folder,
+        max_steps=len(one.batches),
+        per_device_train_batch_size=len(one.batches[0]),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant",
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.max_gradient_norm,
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        remove_unused_columns=False,
+        dataloader_drop_last=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        bf16=one.placement.dtype == "bfloat16",
+        use_cpu=True,
+        **how,
+    )
+    base = locate(config.model)
+    return InOrder(
+        model=load_model(base.path, one.placement, base.revision, fp32=own.method == "full").train(),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=one.chat.tokenizer,
+        peft_config=lora if own.method == "lora" else None,
+        callbacks=[Tell()],
+    )
+
+
+def in_turn(one: Setting, how: dict[str, Any]) -> tuple[list[Took], list[Took]]:
+    """Steps of xlift and of TRL, in turn."""
+    us: list[Took] = []
+    them: list[Took] = []
+    clock = Clock()
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        step = ours(one, stack)
+
+        def after(loss: float) -> None:
+            them.append(Took(*clock.read(), loss))
+            mine = step(len(us))
+            us.append(Took(*clock.read(), mine))
+
+        trainer = theirs(one, how, folder, after)
+        clock.read()
+        trainer.train()
+    return us, them
+
+
+def alone(one: Setting, name: str) -> float:
+    """Bytes: the peak of memory of a process that trains by itself, its model's loading left out."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        if name == "xlift":
+            step = ours(one, stack)
+            reset_peak_memory(one.placement)
+            for number in range(len(one.batches)):
+                step(number)
+        else:
+            trainer = theirs(one, PEERS[name], folder, lambda loss: None)
+            reset_peak_memory(one.placement)
+            trainer.train()
+    return peak_memory(one.placement)
+
+
+def peak_alone(name: str) -> float:
+    command = [sys.executable, *sys.argv, "--alone", name]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def ceiling(dtype: torch.dtype, size: int) -> float:
+    """Operations of a large matrix product in one second of the processor, the best of three."""
+    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    rates = []
+    for _ in range(4):
+        began = time.process_time()
+        left @ right
+        rates.append(2 * size**3 / max(time.process_time() - began, 1e-9))
+    return max(rates[1:])
+
+
+def operations(one: Setting) -> float:
+    """Operations of the matrix products with weights over all batches."""
+    tokens = sum(len(example) for batch in one.batches for example in batch)
+    learned = sum(sum(example.mask[1:]) for batch in one.batches for example in batch)
+    with ExitStack() as stack:
+        model = stack.enter_context(prepared_model(one.config, locate(one.config.model), one.placement))
+        head = model.get_output_embeddings()
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
+        each = sum(layer.weight.numel() * (6 if layer.weight.requires_grad else 4) for layer in layers)
+        last = head.weight.numel() * (6 if head.weight.requires_grad else 4)
+    return float(tokens * each + learned * last)
+
+
+def row(name: str, took: Sequence[Took], one: Setting, best: float, peak: float) -> dict[str, Any]:
+    """One line of the table; the first step, which warms up, does not count."""
+    tokens = [sum(map(len, batch)) for batch in one.batches][1:]
+    kept = took[1:]
+    share = operations(one) * sum(tokens) / sum(sum(map(len, batch)) for batch in one.batches)
+    processor = sum(step.processor for step in kept)
+    return {
+        "": name,
+        "tokens/s": sum(tokens) / sum(step.wall for step in kept),
+        "tokens/CPU s": sum(tokens) / processor,
+        "of ceiling %": 100 * share / processor / best,
+        "peak MB": peak / 1e6,
+        "loss": statistics.mean(step.loss for step in kept),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded:gemma-3-270m")
+    parser.add_argument("--method", choices=["lora", "full"], default="lora")
+    parser.add_argument("--data", default="builtin")
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--batch", type=int, default=8, help="examples in a step")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="a few small steps, to see that all of it runs")
+    parser.add_argument("--alone", choices=["xlift", *PEERS], help="only the peak of memory of this one, in bytes")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.batch, arguments.steps = 2, 2
+    one = setting(arguments)
+    if arguments.alone:
+        print(alone(one, arguments.alone))
+        return
+    size = 64 if arguments.smoke else 2048
+    rates = [ceiling(one.placement.torch_dtype, size)]
+    rows: list[dict[str, Any]] = []
+    for name, how in PEERS.items():
+        us, them = in_turn(one, how)
+        rates.append(ceiling(one.placement.torch_dtype, size))
+        peaks = [0.0, 0.0] if arguments.smoke else [peak_alone("xlift"), peak_alone(name)]
+        rows += [row(f"xlift beside {name}", us, one, max(rates), peaks[0]), row(name, them, one, max(rates), peaks[1])]
+    versions = {name: __import__(name).__version__ for name in ("torch", "transformers", "peft", "trl")}
+    tokens = sum(len(example) for batch in one.batches for example in batch)
+    print(
+        f"{arguments.method}, {arguments.model}, {arguments.data}: {len(one.batches)} steps of {arguments.batch} "
+        f"examples, {tokens} tokens; {one.placement.dtype}, {torch.get_num_threads()} threads on {platform.machine()}; "
+        f"ceiling {max(rates) / 1e9:.0f} GFLOP/s of a core; {json.dumps(versions)}"
+    )
+    print(" | ".join(rows[0]))
+    for found in rows:
+        print(" | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in found.values()))
+
+
+if __name__ == "__main__":
+    main()
