@@ -1,4 +1,4 @@
-"""Training beside TRL's SFTTrainer on a CPU: tokens a second, memory, and the share of what the processor could compute.
+"""Training beside TRL's SFTTrainer on a CPU: tokens a second, memory, and the share of what the core could compute.
 
     OMP_NUM_THREADS=1 python benchmarks/training.py [--method full] [--data LIMA.jsonl --max-length 512] [--smoke]
 
@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -98,7 +97,7 @@ def theirs(one: Setting, how: dict[str, Any], folder: str, after: Callable[[floa
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback
 
-    class InOrder(trl.SFTTrainer):
+    class InOrder(trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             return SequentialSampler(self.train_dataset)
 
@@ -116,7 +115,7 @@ def theirs(one: Setting, how: dict[str, Any], folder: str, after: Callable[[floa
     lora = LoraConfig(
         r=own.rank, lora_alpha=int(own.alpha), lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    arguments = trl.SFTConfig(
+    arguments = trl.SFTConfig(  # type: ignore[attr-defined]
         output_dir=folder,
         max_steps=len(one.batches),
         per_device_train_batch_size=len(one.batches[0]),

@@ -18,12 +18,12 @@ from xlift.generation.proof import prove_answering
 from xlift.hub import Located
 from xlift.models import KeptBase, Placement, empty_model, load_model, loaded_checkpoint
 from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.tuning.adapters import with_adapters
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import with_adapters
 
 CPU = Placement("cpu", "float32", "test")
 READERS = {"t5", "bart"}

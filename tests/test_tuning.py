@@ -18,6 +18,7 @@ from xlift.hub import locate
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint
 from xlift.study.settings import Adaptation, RunConfig
+from xlift.tuning.adapters import with_adapters
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import chat_format
@@ -29,7 +30,6 @@ from xlift.tuning.train import (
     prepared_model,
     train,
     train_step,
-    with_adapters,
 )
 from xlift.workspace import RunFolder
 

@@ -34,6 +34,7 @@ from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt
 from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.tuning.adapters import with_adapters
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import LOSS_CHUNK
 from xlift.tuning.packing import split_micro_batches
@@ -46,7 +47,6 @@ from xlift.tuning.train import (
     plan,
     prepared_model,
     train_step,
-    with_adapters,
 )
 
 NEW_TOKENS = 6

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from xlift.tuning.attention import starts_mask
 from xlift.tuning.templates import Encoded
 
 IGNORED = -100
@@ -70,7 +71,11 @@ def split_micro_batches(step: Sequence[int], lengths: Sequence[int], budget: int
 
 
 def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
-    """All examples in one row (1, tokens); positions restart at each, which keeps them from seeing one another."""
+    """All examples in one row (1, tokens); positions restart at each, which keeps them from seeing one another.
+
+    `starts` says the same in short: see attention.py.
+    """
+    starts = torch.tensor([0, *itertools.accumulate(map(len, examples))], dtype=torch.int32)
     ids = [token for example in examples for token in example.ids]
     positions = [position for example in examples for position in range(len(example))]
     labels = [label for example in examples for label in _labels(example)]
@@ -78,6 +83,7 @@ def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
         "labels": torch.tensor([labels]),
+        "starts": starts_mask(starts, max(map(len, examples))),
     }
 
 

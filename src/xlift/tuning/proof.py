@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from xlift.errors import ModelError
-from xlift.tuning.loss import decoder_of, projection
+from xlift.tuning.attention import attends_by_lengths, forget_lengths
+from xlift.tuning.loss import decoder_inputs, decoder_of, projection
 from xlift.tuning.packing import pack
 from xlift.tuning.templates import Encoded
 
@@ -79,15 +81,24 @@ def _computed(model: Any, packing: bool) -> list[Claim]:
 
 
 def _packs(model: Any, ids: list[int]) -> bool:
-    """Whether two examples in one row give the states that they give apart."""
-    two = [Encoded(part, [True] * len(part)) for part in (ids[:9], ids[9:])]
+    """Whether two examples in one row give the states that they give apart.
 
-    def states(which: list[Encoded]) -> Tensor:
-        batch = {key: value.to(model.device) for key, value in pack(which).items() if key != "labels"}
-        found: Tensor = decoder_of(model)(**batch, use_cache=False).last_hidden_state[0]
-        return found
+    A model that does not do so by lengths is left to its masks.
+    """
+    parts, decoder = (ids[:9], ids[9:]), decoder_of(model)
+    rows = [torch.tensor([part], device=model.device) for part in parts]
+    apart = torch.cat([decoder(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows])
+    batch = {key: value.to(model.device) for key, value in pack([Encoded(p, [True] * len(p)) for p in parts]).items()}
 
-    return equal(states(two), torch.cat([states(two[:1]), states(two[1:])]))
+    def holds() -> bool:
+        return equal(decoder(**decoder_inputs(model, batch), use_cache=False).last_hidden_state[0], apart)
+
+    if attends_by_lengths(model):
+        with suppress(Exception):  # a family that nobody has tried may fail in any way
+            if holds():
+                return True
+        forget_lengths(model)
+    return holds()
 
 
 def probe_ids(model: Any, count: int, seed: int = 0) -> Tensor:

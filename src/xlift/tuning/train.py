@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +22,15 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from xlift.disk import JsonlWriter, encode_record, write_atomic
-from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError, nearest
-from xlift.hub import Located, quiet
+from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError
+from xlift.hub import Located
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.progress import progress, say
 from xlift.records import Conversation, Logged, fingerprint, read_records
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
+from xlift.tuning.adapters import with_adapters
+from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.loss import response_loss
@@ -143,12 +144,16 @@ def prepared_model(
         # Room for the optimiser: this run does not share the model that LoRA runs keep.
         kept.let_go()
         model: Any = load_model(base.path, placement, base.revision, fp32=True)
+        use_lengths(model)
         yield _recomputing(model, config).train()
         return
     with kept.lent(base, placement) as frozen:
+        use_lengths(frozen)
         model = with_adapters(frozen, config)
         yield _recomputing(model, config).train()
         bare = model.unload()
+        if attends_by_lengths(bare):
+            forget_lengths(bare)
         if config.gradient_checkpointing:
             # transformers 6 has the new names only, 5.17 the old ones only.
             (getattr(bare, "activation_checkpointing_disable", None) or bare.gradient_checkpointing_disable)()
@@ -161,57 +166,6 @@ def _recomputing(model: Any, config: RunConfig) -> Any:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return model
-
-
-def with_adapters(model: Any, config: RunConfig) -> Any:
-    """A model with fresh LoRA adapters in float32, initialised by the run's seed; the rest is frozen.
-
-    Raises ModelError for targets that the model does not have, or that PEFT cannot adapt or merge.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    settings = config.adaptation
-    _check_targets(model, settings.targets)
-    torch.manual_seed(config.seed)
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        lora_dropout=settings.dropout,
-        target_modules=settings.targets,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with quiet():
-            adapted: Any = get_peft_model(model, lora)
-    except ValueError as error:
-        raise ModelError(f"adaptation.targets {settings.targets!r} does not fit this model: {error}") from None
-    found = adapted.peft_config["default"]
-    if not isinstance(found.target_modules, str):
-        # PEFT keeps the found targets in a set, whose order differs from process to process.
-        found.target_modules = sorted(found.target_modules)
-    return adapted
-
-
-def _check_targets(model: Any, targets: str | list[str]) -> None:
-    """Raises ModelError for a target that is not there, or whose adapter would change two layers when it is merged."""
-    modules = dict(model.named_modules())
-    wanted = [] if isinstance(targets, str) else targets
-    unknown = [name for name in wanted if not any(one == name or one.endswith(f".{name}") for one in modules)]
-    if unknown:
-        linear = {name.split(".")[-1] for name, one in modules.items() if isinstance(one, torch.nn.Linear)}
-        problems = [f"adaptation.targets: the model has no layer '{name}'; {nearest(name, linear)}" for name in unknown]
-        raise ModelError(problems, "name layers, or set adaptation.targets to all-linear")
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head is not None and getattr(head, "weight", None) is getattr(embeddings, "weight", 0)
-    shared = [name for name, one in modules.items() if (one is head or one is embeddings) and tied]
-    # PEFT takes a string for a pattern of whole names, and leaves the output layer out of all-linear.
-    patterns = [targets] if isinstance(targets, str) else [rf"(.*\.)?{re.escape(name)}" for name in wanted]
-    for name in shared if targets != "all-linear" else []:
-        if any(re.fullmatch(pattern, name) for pattern in patterns):
-            raise ModelError(
-                f"adaptation.targets: '{name}' shares its weights ({', '.join(shared)}): merging would change both",
-                f"leave '{name}' out, or take full fine-tuning",
-            )
 
 
 def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:

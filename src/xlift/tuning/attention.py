@@ -1,0 +1,118 @@
+"""Attention over packed rows by the lengths of what they hold: no token computes what it may not see.
+
+A packed row brings where its examples begin in place of a mask (`starts_mask`); every model that takes its attention
+from transformers' interface hands it through unchanged. All else (padded rows, generation) has masks as ever.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BY_LENGTHS = "xlift_by_lengths"
+"""The name of this attention in transformers' interface."""
+
+
+def starts_mask(starts: Tensor, longest: int) -> Tensor:
+    """What rows packed alike give for a mask, (1, 1, longest, examples + 1), int32: `starts` with the rows' end.
+
+    Its third size tells the longest example without asking the device.
+    """
+    return starts.view(1, 1, 1, -1).expand(1, 1, longest, -1)
+
+
+def attends_by_lengths(model: Any) -> bool:
+    """Whether a model takes `starts_mask` for a mask now."""
+    return bool(model.config.get_text_config()._attn_implementation == BY_LENGTHS)
+
+
+def forget_lengths(model: Any) -> None:
+    """Let a model attend by masks again."""
+    model.get_decoder().set_attn_implementation("sdpa")
+
+
+def use_lengths(model: Any) -> None:
+    """Let a model attend by lengths where its family tells its attention all that it may not see: a window alone.
+
+    Whether the model then computes the same is for `prove_training` to see.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    told = model._supports_flash_attn and model._can_set_attn_implementation()
+    if model.config._attn_implementation != "sdpa" or not told or kinds - {"full_attention", "sliding_attention"}:
+        return
+    _register()
+    model.set_attn_implementation(BY_LENGTHS)
+
+
+@cache
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(BY_LENGTHS, _attention)
+    AttentionMaskInterface.register(BY_LENGTHS, sdpa_mask)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
+) -> tuple[Tensor, None]:
+    """transformers' interface: query (batch, heads, tokens, d), key and value with as many heads or fewer; returns
+    (batch, tokens, heads, d)."""
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
+    if unknown := [name for name in ("softcap", "s_aux", "position_bias") if how.get(name) is not None]:
+        raise ValueError(f"attention by lengths does not know {unknown[0]}")
+    starts, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
+    window = how.get("sliding_window")
+    window = None if window is None or window >= longest else int(window)
+    scale = how.get("scaling")
+    if query.is_cuda and query.dtype != torch.float32 and query.shape[-1] == value.shape[-1] <= 256:
+        return _by_kernel(query, key, value, starts, longest, window, scale), None
+    lengths = starts.diff().tolist()
+    queries, keys, values = (each.split(lengths, dim=2) for each in (query, key, value))
+    parts = [_alone(*part, window, scale) for part in zip(queries, keys, values, strict=True)]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _by_kernel(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, window: int | None, scale: float | None
+) -> Tensor:
+    """One kernel over all rows. A window of w tokens, the token itself among them, looks w - 1 back."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    count, tokens = query.shape[0], query.shape[2]
+    rows, keys, values = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
+    if count > 1:
+        offsets = torch.arange(count, device=starts.device, dtype=starts.dtype)[:, None] * tokens
+        starts = F.pad((starts[None, :-1] + offsets).flatten(), (0, 1), value=count * tokens)
+    reach = (-1 if window is None else window - 1, 0)
+    grouped = query.shape[1] != key.shape[1]
+    how: dict[str, Any] = {"scale": scale, "window_size": reach, "enable_gqa": grouped}
+    return cast(Tensor, varlen_attn(rows, keys, values, starts, starts, longest, longest, **how)).unflatten(
+        0, (count, tokens)
+    )
+
+
+def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None) -> Tensor:
+    """Attention of one example, cut into pieces of a window where there is one: a piece sees itself and the one before.
+
+    A window of 4 over 10 tokens: tokens 4 to 7 see 1 to 7, of which each its own last four.
+    """
+    length, grouped = query.shape[2], query.shape[1] != key.shape[1]
+    if window is None or length <= window:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+    found = []
+    for begin in range(0, length, window):
+        end, first = min(begin + window, length), max(0, begin - window + 1)
+        rows = torch.arange(begin, end, device=query.device)[:, None]
+        columns = torch.arange(first, end, device=query.device)[None]
+        seen = (columns <= rows) & (columns > rows - window)
+        piece = query[:, :, begin:end], key[:, :, first:end], value[:, :, first:end]
+        found.append(F.scaled_dot_product_attention(*piece, attn_mask=seen, scale=scale, enable_gqa=grouped))
+    return torch.cat(found, dim=2)

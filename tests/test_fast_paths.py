@@ -1,0 +1,195 @@
+"""Every fast path of training against the plain computation: PEFT's layers, padded rows with masks, whole logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from architectures import build
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from xlift.study.settings import Adaptation, RunConfig
+from xlift.tuning.adapters import adapted_product, with_adapters
+from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
+from xlift.tuning.loss import Scores, linear_losses, response_loss
+from xlift.tuning.packing import pack, pad
+from xlift.tuning.proof import prove_training
+from xlift.tuning.templates import Encoded
+
+FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "qwen3_moe", "mixtral"]
+OTHERS = ["gemma2", "cohere2", "granite", "gpt_neo", "bloom", "lfm2", "gpt_oss", "falcon", "phi3"]
+SETTINGS = RunConfig(adaptation=Adaptation(rank=4, alpha=8.0))
+
+
+def examples(count: int = 3) -> list[Encoded]:
+    """Conversations longer and shorter than the sliding window of 8, each with its prompt."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [21, 5, 13][:count]
+    ids = [torch.randint(3, 400, (length,), generator=generator).tolist() for length in lengths]
+    return [Encoded(one, [i >= 2 for i in range(len(one))]) for one in ids]
+
+
+def quiet(name: str, dtype: torch.dtype) -> Any:
+    """The family's model, frozen and without its own dropout, as models are loaded for training."""
+    model = build(name).to(dtype).requires_grad_(False)
+    for one in model.modules():
+        if isinstance(one, torch.nn.Dropout):
+            one.p = 0.0
+    return model
+
+
+def plain_model(name: str, dtype: torch.dtype) -> Any:
+    torch.manual_seed(SETTINGS.seed)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(quiet(name, dtype), lora).train()
+
+
+def fast_model(name: str, dtype: torch.dtype) -> Any:
+    base = quiet(name, dtype)
+    use_lengths(base)
+    return with_adapters(base, SETTINGS).train()
+
+
+def plain_loss(model: Any, batch: list[Encoded]) -> Tensor:
+    padded = pad(batch, 0)
+    logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits[:, :-1].float()
+    return F.cross_entropy(logits.flatten(0, 1), padded["labels"][:, 1:].flatten(), reduction="sum")
+
+
+def trained(model: Any) -> dict[str, Tensor]:
+    return {name: one for name, one in model.named_parameters() if one.requires_grad}
+
+
+def steps(model: Any, loss_of: Any, count: int, batch: list[Encoded]) -> list[float]:
+    optimizer = torch.optim.AdamW(trained(model).values(), lr=2e-3)
+    losses = []
+    for _ in range(count):
+        loss = loss_of(model, batch) / 30
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def fast_loss(model: Any, batch: list[Encoded]) -> Tensor:
+    return response_loss(model, pack(batch))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_loss_gradients_and_weights_after_twenty_steps_equal_the_plain_ones(name: str) -> None:
+    plain, fast = plain_model(name, torch.float32), fast_model(name, torch.float32)
+    assert attends_by_lengths(fast)
+    for model in (plain, fast):  # B begins at zero, and would let no gradient through to A
+        torch.manual_seed(1)
+        for one_name, one in trained(model).items():
+            if "lora_B" in one_name:
+                torch.nn.init.normal_(one, std=0.1)
+    wanted, found = plain_loss(plain, examples()), fast_loss(fast, examples())
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    wanted.backward()
+    found.backward()
+    for (one_name, mine), theirs in zip(trained(fast).items(), trained(plain).values(), strict=True):
+        assert (mine.grad - theirs.grad).norm() <= 1e-4 * theirs.grad.norm() + 1e-6, one_name
+    for model in (plain, fast):
+        model.zero_grad()
+    assert steps(fast, fast_loss, 20, examples()) == pytest.approx(steps(plain, plain_loss, 20, examples()), rel=1e-4)
+    for (one_name, mine), theirs in zip(trained(fast).items(), trained(plain).values(), strict=True):
+        assert (mine - theirs).norm() <= 1e-3 * theirs.norm(), one_name
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_in_bfloat16_the_loss_stays_within_two_percent_of_float32(name: str) -> None:
+    exact = steps(plain_model(name, torch.float32), plain_loss, 12, examples())
+    rough = steps(fast_model(name, torch.bfloat16), fast_loss, 12, examples())
+    assert rough == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("name", FAMILIES + OTHERS)
+def test_a_family_attends_by_lengths_where_it_computes_the_same_and_by_masks_where_not(name: str) -> None:
+    model = fast_model(name, torch.float32)
+    try:
+        prove_training(model, packing=True)
+    except Exception:
+        assert not attends_by_lengths(model)
+        return
+    by_lengths = attends_by_lengths(model)
+    assert by_lengths or name not in FAMILIES
+    with torch.no_grad():
+        found = response_loss(model, pack(examples()))
+        if by_lengths:
+            forget_lengths(model)
+        torch.testing.assert_close(response_loss(model, pack(examples())), found, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("scores", [Scores(), Scores(0.5), Scores(2.0, 3.0)])
+def test_the_loss_by_pieces_of_the_vocabulary_equals_the_plain_one(
+    method: str, scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlift.tuning.loss.PIECES", {"cpu": (3, 4)})
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=method == "full")
+    targets, rows = torch.randint(11, (7,)), torch.zeros(7, dtype=torch.long)
+    logits = hidden @ weight.T * scores.factor
+    logits = logits if scores.cap is None else torch.tanh(logits / scores.cap) * scores.cap
+    plain = F.cross_entropy(logits, targets, reduction="sum") / 7
+    sought = [hidden, weight] if method == "full" else [hidden]
+    expected = torch.autograd.grad(plain, sought)
+    pieces = linear_losses(hidden, weight, targets, rows, 1, scores)[0] / 7
+    torch.testing.assert_close(torch.autograd.grad(pieces, sought), expected)
+    torch.testing.assert_close(pieces, plain)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_losses(hidden, weight, targets, rows, 1, scores)[0] / 7, plain)
+
+
+def test_losses_by_row_are_those_of_each_row_alone_with_their_gradients() -> None:
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5)
+    targets, rows, pull = torch.randint(11, (7,)), torch.tensor([0, 0, 2, 2, 2, 1, 1]), torch.tensor([1.0, 2.0, 3.0])
+    each = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    wanted = torch.zeros(3).index_add(0, rows, each)
+    found = linear_losses(hidden, weight, targets, rows, 3, Scores())
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(torch.autograd.grad(found, hidden, pull), torch.autograd.grad(wanted, hidden, pull))
+
+
+def test_no_response_token_gives_a_loss_of_zero() -> None:
+    hidden, none = torch.zeros(0, 5, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    loss = linear_losses(hidden, torch.randn(11, 5), none, none, 1, Scores())
+    loss.sum().backward()
+    assert loss.item() == 0
+
+
+def test_an_adapted_product_is_the_sum_of_both_products_in_value_and_gradient() -> None:
+    torch.manual_seed(2)
+    x, weight, bias = torch.randn(2, 3, 5, requires_grad=True), torch.randn(7, 5), torch.randn(7)
+    down, up = torch.randn(2, 5, requires_grad=True), torch.randn(7, 2, requires_grad=True)
+    wanted = F.linear(x, weight, bias) + F.linear(F.linear(x, down), up) * 0.5
+    found = adapted_product(x, weight, bias, down, up, 0.5)
+    torch.testing.assert_close(found, wanted)
+    pull = torch.randn_like(wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, [x, down, up], pull), torch.autograd.grad(wanted, [x, down, up], pull)
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_the_layer_does_not_know_is_left_to_peft(dropout: float) -> None:
+    settings = RunConfig(adaptation=Adaptation(rank=4, dropout=dropout))
+    model = with_adapters(build("llama").requires_grad_(False), settings).train()
+    ids = torch.arange(5, 25)[None]
+    for name, one in trained(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(one, std=0.1)
+    torch.manual_seed(0)
+    found = model(ids).logits
+    for layer in model.modules():
+        layer.__dict__.pop("forward", None)
+    torch.manual_seed(0)
+    torch.testing.assert_close(model(ids).logits, found)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(ids).logits, build("llama")(ids).logits)
