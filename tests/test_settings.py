@@ -36,7 +36,7 @@ from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
 from xlift.report.reading import Material
 from xlift.servers.client import Pace
-from xlift.stages import Kept, generate_stage, prepare, rate_stage, train_stage
+from xlift.stages import Kept, generate_stage, prepare, rate_stage, runs_at_once, train_stage
 from xlift.study.labels import run_settings
 from xlift.study.settings import FILLED_IN, INDIFFERENT, Prompts, RunConfig
 from xlift.study.study import Study, _settings_class, parse_study
@@ -362,6 +362,10 @@ def resources(study: Study, lab: Lab) -> Any:
     return task_resources(study, {"CPU": 8, "GPU": 1})
 
 
+def at_once(study: Study, lab: Lab) -> Any:
+    return runs_at_once(study)
+
+
 def judged(part: str) -> Shows:
     """A part of what comes of judging six responses on a real server."""
 
@@ -498,6 +502,7 @@ CASES: dict[str, Case] = {
     "ray.address": Case("elsewhere", where, RAY),
     "ray.cpus": Case(2, resources, RAY),
     "ray.gpus": Case(0.5, resources, RAY),
+    "together": Case(2, at_once),
     "report.title": Case("A title", opening),
     "report.bootstrap": Case(200, intervals),
     "report.confidence": Case(0.8, intervals),

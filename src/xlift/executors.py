@@ -16,19 +16,31 @@ from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import require
 from xlift.progress import or_told
 from xlift.redaction import redacted
+from xlift.study.settings import RunConfig
 from xlift.study.study import Study
 from xlift.workers import several_workers
 from xlift.workspace import RunFolder, StudyFolder
 
 RunWork = Callable[[StudyFolder, RunFolder, bool], None]
+SharedWork = Callable[[StudyFolder, list[RunFolder], bool], Mapping[str, UserError]]
+"""Work on several runs in one; by run, what went wrong."""
 Ended = tuple[RunFolder, UserError | None]
 
 
-def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offline: bool, work: RunWork) -> None:
-    """Do one stage's work on every run. Raises UserError with the problems of all runs that failed."""
+def each_run(
+    workspace: StudyFolder,
+    runs: Iterable[RunFolder],
+    stage: str,
+    offline: bool,
+    work: RunWork,
+    shared: SharedWork | None = None,
+) -> None:
+    """Do one stage's work on every run, by `shared` on those that are alike. Raises UserError with the problems of all
+    runs that failed."""
     # Rating is quick and wants no GPU: it stays here.
     spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
-    outcomes = (_on_ray if spread else _here)(workspace, list(runs), stage, offline, work)
+    given = (workspace, list(runs), stage, offline, work)
+    outcomes = _on_ray(*given) if spread else _here(*given, None if several_workers() else shared)
     failures: list[UserError] = []
     for run, error in outcomes:
         if error:
@@ -37,9 +49,52 @@ def each_run(workspace: StudyFolder, runs: Iterable[RunFolder], stage: str, offl
     raise_together(failures)
 
 
-def _here(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork) -> Iterator[Ended]:
+def _here(
+    workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork, shared: SharedWork | None
+) -> Iterator[Ended]:
+    groups = groups_of(runs) if shared else [[run] for run in runs]
+    for group in groups:
+        if shared and len(group) > 1:
+            yield from _shared(shared, workspace, group, stage, offline)
+        else:
+            yield group[0], _attempt(work, workspace, group[0], stage, offline)
+
+
+def groups_of(runs: Iterable[RunFolder]) -> list[list[RunFolder]]:
+    """Runs in groups that can be trained in one pass, in the order of their first."""
+    found: dict[object, list[RunFolder]] = {}
     for run in runs:
-        yield run, _attempt(work, workspace, run, stage, offline)
+        found.setdefault(_alike(run.config) or run.id, []).append(run)
+    return list(found.values())
+
+
+def _alike(config: RunConfig) -> tuple[object, ...] | None:
+    """Runs of the same value can be trained together; None for one that is trained alone."""
+    own = config.adaptation
+    if own.method != "lora" or not config.packing or config.gradient_checkpointing:
+        return None
+    targets = own.targets if isinstance(own.targets, str) else tuple(own.targets)
+    base = (config.model, config.revision, config.model_sha256)
+    return *base, own.rank, targets, config.micro_batch_tokens
+
+
+def _shared(
+    work: SharedWork, workspace: StudyFolder, group: list[RunFolder], stage: str, offline: bool
+) -> Iterator[Ended]:
+    """Work on several runs in one; what is wrong with all of them is told of each that has not come to its end."""
+    failed: dict[str, UserError] = {}
+
+    def all_of_them(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+        failed.update(work(workspace, group, offline))
+
+    try:
+        whole = _attempt(all_of_them, workspace, group[0], stage, offline)
+    except KeyboardInterrupt:
+        for run in group[1:]:
+            or_told(partial(run.set_stage, stage, "interrupted"), None)
+        raise
+    for run in group:
+        yield run, None if whole and run.stage(stage)["state"] == "done" else failed.get(run.id, whole)
 
 
 def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:

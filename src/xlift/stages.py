@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from xlift.checkpoint import Checkpoint, checkpoints_of, written_prompts
 from xlift.data.instructions import Examples, load_examples
@@ -35,6 +35,9 @@ from xlift.workspace import (
     open_study,
     refuse_foreign,
 )
+
+if TYPE_CHECKING:
+    from xlift.tuning.train import Watching
 
 
 def run_study(study: Study, folder: Path | None = None, offline: bool = False) -> StudyFolder:
@@ -149,8 +152,9 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None
         return [run for run in runs if run.id in going]
 
     def train_all(runs: list[RunFolder], until: int | None) -> None:
-        work = partial(_train, kept=kept, until=until)
-        failures.extend(_failures(each_run, workspace, runs, "train", offline, work))
+        work, most = partial(_train, kept=kept, until=until), runs_at_once(study)
+        shared = partial(_train_together, kept=kept, until=until, most=most) if most else None
+        failures.extend(_failures(each_run, workspace, runs, "train", offline, work, shared))
         ended = agreed(lambda: [run.id for run in runs if run.stage("train")["state"] == "failed"], study.device)
         failed.update(ended)
 
@@ -166,10 +170,68 @@ def _is_trained(run: RunFolder) -> bool:
     return run.stage("train")["state"] == "done" and bool(run.checkpoint_steps())
 
 
+def runs_at_once(study: Study) -> int | Literal["auto"] | None:
+    """How many runs may be trained in one pass; None where all are trained one after another."""
+    if study.together is None:
+        return "auto" if place(study.device, study.dtype).device == "cuda" else None
+    return study.together if study.together != 1 else None
+
+
 def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, until: int | None = None) -> None:
-    from xlift.tuning.train import Watching, train
+    from xlift.tuning.train import train
+
+    examples, base, placement = _ready(workspace, run, offline, kept)
+    told = (examples.train, examples.heldout, _watching(workspace))
+    train(run, base, placement, *told, until, kept.base, workspace.study.skip_unfit)
+
+
+def _train_together(
+    workspace: StudyFolder,
+    runs: list[RunFolder],
+    offline: bool,
+    kept: Kept,
+    until: int | None,
+    most: int | Literal["auto"],
+) -> dict[str, UserError]:
+    """Train runs that are alike in one pass, or one after another where adapters or memory do not allow that."""
+    import torch
+
+    from xlift.tuning.together import CannotShareError, Choice, train_together
+    from xlift.tuning.train import read_ahead
+
+    failed: dict[str, UserError] = {}
+    aheads, places = [], []
+    for run in runs:
+        try:
+            examples, base, placement = _ready(workspace, run, offline, kept)
+            told = (base, placement, examples.train, examples.heldout, until, workspace.study.skip_unfit)
+            aheads.append(read_ahead(run, *told))
+            places.append((base.path, base.revision, placement))
+        except UserError as error:
+            failed[run.id] = error
+    choice = Choice(len(runs), True) if most == "auto" else Choice(most, False)
+    try:
+        if len(set(places)) != 1:
+            raise CannotShareError
+        return failed | train_together(aheads, base, placement, _watching(workspace), kept.base, choice)
+    except (CannotShareError, torch.OutOfMemoryError):
+        say(f"{len(runs)} runs are trained one after another: they cannot share a pass here")
+    for ahead in aheads:
+        failed |= zip([ahead.run.id], _failures(_train, workspace, ahead.run, offline, kept, until), strict=False)
+    return failed
+
+
+def _watching(workspace: StudyFolder) -> Watching:
+    from xlift.tuning.train import Watching
     from xlift.watch import validation_prompts, watcher
 
+    study = workspace.study
+    watch = watcher(study, validation_prompts(written_prompts(workspace)))
+    return Watching(watch, study.validation.every, study.tracking, study.name)
+
+
+def _ready(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept) -> tuple[Examples, Located, Placement]:
+    """The data of a run, its base and where it is computed, written down; the run is running now."""
     study = workspace.study
     settings = run.config.instructions
     examples = one_after_another(lambda: kept.examples(workspace, settings, offline), study.device)
@@ -180,9 +242,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
     run.update_manifest(device=placement.device, dtype=placement.dtype, **facts)
     run.set_stage("train", "running")
     kept.refuse_unreadable(workspace, run.config, base)
-    watch = watcher(study, validation_prompts(written_prompts(workspace)))
-    watching = Watching(watch, study.validation.every, study.tracking, study.name)
-    train(run, base, placement, examples.train, examples.heldout, watching, until, kept.base, study.skip_unfit)
+    return examples, base, placement
 
 
 def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Located, Placement]:

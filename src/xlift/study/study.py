@@ -6,7 +6,7 @@ import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -88,6 +88,9 @@ class Study(Settings):
     executor: Literal["local", "ray"] = "local"
     """Where runs are worked on: in this process, or as tasks of a Ray cluster."""
     ray: Ray = Ray()
+    together: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """How many LoRA runs of one base are trained in one pass: `auto` (as many as memory holds, where the first steps
+    show that it is faster), a number, or 1; where it is not given, `auto` on a GPU and 1 on a CPU."""
     report: Report = Report()
     models: dict[str, str] = Field({})
     """Hash of each local model folder's content; filled in when the study is loaded."""

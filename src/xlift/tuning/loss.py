@@ -232,7 +232,8 @@ def row_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def _states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Hidden states (rows, tokens, d), and which of their next tokens are learned (rows, tokens - 1)."""
     hidden: Tensor = decoder_of(model)(**decoder_inputs(model, batch), use_cache=False).last_hidden_state
-    return hidden, batch["labels"][:, 1:] != -100
+    # Rows that attention takes for one are rows again.
+    return hidden.view(*batch["labels"].shape, -1), batch["labels"][:, 1:] != -100
 
 
 def _losses(model: Any, hidden: Tensor, learned: Tensor, batch: dict[str, Tensor], rows: Tensor, count: int) -> Tensor:

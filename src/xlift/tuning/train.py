@@ -225,13 +225,13 @@ def train(
     PartialState(cpu=placement.device == "cpu")
     forgot = reset_peak_memory(placement)
     started = time.monotonic()
-    with _own_randomness(placement.device):
+    with own_randomness(placement.device):
         ahead = read_ahead(run, base, placement, conversations, heldout, until, skip_unfit)
         if ahead.first < ahead.last:
             with prepared_model(run.config, base, placement, kept) as model:
                 _train_steps(begun(ahead, model, placement, watching), ahead.first, ahead.last)
         if ahead.last == len(ahead.steps):
-            _finish(run, ahead.data, started, peak_memory(placement) if forgot else None)
+            finished(run, ahead.data, started, peak_memory(placement) if forgot else None)
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,7 @@ def train_step(
     learned = learned_tokens(examples)
     loss_sum = torch.zeros((), device=placement.device)
     for number in range(workers.process_index, len(micro), workers.num_processes):
-        torch.manual_seed(int(fingerprint(config.seed, step, number, length=15), 16))
+        torch.manual_seed(seed_of(config, step, number))
         batch = make_batch([examples[i] for i in micro[number]], config, chat.end_of_turn_id, placement.device)
         with _autocast(config, placement):
             loss = response_loss(model, batch) / learned
@@ -399,7 +399,12 @@ def train_step(
         trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         loss_sum = _sum_over_workers(loss_sum, trainable)
     record = descend(optimizer, float(loss_sum), config, step, total)
-    return record | _speed(examples, time.monotonic() - began)
+    return record | speed_of(examples, time.monotonic() - began)
+
+
+def seed_of(config: RunConfig, step: int, number: int) -> int:
+    """The seed of what dropout leaves out in a micro-batch of a step."""
+    return int(fingerprint(config.seed, step, number, length=15), 16)
 
 
 def descend(optimizer: torch.optim.AdamW, loss: float, config: RunConfig, step: int, total: int) -> dict[str, Any]:
@@ -420,7 +425,8 @@ def learned_tokens(examples: Sequence[Encoded]) -> int:
     return sum(sum(example.mask[1:]) for example in examples)
 
 
-def _speed(examples: Sequence[Encoded], seconds: float) -> dict[str, Any]:
+def speed_of(examples: Sequence[Encoded], seconds: float) -> dict[str, Any]:
+    """What a step's record says of its tokens and their speed."""
     tokens = sum(map(len, examples))
     learned = learned_tokens(examples)
     return {"tokens": tokens, "response_tokens": learned, "tokens_per_second": round(tokens / seconds, 1)}
@@ -466,7 +472,7 @@ def _forget_after(log: Path, step: int) -> None:
         write_atomic(log, b"".join(encode_record(record) for record in kept))
 
 
-def _finish(run: RunFolder, data: Data, started: float, peak: int | None) -> None:
+def finished(run: RunFolder, data: Data, started: float, peak: int | None) -> None:
     """Write down what a run came to; `peak` is missing where it would be that of the runs before as well."""
     run.set_stage(
         "train",
@@ -482,7 +488,7 @@ def _finish(run: RunFolder, data: Data, started: float, peak: int | None) -> Non
 
 
 @contextmanager
-def _own_randomness(device: str) -> Iterator[None]:
+def own_randomness(device: str) -> Iterator[None]:
     """Seeds set inside do not reach the caller's global generator."""
     devices = list(range(torch.cuda.device_count())) if device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
