@@ -286,7 +286,9 @@ def test_a_run_that_halving_stopped_is_told_as_such_and_not_as_missing(tmp_path:
     )
     runs = [run for run in study.runs if run.trains]
     for place, run in enumerate(runs):
-        log_training(run, heldout_loss=2.0, margins={"fr": 0.9 - 0.1 * place})
+        # The language margin and English loss disagree.
+        log_training(run, heldout_loss=2.0 - 0.1 * place, margins={"fr": 0.9 - 0.1 * place})
+        run.update_manifest(planned_steps=STEP)
     made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
     assert made.stopped == {run.id: STEP // 2 for run in runs[1:]}
     states = {row["folder"]: row["state"] for row in tables.runs_table(made).records}
@@ -297,4 +299,7 @@ def test_a_run_that_halving_stopped_is_told_as_such_and_not_as_missing(tmp_path:
     said = unknown_text(made, findings_of(made))
     assert "No answers yet" not in said
     assert all(run.label in said.split("Stopped early by successive halving")[1] for run in out)
+    left = STEP - STEP // 2
+    assert f"saved {2 * left} of {3 * STEP} steps ({2 * left / (3 * STEP):.0%})" in said
+    assert f"by the language margin. English loss alone would have kept {runs[-1].label}." in said
     assert {row.id for row in findings_of(made).shares}.isdisjoint({run.id for run in out})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
 from xlift.data.prompts import margin_languages
 from xlift.records import Logged, read_records
@@ -65,10 +66,53 @@ def stopped(workspace: StudyFolder) -> dict[str, int]:
     return out
 
 
-def _scores(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """By run, the first of COMPARED_BY that all runs have; minus infinity for runs without any, which never win."""
+class Saved(NamedTuple):
+    """What halving has spared, and what it went by."""
+
+    steps: int
+    """Optimiser steps that were not made, of `planned`."""
+    planned: int
+    seconds: float
+    """What these steps would have taken, each at the speed of its run."""
+    measure: str
+    """What the runs were compared by at first: one of COMPARED_BY."""
+    kept_by_loss: list[str]
+    """The runs, by id, that the first comparison has stopped and that held-out English loss alone would have kept."""
+
+
+def saved(workspace: StudyFolder) -> Saved | None:
+    """What halving has spared so far; None where it has stopped nothing."""
+    halving, out = workspace.study.halving, stopped(workspace)
+    trained = [run for run in workspace.runs if run.trains]
+    planned = {run.id: int(run.manifest().get("planned_steps", 0)) for run in trained}
+    if halving is None or not out:
+        return None
+    spared = {run.id: planned[run.id] - out[run.id] for run in trained if run.id in out}
+    seconds = sum(spared[run.id] * _step_seconds(run) for run in trained if run.id in out)
+    measured = {run.id: found for run in trained if (found := measures_at(run, halving.first)) is not None}
+    losses = sorted(measured, key=lambda run: (-measured[run].get("heldout_loss", -math.inf), run))
+    best = losses[: math.ceil(len(losses) / halving.factor)]
+    first_out = [run for run, step in out.items() if step == halving.first]
+    by_loss = [run for run in best if run in first_out and "heldout_loss" in measured[run]]
+    return Saved(sum(spared.values()), sum(planned.values()), seconds, _measure(measured), by_loss)
+
+
+def _step_seconds(run: RunFolder) -> float:
+    """Seconds of a step, as those that the run has made took on average."""
+    made = [record for record in read_records(run.train_log, Logged) if "tokens_per_second" in record]
+    seconds = [one["tokens"] / one["tokens_per_second"] for one in cast("list[dict[str, float]]", made)]
+    return sum(seconds) / len(seconds) if seconds else 0.0
+
+
+def _measure(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """The first of COMPARED_BY that all runs have that have any; "" where there is none."""
     sound = [found for found in measured.values() if found]
-    shared = next((name for name in COMPARED_BY if all(name in found for found in sound)), "")
+    return next((name for name in COMPARED_BY if all(name in found for found in sound)), "")
+
+
+def _scores(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """By run, what all are compared by; minus infinity for runs without any measure, which never win."""
+    shared = _measure(measured)
     return {run: found.get(shared, -math.inf) for run, found in measured.items()}
 
 

@@ -13,6 +13,8 @@ from itertools import combinations
 import polars as pl
 
 from xlift.analysis.agreement import ALL_LANGUAGES
+from xlift.halving import saved
+from xlift.progress import duration
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import REFERENCE, Findings, differences, smallest_detectable
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
@@ -298,10 +300,31 @@ def _unfinished(material: Material) -> str:
     out = [run.label for run in halved]
     sentences = [
         f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}." if open_runs else "",
-        f"Stopped early by successive halving, without answers: {_listed(out)}." if out else "",
+        f"Stopped early by successive halving, without answers: {_listed(out)}.{_spared(material)}" if out else "",
         _unmeasured(material),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+_WENT_BY = {
+    "language": "the share of answers in the right language",
+    "margins": "the language margin",
+    "heldout_loss": "the loss on held-out English replies",
+}
+
+
+def _spared(material: Material) -> str:
+    """What halving saved, what it went by, and whether English loss would have chosen otherwise."""
+    found = saved(material.workspace)
+    if found is None or not found.planned:
+        return ""
+    labels = {run.id: run.label for run in material.workspace.runs}
+    share, by = f"{found.steps / found.planned:.0%}", _WENT_BY.get(found.measure, "what was measured")
+    told = (
+        f" That saved {found.steps:,} of {found.planned:,} steps ({share}), about {duration(found.seconds)}, by {by}."
+    )
+    others = [labels[run] for run in found.kept_by_loss if found.measure != "heldout_loss"]
+    return f"{told} English loss alone would have kept {_listed(others)}." if others else told
 
 
 def _unmeasured(material: Material) -> str:

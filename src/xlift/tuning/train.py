@@ -262,6 +262,7 @@ def read_ahead(
     for line in data_lines(data, config.max_length) if first_worker() else ():
         say(f"{run.label}: {line}")
     steps = plan(config, data.lengths)
+    run.update_manifest(planned_steps=len(steps))
     return Ahead(
         run, chat, data, steps, agreed(lambda: resume_step(run), placement.device), min(until or len(steps), len(steps))
     )
