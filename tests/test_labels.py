@@ -10,7 +10,7 @@ import pytest
 from xlift.report.reading import conditions_of
 from xlift.results import AXES, RATING_COLUMNS
 from xlift.study.labels import LONGEST, run_labels, run_settings, setting_kinds
-from xlift.study.settings import FILLED_IN, Adaptation, RunConfig
+from xlift.study.settings import FILLED_IN, UNTUNED, Adaptation, RunConfig
 from xlift.study.study import parse_study
 
 VALUES: dict[str, list[Any]] = {
@@ -36,6 +36,9 @@ VALUES: dict[str, list[Any]] = {
     "gradient_checkpointing": [False, True],
     "seed": [0, 1, 2],
     "weight": [1.0, 0.5],
+    "remind": [False, True],
+    "preference": [0.0, 0.5],
+    "swap": [0, 2],
     "adaptation.method": ["lora", "full"],
     "adaptation.rank": [8, 16],
     "adaptation.alpha": [16, 32],
@@ -116,7 +119,8 @@ def test_settings_that_do_not_apply_are_none() -> None:
     full = run_settings(config(**{"adaptation.method": "full"}))
     assert [full[name] for name in ("method", "rank", "alpha", "targets", "weight")] == ["full", None, None, None, 1.0]
     base = run_settings(config(**{"adaptation.method": "none"}))
-    assert {name for name, value in base.items() if value is not None} == {"model", "template", "thinking", "dtype"}
+    of_a_base = {*UNTUNED} - {"revision", "system", "model_sha256"}
+    assert {name for name, value in base.items() if value is not None} == of_a_base
 
 
 def test_a_condition_is_called_as_its_runs_without_their_seed_alone() -> None:

@@ -209,7 +209,7 @@ def one_step(study: Study, lab: Lab) -> Any:
     config, data = _tuned(study), _data(study)
     with prepared_model(config, locate(config.model), CPU, lab.kept) as found, passes(found) as shapes:
         made = make_optimizer(config, found)
-        train_step(found, made, data.train, config, _chat(config), CPU, 0, 2)
+        train_step(found, made, data.train, config, _chat(config), CPU, 0, 2, data.wrong)
         return shapes, [state["exp_avg"].abs().sum().item() for state in made.state.values()]
 
 
@@ -406,6 +406,12 @@ HALVING = {
     "training.steps": 99,
     "training.learning_rate": [1e-4, 1e-3, 1e-2, 1e-1],
 }
+PARALLEL = {
+    "training.instructions.sources": [
+        {"path": "builtin", "size": 4},
+        {"path": "builtin", "language": "fr", "size": 3},
+    ]
+}
 RAY = {"executor": "ray", "ray.address": "nowhere"}
 
 CASES: dict[str, Case] = {
@@ -456,6 +462,9 @@ CASES: dict[str, Case] = {
     "training.gradient_checkpointing": Case(True, model),
     "training.seed": Case(1, steps),
     "training.weight": Case(0.25, generated),
+    "training.remind": Case(True, generated),
+    "training.preference": Case(0.5, one_step, PARALLEL),
+    "training.swap": Case(1, runs, PARALLEL),
     "prompts.languages": Case(["en", "ru"], prompts),
     "prompts.validation.source": Case("builtin:facts", prompts),
     "prompts.validation.size": Case(1, prompts),

@@ -14,7 +14,7 @@ from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from xlift.data.prompts import fact_prompts, grammar_pairs, margin_languages
+from xlift.data.prompts import fact_prompts, grammar_pairs, margin_languages, with_reminder
 from xlift.halving import surviving
 from xlift.hub import chat_sha256
 from xlift.progress import or_told
@@ -69,7 +69,7 @@ class Checkpoint:
         """None where a turn before has no up-to-date response."""
         before = prompt.get("follows")
         if before is None:
-            return prompt["messages"]
+            return with_reminder(prompt, self.run.config.system) if self.run.config.remind else prompt["messages"]
         said = self.made.get(before)
         if said is None or said.get("signature") != signatures[before]:
             return None

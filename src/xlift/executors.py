@@ -71,7 +71,8 @@ def groups_of(runs: Iterable[RunFolder]) -> list[list[RunFolder]]:
 def _alike(config: RunConfig) -> tuple[object, ...] | None:
     """Runs of the same value can be trained together; None for one that is trained alone."""
     own = config.adaptation
-    if own.method != "lora" or not config.packing or config.gradient_checkpointing:
+    apart = config.gradient_checkpointing or config.preference or config.swap
+    if own.method != "lora" or not config.packing or apart:
         return None
     targets = own.targets if isinstance(own.targets, str) else tuple(own.targets)
     base = (config.model, config.revision, config.model_sha256)

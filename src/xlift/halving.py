@@ -22,7 +22,8 @@ def idle_problems(study: Study) -> list[str]:
     tuned = [run for run in study.runs() if not run.untuned]
     if study.halving is None or len(tuned) < 2:
         return []
-    problems = []
+    swaps = any(run.swap for run in tuned)
+    problems = ["halving cannot stop a run with swap, which others are trained for"] if swaps else []
     watched = study.validation.margins and margin_languages(study.prompts.languages)
     if not (watched or study.validation.responses or all(run.instructions.heldout for run in tuned)):
         problems.append("halving has nothing to compare runs by: no margins, no validation responses, no held-out data")

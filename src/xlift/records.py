@@ -51,6 +51,10 @@ class Conversation(TypedDict):
     category: NotRequired[str]
     where: NotRequired[str]
     """File and line."""
+    parallel_id: NotRequired[str]
+    """What its translations share."""
+    wrong: NotRequired[str]
+    """The last reply of a translation: right but for its language."""
 
 
 class Prompt(TypedDict):

@@ -162,7 +162,9 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None
     while study.halving and len(runs := left()) > 1:
         train_all(runs, until)
         until *= study.halving.factor
-    train_all(left(), None)
+    train_all([run for run in left() if run.learns], None)
+    # Their layers come from the others.
+    train_all([run for run in left() if not run.learns], None)
     raise_together(failures)
 
 
@@ -181,6 +183,9 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
     from xlift.tuning.train import train
 
     examples, base, placement = _ready(workspace, run, offline, kept)
+    if run.config.swap:
+        agreed(lambda: _swap(workspace, run), placement.device)
+        return
     told = (examples.train, examples.heldout, _watching(workspace))
     train(run, base, placement, *told, until, kept.base, workspace.study.skip_unfit)
 
@@ -243,6 +248,17 @@ def _ready(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept) ->
     run.set_stage("train", "running")
     kept.refuse_unreadable(workspace, run.config, base)
     return examples, base, placement
+
+
+def _swap(workspace: StudyFolder, run: RunFolder) -> None:
+    from xlift.tuning.swap import swap_layers
+
+    if first_worker():
+        by_hash = {other.config.content_hash: other for other in workspace.runs}
+        parents = [by_hash[parent.content_hash] for parent in run.config.parents]
+        swap_layers(run, *parents)
+        examples = sum(parent.stage("train").get("examples", 0) for parent in parents)
+        run.set_stage("train", "done", examples=examples, swapped=[parent.id for parent in parents])
 
 
 def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Located, Placement]:

@@ -43,7 +43,7 @@ class RunFolder:
     label: str
     config: RunConfig
     trained: Path
-    """Folder of the run that was trained: the same, unless the weights are drawn back to the base."""
+    """Folder of the run that was trained: the same, unless this one differs from it in how it answers alone."""
 
     @property
     def id(self) -> str:
@@ -51,8 +51,13 @@ class RunFolder:
 
     @property
     def trains(self) -> bool:
-        """Whether this run is trained itself: neither the untuned base nor drawn back from another run."""
-        return not self.config.untuned and self.config.weight == 1
+        """Whether this run has weights of its own: neither the untuned base nor another run's, answering otherwise."""
+        return not self.config.untuned and self.config.trained == self.config
+
+    @property
+    def learns(self) -> bool:
+        """Whether its weights come from steps of training, and not from the layers of other runs."""
+        return self.trains and not self.config.swap
 
     @property
     def train_log(self) -> Path:

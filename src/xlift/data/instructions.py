@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.data.overlap import Overlaps, overlaps
@@ -14,7 +13,7 @@ from xlift.errors import DataError, shortened
 from xlift.hub import hub_snapshot
 from xlift.languages import language_code
 from xlift.records import Conversation, Prompt, fingerprint, unique
-from xlift.study.settings import BUILTIN, Instructions, Source, builtin_path
+from xlift.study.settings import BUILTIN, Instructions, Source
 
 Unfit = dict[str, list[str]]
 """Records that cannot be learned from and were left out: where they stand, by the reason."""
@@ -100,6 +99,9 @@ def _conversation(record: dict[str, Any], source: Source, where: str) -> Convers
     kept["language"] = _language(record, source)
     if isinstance(record.get("category"), str):
         kept["category"] = record["category"]
+    parallel = record.get("parallel_id") or (record.get("id") if source.path == BUILTIN else None)
+    if isinstance(parallel, str):
+        kept["parallel_id"] = parallel
     return cast(Conversation, kept)
 
 
@@ -125,7 +127,7 @@ def _records(source: Source, offline: bool) -> Iterator[Row]:
 
 
 def _file_rows(source: Source) -> Iterator[Row]:
-    path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else Path(source.path)
+    path = source.file
     if source.sha256 and path.exists() and content_sha256(path) != source.sha256:
         hint = "put the old file back, or give the study's own file again: with other data it has other runs"
         raise DataError(f"{path}: no longer the data that this study was made with", hint)
@@ -157,6 +159,20 @@ def nested_subset(conversations: Sequence[Conversation], size: int | None, seed:
     return ranked[:size]
 
 
+def _with_wrong(pool: Sequence[Conversation], every: Iterable[Conversation]) -> list[Conversation]:
+    """The conversations, those with a parallel in another language with its reply: the English one where there is."""
+    replies: dict[str, dict[str, str]] = {}
+    for one in every:
+        replies.setdefault(one.get("parallel_id", ""), {})[one["language"]] = one["messages"][-1]["content"]
+
+    def wrong(one: Conversation) -> Conversation:
+        of_others = replies[one["parallel_id"]] if "parallel_id" in one else {}
+        others = {code: text for code, text in of_others.items() if code != one["language"]}
+        return {**one, "wrong": others.get("en") or next(iter(others.values()))} if others else one
+
+    return list(map(wrong, pool))
+
+
 def load_instructions(
     settings: Instructions, offline: bool = False, unfit: Unfit | None = None
 ) -> tuple[list[Conversation], list[Conversation]]:
@@ -165,9 +181,9 @@ def load_instructions(
     The held-out ones are English where there is English, so that their loss is what English alone can tell; they are
     the same for every subset size and whatever other languages are mixed in. Raises DataError for too few.
     """
-    pool: list[Conversation] = []
-    for source in settings.sources:
-        pool += nested_subset(load_source(source, offline, unfit), source.size, settings.subset_seed)
+    loaded = [(source, load_source(source, offline, unfit)) for source in settings.sources]
+    pool = [one for source, found in loaded for one in nested_subset(found, source.size, settings.subset_seed)]
+    pool = _with_wrong(pool, chain.from_iterable(found for _, found in loaded))
     ranked = nested_subset(unique(pool, key=lambda one: one["id"]), None, settings.subset_seed)
     english = [one for one in ranked if one["language"] == "en"]
     heldout = (english or ranked)[: settings.heldout]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, cast
 from xlift.data.sources import published_prompts
 from xlift.data.tabular import Row, rows
 from xlift.errors import DataError, nearest, shortened
-from xlift.records import Prompt, Split, check_prompt, fingerprint, reply_language
+from xlift.languages import get_language
+from xlift.records import Message, Prompt, Split, check_prompt, fingerprint, reply_language
 from xlift.study.settings import Prompts, PromptSet, builtin_path
 
 
@@ -63,6 +64,20 @@ def fact_prompts(languages: list[str]) -> dict[str, list[Prompt]]:
     codes = dict.fromkeys(["en", *languages])
     files = {code: builtin_path(f"prompts.facts.{code}.jsonl") for code in codes}
     return {code: read_prompt_file(path) for code, path in files.items() if path.is_file()}
+
+
+def with_reminder(prompt: Prompt, system: str | None = None) -> list[Message]:
+    """A prompt's messages with the demand to answer in its reply language at the end of the system prompt.
+
+    It is said in that language, or in English of one without a built-in text.
+    """
+    code = reply_language(prompt)
+    texts = json.loads(builtin_path("reminders.json").read_text(encoding="utf-8"))
+    said = texts.get(code) or f"Answer in {get_language(code).name}."
+    own = [one for one in prompt["messages"] if one["role"] == "system"]
+    before = own[0]["content"] if own else system
+    asked = "\n\n".join(filter(None, [before, said]))
+    return [Message(role="system", content=asked), *prompt["messages"][len(own) :]]
 
 
 def margin_languages(languages: list[str]) -> list[str]:

@@ -201,7 +201,7 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
         work = work_of(config, data, study.validation.every)
     size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
     unfit = shared(lambda: unfit_files(base), "files", base.path)
-    own = work if run.trains else Workload()
+    own = work if run.learns else Workload()
     return Planned(run, base, size, chat, data, own, answering, asked, watched, unfit, examples)
 
 

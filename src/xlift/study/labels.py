@@ -18,6 +18,8 @@ from xlift.study.settings import FILLED_IN, UNTUNED, RunConfig, Source, flat, ki
 LONGEST = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""
 _OF_LORA = ("rank", "alpha", "dropout", "targets")
+_OFF: dict[str, Any] = {"preference": 0, "swap": 0, "weight": 1, "remind": False, "heldout": 16}
+"""Values that a label need not say: most runs have them."""
 _KEPT = "._=+-"
 """Signs that every file system takes in a name, besides letters and digits."""
 
@@ -133,6 +135,8 @@ def _text(name: str, value: Any) -> str:
         return str(value)
     if name == "model":
         return model_text(value)
+    if _OFF.get(name) == value:
+        return ""
     if value is None:
         return f"{name}=none" if name in ("revision", "system") else ""
     if name == "learning_rate":

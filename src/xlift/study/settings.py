@@ -27,6 +27,11 @@ Thinking = Literal["strip", "keep", "learn"]
 JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 
 
+def builtin_path(name: str) -> Path:
+    """A data file that ships with xlift."""
+    return Path(__file__).parents[1] / "data" / "builtin" / name
+
+
 def _code(text: Any) -> str:
     try:
         return language_code(text)
@@ -91,8 +96,8 @@ class Source(Settings):
     """One file, folder or hub dataset of instruction data."""
 
     path: str = BUILTIN
-    """`builtin`, a file (JSON Lines, JSON, CSV, TSV, Parquet or Arrow; plain or compressed), a folder of such files, or
-    `hub:OWNER/NAME`."""
+    """`builtin` (with `language` in another one), a file (JSON Lines, JSON, CSV, TSV, Parquet or Arrow; plain or
+    compressed), a folder of such files, or `hub:OWNER/NAME`."""
     format: Literal[
         "auto", "messages", "alpaca", "dolly", "lima", "ultrachat", "sharegpt", "completion", "aya", "oasst"
     ] = "auto"
@@ -133,7 +138,15 @@ class Source(Settings):
             raise ValueError(f"only a dataset of the hub (path: hub:OWNER/NAME) has {' and '.join(given)}")
         if self.sha256 and self.path.startswith("hub:"):
             raise ValueError("a dataset of the hub has no sha256; name a commit as its revision")
+        if self.path == BUILTIN and not self.file.is_file():
+            there = ", ".join(sorted(path.name.split(".")[1] for path in builtin_path("").glob("instructions.*.jsonl")))
+            raise ValueError(f"no built-in instructions in '{self.language}'; there are: {there}")
         return self
+
+    @property
+    def file(self) -> Path:
+        """Where the data is, unless it is a dataset of the hub."""
+        return builtin_path(f"instructions.{self.language}.jsonl") if self.path == BUILTIN else Path(self.path)
 
 
 class Instructions(Settings):
@@ -184,8 +197,14 @@ FILLED_IN = frozenset({"dtype", "model_sha256"})
 """Settings of a run that are no setting of `training`: the study fills them in."""
 INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
 """Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
-UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256")
+ANSWERING = ("weight", "remind")
+"""Settings of how a run answers; those that differ in them alone share one training."""
+UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256", "remind")
 """Settings that an untuned base model has."""
+
+
+def _named(data: Instructions, part: str) -> str | None:
+    return f"{data.name}-{part}" if data.name else part
 
 
 class RunConfig(Settings):
@@ -232,8 +251,16 @@ class RunConfig(Settings):
     """Recompute activations in the backward pass: less memory, about a third slower."""
     seed: int = Field(0, ge=0)
     """Seed of data order, adapter initialisation and dropout."""
+    preference: float = Field(0.0, ge=0)
+    """Weight of a preference for the right language: replies are made likelier than their parallels in another one, by
+    the odds ratio of ORPO; 0 is off."""
+    swap: int = Field(0, ge=0)
+    """Instead of one training on all sources: one on the English ones and one on the others; the first and last so many
+    layers of the other in the English one."""
     weight: float = Field(1.0, gt=0, le=1)
     """How far the tuned weights are kept: 1 as trained, 0.5 half-way back to the base model."""
+    remind: bool = False
+    """Say before every prompt, in the language of the reply, that the answer is wanted in it; not in training."""
 
     dtype: str = "auto"
     """The study's `dtype`; filled in by the study."""
@@ -278,8 +305,28 @@ class RunConfig(Settings):
 
     @property
     def trained(self) -> RunConfig:
-        """The run whose training this one's weights come from: itself, unless they are drawn back to the base."""
-        return self.model_copy(update={"weight": 1.0})
+        """The run whose training this one's weights come from: itself, unless it differs in ANSWERING alone."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in ANSWERING})
+
+    @property
+    def unswappable(self) -> bool:
+        """Whether its data cannot be parted into English and other sources, each with its own size."""
+        languages = {source.language for source in self.instructions.sources}
+        return bool(self.swap and (len(languages) < 2 or "en" not in languages or self.instructions.size))
+
+    @property
+    def parents(self) -> list[RunConfig]:
+        """The runs, on English and on the other sources, whose layers make this one's; [] where none are swapped."""
+        if not self.swap:
+            return []
+        english = [one for one in self.instructions.sources if one.language == "en"]
+        others = [one for one in self.instructions.sources if one.language != "en"]
+        parts: list[dict[str, Any]] = [
+            {"sources": english, "name": _named(self.instructions, "en")},
+            {"sources": others, "name": _named(self.instructions, "others"), "heldout": 0},
+        ]
+        alone = self.trained.model_copy(update={"swap": 0})
+        return [alone.model_copy(update={"instructions": self.instructions.model_copy(update=one)}) for one in parts]
 
 
 class PromptSet(Settings):
@@ -538,8 +585,3 @@ def flat(settings: dict[str, Any], separator: str = ".", numbered: bool = False)
         inner = flat(value, separator, numbered) if isinstance(value, dict) and value else None
         found |= {key: value} if inner is None else {f"{key}{separator}{name}": item for name, item in inner.items()}
     return found
-
-
-def builtin_path(name: str) -> Path:
-    """A data file that ships with xlift."""
-    return Path(__file__).parents[1] / "data" / "builtin" / name

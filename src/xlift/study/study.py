@@ -28,6 +28,7 @@ from xlift.study.grid import (
     with_ranges,
 )
 from xlift.study.settings import (
+    ANSWERING,
     BUILTIN,
     FILLED_IN,
     UNTUNED,
@@ -43,7 +44,6 @@ from xlift.study.settings import (
     Settings,
     Source,
     Validation,
-    builtin_path,
     with_numbers,
 )
 
@@ -143,12 +143,17 @@ class Study(Settings):
     def runs(self) -> list[RunConfig]:
         """Every run of the grid, the untuned base models first.
 
-        Where weights are drawn back to the base, the fully tuned run is in the grid too.
+        What a run is made from is in the grid too: the trained run of one that only answers otherwise, such as with
+        weights drawn back to the base, and the parents of one with swapped layers.
         """
         tuned = self.tuned_runs()
-        bases = [RunConfig(adaptation=Adaptation(method="none"), **run.model_dump(include={*UNTUNED})) for run in tuned]
+        asked = [run.model_dump(include={*UNTUNED} - {*ANSWERING}) for run in tuned]
+        bases = [RunConfig(adaptation=Adaptation(method="none"), **one) for one in asked]
         drawn = [one for run in tuned for one in (run.trained, run)]
-        found = {run.content_hash: run for run in [*(bases if self.include_base else []), *drawn]}
+        parents = [one for run in tuned for one in run.parents]
+        found: dict[str, RunConfig] = {}
+        for run in [*(bases if self.include_base else []), *drawn, *parents]:
+            found.setdefault(run.content_hash, run)
         return list(found.values())
 
     def _run(self, settings: dict[str, Any]) -> RunConfig:
@@ -261,8 +266,15 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
         return study
     _refuse(unmatched(study.exclude, study.named_runs()), where)
     tuned = study.tuned_runs()
+    _refuse([_UNSWAPPABLE] if any(run.unswappable for run in tuned) else [], where)
     _refuse(collapsed(tuned) if tuned else ["exclude: no run is left"], where)
     return _locate_files(study, folder or Path())
+
+
+_UNSWAPPABLE = (
+    "training.swap: wants English sources and others, with sizes of their own and none of all together: "
+    "[{path: builtin, size: 64}, {path: builtin, language: fr, size: 40}]"
+)
 
 
 def _refuse(problems: Iterable[str], where: str) -> None:
@@ -398,7 +410,7 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     source = Source.model_validate(raw)
     if source.path.startswith("hub:"):
         return source.model_dump(mode="json")
-    path = builtin_path("instructions.en.jsonl") if source.path == BUILTIN else (folder / source.path).resolve()
+    path = (folder / source.file).resolve()
     digest = content_sha256(path) if path.exists() else None
     shown = BUILTIN if source.path == BUILTIN else str(path)
     return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
+from xlift.tuning.preference import Negatives, negatives, pairs_of, preference_loss
 from xlift.tuning.proof import prove_training, refuse
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format, each_by_name
 from xlift.tuning.tracking import tracked
@@ -52,6 +54,8 @@ class Data:
     heldout_too_long: int = 0
     refused: Mapping[str, list[str]] = field(default_factory=dict)
     """Conversations that the chat template refuses and that were left out, by the reason."""
+    wrong: Negatives = field(default_factory=dict)
+    """Replies in another language, where replies in the right one are to be preferred."""
 
     @property
     def lengths(self) -> list[int]:
@@ -84,7 +88,11 @@ def encode_data(
         )
     checks = _examples(chat, heldout, refused)
     held = [one for one in checks if len(one) <= config.max_length]
-    return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held), refused or {})
+    wrong = negatives(chat, train, config.max_length) if config.preference else {}
+    if config.preference and not pairs_of(kept, wrong):
+        problem = f"preference: none of {len(kept)} conversations has a parallel in another language"
+        raise DataError(problem, "name parallel sources: [{path: builtin}, {path: builtin, language: fr}]")
+    return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held), refused or {}, wrong)
 
 
 def data_lines(data: Data, max_length: int) -> list[str]:
@@ -181,6 +189,10 @@ def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
 
 def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, device: str) -> dict[str, Tensor]:
     batch = pack(examples) if config.packing else pad(examples, pad_id)
+    return _to(batch, device)
+
+
+def _to(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
     return {key: value.to(device) for key, value in batch.items()}
 
 
@@ -302,7 +314,7 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
         for step in range(first, last):
             examples = [loop.data.train[i] for i in loop.steps[step]]
             made = (loop.model, loop.optimizer, examples, loop.run.config, loop.chat, loop.placement)
-            record = record_of(step, train_step(*made, step, len(loop.steps)))
+            record = record_of(step, train_step(*made, step, len(loop.steps), loop.data.wrong))
             if bar:
                 bar.advance(1, _note(record))
 
@@ -377,9 +389,11 @@ def train_step(
     placement: Placement,
     step: int,
     total: int,
+    wrong: Negatives = MappingProxyType({}),
 ) -> dict[str, Any]:
     """One optimiser step over `examples`; the loss is the mean over all their response tokens.
 
+    Of examples that have a negative among `wrong`, the mean odds-ratio loss is added, times the run's preference.
     Several processes share the micro-batches of a step and sum their gradients, so their number does not change it:
     what dropout leaves out is drawn anew for each micro-batch.
     """
@@ -387,7 +401,7 @@ def train_step(
     workers = PartialState()
     lengths = [len(example) for example in examples]
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
-    learned = learned_tokens(examples)
+    learned, pairs = learned_tokens(examples), len(pairs_of(examples, wrong))
     loss_sum = torch.zeros((), device=placement.device)
     for number in range(workers.process_index, len(micro), workers.num_processes):
         torch.manual_seed(seed_of(config, step, number))
@@ -396,6 +410,12 @@ def train_step(
             loss = response_loss(model, batch) / learned
         loss.backward()
         loss_sum += loss.detach()
+        for pair in pairs_of([examples[i] for i in micro[number]], wrong):
+            with _autocast(config, placement):
+                disliked = preference_loss(model, _to(pad(pair, chat.end_of_turn_id), placement.device))
+            loss = disliked * config.preference / pairs
+            loss.backward()
+            loss_sum += loss.detach()
     if workers.num_processes > 1:
         trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         loss_sum = _sum_over_workers(loss_sum, trainable)
