@@ -434,6 +434,7 @@ CASES: dict[str, Case] = {
     "training.instructions.sources.language": Case("fr", conversations),
     "training.instructions.sources.size": Case(5, conversations),
     "training.instructions.sources.categories": Case(["odd"], conversations),
+    "training.instructions.sources.languages": Case(["ru"], conversations),
     "training.instructions.sources.split": Case("test", conversations, ORG),
     "training.instructions.sources.revision": Case("v2", conversations, ORG),
     "training.instructions.size": Case(5, conversations),
@@ -543,7 +544,10 @@ def lab(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     for name, count in (("en", 12), ("fr", 8)):
         records = [{key: text.format(f"{name} {i}") for key, text in RECORD.items()} for i in range(count)]
-        records = [one | {"category": "odd" if i % 2 else "even"} for i, one in enumerate(records)]
+        records = [
+            one | {"category": "odd" if i % 2 else "even"} | ({"language": "ru"} if i % 3 == 2 else {})
+            for i, one in enumerate(records)
+        ]
         write_jsonl(folder / f"{name}.jsonl", records)
     write_jsonl(folder / "unfit.jsonl", [*records, {"instruction": "And?", "output": None}])
     tests = [one for one in load_prompts(Prompts(languages=["en"])) if one["split"] == "test"]

@@ -84,8 +84,11 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
             unfit.setdefault(reason, []).extend(places)
     if source.categories is not None:
         found = [one for one in found if one.get("category") in source.categories]
+    if source.languages is not None:
+        found = [one for one in found if one["language"] in source.languages]
     if not found:
-        raise DataError(f"{source.path}: no conversations" + (" of these categories" if source.categories else ""))
+        chosen = [name for name in ("categories", "languages") if getattr(source, name) is not None]
+        raise DataError(f"{source.path}: no conversations" + (f" of these {' and '.join(chosen)}" if chosen else ""))
     return unique(found, key=lambda one: one["id"])
 
 

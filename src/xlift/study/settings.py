@@ -111,6 +111,8 @@ class Source(Settings):
     """How many conversations to take; the smaller of two sizes is a subset of the larger."""
     categories: list[str] | None = None
     """Only conversations of these categories (the `category` field)."""
+    languages: Annotated[list[LanguageCode], Field(min_length=1)] | None = None
+    """Only conversations in these languages."""
     split: str = "train"
     """Split of a hub dataset, or of a folder whose files are named by splits."""
     revision: str | None = None
