@@ -28,9 +28,10 @@ from starlette.testclient import TestClient
 
 from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
-from xlift.annotation.app import COOKIE, HEADERS, TEXTS, build_app, csrf_of
+from xlift.annotation.app import COOKIE, HEADERS, build_app, csrf_of
 from xlift.annotation.campaign import Plan
 from xlift.annotation.server import OnceAMinute, trusted
+from xlift.annotation.words import TEXTS
 from xlift.errors import ConfigError
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

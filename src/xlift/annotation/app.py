@@ -19,14 +19,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
-from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jinja2
-from markdown_it import MarkdownIt
-from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -39,10 +35,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xlift.annotation import database as db
+from xlift.annotation.words import FOLDER, TEXTS, direction, guidelines, spoken
 from xlift.languages import get_language, known_code
-from xlift.records import fingerprint
 
-FOLDER = Path(__file__).parent
 COOKIE = "xlift_annotator"
 NAMES_KEPT = 10_000
 """Addresses of which wrong tokens are remembered."""
@@ -65,7 +60,6 @@ HEADERS = {
 
 Handler = Callable[[Request, Any, bytes], Awaitable[Response]]
 
-TEXTS: dict[str, dict[str, Any]] = json.loads((FOLDER / "texts.json").read_text(encoding="utf-8"))
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(FOLDER / "templates"),
     autoescape=True,
@@ -258,24 +252,26 @@ async def _welcome(request: Request) -> Response:
 
 
 def _message(request: Request, title: str, text: str, code: int, onward: bool = False) -> Response:
-    """A page of a few words: in the annotator's language; for whoever is not known (yet) in every one of the page's."""
+    """A page of a few words: in the annotator's language; for strangers in their browser's languages and English."""
     known = getattr(request.state, "interface", None)
-    first = known or _asked_language(request)
-    languages = [first] if known or onward else dict.fromkeys([first, *TEXTS])
-    said = [(code, TEXTS[code][title], TEXTS[code].get(text, "")) for code in languages]
+    asked = [known] if known else _asked_languages(request)
+    languages = asked[:1] if known or onward else dict.fromkeys([*asked, "en"])
+    said = [(lang, direction(lang), TEXTS[lang][title], TEXTS[lang].get(text, "")) for lang in languages]
     return HTMLResponse(TEMPLATES.get_template("message.html").render(said=said, onward=onward), code)
 
 
-def _asked_language(request: Request) -> str:
-    asked = known_code(request.headers.get("accept-language", "en")[:35].split(",")[0].split(";")[0])
-    return asked if asked in TEXTS else "en"
+# e.g. "de-CH, ar;q=0.8" → ["de", "ar"]
+def _asked_languages(request: Request) -> list[str]:
+    """Languages of the page that the browser asks for, the first first; English where it speaks none of them."""
+    asked = [part.split(";")[0].strip() for part in request.headers.get("accept-language", "en")[:200].split(",")]
+    return [code for code in map(known_code, asked) if code in TEXTS] or ["en"]
 
 
 def _refusal(request: Request, title: str, code: int, detail: str = "") -> Response:
     """What is wrong, in words: a page, or JSON where JSON was sent."""
     if not _is_json(request):
         return _message(request, title, "", code)
-    language = getattr(request.state, "interface", None) or _asked_language(request)
+    language = getattr(request.state, "interface", None) or _asked_languages(request)[0]
     return JSONResponse({"error": TEXTS[language][title]} | ({"detail": detail} if detail else {}), code)
 
 
@@ -284,7 +280,7 @@ def _is_json(request: Request) -> bool:
 
 
 def _interface_of(annotator: Any) -> str:
-    return annotator.interface if annotator.interface in TEXTS else "en"
+    return spoken(annotator.interface)
 
 
 async def _start(request: Request, annotator: Any, body: bytes) -> Response:
@@ -330,8 +326,7 @@ def _open_task(database: db.Database, annotator: int, task: str) -> tuple[Any, l
 
 def _language(code: str) -> dict[str, str]:
     known = get_language(code)
-    direction = "rtl" if known.right_to_left else "ltr"
-    return {"code": code.replace("_", "-"), "name": known.native_name, "direction": direction}
+    return {"code": code.replace("_", "-"), "name": known.native_name, "direction": direction(code)}
 
 
 async def _overview(request: Request, annotator: Any, body: bytes) -> Response:
@@ -362,6 +357,7 @@ def _page(request: Request, name: str, annotator: Any, own: list[Any], **context
         "reasons": [(TEXTS["en"]["reasons"][code], text) for code, text in TEXTS[interface]["reasons"].items()],
         "interfaces": {code: texts["name"] for code, texts in TEXTS.items()},
         "interface": interface,
+        "direction": direction(interface),
         "guidelines": guidelines(interface)[0],
         "annotator": annotator.name,
         "csrf": csrf_of(request.cookies[COOKIE]),
@@ -374,18 +370,6 @@ def _page(request: Request, name: str, annotator: Any, own: list[Any], **context
 def _sendable(text: str) -> str:
     """Lone surrogates, which no page can carry, as the replacement character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-@cache
-def guidelines(interface: str) -> tuple[Markup, str]:
-    """The guidelines in a language of the page, as HTML, and the hash of their text that ratings are signed with."""
-    text = (FOLDER / f"guidelines.{interface}.md").read_text(encoding="utf-8")
-    markdown = MarkdownIt("commonmark", {"html": False})
-    tokens = markdown.parse(text)
-    for token in tokens:
-        if token.type in {"heading_open", "heading_close"}:
-            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"  # below the page's own title
-    return Markup(markdown.renderer.render(tokens, markdown.options, {})), fingerprint(text, length=8)
 
 
 async def _save(request: Request, annotator: Any, body: bytes) -> Response:

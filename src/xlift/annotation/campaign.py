@@ -15,13 +15,13 @@ from sqlalchemy import Connection
 
 from xlift.annotation import database as db
 from xlift.annotation import sampling, transfer
+from xlift.annotation.words import INTERFACES
 from xlift.errors import ConfigError, DataError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.progress import say
 from xlift.terminal import aligned
 from xlift.workspace import StudyFolder, find_study
 
-INTERFACES = ("en", "fr", "pt", "ru")
 ADDRESS = "http://127.0.0.1:8765"
 
 
