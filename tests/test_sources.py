@@ -105,3 +105,30 @@ def test_a_study_takes_published_prompts_but_never_for_both_splits(paper: Path) 
     assert [p["split"] for p in found].count("test") == 10
     with pytest.raises(DataError, match="both validation and test"):
         load_prompts(Prompts(languages=["en"], validation=published, test=published))
+
+
+def test_an_archive_that_unpacks_to_far_too_much_is_cut_short_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlift.data.sources.MOST_UNPACKED", 2**16)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("monolingual/x/fr.csv", b"prompt\n" + b"a" * 2**20)
+    assert (tmp_path / "bomb.zip").stat().st_size < 2**12
+    with pytest.raises(DataError, match=r"bomb.zip/monolingual/x/fr.csv: more than 0 MiB"):
+        lcb_prompts(tmp_path / "bomb.zip", "fr", "test")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "encrypted", "no zip"])
+def test_a_damaged_archive_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("monolingual/x/fr.csv", "prompt\n" + "Pourquoi ?\n" * 50)
+    whole = bytearray(path.read_bytes())
+    if damage == "flipped":
+        whole[60] ^= 0xFF
+    if damage == "encrypted":
+        for place in (whole.index(b"PK\x03\x04") + 6, whole.index(b"PK\x01\x02") + 8):
+            whole[place] |= 1
+    path.write_bytes(b"hello" if damage == "no zip" else whole[:-30] if damage == "cut" else whole)
+    with pytest.raises(DataError, match=r"a\.zip"):
+        lcb_prompts(path, "fr", "test")

@@ -14,6 +14,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -24,6 +25,8 @@ from xlift.languages import known_code, language_code
 from xlift.records import Message, Prompt, Split, check_messages
 
 File = TypeVar("File")
+MOST_UNPACKED = 2**26
+"""Bytes of one file of prompts in an archive: a small archive can unpack to more than there is memory."""
 PAPER = "alpacaeval_test_subset"
 MODIFIERS = "modifiers"
 
@@ -184,12 +187,25 @@ def _lcb_files(path: Path, language: str) -> Iterator[tuple[str, str]]:
     if path.is_dir():
         for name in _lcb_names((file.as_posix() for file in path.rglob("*.csv")), language, path):
             yield name, _decoded(Path(name).read_bytes(), name)
-    elif zipfile.is_zipfile(path):
+        return
+    try:
         with zipfile.ZipFile(path) as archive:
             for name in _lcb_names(archive.namelist(), language, path):
-                yield name, _decoded(archive.read(name), f"{path}/{name}")
-    else:
-        raise DataError(f"{path}: neither a folder nor a zip file")
+                yield name, _decoded(_unpacked(archive, name, path), f"{path}/{name}")
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: neither a folder nor a whole zip file ({error})", "download it again") from None
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """A file of an archive, not more than MOST_UNPACKED of it whatever the archive says of its size."""
+    try:
+        with archive.open(name) as file:
+            content = file.read(MOST_UNPACKED + 1)
+    except (RuntimeError, NotImplementedError, EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{path}/{name}: cannot be unpacked: {error}", "download it again, or unpack it") from None
+    if len(content) > MOST_UNPACKED:
+        raise DataError(f"{path}/{name}: more than {MOST_UNPACKED >> 20} MiB of prompts", "unpack it and look")
+    return content
 
 
 def _lcb_names(names: Iterable[str], language: str, where: Path) -> list[str]:
