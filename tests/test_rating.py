@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 from warm import run_xlift
 
-from xlift.errors import ConfigError, DataError
+from xlift.errors import ConfigError, DataError, UserError
 from xlift.rating import RATERS, Rater, files, in_scope, rate, text_fingerprint
 from xlift.rating.files import Job, rate_file, rate_files
 from xlift.rating.foreign import Reading
-from xlift.records import FACETS, read_records
+from xlift.records import FACETS, read_jsonl, read_records
 from xlift.study.study import parse_study
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +136,29 @@ def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, mo
     assert (one.counts.made, one.tally["", "fr"].responses) == (1400, 700)
     assert rate_file(source, together, raters, workers=2).made == 0
     assert alone.read_bytes() == together.read_bytes()
+
+
+def test_a_process_that_the_system_ends_is_told_and_what_is_rated_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "r.jsonl", [{"id": str(i), "text": f"{FR} {i}", "language": "fr"} for i in range(400)])
+    monkeypatch.setattr(files, "MIN_FOR_WORKERS", 1)
+    monkeypatch.setattr(files, "CHUNK", 500)
+    plain = files._chunks
+
+    def one_is_killed(*given: Any) -> Any:
+        for number, chunk in enumerate(plain(*given)):
+            yield chunk
+            if number == 12:
+                multiprocessing.active_children()[0].kill()
+
+    monkeypatch.setattr(files, "_chunks", one_is_killed)
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(UserError, match="ended from outside"):
+        rate_file(source, target, ["language"], workers=2)
+    monkeypatch.setattr(files, "_chunks", plain)
+    rate_file(source, target, ["language"], workers=1)
+    assert sorted(int(one["id"]) for _, one in read_jsonl(target)) == list(range(400))
 
 
 @pytest.mark.parametrize("size", [1, 100, 1_000, 10**6])

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 from xlift.data.tabular import KINDS, Row, files, kind_of_name, rows
 from xlift.disk import JsonlWriter, encode_record, exclusive
-from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
+from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, UserError, nearest
 from xlift.progress import progress, say
 from xlift.rating import (
     checked_raters,
@@ -256,14 +257,18 @@ def _rated_chunks(
         known = Path(scratch) / "done"
         known.write_bytes(done.tobytes())
         waiting: deque[tuple[int, Future[tuple[bytes, Rated]]]] = deque()
-        for chunk in chunks:
-            waiting.append((len(chunk.rows), pool.submit(_rate_chunk, chunk, job, known)))
-            # A bounded queue: the file is never read far ahead of what is rated.
-            if len(waiting) > 4 * workers:
-                number, future = waiting.popleft()
+        try:
+            for chunk in chunks:
+                waiting.append((len(chunk.rows), pool.submit(_rate_chunk, chunk, job, known)))
+                # A bounded queue: the file is never read far ahead of what is rated.
+                if len(waiting) > 4 * workers:
+                    number, future = waiting.popleft()
+                    yield number, *future.result()
+            for number, future in waiting:
                 yield number, *future.result()
-        for number, future in waiting:
-            yield number, *future.result()
+        except BrokenProcessPool:
+            problem = "a process that rates was ended from outside, most often because memory ran out"
+            raise UserError(problem, "what is rated is kept: give the command again with --workers 1") from None
 
 
 @lru_cache(maxsize=1)
