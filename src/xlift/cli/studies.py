@@ -50,11 +50,18 @@ def check(
     offline: Offline = False,
     skip_unfit: SkipUnfit = False,
     probe: Annotated[bool, typer.Option(help="Measure time and memory by a short probe.")] = True,
+    gpus: Annotated[bool, typer.Option("--gpus", help="Only tell what it takes on GPUs; wants no weights.")] = False,
 ) -> None:
     """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
+    parsed, folder = study_of(study, skipping(overrides, skip_unfit), out)
+    if gpus:
+        from xlift.extras import require
+        from xlift.planning.gpus import tell_gpus
+
+        require("train")
+        return tell_gpus(parsed, offline)
     from xlift.planning.check import check_study
 
-    parsed, folder = study_of(study, skipping(overrides, skip_unfit), out)
     check_study(parsed, offline, probe, folder)
 
 

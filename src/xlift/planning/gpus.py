@@ -1,0 +1,197 @@
+"""What training takes on GPUs that are not here, from a model's configuration alone: memory, hours, and what would fit.
+
+The model is built without weights and trained one step without numbers (torch's fake tensors): what it keeps for the
+backward pass is counted, not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from xlift.errors import ConfigError
+from xlift.hub import Located, locate, quiet
+from xlift.models import causal_config
+from xlift.planning.forecast import Size, model_size
+from xlift.progress import byte_size, duration
+from xlift.study.settings import DEFAULT_STEPS, Adaptation, RunConfig
+from xlift.study.study import Study
+from xlift.terminal import aligned
+from xlift.tuning.adapters import with_adapters
+from xlift.tuning.loss import PIECES, decoder_of
+
+
+class Card(NamedTuple):
+    """A GPU: its memory in bytes, and what it computes in dense bf16, in operations a second, by its data sheet."""
+
+    name: str
+    memory: float
+    rate: float
+
+
+CARDS = (
+    Card("RTX 4090 24 GB", 24e9, 165e12),
+    Card("L40S 48 GB", 48e9, 362e12),
+    Card("A100 80 GB", 80e9, 312e12),
+    Card("H100 80 GB", 80e9, 989e12),
+    Card("H200 141 GB", 141e9, 989e12),
+)
+USED = 0.4
+"""Share of a card's rate that training reaches, about what is published for LoRA on an H100."""
+ROOM = 0.92
+"""Share of a card's memory that tensors can take: the rest is CUDA's own, and gaps."""
+COUNTED = "xlift_counted"
+"""The name, in transformers' interface, of an attention that computes nothing."""
+TRIED_TOKENS = (64, 128)
+"""Tokens of two steps without numbers: the difference is what a token takes."""
+
+
+class Needs(NamedTuple):
+    """Bytes that training takes on one GPU, by what takes them."""
+
+    weights: float
+    optimiser: float
+    """Gradients and AdamW's two moments."""
+    activations: float
+
+    @property
+    def whole(self) -> float:
+        return sum(self)
+
+
+def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
+    """What a run takes; `kept` are the bytes kept of a token for the backward pass."""
+    full = config.adaptation.method == "full"
+    # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
+    weights = 6.0 * size.parameters if full else 2.0 * size.parameters + 4.0 * size.trainable
+    tokens, each = config.micro_batch_tokens, kept
+    if config.gradient_checkpointing:
+        # What one layer hands to the next, and all that one of them keeps while it is computed again.
+        each = 2.0 * (2 if full else 1) * size.hidden * size.layers + kept / size.layers
+    rows, columns = PIECES["cuda"]
+    return Needs(weights, 12.0 * size.trainable, tokens * each + 3 * 4.0 * rows * columns)
+
+
+def kept_bytes(path: str, revision: str | None, adaptation: Adaptation) -> float:
+    """Bytes that a step in bf16 keeps of each token for its backward pass, without gradient checkpointing."""
+    return _kept(path, revision, adaptation.model_dump_json())
+
+
+@lru_cache(maxsize=32)
+def _kept(path: str, revision: str | None, settings: str) -> float:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AttentionInterface, AutoModelForCausalLM
+
+    adaptation, config = Adaptation.model_validate_json(settings), causal_config(path, revision)
+    full = adaptation.method == "full"
+    # PEFT cannot move fake tensors; tensors on `meta` know no autocast.
+    with quiet(), FakeTensorMode() if full else torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if full else torch.bfloat16)
+        model = model if full else with_adapters(model.requires_grad_(False), RunConfig(adaptation=adaptation))
+        AttentionInterface.register(COUNTED, _counted)
+        model.set_attn_implementation(COUNTED)
+        with torch.autocast("cpu", torch.bfloat16) if full else nullcontext():
+            few, many = (saved_bytes(model, torch.zeros(1, count, dtype=torch.long)) for count in TRIED_TOKENS)
+    # What does not grow with tokens, such as weights in another dtype, is counted with the weights.
+    return (many - few) / (TRIED_TOKENS[1] - TRIED_TOKENS[0])
+
+
+class _Kernel(torch.autograd.Function):
+    """What an attention kernel keeps: its inputs and its result, and nothing that grows with the square of tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        made = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, made)
+        return made
+
+
+def _counted(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **how: Any
+) -> tuple[torch.Tensor, None]:
+    made: torch.Tensor = _Kernel.apply(query, key, value)
+    return made.transpose(1, 2), None
+
+
+def saved_bytes(model: Any, ids: torch.Tensor) -> float:
+    """Bytes that the decoder keeps of tokens (rows, tokens) for its backward pass, its weights left out."""
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # What is kept here stays alive, so that no other storage takes its address.
+        found[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = decoder_of(model)(input_ids=ids, attention_mask=ids.new_zeros(1, 1, 1, 1), use_cache=False)
+    counted = sum(storage.nbytes() for at, storage in found.items() if at not in own)
+    # Only now may what it has kept be freed.
+    del states
+    return float(counted)
+
+
+def training_operations(config: RunConfig, size: Size) -> float:
+    """Operations of a token: 4 a frozen weight, 6 a trained one, 2 more for each where activations are made again."""
+    each = (6.0 if config.adaptation.method == "full" else 4.0) + (2.0 if config.gradient_checkpointing else 0.0)
+    return each * size.parameters + 6.0 * size.trainable * (config.adaptation.method == "lora")
+
+
+def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
+    """A run as it is, and with settings that take less memory, each beside what makes it so."""
+    yield "as it is", config
+    saving = config.model_copy(update={"gradient_checkpointing": True})
+    if not config.gradient_checkpointing:
+        yield "gradient_checkpointing: true", saving
+    small = min(config.micro_batch_tokens, max(config.max_length, 2048))
+    if small < config.micro_batch_tokens:
+        yield f"… micro_batch_tokens: {small}", saving.model_copy(update={"micro_batch_tokens": small})
+    if config.adaptation.method == "full":
+        lora = saving.model_copy(update={"adaptation": Adaptation()})
+        yield "… adaptation: {method: lora}", lora
+
+
+def shape_of(config: RunConfig, offline: bool) -> Located:
+    """Where a model's configuration is; of a folder or a hub model that alone is read."""
+    if config.model.startswith("embedded:"):
+        return locate(config.model)
+    path = Path(config.model)
+    if not path.is_dir() and (offline or config.model.startswith((".", "/", "~"))):
+        raise ConfigError(f"model '{config.model}': no such folder", "name a folder with a config.json, or a hub id")
+    return Located(config.model, config.revision, {})
+
+
+def tell_gpus(study: Study, offline: bool = False) -> None:
+    """Print what each kind of run of a study takes on common GPUs: memory, and hours of the longest of its kind."""
+    kinds: dict[str, list[RunConfig]] = {}
+    for config in study.runs():
+        if not config.untuned:
+            own = {"model", "revision", "adaptation", "micro_batch_tokens", "gradient_checkpointing"}
+            kinds.setdefault(config.model_dump_json(include=own), []).append(config)
+    rows = [["training", "setting", "memory", *(card.name for card in CARDS)]]
+    for alike in kinds.values():
+        rows += _rows(max(alike, key=_tokens), shape_of(alike[0], offline), len(alike))
+    print(aligned(rows, right=range(2, len(rows[0]))))
+    print(
+        f"time on one GPU at {USED:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
+    )
+
+
+def _rows(config: RunConfig, base: Located, count: int) -> Iterator[list[str]]:
+    name = f"{Path(config.model).name} {config.adaptation.label}" + (f", {count} runs, each" if count > 1 else "")
+    for place, (what, one) in enumerate(variants(config)):
+        size = model_size(base, one.adaptation)
+        needs = training_needs(one, size, kept_bytes(base.path, base.revision, one.adaptation))
+        seconds = _tokens(config) * training_operations(one, size) / USED
+        cells = [duration(seconds / card.rate) if needs.whole <= ROOM * card.memory else "–" for card in CARDS]
+        yield [name if not place else "", what, byte_size(round(needs.whole)), *cells]
+
+
+def _tokens(config: RunConfig) -> int:
+    """Tokens of a run at most; of epochs, whose data is not looked at here, those of the steps that are the default."""
+    return (config.steps or DEFAULT_STEPS) * config.batch_tokens

@@ -1,0 +1,106 @@
+"""What training takes on GPUs that are not here: counted from a model's configuration, true of the model itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from warm import run_xlift
+
+from xlift.hub import Located
+from xlift.models import Placement
+from xlift.planning.forecast import model_size
+from xlift.planning.gpus import kept_bytes, training_needs, training_operations
+from xlift.study.settings import Adaptation, RunConfig
+from xlift.tuning.loss import response_loss
+from xlift.tuning.packing import pack
+from xlift.tuning.templates import Encoded
+from xlift.tuning.train import prepared_model
+
+SHAPES = {
+    "llama-2-7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32},
+    "llama-2-13b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40},
+}
+HEADS = {"llama-2-7b": 32, "llama-2-13b": 40}
+PARAMETERS = {"llama-2-7b": 6_738_415_616, "llama-2-13b": 13_015_864_320}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders that hold a configuration and no weights."""
+    from transformers import LlamaConfig
+
+    folder = tmp_path_factory.mktemp("shapes")
+    for name, sizes in SHAPES.items():
+        LlamaConfig(num_attention_heads=HEADS[name], vocab_size=32000, **sizes).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_counted_as_kept_of_a_token_is_what_training_keeps(method: str, tiny: Path) -> None:
+    config = RunConfig(adaptation=Adaptation.model_validate({"method": method, "rank": 4}))
+
+    def kept(tokens: int) -> int:
+        # One example, so that attention keeps what a kernel does.
+        batch = pack([Encoded([5] * tokens, [True] * tokens)])
+        own = {one.untyped_storage().data_ptr() for one in model.parameters()}
+        found: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:
+                found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        full = torch.autocast("cpu", torch.bfloat16, enabled=method == "full")
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), full:
+            loss = response_loss(model, batch)
+        size = sum(storage.nbytes() for storage in found.values())
+        assert float(loss.detach()) > 0
+        return size
+
+    with prepared_model(config, Located(str(tiny), None, {}), Placement("cpu", "bfloat16", "")) as model:
+        measured = (kept(192) - kept(64)) / 128
+    assert kept_bytes(str(tiny), None, config.adaptation) == pytest.approx(measured, rel=0.15)
+
+
+def test_the_sizes_of_the_paper_fit_where_they_are_known_to_fit(shapes: Path) -> None:
+    def gigabytes(name: str, **settings: object) -> float:
+        config = RunConfig.model_validate({"model": str(shapes / name)} | settings)
+        size = model_size(Located(config.model, None, {}), config.adaptation)
+        assert size.parameters == PARAMETERS[name]
+        return training_needs(config, size, kept_bytes(config.model, None, config.adaptation)).whole / 1e9
+
+    full = {"adaptation": {"method": "full"}, "gradient_checkpointing": True}
+    small = {"gradient_checkpointing": True, "micro_batch_tokens": 2048}
+    # Weights, gradients and AdamW in float32 are 16 bytes a parameter, the copy that autocast keeps 2 more.
+    assert 18 * 6.74 < gigabytes("llama-2-7b", **full) < 18 * 6.74 + 15
+    assert gigabytes("llama-2-13b", **full) > 18 * 13.02
+    assert gigabytes("llama-2-7b", **small) < 24 < gigabytes("llama-2-7b")
+    assert 26 < gigabytes("llama-2-13b", **small) < 48
+
+
+def test_operations_are_those_of_the_matrix_products(shapes: Path) -> None:
+    config = RunConfig(model=str(shapes / "llama-2-7b"), adaptation=Adaptation(method="full"))
+    size = model_size(Located(config.model, None, {}), config.adaptation)
+    assert training_operations(config, size) == 6 * PARAMETERS["llama-2-7b"]
+    saving = config.model_copy(update={"gradient_checkpointing": True})
+    assert training_operations(saving, size) == 8 * PARAMETERS["llama-2-7b"]
+
+
+def test_check_tells_what_fits_where_from_a_configuration_alone(shapes: Path, tmp_path: Path) -> None:
+    adaptations = [{"method": "lora"}, {"method": "full"}]
+    training = {"model": str(shapes / "llama-2-7b"), "adaptation": adaptations, "learning_rate": [1e-5, 1e-4]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "s", "training": training}))
+    done = run_xlift("check", "study.yaml", "--gpus", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    full = next(line for line in lines if line.startswith("llama-2-7b full, 2 runs"))
+    assert full.split().count("–") == 5
+    saving = next(line for line in lines if "micro_batch_tokens: 2048" in line)
+    assert "–" not in saving
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"name": "s", "training": {"model": "./nowhere"}}))
+    refused = run_xlift("check", "other.yaml", "--gpus", "--offline", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "no such folder" in refused.stderr
