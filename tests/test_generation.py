@@ -66,10 +66,12 @@ def test_the_states_that_reach_the_output_layer_lie_together(tiny: Path) -> None
     """Of a slice with gaps, torch multiplies a frozen output layer by copying that layer once a row: 16 GB for 48."""
     chat, model = chat_format(load_tokenizer(str(tiny)), "plain"), load_model(str(tiny), CPU)
     gaps: list[tuple[int, bool]] = []
-    model.lm_head.register_forward_pre_hook(lambda _, inputs: gaps.append((len(inputs[0]), inputs[0].is_contiguous())))
+    model.lm_head.register_forward_pre_hook(
+        lambda _, inputs: gaps.append((inputs[0].shape[-2], inputs[0].is_contiguous()))
+    )
     asked = [chat.encode_prompt([{"role": "user", "content": text}]) for text in ASKED]
     decode(model, chat, asked, ASKED, Decoding(max_new_tokens=3), lambda index, reply: None)
-    assert gaps[0] == (len(ASKED), True)
+    assert (len(ASKED), True) in gaps
     assert all(together for _, together in gaps)
 
 

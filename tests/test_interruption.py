@@ -177,9 +177,9 @@ def test_a_killed_study_ends_with_the_same_records_and_none_twice(whole: Path, k
         return record["id"], record.get("facet", "")
 
     for path in paths:
-        found = records(killed / path.relative_to(whole))
+        found = records(killed / path.relative_to(whole), "seconds")
         assert set(Counter(map(key, found)).values()) == {1}
-        assert sorted(found, key=key) == sorted(records(path), key=key)
+        assert sorted(found, key=key) == sorted(records(path, "seconds"), key=key)
 
 
 def test_no_answer_of_the_judge_that_was_written_down_is_asked_for_again(

@@ -86,7 +86,8 @@ class Prompt(TypedDict):
 class Response(Prompt):
     """A model's reply to a prompt. `signature` names the prompt text and decoding that it came from.
 
-    Of a later turn, `messages` are the whole conversation: the turns before it with the model's own replies.
+    Of a later turn, `messages` are the whole conversation: the turns before it with the model's own replies. `seconds`
+    are its share of the time that the model has computed.
     """
 
     run: str
@@ -95,6 +96,7 @@ class Response(Prompt):
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     new_tokens: int
+    seconds: NotRequired[float]
     signature: str
 
 

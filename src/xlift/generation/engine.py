@@ -1,43 +1,91 @@
-"""Batched decoding on a local model.
+"""Decoding on a local model by continuous batching.
 
 Own loop rather than the library's, so that a response depends on its prompt alone: every sampled response has its own
-generator, padding is masked out of attention and penalty, and finished rows leave the batch at once (the output layer
-of a 262 k vocabulary is most of the cost on a CPU).
+generator, no sum depends on the rows beside it, and a row that has ended leaves its place to the next prompt at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from itertools import takewhile
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
+from xlift.generation.choosing import Held, choose, generator_of
+from xlift.generation.padded import Padded
+from xlift.generation.products import fast_products
+from xlift.generation.slots import Slots, may_have_slots, slot_attention
+from xlift.memory import free_memory
+from xlift.models import Placement
+from xlift.progress import say
 from xlift.study.settings import Decoding
+from xlift.tuning.proof import equal, probe_ids
 from xlift.tuning.templates import ChatFormat
+
+READ_TOKENS = 4096
+"""Tokens of prompts that are read in one step: what a forward pass holds of them stays small."""
+SHARED_TOKENS = 16
+"""What prompts begin with alike is read once from so many tokens on."""
 
 
 @dataclass
 class Reply:
-    """One decoded reply: the text without its end of turn, and how it ended."""
+    """One decoded reply: the text without its end of turn, how it ended, and its share of the seconds spent."""
 
     text: str
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     new_tokens: int
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass
 class _Row:
     index: int
-    prompt: list[int]
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    finish_reason: Literal["stop", "length"] | None = None
 
 
+Batch = Slots | Padded
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[Callable[[list[int]], Batch]]:
+    """While it lasts, the model answers fast; a function of what prompts begin with makes a batch that suits it."""
+    with ExitStack() as stack:
+        stack.enter_context(fast_products(model))
+        if _has_slots(model):
+            stack.enter_context(slot_attention(model))
+            yield lambda prefix: Slots(model, prefix)
+        else:
+            yield lambda prefix: Padded(model)
+
+
+def _has_slots(model: Any) -> bool:
+    """Whether rows can join one another in this model: tried, since some change keys and values once they are kept."""
+    if not may_have_slots(model):
+        return False
+    ids = probe_ids(model, 4)
+    wanted = model(input_ids=ids, use_cache=False).logits[0, -1:]
+    try:
+        with slot_attention(model):
+            batch = Slots(model, [])
+            batch.join([ids[0, :3].tolist()])
+            batch.logits()
+            batch.add(ids[0, 3:])
+            return equal(batch.logits(), wanted)
+    except Exception:  # a model of a family that nobody has tried may fail in any way
+        return False
+
+
+@torch.inference_mode()
 def decode(
     model: Any,
     chat: ChatFormat,
@@ -48,87 +96,128 @@ def decode(
 ) -> None:
     """Answer tokenised prompts; `on_reply(index, reply)` is called as soon as each reply ends.
 
-    `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). Prompts of like length are
-    decoded together.
+    `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). Long prompts come first.
+    Where memory is short, fewer are answered at a time.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    for start in range(0, len(order), decoding.batch_size):
-        indices = order[start : start + decoding.batch_size]
-        rows = [_Row(i, prompts[i], _generator(decoding, keys[i])) for i in indices]
-        _decode_batch(model, chat, rows, decoding, on_reply)
+    work = _Work(model, chat, prompts, keys, decoding, on_reply)
+    longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
+    size = min(decoding.batch_size, len(prompts), _rows_that_fit(model, longest))
+    prefix = _prefix(chat)
+    with answering(model) as batch_of:
+        while work.queue:
+            try:
+                work.run(batch_of(prefix), size)
+            except RuntimeError as error:
+                if size == 1 or not _is_out_of_memory(error):
+                    raise
+                size //= 2
+                say(f"memory is short: going on with {size} prompts at a time")
+                work.begin_again()
 
 
-@torch.inference_mode()
-def _decode_batch(
-    model: Any, chat: ChatFormat, rows: list[_Row], decoding: Decoding, on_reply: Callable[[int, Reply], None]
-) -> None:
-    batch = Batch(model, [row.prompt for row in rows], chat.end_of_turn_id)
-    stops = chat.stop_ids | ends_of(model)
-    seen = _Seen(batch.ids, batch.mask, decoding.repetition_penalty, stops)
-    going = [True] * len(rows)
-    while any(going):
-        ids = choose(seen.penalise(batch.logits()), decoding, [row.generator for row in rows])
-        seen.add(ids[:, None])
-        batch.add(ids)
-        for i, token in enumerate(ids.tolist()):
-            going[i] = going[i] and _append(rows[i], token, token in stops, chat, decoding, on_reply)
-        if any(going) and not all(going) and batch.can_keep:
-            keep = torch.tensor([i for i, on in enumerate(going) if on], device=model.device)
-            rows, going = [row for row, on in zip(rows, going, strict=True) if on], [True] * len(keep)
-            batch.keep(keep)
-            seen.keep(keep)
+class _Work:
+    """Prompts that wait, rows that are under way, and where replies go."""
+
+    def __init__(
+        self,
+        model: Any,
+        chat: ChatFormat,
+        prompts: Sequence[list[int]],
+        keys: Sequence[str],
+        decoding: Decoding,
+        on_reply: Callable[[int, Reply], None],
+    ) -> None:
+        self.chat, self.prompts, self.keys, self.decoding, self.on_reply = chat, prompts, keys, decoding, on_reply
+        self.device = model.device
+        self.stops = chat.stop_ids | ends_of(model)
+        self.queue = deque(sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)))
+        self.rows: list[_Row] = []
+
+    def run(self, batch: Batch, size: int) -> None:
+        """Answer all that waits, `size` at a time."""
+        held = Held(self.decoding.repetition_penalty, self.stops)
+        while self.queue or self.rows:
+            started = time.perf_counter()
+            if new := self._taken(size - len(self.rows)) if batch.joins or not self.rows else []:
+                batch.join(new)
+                held.join(new, self.device)
+            ids = choose(batch.logits(), held, self.decoding, [row.generator for row in self.rows])
+            held.add(ids)
+            batch.add(ids)
+            self._append(ids.tolist(), time.perf_counter() - started)
+            self._close_up(batch, held)
+
+    def begin_again(self) -> None:
+        """Let the rows under way wait once more: their tokens are made anew, the same ones."""
+        self.queue.extendleft(row.index for row in reversed(self.rows) if not row.finish_reason)
+        self.rows = []
+
+    def _taken(self, free: int) -> list[list[int]]:
+        """The prompts of rows that join: as many as are free, and may be read in one step."""
+        taken: list[list[int]] = []
+        while self.queue and len(taken) < free:
+            prompt = self.prompts[self.queue[0]]
+            if taken and sum(map(len, taken)) + len(prompt) > READ_TOKENS:
+                break
+            index = self.queue.popleft()
+            self.rows.append(_Row(index, generator_of(self.decoding, self.keys[index])))
+            taken.append(prompt)
+        return taken
+
+    def _append(self, ids: list[int], seconds: float) -> None:
+        """A token for each row that has not ended; the replies of those that end with it."""
+        going = [(row, token) for row, token in zip(self.rows, ids, strict=True) if not row.finish_reason]
+        for row, token in going:
+            row.seconds += seconds / len(going)
+            if token in self.stops:
+                row.finish_reason = "stop"
+            else:
+                row.tokens.append(token)
+                row.finish_reason = "length" if len(row.tokens) >= self.decoding.max_new_tokens else None
+            if row.finish_reason:
+                self._report(row, row.finish_reason)
+
+    def _report(self, row: _Row, finish_reason: Literal["stop", "length"]) -> None:
+        text = str(self.chat.tokenizer.decode(row.tokens, skip_special_tokens=True)).strip()
+        prompt_tokens = len(self.prompts[row.index])
+        self.on_reply(row.index, Reply(text, finish_reason, prompt_tokens, len(row.tokens), round(row.seconds, 3)))
+
+    def _close_up(self, batch: Batch, held: Held) -> None:
+        """Let rows that have ended go; the last rows take their places."""
+        going = [row.finish_reason is None for row in self.rows]
+        if all(going) or (any(going) and not batch.can_keep):
+            return
+        order = closed_up(going)
+        self.rows = [self.rows[i] for i in order]
+        batch.keep(order)
+        held.keep(order)
 
 
-class Batch:
-    """Rows of tokens that a model goes on with together, padded on the left, and what it keeps of them.
-
-    `ids`, `mask`: (rows, tokens). The model makes the cache that suits it.
-    """
-
-    def __init__(self, model: Any, prompts: Sequence[list[int]], pad_id: int) -> None:
-        self.model = model
-        self.ids, self.mask = _pad_left(prompts, pad_id, model.device)
-        self._new = self.ids
-        self._positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        self._cache: Any = None
-        # State-space models keep no keys and values.
-        self._kept_as = "cache_params" if _keeps_states(model) else "past_key_values"
-        # An index copies the states together: a slice of them times a frozen output layer makes torch copy that layer
-        # once a row.
-        self._last = torch.tensor([-1], device=model.device)
-
-    def logits(self) -> Tensor:
-        """The scores of each row's next token, (rows, vocabulary), in float32."""
-        output = self.model(
-            input_ids=self._new,
-            attention_mask=self.mask,
-            position_ids=self._positions,
-            use_cache=True,
-            logits_to_keep=self._last,
-            **({self._kept_as: self._cache} if self._cache is not None else {}),
-        )
-        self._cache = output[self._kept_as]
-        return cast(Tensor, output.logits[:, -1].float())
-
-    def add(self, ids: Tensor) -> None:
-        """One more token for each row, (rows,)."""
-        self._new = ids[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], dim=1)
-        self._positions = self._positions[:, -1:] + 1
-
-    @property
-    def can_keep(self) -> bool:
-        """Whether rows can be let go: states of linear attention cannot be told apart by row."""
-        return all(hasattr(layer, "batch_select_indices") for layer in getattr(self._cache, "layers", ()))
-
-    def keep(self, rows: Tensor) -> None:
-        """Let all other rows go."""
-        self._new, self.mask, self._positions = self._new[rows], self.mask[rows], self._positions[rows]
-        self._cache.batch_select_indices(rows)
+def closed_up(going: Sequence[bool]) -> list[int]:
+    """Which row stands where once those that do not go on are let go: as few as can be move."""
+    kept = [i for i, on in enumerate(going) if on]
+    late = [i for i in kept if i >= len(kept)]
+    return [i if going[i] else late.pop() for i in range(len(kept))]
 
 
-def _keeps_states(model: Any) -> bool:
-    return "cache_params" in inspect.signature(model.forward).parameters
+def _prefix(chat: ChatFormat) -> list[int]:
+    """The tokens that every prompt of one turn begins with, where reading them once is worth it."""
+    first, other = (chat.encode_prompt([{"role": "user", "content": text}]) for text in ("a", "b"))
+    alike = [one for one, _ in takewhile(lambda two: two[0] == two[1], zip(first, other, strict=False))]
+    return alike if len(alike) >= SHARED_TOKENS else []
+
+
+def _rows_that_fit(model: Any, tokens: int) -> int:
+    """How many rows of so many tokens can keep their keys and values in half of the memory that is free."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * heads * size * tokens * model.dtype.itemsize
+    return max(1, free_memory(Placement(model.device.type, "", "")) // 2 // row)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def ends_of(model: Any) -> set[int]:
@@ -136,73 +225,3 @@ def ends_of(model: Any) -> set[int]:
     config = getattr(model, "generation_config", None)
     ends: Any = getattr(config, "eos_token_id", None)
     return set(ends if isinstance(ends, list | tuple) else [ends]) - {None}
-
-
-def _append(
-    row: _Row, token: int, stopped: bool, chat: ChatFormat, decoding: Decoding, on_reply: Callable[[int, Reply], None]
-) -> bool:
-    """Add a token to a row, unless it ends the reply; report the reply and return False when it has ended."""
-    if not stopped:
-        row.tokens.append(token)
-    if not stopped and len(row.tokens) < decoding.max_new_tokens:
-        return True
-    text = str(chat.tokenizer.decode(row.tokens, skip_special_tokens=True)).strip()
-    on_reply(row.index, Reply(text, "stop" if stopped else "length", len(row.prompt), len(row.tokens)))
-    return False
-
-
-def choose(logits: Tensor, decoding: Decoding, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """Next tokens (rows,) from penalised logits (rows, vocabulary)."""
-    if decoding.strategy == "greedy":
-        return logits.argmax(dim=-1)
-    chosen = [_sample(row, decoding, generator) for row, generator in zip(logits.cpu(), generators, strict=True)]
-    return torch.tensor(chosen, device=logits.device)
-
-
-def _sample(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> int:
-    """One token by nucleus sampling (Holtzman et al. 2020): the smallest set of tokens that holds `top_p`."""
-    probabilities, tokens = (logits / decoding.temperature).softmax(dim=-1).sort(descending=True)
-    outside = probabilities.cumsum(dim=-1) - probabilities >= decoding.top_p
-    probabilities[outside] = 0.0
-    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def _generator(decoding: Decoding, key: str) -> torch.Generator | None:
-    if decoding.strategy == "greedy":
-        return None
-    digest = hashlib.sha256(f"{decoding.seed}/{key}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-class _Seen:
-    """Which tokens each row has held, for the repetition penalty of CTRL (Keskar et al. 2019, section 4.1).
-
-    Tokens that end a reply are exempt: the user's turn holds them already, and a penalised reply would run on.
-    """
-
-    def __init__(self, ids: Tensor, mask: Tensor, penalty: float, stop_ids: frozenset[int]) -> None:
-        self.penalty = penalty
-        exempt = torch.isin(ids, torch.tensor(sorted(stop_ids), device=ids.device)) | (mask == 0)
-        exempt[:, -1] = False
-        self.ids = ids.masked_fill(exempt, -1)
-
-    def add(self, ids: Tensor) -> None:
-        self.ids = torch.cat([self.ids, ids], dim=1)
-
-    def keep(self, rows: Tensor) -> None:
-        self.ids = self.ids[rows]
-
-    def penalise(self, logits: Tensor) -> Tensor:
-        if self.penalty == 1.0:
-            return logits
-        # Padding points at the row's newest token, which is penalised anyway: the write is the same value twice.
-        held = torch.where(self.ids >= 0, self.ids, self.ids[:, -1:])
-        scores = logits.gather(1, held)
-        return logits.scatter(1, held, torch.where(scores < 0, scores * self.penalty, scores / self.penalty))
-
-
-def _pad_left(rows: Sequence[list[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlift.generation.engine import Batch
+from xlift.generation.engine import answering
 from xlift.tuning.proof import Claim, equal, probe_ids, refuse
 
 
@@ -39,11 +39,15 @@ def prove_answering(model: Any, batch_size: int) -> None:
 
 def _scores(model: Any, prompts: list[list[int]], goes_on: list[int]) -> Tensor:
     """The scores of the last prompt's next tokens, `goes_on` being those that come; the others end after one."""
-    batch = Batch(model, prompts, 0)
-    found = [batch.logits()[-1]]
-    for token in goes_on:
-        batch.add(torch.full((len(batch.mask),), token, device=model.device))
-        if len(batch.mask) > 1 and len(found) == 1 and batch.can_keep:
-            batch.keep(torch.tensor([len(batch.mask) - 1], device=model.device))
-        found.append(batch.logits()[-1])
+    with answering(model) as batch_of:
+        batch = batch_of([])
+        batch.join(prompts)
+        rows = len(prompts)
+        found = [batch.logits()[-1]]
+        for token in goes_on:
+            batch.add(torch.full((rows,), token, device=model.device))
+            if rows > 1 and len(found) == 1 and batch.can_keep:
+                batch.keep([rows - 1])
+                rows = 1
+            found.append(batch.logits()[-1])
     return torch.stack(found)

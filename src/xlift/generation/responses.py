@@ -136,6 +136,7 @@ def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Check
         "finish_reason": reply.finish_reason,
         "prompt_tokens": reply.prompt_tokens,
         "new_tokens": reply.new_tokens,
+        "seconds": reply.seconds,
         "signature": checkpoint.signatures[prompt["id"]],
     }
     return {**prompt, **made}

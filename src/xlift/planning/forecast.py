@@ -357,25 +357,26 @@ def _probe_training(
 
 
 def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Probing) -> dict[str, float]:
-    """Times of one batch of prompts: the first pass reads them, each later one adds a token to every reply."""
-    brief = decoding.model_copy(update={"max_new_tokens": NEW_TOKENS})
+    """Times of one batch of prompts: one token of each reply, with what comes before it, and several."""
     keys = [str(number) for number in range(len(job.prompts))]
-    passes, made = list[float](), list[int]()
+    made: list[int] = []
 
     def count(index: int, reply: Reply) -> None:
         made.append(reply.new_tokens)
 
-    decode(model, chat, job.prompts[:1], keys[:1], brief, count)
-    made.clear()
-    hook = model.register_forward_pre_hook(lambda module, inputs: passes.append(time.monotonic()))
-    _, whole = _timed(lambda: decode(model, chat, job.prompts, keys, brief, count))
-    hook.remove()
-    reading = passes[1] - passes[0] if len(passes) > 1 else whole
+    def answer(tokens: int, prompts: int | None = None) -> None:
+        made.clear()
+        brief = decoding.model_copy(update={"max_new_tokens": tokens})
+        decode(model, chat, job.prompts[:prompts], keys[:prompts], brief, count)
+
+    answer(1, prompts=1)
+    _, reading = _timed(lambda: answer(1))
+    _, whole = _timed(lambda: answer(NEW_TOKENS))
     pairs = margin_pairs(job.languages)[:PAIRS]
     _, margins = _timed(lambda: language_margins(model, chat, pairs))
     return {
         "prompt_token": reading / sum(len(prompt) for prompt in job.prompts),
-        "new_token": (whole - reading) / max(1, sum(made) - len(job.prompts)),
+        "new_token": max(0.0, whole - reading) / max(1, sum(made) - len(job.prompts)),
         "pair": margins / max(1, len(pairs)),
     }
 

@@ -373,8 +373,8 @@ class Decoding(Settings):
     checkpoints: Literal["last", "all"] | list[Annotated[int, Field(ge=1)]] = "last"
     """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
     batch_size: int = Field(48, ge=1)
-    """Prompts decoded together. In float32 it does not change responses; in bfloat16 and float16 sums are rounded
-    otherwise in batches of another size, and some responses change."""
+    """Prompts decoded together, fewer where memory is short. On a CPU it does not change responses; on a GPU in half
+    precision sums are rounded otherwise in batches of another size, and some responses change."""
 
     @property
     def signature(self) -> str:

@@ -1,0 +1,238 @@
+"""Rows that come and go at any step: what continuous batching keeps of each, and how they attend.
+
+One forward pass takes a token of every row under way and the whole prompts of rows that join, one after the other in a
+single line without padding. The keys and values of a row lie from the first slot on, so that no sum of its attention
+depends on the rows beside it; layers with a sliding window keep that many slots and write over the oldest. What all
+prompts begin with, the system prompt for instance, is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, Cache
+
+from xlift.tuning.attention import BY_LENGTHS
+
+BLOCK = 64
+"""Slots are made and attended to in blocks of so many: further ones are empty and add nothing to a sum."""
+ATTENTION = "xlift_slots"
+
+
+class _Segment(NamedTuple):
+    """The tokens of a joining row: where they lie in the line, and how many before them were read already."""
+
+    row: int
+    start: int
+    end: int
+    shared: int
+
+
+def may_have_slots(model: Any) -> bool:
+    """Whether the model attends through the library's attention interface alone, as far as it says."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return bool(
+        getattr(model, "_supports_attention_backend", False)
+        and model.config._attn_implementation in ("sdpa", BY_LENGTHS)
+        and kinds <= {"full_attention", "sliding_attention"}
+    )
+
+
+@contextmanager
+def slot_attention(model: Any) -> Iterator[None]:
+    """While it lasts, the model's layers attend to what `Slots` keeps."""
+    before = model.config._attn_implementation
+    AttentionInterface.register(ATTENTION, _attention)
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    slots, layer = key.slots  # type: ignore[attr-defined]
+    return slots.attend(layer, query[0], key[0], value[0], scaling, more.get("sliding_window"))[None], None
+
+
+class Slots(Cache):
+    """Rows of tokens that a model goes on with together; `prefix` are tokens that prompts may begin with."""
+
+    joins = True
+    can_keep = True
+
+    def __init__(self, model: Any, prefix: list[int]) -> None:
+        super().__init__(layers=[])
+        self.model = model
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (rows, heads, slots, dimension)
+        self._lengths: list[int] = []
+        self._joining: list[list[int]] = []
+        self._new = torch.empty(0, dtype=torch.long, device=model.device)
+        self._prefix: list[int] = []
+        self._shared: dict[int, tuple[Tensor, Tensor]] = {}
+        if prefix:
+            self.join([prefix])
+            self.logits()
+            self._lengths, self._prefix = [], prefix
+
+    def join(self, prompts: Sequence[list[int]]) -> None:
+        """More rows; their prompts are read with the next `logits`."""
+        self._joining = list(prompts)
+
+    def logits(self) -> Tensor:
+        """The scores of each row's next token, (rows, vocabulary): rows under way first, then those that join."""
+        device, going = self.model.device, len(self._lengths)
+        ids, positions, ends = self._line()
+        self._places = torch.tensor(self._lengths, device=device)
+        self._rows = torch.arange(going, device=device)
+        self._masks: dict[int, Tensor] = {}
+        output = self.model(
+            input_ids=torch.cat([self._new, torch.tensor(ids, dtype=torch.long, device=device)])[None],
+            position_ids=torch.tensor([positions], device=device),
+            past_key_values=self,
+            use_cache=True,
+            logits_to_keep=torch.tensor(ends, device=device),
+        )
+        self._lengths = [length + 1 for length in self._lengths] + [len(prompt) for prompt in self._joining]
+        self._joining = []
+        return cast(Tensor, output.logits[0])
+
+    def _line(self) -> tuple[list[int], list[int], list[int]]:
+        """The joining rows' tokens, and of all: the positions, and where each row ends in the line."""
+        ids: list[int] = []
+        going = len(self._lengths)
+        positions, ends = list(self._lengths), list(range(going))
+        self._segments: list[_Segment] = []
+        for number, prompt in enumerate(self._joining):
+            count = len(self._prefix)
+            shared = count if count < len(prompt) and prompt[:count] == self._prefix else 0
+            start = going + len(ids)
+            ids += prompt[shared:]
+            positions += range(shared, len(prompt))
+            self._segments.append(_Segment(going + number, start, going + len(ids), shared))
+            ends.append(going + len(ids) - 1)
+        longest = max([length + 1 for length in self._lengths] + [len(prompt) for prompt in self._joining])
+        self._width = -(-longest // BLOCK) * BLOCK
+        return ids, positions, ends
+
+    def add(self, ids: Tensor) -> None:
+        """One more token for each row, (rows,)."""
+        self._new = ids
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Let all rows go but these, which stand in this order from now on."""
+        moved = [(to, row) for to, row in enumerate(order) if to != row]
+        if moved:
+            to, row = torch.tensor(moved, device=self.model.device).unbind(1)
+            for kept in self._kept.values():
+                for states in kept:
+                    states[to] = states[row]
+        self._lengths = [self._lengths[row] for row in order]
+        self._new = self._new[torch.tensor(order, dtype=torch.long, device=self.model.device)]
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Called by each layer before it attends, with (1, heads, tokens, dimension)."""
+        key_states.slots = (self, layer_idx)  # type: ignore[attr-defined]
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions are given with every call."""
+        return 0
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
+    ) -> Tensor:
+        """What each token of the line sees: (tokens, heads, dimension); query, key, value are (heads, tokens, …)."""
+        keys, values = self._room(layer, key, value, window)
+        seen = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+        if going := len(self._lengths):
+            seen[:going] = self._step(query[:, :going], key[:, :going], value[:, :going], keys, values, scaling)
+        for row, start, end, shared in self._segments:
+            own_keys, own_values = key[:, start:end], value[:, start:end]
+            if layer not in self._shared:  # the first row is the prefix, or nothing that others need
+                self._shared[layer] = (own_keys.clone(), own_values.clone())
+            elif shared:
+                before = self._shared[layer]
+                own_keys, own_values = torch.cat([before[0], own_keys], 1), torch.cat([before[1], own_values], 1)
+            _store(keys[row], own_keys)
+            _store(values[row], own_values)
+            seen[start:end] = _read(query[:, start:end], own_keys, own_values, scaling, window)
+        return seen
+
+    def _step(
+        self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scaling: float | None
+    ) -> Tensor:
+        """One token of each row under way, after it is kept: heads that share keys are asked together."""
+        (heads, going, size), slots = query.shape, keys.shape[2]
+        places = self._places % slots
+        keys[self._rows, :, places] = key.transpose(0, 1)
+        values[self._rows, :, places] = value.transpose(0, 1)
+        used = min(slots, self._width)
+        asked = query.transpose(0, 1).reshape(going, len(key), heads // len(key), size)
+        mask = self._mask(used, query.dtype)[:, None, None].expand(-1, -1, asked.shape[2], -1)
+        found = F.scaled_dot_product_attention(
+            asked, keys[:going, :, :used], values[:going, :, :used], mask, scale=scaling
+        )
+        return found.reshape(going, heads, -1)
+
+    def _mask(self, slots: int, dtype: torch.dtype) -> Tensor:
+        """What each row may see of so many slots, (rows, slots): once it has gone round a window, all of them."""
+        if slots not in self._masks:
+            hidden = torch.arange(slots, device=self._places.device) > self._places[:, None]
+            self._masks[slots] = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, float("-inf"))
+        return self._masks[slots]
+
+    def _room(self, layer: int, key: Tensor, value: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, with room for all rows and for what they hold after this step."""
+        rows, slots = len(self._lengths) + len(self._joining), min(self._width, window or self._width)
+        kept = self._kept.get(layer)
+        if kept is None or kept[0].shape[0] < rows or kept[0].shape[2] < slots:
+            before = kept or (None, None)
+            kept = _grown(before[0], key, rows, slots), _grown(before[1], value, rows, slots)
+            self._kept[layer] = kept
+        return kept
+
+
+def _grown(states: Tensor | None, like: Tensor, rows: int, slots: int) -> Tensor:
+    """Room for so many rows and slots that holds what there was; empty slots are zeros: they are multiplied by 0."""
+    if states is None:
+        return like.new_zeros(rows, len(like), slots, like.shape[2])
+    rows, slots = max(rows, states.shape[0]), max(slots, states.shape[2])
+    made = like.new_zeros(rows, len(like), slots, like.shape[2])
+    made[: states.shape[0], :, : states.shape[2]] = states
+    return made
+
+
+def _store(slots: Tensor, states: Tensor) -> None:
+    """Keep a row's states, (heads, tokens, dimension), in its slots: the last ones where there are fewer slots."""
+    length, room = states.shape[1], slots.shape[1]
+    first = max(0, length - room)
+    slots[:, torch.arange(first, length, device=slots.device) % room] = states[:, first:]
+
+
+def _read(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    """What the last tokens of a row see of it, (tokens, heads, dimension)."""
+    tokens, length = query.shape[1], key.shape[1]
+    mask = None
+    if tokens < length or (window and length > window):
+        behind = torch.arange(length - tokens, length, device=key.device)[:, None] - torch.arange(
+            length, device=key.device
+        )
+        mask = (behind >= 0) & (behind < (window or length))
+    found = F.scaled_dot_product_attention(
+        query[None], key[None], value[None], mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+    )
+    return found[0].transpose(0, 1)

@@ -1,0 +1,118 @@
+"""Continuous batching: what a row says is its prompt's alone, whatever comes and goes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from architectures import build
+from conftest import build_tokenizer
+
+from xlift.generation.choosing import Held, choose
+from xlift.generation.engine import Reply, closed_up, decode
+from xlift.study.settings import Decoding
+from xlift.tuning.templates import ChatFormat, chat_format
+
+FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral"]
+TEXTS = ["Why?", "Why is the sky blue, light? " * 2, "light", "Почему небо голубое? Свет " * 2, "a", "b c d"]
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatFormat:
+    return chat_format(build_tokenizer(), "plain")
+
+
+@pytest.fixture(scope="module")
+def model_of() -> Any:
+    made: dict[tuple[str, torch.dtype], Any] = {}
+
+    def model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+        if (name, dtype) not in made:
+            made[name, dtype] = build(name, attn_implementation="sdpa").to(dtype).requires_grad_(False)
+        return made[name, dtype]
+
+    return model
+
+
+def answers(
+    model: Any, chat: ChatFormat, which: Sequence[int] = range(len(TEXTS)), **settings: Any
+) -> dict[int, Reply]:
+    prompts = [chat.encode_prompt([{"role": "user", "content": TEXTS[i]}]) for i in which]
+    found: dict[int, Reply] = {}
+    decoding = Decoding(**({"max_new_tokens": 12} | settings))
+    decode(
+        model, chat, prompts, [TEXTS[i] for i in which], decoding, lambda at, reply: found.update({which[at]: reply})
+    )
+    return found
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_replies_in_places_that_are_filled_again_are_those_of_generate(
+    name: str, penalty: float, model_of: Any, chat: ChatFormat
+) -> None:
+    model = model_of(name)
+    for at, ours in answers(model, chat, batch_size=2, repetition_penalty=penalty).items():
+        ids = torch.tensor([chat.encode_prompt([{"role": "user", "content": TEXTS[at]}])])
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            repetition_penalty=penalty,
+            eos_token_id=sorted(chat.stop_ids),
+            pad_token_id=0,
+        )
+        assert ours.text == chat.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize(("name", "strategy"), [*((name, "greedy") for name in FAMILIES), ("llama", "sample")])
+def test_in_bfloat16_a_response_depends_on_its_prompt_alone(
+    name: str, strategy: str, model_of: Any, chat: ChatFormat
+) -> None:
+    model = model_of(name, torch.bfloat16)
+    alone = answers(model, chat, batch_size=1, strategy=strategy)
+    assert answers(model, chat, batch_size=4, strategy=strategy) == alone
+    # As when a study goes on with what was not answered yet.
+    left = [5, 1]
+    assert answers(model, chat, left, batch_size=2, strategy=strategy) == {i: alone[i] for i in left}
+
+
+def test_what_does_not_fit_into_memory_is_answered_in_smaller_batches(
+    model_of: Any, chat: ChatFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of("llama")
+    whole = answers(model, chat)
+
+    def full(_: Any, inputs: Any) -> None:
+        if inputs[0].shape[-2] > 4:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = model.lm_head.register_forward_pre_hook(full)
+    assert answers(model, chat) == whole
+    hook.remove()
+    assert "going on with 3 prompts at a time" in capsys.readouterr().err
+
+
+def test_the_model_is_given_back_as_it_was(model_of: Any, chat: ChatFormat) -> None:
+    model = model_of("gpt2", torch.bfloat16)
+    answers(model, chat, [0])
+    assert model.config._attn_implementation == "sdpa"
+    assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
+
+
+def test_last_rows_take_the_places_of_those_that_ended() -> None:
+    assert closed_up([True, False, True, False, True, True]) == [0, 5, 2, 4]
+    assert closed_up([False, False]) == []
+
+
+@pytest.mark.parametrize("size", [1024, 1000])
+def test_the_choice_in_bfloat16_is_that_in_float32_where_scores_are_equal_too(size: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = (torch.randn(8, size, generator=generator) * 2).round().bfloat16()
+    held = Held(1.2, frozenset())
+    held.join([torch.randint(0, size, (20,), generator=generator).tolist() for _ in range(8)], logits.device)
+    wanted = logits.float().scatter(1, held.ids, held.penalised(logits)).argmax(dim=1)
+    assert torch.equal(choose(logits.clone(), held, Decoding(), [None] * 8), wanted)
