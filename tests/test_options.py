@@ -26,13 +26,13 @@ from xlift.study.study import load_study
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 MODES: dict[str, Modes] = {
     **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
+    "check": studies._CHECK,
     "diagnose": models._DIAGNOSE,
     "translate": data._TRANSLATE,
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
     "run": {"out", "offline", "skip_unfit"},
-    "check": {"out", "offline", "skip_unfit", "probe"},
     "train": {"out", "offline", "skip_unfit"},
     "generate": {"out", "offline"},
     "report": {"out", "format_"},

@@ -42,8 +42,12 @@ def run(
     print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline))
 
 
+_CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe"}, "STUDY --gpus": {"gpus", "offline"}}
+
+
 @app.command()
 def check(
+    context: typer.Context,
     study: StudyFile,
     overrides: Overrides = None,
     out: Out = None,
@@ -53,6 +57,7 @@ def check(
     gpus: Annotated[bool, typer.Option("--gpus", help="Only tell what it takes on GPUs; wants no weights.")] = False,
 ) -> None:
     """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
+    refuse_others(context, "STUDY --gpus" if gpus else "STUDY", _CHECK)
     parsed, folder = study_of(study, skipping(overrides, skip_unfit), out)
     if gpus:
         from xlift.extras import require
