@@ -302,22 +302,35 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, weight: float) -> Itera
     try:
         with torch.no_grad():
             ids, layers = probe_ids(model, 12), _adapted(wrapped)
-            plain, apart = _scores(wrapped, layers, ids, weight)
-            for layer in layers:
-                target = _adapted_weight(layer)
+            # What is no plain LoRA has no scale to lower: its weights are drawn back themselves.
+            drawn = weight < 1 and _beyond_lora(wrapped, layers)
+            plain, apart = _scores(wrapped, layers, ids, 1 if drawn else weight)
+            for target, merged_weight in _merged_weights(wrapped, layers):
                 before.append((target, target.to("cpu", copy=True)))
-                target.copy_(target.float() + sum(layer.get_delta_weight(name) for name in layer.active_adapters))
+                target.copy_(torch.lerp(target.float(), merged_weight.float(), weight) if drawn else merged_weight)
             with wrapped.disable_adapter():
                 merged = wrapped(input_ids=ids, use_cache=False).logits
-        if _same(merged, plain, apart):
-            wrapped.unload()
+        if drawn or _same(merged, plain, apart):
+            unwrapped(wrapped)
         else:
             say(f"{adapter}: merged into the weights it gives other scores; it answers beside them, more slowly")
             take_back()
         yield
     finally:
         take_back()
-        wrapped.unload()
+        unwrapped(wrapped)
+
+
+def unwrapped(wrapped: Any) -> Any:
+    """Takes an adapter off: the base with its own modules, where PEFT would leave those that were trained whole."""
+    from peft.utils import ModulesToSaveWrapper
+
+    named = wrapped.base_model.model.named_modules()
+    own = {name: one.original_module for name, one in named if isinstance(one, ModulesToSaveWrapper)}
+    bare = wrapped.unload()
+    for name, module in own.items():
+        bare.set_submodule(name, module)
+    return bare
 
 
 def _check_adapter(wrapped: Any, folder: Path) -> None:
@@ -340,6 +353,32 @@ def _adapted(model: Any) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _beyond_lora(wrapped: Any, layers: list[Any]) -> bool:
+    """Whether an adapter changes more than by a sum of products: DoRA, modules trained whole."""
+    return any(getattr(layer, "lora_variant", None) for layer in layers) or bool(
+        wrapped.peft_config["default"].modules_to_save
+    )
+
+
+def _merged_weights(wrapped: Any, layers: list[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each weight that an adapter changes and what it becomes, in float32; one after the other, to spare memory."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for layer in layers:
+        target = _adapted_weight(layer)
+        changed = target.float()
+        for name in layer.active_adapters:
+            variant = getattr(layer, "lora_variant", {}).get(name)
+            # DoRA measures the length of the base's rows, which are still as they were.
+            changed = variant.merge_safe(layer, name, changed) if variant else changed + layer.get_delta_weight(name)
+        yield target, changed
+    for wrapper in wrapped.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            saved = wrapper.modules_to_save[wrapper.active_adapters[0]]
+            pairs = zip(wrapper.original_module.parameters(), saved.parameters(), strict=True)
+            yield from ((target.detach(), value.detach()) for target, value in pairs)
 
 
 def _adapted_weight(layer: Any) -> torch.Tensor:

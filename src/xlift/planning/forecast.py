@@ -34,7 +34,7 @@ from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt
 from xlift.study.settings import Adaptation, Decoding, RunConfig
-from xlift.tuning.adapters import with_adapters
+from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import LOSS_CHUNK
 from xlift.tuning.packing import split_micro_batches
@@ -141,6 +141,8 @@ def _size(path: str, revision: str | None, settings: str) -> Size:
         parameters, limits = sum(parameter.numel() for parameter in model.parameters()), limits_of(model)
         if adaptation.method == "lora":
             model = with_adapters(model, RunConfig(adaptation=adaptation))
+        else:
+            choose_layers(model, adaptation.layers)
     trains = adaptation.method != "none"
     trainable = [(name, one.numel()) for name, one in model.named_parameters() if one.requires_grad and trains]
     text = config.get_text_config()

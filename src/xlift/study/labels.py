@@ -17,7 +17,7 @@ from xlift.study.settings import FILLED_IN, UNTUNED, RunConfig, Source, flat, ki
 
 LONGEST = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""
-_OF_LORA = ("rank", "alpha", "dropout", "targets")
+_OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
 _OFF: dict[str, Any] = {"preference": 0, "swap": 0, "weight": 1, "remind": False, "heldout": 16}
 """Values that a label need not say: most runs have them."""
 _KEPT = "._=+-"
@@ -36,7 +36,7 @@ def _kinds(name: str, annotation: Any) -> dict[str, type]:
         inner = {key: kind for part, field in nested.items() for key, kind in _kinds(part, field.annotation).items()}
         return inner | {name: str}
     found = kinds_of(annotation)
-    return {name: next((kind for kind in (bool, float, int) if kind in found), str)}
+    return {name: str if str in found else next((kind for kind in (bool, float, int) if kind in found), str)}
 
 
 def run_settings(config: RunConfig) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     found = {path.rpartition(".")[2]: value for path, value in flat(config.model_dump(mode="json")).items()}
     del found["name"]
     found |= {"sources": " + ".join(map(_source_text, config.instructions.sources))}
-    found |= {"targets": _joined(config.adaptation.targets)}
+    found |= {name: _joined(found[name]) for name in ("targets", "modules_to_save", "layers")}
     found = {"model": found.pop("model"), "instructions": config.instructions.label} | found
     if config.untuned:
         return {name: value if name in UNTUNED else None for name, value in found.items()}
@@ -62,7 +62,7 @@ def _source_text(source: Source) -> str:
 
 
 def _joined(value: Any) -> Any:
-    return f"[{', '.join(value)}]" if isinstance(value, list) else value
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else value
 
 
 def run_labels(runs: Sequence[RunConfig]) -> list[str]:

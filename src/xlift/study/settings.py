@@ -189,6 +189,22 @@ class Adaptation(Settings):
     """LoRA dropout."""
     targets: str | list[str] = "all-linear"
     """LoRA target modules: `all-linear`, or names of layers."""
+    rslora: bool = False
+    """Multiply LoRA's update by alpha / √rank instead, so that high ranks learn as fast as low ones (rsLoRA)."""
+    dora: bool = False
+    """Learn the length of every row of the adapted weights, too (DoRA)."""
+    modules_to_save: list[str] = []
+    """Names of modules that are trained whole beside LoRA, such as `lm_head`."""
+    layers: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Which of the model's layers are tuned, by either method; all where it is not given: `first 4`, `last 4`,
+    `all-but-last 4`, or a list of their numbers from 0."""
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, layers: str | list[int] | None) -> str | list[int] | None:
+        if isinstance(layers, str) and not re.fullmatch(r"(first|last|all-but-last) [1-9]\d*", layers):
+            raise ValueError("layers are `first 4`, `last 4`, `all-but-last 4` or the like, or a list of numbers")
+        return sorted(set(layers)) if isinstance(layers, list) else layers
 
     @property
     def label(self) -> str:
@@ -295,7 +311,8 @@ class RunConfig(Settings):
         if self.model_sha256:
             settings["model"] = None
         if self.adaptation.method != "lora":
-            settings["adaptation"] = self.adaptation.method
+            parts = self.adaptation.model_dump(mode="json", exclude_defaults=True, include={"layers"})
+            settings["adaptation"] = {"method": self.adaptation.method, **parts} if parts else self.adaptation.method
         data = {key: value for key, value in settings.pop("instructions", {}).items() if key != "name"}
         if "sources" in data:
             data["sources"] = [{**one, "path": None} if "sha256" in one else one for one in data["sources"]]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xlift.errors import ModelError, nearest
 from xlift.hub import quiet
-from xlift.study.settings import RunConfig
+from xlift.study.settings import Adaptation, RunConfig
 
 
 def with_adapters(model: Any, config: RunConfig) -> Any:
@@ -22,13 +22,18 @@ def with_adapters(model: Any, config: RunConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     settings = config.adaptation
-    _check_targets(model, settings.targets)
+    _check_targets(model, settings)
+    kept_out = _other_layers(model, settings.layers)
     torch.manual_seed(config.seed)
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=settings.targets,
+        exclude_modules=kept_out,
+        modules_to_save=settings.modules_to_save or None,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
         task_type="CAUSAL_LM",
     )
     try:
@@ -41,18 +46,84 @@ def with_adapters(model: Any, config: RunConfig) -> Any:
         # PEFT keeps the found targets in a set, whose order differs from process to process.
         found.target_modules = sorted(found.target_modules)
     _in_one_step(adapted)
+    _in_float32(adapted)
     return adapted
 
 
-def _check_targets(model: Any, targets: str | list[str]) -> None:
+def choose_layers(model: Any, layers: str | list[int] | None) -> None:
+    """Lets only these of a model's layers be trained, and nothing outside of them; all of it where none are named.
+
+    Raises ModelError for layers that it does not have.
+    """
+    if layers is None:
+        return
+    other, (name, _) = _other_layers(model, layers), _layer_list(model)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key.startswith(f"{name}.") and not (other and re.fullmatch(other, key)))
+
+
+def _layer_list(model: Any) -> tuple[str, int]:
+    """The name of the list of a model's layers and how many there are, as in ("model.layers", 18)."""
+    count = model.config.get_text_config().num_hidden_layers
+    names = [name for name, one in model.named_modules() if isinstance(one, nn.ModuleList) and len(one) == count]
+    if not names:
+        raise ModelError("adaptation.layers: this model's layers are not known", "leave adaptation.layers out")
+    return names[0], count
+
+
+def _other_layers(model: Any, layers: str | list[int] | None) -> str | None:
+    """A pattern of the names in all layers but these: of 4 layers, `last 1` keeps out model.layers.0 to 2."""
+    if layers is None:
+        return None
+    name, count = _layer_list(model)
+    wanted = set(layers) if isinstance(layers, list) else _counted(layers, count)
+    if not wanted or not wanted <= set(range(count)):
+        raise ModelError(
+            f"adaptation.layers: {layers!r} of a model that has {count} layers", f"their numbers are 0 to {count - 1}"
+        )
+    others = [str(number) for number in range(count) if number not in wanted]
+    return rf"{re.escape(name)}\.({'|'.join(others)})\..*" if others else None
+
+
+def _counted(layers: str, count: int) -> set[int]:
+    """Of 4 layers, `first 1` is 0, `last 1` is 3, `all-but-last 1` are 0 to 2."""
+    kind, _, number = layers.partition(" ")
+    k = int(number)
+    return set({"first": range(k), "last": range(count - k, count), "all-but-last": range(count - k)}[kind])
+
+
+def _in_float32(adapted: Any) -> None:
+    """Modules that are trained whole learn in float32, as adapters do: steps of bfloat16 are too coarse to learn by."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for wrapper in adapted.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            module = wrapper.modules_to_save["default"].float()
+            dtype = next(wrapper.original_module.parameters()).dtype
+            module.register_forward_pre_hook(lambda _, given: tuple(_cast(one, torch.float32) for one in given))
+            module.register_forward_hook(lambda _, given, made, dtype=dtype: _cast(made, dtype))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _check_targets(model: Any, settings: Adaptation) -> None:
     """Raises ModelError for a target that is not there, or whose adapter would change two layers when it is merged."""
+    _check_names(model, settings.targets, "targets")
+    _check_names(model, settings.modules_to_save, "modules_to_save")
+
+
+def _check_names(model: Any, targets: str | list[str], setting: str) -> None:
     modules = dict(model.named_modules())
     wanted = [] if isinstance(targets, str) else targets
     unknown = [name for name in wanted if not any(one == name or one.endswith(f".{name}") for one in modules)]
     if unknown:
-        linear = {name.split(".")[-1] for name, one in modules.items() if isinstance(one, torch.nn.Linear)}
-        problems = [f"adaptation.targets: the model has no layer '{name}'; {nearest(name, linear)}" for name in unknown]
-        raise ModelError(problems, "name layers, or set adaptation.targets to all-linear")
+        kinds = nn.Linear if setting == "targets" else nn.Module
+        names = {name.split(".")[-1] for name, one in modules.items() if isinstance(one, kinds)} - {""}
+        where = f"adaptation.{setting}: the model has no layer"
+        hint = "name layers" + (", or set adaptation.targets to all-linear" if setting == "targets" else "")
+        raise ModelError([f"{where} '{name}'; {nearest(name, names)}" for name in unknown], hint)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and getattr(head, "weight", None) is getattr(embeddings, "weight", 0)
     shared = [name for name, one in modules.items() if (one is head or one is embeddings) and tied]
@@ -61,7 +132,7 @@ def _check_targets(model: Any, targets: str | list[str]) -> None:
     for name in shared if targets != "all-linear" else []:
         if any(re.fullmatch(pattern, name) for pattern in patterns):
             raise ModelError(
-                f"adaptation.targets: '{name}' shares its weights ({', '.join(shared)}): merging would change both",
+                f"adaptation.{setting}: '{name}' shares its weights ({', '.join(shared)}): merging would change both",
                 f"leave '{name}' out, or take full fine-tuning",
             )
 

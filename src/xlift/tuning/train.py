@@ -26,11 +26,11 @@ from xlift.disk import JsonlWriter, encode_record, write_atomic
 from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError
 from xlift.hub import Located
 from xlift.memory import peak_memory, reset_peak_memory
-from xlift.models import KeptBase, Placement, load_model, load_tokenizer
+from xlift.models import KeptBase, Placement, load_model, load_tokenizer, unwrapped
 from xlift.progress import progress, say
 from xlift.records import Conversation, Logged, fingerprint, read_records
 from xlift.study.settings import DEFAULT_STEPS, RunConfig
-from xlift.tuning.adapters import with_adapters
+from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
 from xlift.tuning.limits import beyond, limits_of
@@ -153,13 +153,14 @@ def prepared_model(
         kept.let_go()
         model: Any = load_model(base.path, placement, base.revision, fp32=True)
         use_lengths(model)
+        choose_layers(model, config.adaptation.layers)
         yield _recomputing(model, config).train()
         return
     with kept.lent(base, placement) as frozen:
         use_lengths(frozen)
         model = with_adapters(frozen, config)
         yield _recomputing(model, config).train()
-        bare = model.unload()
+        bare = unwrapped(model)
         if attends_by_lengths(bare):
             forget_lengths(bare)
         if config.gradient_checkpointing:
