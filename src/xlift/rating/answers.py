@@ -28,7 +28,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 3
+VERSION = 4
 MAX_OCCURRENCES = 5000  # A reply that says the same more often says nothing new.
 
 # What a language attaches to a word. Korean: after a final consonant, after a vowel, after either.
@@ -317,9 +317,15 @@ _CHOICE = re.compile(
 )
 
 
+# The fraction of a bare number; a month or a date may follow a year: 1969.07, 1969.7.20.
+_FRACTION = re.compile(r"\.(?!(?:0[1-9]|1[0-2])(?!\d)|\d{1,2}\. ?\d)\d*[1-9]")
+
+
 # e.g. en ["2"]: "Two hundred, so 2 hundred." → 0
 # e.g. en ["5"]: "The temperature is -5 degrees." → 0
 # e.g. en ["1500"]: "It is 1,500.75." → 0
+# e.g. en ["1500"]: "It is 1500.75." → 0
+# e.g. ja ["1969"]: "1969.7.20です。" → 2
 # e.g. en ["A"]: "A good answer would be B." → 0
 # e.g. en ["A"]: "The answer is A because of the rain." → 2
 # e.g. ja ["京都"]: "首都は東京都です。" → 0
@@ -334,6 +340,8 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
             return False
         if re.fullmatch(r"\d+(?:[,' ٬]\d+)+", found) and re.match(r"\.\d*[1-9]", after):
             return False  # thousands of a fraction; behind a bare year a point may lead to the month
+        if re.fullmatch(r"\d{4,}", found) and _FRACTION.match(after):
+            return False
         if re.search(r"\d ?[,、] ?$", before) and re.match(r" ?[,、] ?\d", after):
             return False
         many = rf" ?(?:[{_HAN_NUMERALS}백천만억%]|번째|째|番)| (?:{_NUMERALS}|{own})(?!\w)"
