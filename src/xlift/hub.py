@@ -38,6 +38,9 @@ class EmbeddedModel:
     parts: int
     sha256: str
     licence: str
+    licence_name: str
+    licence_link: str
+    """As the hub's cards call it."""
 
 
 EMBEDDED = {
@@ -46,6 +49,8 @@ EMBEDDED = {
         parts=4,
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms (repackaged by a third party)",
+        licence_name="gemma",
+        licence_link="https://ai.google.dev/gemma/terms",
     )
 }
 

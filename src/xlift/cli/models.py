@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -77,15 +77,42 @@ def chat(
     talk(model, system, max_new_tokens, offline)
 
 
+_EXPORT: Modes = {
+    "RUN": {"to", "step", "gguf", "push", "private", "offline"},
+    "RUN --adapter": {"to", "step", "adapter", "push", "private", "offline"},
+    "STUDY --data": {"to", "data", "push", "private"},
+}
+
+
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="RUN|STUDY", help="A run's folder; with --data a study.")],
     to: Annotated[Path, typer.Option(help="The folder to write, which is not there yet.")],
     step: Annotated[int | None, typer.Option(min=1, help="Of this checkpoint; the last where it is not given.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, not merged into its base.")] = False,
+    gguf: Annotated[
+        Literal["auto", "f32", "f16", "bf16", "q8_0"] | None,
+        typer.Option(help="Also one file for llama.cpp, with a Modelfile for Ollama."),
+    ] = None,
+    data: Annotated[bool, typer.Option("--data", help="The study's responses and ratings instead of weights.")] = False,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Also send it to this repository.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="The repository is private where it is new.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Write a run's weights for other tools, with the chat template and a card of what the study found."""
-    from xlift.export import export_run
+    """Write a run's weights for other tools, or a study's data, with a card of what was found."""
+    from xlift.export.push import checked_name, push_folder
 
-    print(f"exported: {export_run(run, to, step, adapter, offline)}")
+    refuse_others(context, "STUDY --data" if data else "RUN --adapter" if adapter else "RUN", _EXPORT)
+    repository = checked_name(push)
+    if data:
+        from xlift.export.dataset import export_data
+
+        made = export_data(Path(source), to)
+    else:
+        from xlift.export.weights import export_run
+
+        made = export_run(source, to, step, adapter, offline, gguf)
+    print(f"exported: {made}")
+    if repository:
+        print(f"pushed: {push_folder(made, repository, 'dataset' if data else 'model', private)}")

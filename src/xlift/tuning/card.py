@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from xlift.study.study import Study
 from xlift.workspace import RunFolder
 
 
@@ -35,9 +36,7 @@ def card_body(run: RunFolder, step: int, whole: bool, public: bool = False) -> s
     data = ", ".join(f"`{Path(source.path).name}` ({source.language})" for source in config.instructions.sources)
     how = "all weights" if config.adaptation.method == "full" else f"LoRA, rank {config.adaptation.rank}"
     model = _named(config.model, public)
-    told = config.model_dump(mode="json") | {"model": model}
-    for source in told["instructions"]["sources"]:
-        source["path"] = _named(source["path"], public)
+    told = _without_paths(config.model_dump(mode="json")) if public else config.model_dump(mode="json")
     settings = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     return (
         f"# {run.label}, step {step}\n\n"
@@ -47,6 +46,24 @@ def card_body(run: RunFolder, step: int, whole: bool, public: bool = False) -> s
         "The tokenizer carries the chat template that the model was tuned with.\n\n"
         f"## Settings\n\n```yaml\n{settings}```\n"
     )
+
+
+def public_settings(study: Study) -> str:
+    """A study's settings as YAML, without paths of this machine."""
+    told = _without_paths(study.model_dump(mode="json", exclude_defaults=True))
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _without_paths(told: Any) -> Any:
+    """Settings in which an absolute path is its last part; of a source's, as of a model's folder."""
+    if isinstance(told, dict):
+        return {name: _without_paths(one) for name, one in told.items()}
+    if isinstance(told, list):
+        return [_without_paths(one) for one in told]
+    if not isinstance(told, str) or "://" in told:
+        return told
+    kind, colon, path = told.partition(":")
+    return f"{kind}:{_named(path, True)}" if colon else _named(told, True)
 
 
 def _named(name: str, public: bool) -> str:

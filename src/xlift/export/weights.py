@@ -7,53 +7,74 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from xlift.chat import open_run
 from xlift.disk import temporary_path, write_atomic
 from xlift.errors import ConfigError, ModelError
+from xlift.export.card import export_card
+from xlift.export.gguf import GgufType, find_converter, write_gguf, write_modelfile
+from xlift.export.licence import keep_licence
 from xlift.generation.engine import ends_of
 from xlift.hub import quiet
-from xlift.report.reading import Material, language_name, material_of, share_rows
-from xlift.report.rows import ShareRow
-from xlift.tuning.card import card_body, card_head
 from xlift.tuning.proof import equal, probe_ids
 from xlift.tuning.templates import ChatFormat
-from xlift.workspace import RunFolder, find_run, find_study
+from xlift.workspace import RunFolder, find_run
 
 PROBED = 16
 """Tokens on which the weights that were written must give what those in memory give."""
 
 
-def export_run(name: str, to: Path, step: int | None = None, adapter: bool = False, offline: bool = False) -> Path:
+def export_run(
+    name: str,
+    to: Path,
+    step: int | None = None,
+    adapter: bool = False,
+    offline: bool = False,
+    gguf: GgufType | None = None,
+) -> Path:
     """Write a run's checkpoint (the last where no `step` is named) into the folder `to`, which must not be there yet.
 
     Whole weights in Hugging Face format, an adapter merged, or with `adapter` the adapter's files; with tokenizer, chat
-    template, every token that ends a reply, and README.md. Raises ConfigError, ModelError.
+    template, every token that ends a reply, README.md and what the base says of its licence; with `gguf` also as one
+    file of that type for llama.cpp, and a Modelfile for Ollama. Raises ConfigError, ModelError.
     """
+    converter = find_converter() if gguf else None
     run = find_run(name)
     step = _step_of(run, step)
     if adapter and (run.config.adaptation.method != "lora" or run.config.weight != 1):
         raise ConfigError(f"{name}: no adapter alone: its weights are {run.label}'s", "leave --adapter out")
+    with whole_folder(to) as folder:
+        if adapter:
+            shutil.copytree(run.checkpoint(step), folder)
+        else:
+            chat = _write_whole(run, step, folder, offline)
+            if gguf and converter:
+                write_modelfile(folder, write_gguf(folder, run.label, gguf, converter), chat)
+        licence = keep_licence(run, folder, offline)
+        write_atomic(folder / "README.md", export_card(run, step, not adapter, licence))
+    return to
+
+
+@contextmanager
+def whole_folder(to: Path) -> Iterator[Path]:
+    """A folder to write beside `to`, moved there at the end of the block, and gone where it fails.
+
+    Raises ConfigError where `to` holds something already.
+    """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to}: there is something already", "name a new folder")
     folder = temporary_path(to)
     try:
-        if adapter:
-            shutil.copytree(run.checkpoint(step), folder)
-        else:
-            _write_whole(run, step, folder, offline)
-        write_atomic(folder / "README.md", export_card(run, step, whole=not adapter))
+        yield folder
         if to.is_dir():
             to.rmdir()
         os.replace(folder, to)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return to
 
 
 def _step_of(run: RunFolder, step: int | None) -> int:
@@ -67,7 +88,7 @@ def _step_of(run: RunFolder, step: int | None) -> int:
     return there[-1] if step is None else step
 
 
-def _write_whole(run: RunFolder, step: int, folder: Path, offline: bool) -> None:
+def _write_whole(run: RunFolder, step: int, folder: Path, offline: bool) -> ChatFormat:
     import torch
 
     opened, chat = open_run(run, step, offline=offline)
@@ -79,6 +100,7 @@ def _write_whole(run: RunFolder, step: int, folder: Path, offline: bool) -> None
         with torch.no_grad():
             wanted = model(input_ids=ids, use_cache=False).logits
     _compare(folder, ids, wanted)
+    return chat
 
 
 def _name_ends(model: Any, chat: ChatFormat) -> None:
@@ -96,47 +118,3 @@ def _compare(folder: Path, ids: Any, wanted: Any) -> None:
         found = again.to(ids.device).eval()(input_ids=ids, use_cache=False).logits
     if not equal(found, wanted):
         raise ModelError(f"{folder.name}: what was written gives other scores than the run", "export it with --adapter")
-
-
-def export_card(run: RunFolder, step: int, whole: bool) -> str:
-    """README.md: how it was tuned, what the study found by language with intervals, and what it has not looked at."""
-    material = material_of(find_study(run.path.parent.parent))
-    rows = [row for row in share_rows(material, "test") if (row.id, row.step) == (run.id, step)]
-    head = card_head(run, whole, public=True) | ({"model-index": [_index(run, material, rows)]} if rows else {})
-    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-    return f"---\n{text}---\n\n{card_body(run, step, whole, public=True)}\n{_findings(material, rows)}"
-
-
-def _index(run: RunFolder, material: Material, rows: Sequence[ShareRow]) -> dict[str, Any]:
-    """The results in the form that the hub shows."""
-    data = {"name": f"prompts of the study {material.workspace.study.name}", "type": "xlift"}
-    results = [
-        {
-            "task": {"type": "text-generation"},
-            "dataset": data | {"config": row.language},
-            "metrics": [{"type": row.rater, "name": f"{row.facet}, {language_name(row.language)}", "value": row.mean}],
-        }
-        for row in rows
-        if row.mean is not None
-    ]
-    return {"name": run.label, "results": results}
-
-
-def _findings(material: Material, rows: Sequence[ShareRow]) -> str:
-    if not rows:
-        return "## Findings\n\nIts answers have not been rated.\n"
-    titles = {(scale.facet, scale.rater): scale.title for scale in material.scales}
-    lines = [
-        "| answers to test prompts | language | share | 95 % interval | rated | missing |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        share, interval = ("", "") if row.mean is None else (f"{row.mean:.0%}", f"{row.low:.0%} – {row.high:.0%}")
-        told = (titles[row.facet, row.rater], language_name(row.language), share, interval, row.rated, row.missing)
-        lines.append(f"| {' | '.join(map(str, told))} |")
-    asked = len({prompt.get("parallel_id", prompt["id"]) for prompt in material.prompts if prompt["split"] == "test"})
-    limits = (
-        f"From {asked} test requests a language; other languages and longer conversations were not looked at. "
-        "Shares by surface checks and judges are no proof that an answer is true or safe."
-    )
-    return "\n".join(["## Findings", "", *lines, "", limits, ""])

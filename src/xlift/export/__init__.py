@@ -1,0 +1,1 @@
+"""Runs and studies for other tools: weights, GGUF files, model cards, data sets, the hub."""
