@@ -29,7 +29,7 @@ def narrowed(study_file: Path, folder: Path) -> tuple[StudyFolder, RunFolder]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    there = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    there = [path for path in folder.rglob("*") if path.is_file() and path.name not in {".lock", "log.txt"}]
     return {str(path.relative_to(folder)): path.read_bytes() for path in there}
 
 

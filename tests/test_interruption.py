@@ -33,6 +33,7 @@ STUDY_FILES = {
     ".lock",
     "study.yaml",
     "prompts.jsonl",
+    "log.txt",
     "judge-NAME.jsonl",
     ".judge-NAME.jsonl.lock",
     "report/index.html",

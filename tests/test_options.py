@@ -32,15 +32,16 @@ MODES: dict[str, Modes] = {
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
-    "run": {"out", "offline", "skip_unfit"},
+    "init": {"model", "data", "languages", "compare", "size", "yes"},
+    "run": {"out", "offline", "skip_unfit", "as_json"},
     "train": {"out", "offline", "skip_unfit"},
     "generate": {"out", "offline"},
-    "report": {"out", "format_"},
+    "report": {"out", "format_", "as_json"},
     "agreement": {"as_json"},
     "compare": {"study", "rater", "split", "as_json"},
     "chat": {"system", "max_new_tokens", "offline"},
     "ls": {"as_json"},
-    "verify": set(),
+    "verify": {"as_json"},
 }
 """Options that apply however the command is asked."""
 WORDS = {

@@ -28,7 +28,7 @@ CPU = Placement("cpu", "float32", "test")
 
 def content(folder: Path) -> dict[str, str]:
     """Hash of every file that does not say when it was made, by its path without the run's hash."""
-    timed = {"manifest.json", "train.jsonl", "index.html"}
+    timed = {"manifest.json", "train.jsonl", "index.html", "log.txt"}
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")

@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 
 from xlift.disk import write_atomic
 from xlift.errors import DataError, ModelError, nearest
+from xlift.progress import VERBOSE
 from xlift.records import fingerprint
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -339,6 +340,9 @@ def quiet() -> Iterator[None]:
     """Loading bars and warnings of the model library off; errors still raise."""
     from transformers.utils import logging
 
+    if os.environ.get(VERBOSE):
+        yield
+        return
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

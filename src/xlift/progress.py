@@ -1,11 +1,15 @@
-"""Progress on stderr: a bar in a terminal, a line now and then where there is none."""
+"""Progress on stderr: a bar in a terminal, a line now and then where there is none; what is said is also logged."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
 from typing import Any, Protocol
 
 from xlift.errors import UserError, os_problem
@@ -22,9 +26,70 @@ class Progress(Protocol):
     def advance(self, amount: int = 1, note: str = "") -> None: ...
 
 
+QUIET = "XLIFT_QUIET"
+"""Environment variable that keeps progress and messages off the terminal, those of workers too (`xlift -q`)."""
+VERBOSE = "XLIFT_VERBOSE"
+"""The one that shows what libraries say, and where an error arose (`xlift -v`)."""
+EARLY_LINES = 10_000
+
+
 def say(text: str) -> None:
-    """A line for the person at the terminal, apart from results; without any secret."""
-    print(redacted(text), file=sys.stderr, flush=True)
+    """A line for the person at the terminal and for the study's log, apart from results; without any secret."""
+    logging.getLogger("xlift").info(redacted(text))
+    if not os.environ.get(QUIET):
+        print(redacted(text), file=sys.stderr, flush=True)
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        # A full disk ends the work with its own message, not with that of the log.
+        pass
+
+
+@contextmanager
+def kept_for_a_log(first: str) -> Iterator[None]:
+    """What is said before a study is open, and a first line, is kept for the log of the first that is."""
+    logger, kept = logging.getLogger("xlift"), MemoryHandler(EARLY_LINES, flushLevel=logging.CRITICAL + 1)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(kept)
+    logger.info(first)
+    try:
+        yield
+    finally:
+        logger.removeHandler(kept)
+
+
+@contextmanager
+def logged_in(path: Path) -> Iterator[None]:
+    """What is said until the block ends goes to the end of a file, each line with its time (UTC), and how it ends.
+
+    Where nothing is said, nothing is written.
+    """
+    logger, file = logging.getLogger("xlift"), _LogFile(path, encoding="utf-8", delay=True)
+    form = logging.Formatter("%(asctime)sZ %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    file.setFormatter(form)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    for one in [one for one in logger.handlers if isinstance(one, MemoryHandler)]:
+        one.setTarget(file)
+        one.flush()
+        # What comes now reaches the file by itself.
+        logger.removeHandler(one)
+    logger.addHandler(file)
+    try:
+        yield
+        if file.stream:
+            logger.info("done")
+    except BaseException as error:
+        said = error.problems if isinstance(error, UserError) else [f"{type(error).__name__}: {error}".rstrip(": ")]
+        for line in said:
+            logger.info(redacted(f"ended: {line}"))
+        raise
+    finally:
+        logger.removeHandler(file)
+        file.close()
+        logger.setLevel(before)
 
 
 def or_told(look: Callable[[], Any], otherwise: Any) -> Any:
@@ -56,7 +121,7 @@ class _Lines:
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
     """A progress display for `total` units, `done` of them already made; `advance` adds units and a note."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get(QUIET):
         yield _Lines(title, total, done)
         return
     from rich.console import Console

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from xlift.disk import encode_record, exclusive, remove_leftovers, write_atomic, written_part
 from xlift.errors import ConfigError, DataError
-from xlift.progress import or_told
+from xlift.progress import logged_in, or_told
 from xlift.records import read_json
 from xlift.study.labels import run_labels
 from xlift.study.settings import RunConfig
@@ -270,12 +270,13 @@ def _git_state() -> dict[str, Any] | None:
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time may write a study folder. Raises ConfigError if another one does.
 
-    The first of several workers locks for all; the others end with the block, since results are told by the first.
+    What is said meanwhile goes to log.txt. The first of several workers locks for all; the others end with the block,
+    since results are told by the first.
     """
     if not first_worker():
         yield
         raise SystemExit(0)
-    with alone(folder):
+    with alone(folder), logged_in(folder / "log.txt"):
         remove_leftovers(folder)
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from xlift.errors import ConfigError
 app = typer.Typer(
     help="Instruction-tune on English, answer in many languages, see what crosses over.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -28,6 +29,8 @@ Out = Annotated[Path | None, typer.Option(help="Study folder; results/<name> whe
 SkipUnfit = Annotated[
     bool, typer.Option("--skip-unfit", help="Leave out records that cannot be learned from, counted by reason.")
 ]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
 
@@ -76,16 +79,22 @@ def stage(name: str, study: Path, overrides: list[str] | None, out: Path | None,
     workspace = workspace_of(study, overrides, out)
     with locked(workspace.path):
         getattr(stages, name)(workspace, offline, **options)
-    print(f"{name.removesuffix('stage')} done: {workspace.path}")
+    print(f"{name.removesuffix('_stage')} done: {workspace.path}")
 
 
-def print_result(workspace: Any, path: Path | None = None) -> None:
+def print_result(workspace: Any, path: Path | None = None, as_json: bool = False) -> None:
+    """The table of the study's first rater, and where the report is."""
     from xlift.rating import RATERS
-    from xlift.report.page import result_table
+    from xlift.report.page import result_data, result_table
     from xlift.report.reading import material_of
     from xlift.terminal import aligned
 
-    table = [[RATERS[workspace.study.raters[0]].title, *workspace.study.prompts.languages]]
+    measure, report = RATERS[workspace.study.raters[0]].title, path or workspace.report / "index.html"
+    if as_json:
+        told = {"measure": measure, "runs": result_data(material_of(workspace)), "report": str(report)}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    table = [[measure, *workspace.study.prompts.languages]]
     table += [[run, *cells] for run, cells in result_table(material_of(workspace))]
     print(aligned(table))
-    print(f"\nreport: {path or workspace.report / 'index.html'}")
+    print(f"\nreport: {report}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import shlex
 import signal
 import sys
@@ -14,6 +16,7 @@ import typer
 from xlift.cli.common import app
 from xlift.errors import UserError, os_problem
 from xlift.extras import missing_extra
+from xlift.progress import QUIET, VERBOSE, kept_for_a_log
 from xlift.redaction import redacted
 
 INTERRUPTED = 130
@@ -33,16 +36,37 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Results and errors only, no progress; with any command.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Also the libraries' own messages, and where an error arose.")
+    ] = False,
 ) -> None:
-    pass
+    if quiet:
+        os.environ[QUIET] = "1"
+    if verbose:
+        os.environ[VERBOSE] = "1"
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("xlift").propagate = False
 
 
 def _end(error: UserError) -> NoReturn:
+    if os.environ.get(VERBOSE):
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr)
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
     if error.hint:
         print(f"try: {error.hint}", file=sys.stderr)
     sys.exit(2)
+
+
+# e.g. ["run", "s.yaml", "-q"] → ["-q", "run", "s.yaml"]
+def _anywhere(words: list[str]) -> list[str]:
+    """The words with what holds for every command in front of the command, wherever it was written."""
+    end = words.index("--") if "--" in words else len(words)
+    common = [word for word in words[:end] if word in {"-q", "--quiet", "-v", "--verbose"}]
+    return [*common, *(word for word in words[:end] if word not in common), *words[end:]]
 
 
 def main() -> None:
@@ -53,8 +77,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # Ended like by Ctrl-C, at the next record, with locks released and worker processes ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    typed = redacted(shlex.join(["xlift", *sys.argv[1:]]))
     try:
-        app()
+        with kept_for_a_log(typed):
+            app(_anywhere(sys.argv[1:]))
     except UserError as error:
         _end(error)
     except OSError as error:
@@ -66,8 +92,7 @@ def main() -> None:
         _end(known)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            again = redacted(shlex.join(["xlift", *sys.argv[1:]]))
-            print(f"stopped; what is done is kept. To go on: {again}", file=sys.stderr)
+            print(f"stopped; what is done is kept. To go on: {typed}", file=sys.stderr)
         raise
     except Exception:
         # A mistake of ours; what it says may hold a key.

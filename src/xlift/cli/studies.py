@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from xlift.cli.common import (
+    AsJson,
     Modes,
     Offline,
     Out,
@@ -29,17 +31,40 @@ from xlift.errors import ConfigError, UserError, raise_together
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("study.yaml"),
+    model: Annotated[str | None, typer.Option(help="Folder, hub id, or embedded:NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="Instructions: a file, hub:OWNER/NAME, or builtin.")] = None,
+    languages: Annotated[str | None, typer.Option(help="Of your users, separated by commas.")] = None,
+    compare: Annotated[str | None, typer.Option(help="rates, amounts, methods or nothing.")] = None,
+    size: Annotated[str | None, typer.Option(help="quick, usual or thorough.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given is as proposed.")] = False,
+) -> None:
+    """Write a first study file, with comments; asks what no option says."""
+    from xlift.study.new import QUESTIONS, Answers, write_first_study
+
+    given = {"model": model, "data": data, "languages": languages, "compare": compare, "size": size}
+    answers = Answers()._asdict() | {name: value for name, value in given.items() if value is not None}
+    for name in () if yes or not sys.stdin.isatty() else QUESTIONS:
+        if given[name] is None:
+            answers[name] = typer.prompt(QUESTIONS[name], default=answers[name], err=True)
+    written = shlex.quote(str(write_first_study(file, Answers(**answers))))
+    print(f"written: {file}\nnext: xlift check {written}\n      xlift run {written}")
+
+
+@app.command()
 def run(
     study: StudyFile,
     overrides: Overrides = None,
     out: Out = None,
     offline: Offline = False,
     skip_unfit: SkipUnfit = False,
+    as_json: AsJson = False,
 ) -> None:
     """Every stage in order; run again, it continues. Prints the result table and where the report is."""
     from xlift.stages import run_study
 
-    print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline))
+    print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline), as_json=as_json)
 
 
 _CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe"}, "STUDY --gpus": {"gpus", "offline"}}
@@ -68,6 +93,7 @@ def check(
     from xlift.planning.check import check_study
 
     check_study(parsed, offline, probe, folder)
+    print(f"all good; next: {shlex.join(['xlift', 'run', str(study), *(overrides or [])])}")
 
 
 @app.command()
@@ -94,19 +120,20 @@ def report(
     overrides: Overrides = None,
     out: Out = None,
     format_: Annotated[str, typer.Option("--format", help="html, md, csv or latex.")] = "html",
+    as_json: AsJson = False,
 ) -> None:
     """Write the report from what there is, as a page, as Markdown, or its tables alone."""
     from xlift.report.page import write_report
 
     workspace = workspace_of(study, overrides, out)
     path = write_report(workspace, format_)
-    print_result(workspace, path)
+    print_result(workspace, path, as_json)
 
 
 @app.command("ls")
 def list_(
     study: Annotated[Path | None, typer.Argument(help="A study file or folder; all of results/ without it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What there is and how far it is."""
     from xlift.workspace import find_study, study_state
@@ -142,14 +169,18 @@ def _told(run: dict[str, Any]) -> str:
 @app.command()
 def verify(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or a study's folder.")],
+    as_json: AsJson = False,
 ) -> None:
     """Check that every file of a study is whole and as it was written; what is not, and what mends it."""
     from xlift.verifying import verify as checked
 
     files, problems = checked(study)
+    if as_json:
+        print(json.dumps({"files": files, "problems": problems}, indent=2, ensure_ascii=False))
     if problems:
         raise UserError(problems)
-    print(f"{files} files and checkpoints of {study} are whole and as they were written")
+    if not as_json:
+        print(f"{files} files and checkpoints of {study} are whole and as they were written")
 
 
 _CLEAN: Modes = {"STUDY": {"yes"}, "STUDY --dry-run": {"dry_run"}}

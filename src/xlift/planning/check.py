@@ -142,7 +142,6 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
         _show_mask(shown.chat, min(shown.data.train, key=len))
     found.refuse()
     say_rows(to_do or [])
-    print("all good; next: xlift run")
 
 
 def _checked_prompts(study: Study, found: Found) -> list[Prompt]:

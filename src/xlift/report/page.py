@@ -158,6 +158,22 @@ def result_table(material: Material) -> list[tuple[str, list[str]]]:
     ]
 
 
+def result_data(material: Material) -> list[dict[str, Any]]:
+    """The same for programs: shares with their intervals, null where nothing is rated."""
+    rater = material.workspace.study.raters[0]
+    rows = {(row.id, row.step, row.language): row for row in share_rows(material, "test") if row.rater == rater}
+
+    def cell(row: ShareRow | None) -> dict[str, Any] | None:
+        told = ("mean", "low", "high", "rated", "missing")
+        return {name: getattr(row, name) for name in told} if row else None
+
+    return [
+        {"run": one.run.label, "id": one.run.id, "step": one.step}
+        | {"languages": {code: cell(rows.get((one.run.id, one.step, code))) for code in material.languages}}
+        for one in material.answered
+    ]
+
+
 def _cell_text(row: ShareRow) -> str:
     if row.mean is None or row.low is None or row.high is None:
         return "not rated"
