@@ -58,7 +58,7 @@ ENGLISH = {"right": share(0.1), "wrong": share(0.9), "instead": "en"}
         (model(row("fr", **ENGLISH)), ["answers in English"]),
         (model(row("fr", **ENGLISH | {"instead": "es"})), ["wrong language"]),
         (model(row("fr", right=share(0.5), wrong=share(0.02), instead="en")), ["mixed languages"]),
-        (model(row("fr", empty=share(0.5))), ["no answer"]),
+        (model(row("fr", empty=share(0.5), right=share(0.5))), ["no answer"]),
         (model(row("fr", facts=share(0.2))), ["facts"]),
         (model(row("fr", fluent=share(0.2))), ["fluency"]),
         (model(row("fr", cut=share(1)), formats=(FormatFit("own", 2.0, 1e-6),)), ["no end of turn"]),

@@ -31,6 +31,8 @@ SPLITS = ("validation", "test")
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint")
 SCALES: dict[str, float] = dict.fromkeys(FACETS, 2.0)
 """Upper end of each facet's scale, which begins at 0."""
+EMPTY = "empty response"
+"""Why a rating of an answer that says nothing has no value."""
 
 
 class Message(TypedDict):

@@ -12,7 +12,7 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins, summarise
 from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.rating.language.rater import rate_text
-from xlift.records import Prompt, reply_language
+from xlift.records import EMPTY, Prompt, reply_language
 from xlift.study.settings import Decoding
 from xlift.study.study import Study
 from xlift.tuning.templates import ChatFormat
@@ -71,8 +71,8 @@ def _language_shares(
     values: dict[str, list[float]] = {prompt["language"]: [] for prompt in prompts}
 
     def keep(index: int, reply: Reply) -> None:
-        value = rate_text(reply.text, reply_language(prompts[index]))[0]
-        if value is not None:
+        value, _, reason = rate_text(reply.text, reply_language(prompts[index]))
+        if value is not None or reason == EMPTY:
             values[prompts[index]["language"]].append(float(value == 2))
 
     encoded = encoded_prompts(chat, prompts)

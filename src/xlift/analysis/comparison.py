@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions
+from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions, with_silence
 from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import (
@@ -131,7 +131,7 @@ def paired(
     )
     if frame.is_empty():
         raise DataError("there are no ratings to compare", "xlift run STUDY.yaml makes them")
-    sides = _sides(_of_rater(with_conditions(frame), rater), first, second)
+    sides = _sides(_of_rater(with_silence(with_conditions(frame)), rater), first, second)
     for key, group in sorted(sides.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0])):
         yield dict(zip(keys, key, strict=True)), *_pairs(group, pair)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xlift.errors import DataError
 from xlift.intervals import Table, interval_of_mean
-from xlift.records import SCALES
+from xlift.records import EMPTY, SCALES
 from xlift.study.labels import setting_kinds
 from xlift.study.settings import INDIFFERENT
 
@@ -33,6 +33,15 @@ def check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
             f"the ratings have no column {', '.join(lacking)}; columns: {', '.join(frame.columns)}",
             "xlift.load(STUDY).ratings has all columns",
         )
+
+
+# e.g. of 19 empty answers and one in French to French prompts, 5 % are wholly in the language, and not 100 %
+def with_silence(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with 0 for the language of an empty answer: who says nothing does not say it in the language."""
+    if not {"facet", "value", "reason"} <= set(frame.columns):
+        return frame
+    silent = (pl.col("facet") == "language") & (pl.col("reason") == EMPTY) & pl.col("value").is_null()
+    return frame.with_columns(value=pl.when(silent).then(0.0).otherwise("value"))
 
 
 def last_steps(frame: pl.DataFrame) -> pl.DataFrame:
@@ -69,7 +78,7 @@ def summary(
     DataError where columns are lacking.
     """
     by = list(dict.fromkeys(by))
-    frame = with_conditions(frame)
+    frame = with_silence(with_conditions(frame))
     check_columns(frame, [*by, "facet", "parallel_id", "value"])
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
     if frame.is_empty():

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from xlift.analysis.estimates import with_silence
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import estimate
 from xlift.rating import RATERS
@@ -74,7 +75,7 @@ def scores(ratings: pl.DataFrame, measure: Mapping[str, float] | None = None) ->
 
 
 def _facet_scores(ratings: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.DataFrame:
-    found = _ratings_by(ratings, name)
+    found = _ratings_by(with_silence(ratings), name)
     if found.is_empty():
         rated = sorted({f"{row['facet']}:{row['kind']}" for row in ratings.iter_rows(named=True)})
         raise ConfigError(f"measure: nobody has rated '{name}'; {nearest(name, rated)}")

@@ -93,7 +93,8 @@ def _languages(model: Measured, base: Measured | None) -> list[Finding]:
     wrong = [row for row in model.rows if row.language != "en" and _below(row.right, SPOILT)]
     english = [row for row in wrong if row.instead == "en" and _above(row.wrong, OFTEN)]
     other = [row for row in wrong if row not in english and _above(row.wrong, OFTEN)]
-    mixed = [row for row in wrong if row not in english and row not in other]
+    # e.g. half of the answers empty and the rest right: silence, and no mix of languages
+    mixed = [row for row in wrong if row not in english and row not in other and _said(row) < SPOILT]
     lost = [row for row in english + other + mixed if _fell(row, before.get(row.language))]
     faults = (
         ("answers in English", "It answers users of {} in English", english),
@@ -112,6 +113,11 @@ def _languages(model: Measured, base: Measured | None) -> list[Finding]:
         tries = ["choose a base model that was trained on more of the language: tuning does not bring it"]
         found.append(Finding("little of it in pretraining", f"The base has seen little {_names(rare)}", shown, tries))
     return found
+
+
+def _said(row: LanguageRow) -> float:
+    """The share of answers that are wholly in the language or say nothing."""
+    return (row.right.mean or 0.0) + (row.empty.mean or 0.0)
 
 
 def _language_shown(rows: Sequence[LanguageRow], before: dict[str, LanguageRow]) -> list[str]:

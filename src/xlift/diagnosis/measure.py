@@ -19,7 +19,7 @@ from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.errors import ConfigError, TemplateError
 from xlift.intervals import Estimate, estimate
 from xlift.languages import get_language
-from xlift.records import Message, Rating, Response
+from xlift.records import EMPTY, Message, Rating, Response
 from xlift.study.labels import model_text
 from xlift.study.settings import builtin_path
 from xlift.study.study import Study, parse_study
@@ -153,8 +153,7 @@ def language_row(checkpoint: Checkpoint, code: str) -> LanguageRow:
         return estimate([holds[one["id"]] for one in asked if one["id"] in holds], clusters, top=1.0)
 
     def rated(name: str, *values: float) -> Estimate:
-        found = {key: one["value"] for key, one in ratings[name].items()}
-        return share({key: None if value is None else float(value in values) for key, value in found.items()})
+        return share({key: _holds(one, values) for key, one in ratings[name].items()})
 
     margin = checkpoint.margins.get(code)
     return LanguageRow(
@@ -170,6 +169,12 @@ def language_row(checkpoint: Checkpoint, code: str) -> LanguageRow:
         _instead(ratings["language"], asked),
         _worst(ratings, asked),
     )
+
+
+def _holds(rating: Rating, values: Sequence[float]) -> float | None:
+    # Who says nothing does not say it in the language, nor in another one.
+    silent = rating["facet"] == "language" and rating.get("reason") == EMPTY
+    return None if rating["value"] is None and not silent else float(rating["value"] in values)
 
 
 def _instead(ratings: dict[str, Rating], asked: Sequence[Response]) -> str | None:

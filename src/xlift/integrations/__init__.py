@@ -8,13 +8,13 @@ from typing import Any
 from xlift.errors import ConfigError
 from xlift.rating import checked_raters, in_scope, rate
 from xlift.rating.reasoning import without_reasoning
+from xlift.records import EMPTY
 
 FIELDS = (
     *("language", "reply_language", "finish_reason", "constraint", "unmodified"),
     *("answers", "answers_any", "wrong", "messages", "prompt"),
 )
 """What a rater may want to know of a response besides its text."""
-SILENT = "empty response"
 
 
 def value_of(rater: str, text: str, known: Mapping[str, Any]) -> tuple[float | None, str]:
@@ -33,6 +33,6 @@ def value_of(rater: str, text: str, known: Mapping[str, Any]) -> tuple[float | N
     if not in_scope(record, rater):
         return None, f"out of the scope of '{rater}'"
     if not without_reasoning(text).strip():
-        return 0.0, SILENT
+        return 0.0, EMPTY
     rating = rate(record, rater)
     return rating["value"], rating.get("reason", "")

@@ -24,7 +24,6 @@ from xlift.records import Rating, reply_language
 LCB = "language_lcb"
 WORST, MAX_GROUPS, RESAMPLED = 3, 200, 5_000
 """Examples of each language, most values of a --by column, and most prompts whose interval is resampled."""
-EMPTY = "empty response"
 
 
 class Example(NamedTuple):

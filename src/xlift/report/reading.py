@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions
+from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions, with_silence
 from xlift.checkpoint import Checkpoint, checkpoints, readable, written_prompts
 from xlift.halving import stopped
 from xlift.languages import get_language
@@ -82,7 +82,8 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """A study's findings, read once. `everyone` has raters by name; in `ratings` all people are one rater."""
+    """A study's findings, read once. `everyone` has raters by name; in `ratings` all people are one rater,
+    and an empty answer has 0 for its language."""
 
     workspace: StudyFolder
     prompts: list[Prompt]
@@ -93,7 +94,7 @@ class Material:
     @cached_property
     def ratings(self) -> pl.DataFrame:
         person = pl.col("kind") == "human"
-        return self.everyone.with_columns(rater=pl.when(person).then(pl.lit(PEOPLE)).otherwise("rater"))
+        return with_silence(self.everyone).with_columns(rater=pl.when(person).then(pl.lit(PEOPLE)).otherwise("rater"))
 
     @cached_property
     def tested(self) -> pl.DataFrame:
