@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 from rich.cells import cell_len
 
-from xlift.terminal import aligned
+from xlift.terminal import aligned, middle, paged
 
 NAMES = ["Ana", "日本語の実行", "नमस्ते", "e\N{COMBINING ACUTE ACCENT}te\N{COMBINING ACUTE ACCENT}", "한국어", "", "ﾊﾛｰ"]
 
@@ -25,3 +25,24 @@ def test_cells_are_shown_as_they_are_however_long() -> None:
     cell = "[bold]not markup[/bold] " + "long " * 60
     (line,) = aligned([[cell, "end"]]).splitlines()
     assert line == f"{cell}  end"
+
+
+ROWS = [["run", "en", "fr", "日本語"], ["a-run-with-a-long-name-lr1e-4", "100% [81–100]", "0% [0–19]", "日本 50%"]]
+
+
+@pytest.mark.parametrize("room", [40, 60, 80, 200])
+def test_no_line_of_a_table_is_wider_than_the_terminal_and_no_column_is_lost(room: int) -> None:
+    text = paged(ROWS, room=room)
+    assert max(map(cell_len, text.splitlines())) <= room
+    assert all(cell in text for cell in (*ROWS[0], *ROWS[1][1:]))
+    assert all("lr1e-4" in part for part in text.split("\n\n"))
+
+
+def test_a_table_for_another_program_is_one_table_however_wide() -> None:
+    wide = [["run", *(f"column {number}" for number in range(40))]] * 2
+    assert len(paged(wide).splitlines()) == 2
+
+
+def test_what_is_left_out_of_a_name_is_its_middle() -> None:
+    assert middle("builtin-128-lora-r16-lr1e-4-s1", 15) == "builtin…1e-4-s1"
+    assert cell_len(middle("日本語の実行の名前", 9)) <= 9

@@ -120,6 +120,17 @@ def exclusive(lock: Path, busy: str) -> Iterator[None]:
         held.release()
 
 
+def is_locked(lock: Path) -> bool:
+    """Whether another process holds a lock file; that is asked without leaving one behind."""
+    if not lock.exists():
+        return False
+    try:
+        with exclusive(lock, ""):
+            return False
+    except ConfigError:
+        return True
+
+
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write a whole file under a temporary name and move it into place."""
     path = Path(path)

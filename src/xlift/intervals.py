@@ -88,10 +88,11 @@ def estimate(
 
 def wilson(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a share out of `count` (Wilson 1927)."""
-    return _score(share, count, NormalDist().inv_cdf((1 + confidence) / 2))
+    return score_interval(share, count, NormalDist().inv_cdf((1 + confidence) / 2))
 
 
-def _score(share: float, count: float, z: float) -> tuple[float, float]:
+def score_interval(share: float, count: float, z: float) -> tuple[float, float]:
+    """`wilson` with a quantile `z` of any distribution."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -171,7 +172,7 @@ def interval_of_mean(table: Table, top: float | None, resamples: int, confidence
         variance = float(draws.var()) / top**2
         # A single resample says nothing of how the mean varies.
         worth = share * (1 - share) / variance if variance else len(table.sums)
-        low, high = _score(share, worth, float(stdtrit(freedom, (1 + confidence) / 2)))
+        low, high = score_interval(share, worth, float(stdtrit(freedom, (1 + confidence) / 2)))
     return Interval(low * top, high * top, covered(table.condition))
 
 

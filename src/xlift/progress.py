@@ -14,8 +14,12 @@ from typing import Any, Protocol
 
 from xlift.errors import UserError, os_problem
 from xlift.redaction import redacted
+from xlift.terminal import middle
 
 LINE_EVERY_SECONDS = 15.0
+SPEED_SECONDS = 600.0
+"""Of how long the speed is taken: steps may take half a minute each, and two are needed."""
+TITLE_ROOM = 28
 TOO_EARLY = 0.04
 """Share of the work before which nobody can say how long the rest takes: replies, for one, end in batches."""
 
@@ -127,18 +131,25 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
+    class _TwoLines(RichProgress):
+        # The note has a line of its own: it never takes the room of bar, count and time left.
+        def get_renderables(self) -> Iterator[Any]:
+            yield self.make_tasks_table(self.tasks)
+            yield from (Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis") for task in self.tasks)
+
+    # An estimate needs two steps, and a step may take half a minute or more.
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, note="")
+    with _TwoLines(*columns, console=Console(stderr=True), speed_estimate_period=SPEED_SECONDS) as bar:
+        task = bar.add_task(middle(title, TITLE_ROOM), total=total, completed=done, note="")
 
         class _Bar:
             def advance(self, amount: int = 1, note: str = "") -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 
 from rich.cells import cell_len, set_cell_size
 
@@ -19,6 +22,48 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def paged(rows: Sequence[Sequence[str]], right: Collection[int] = (), keep: int = 1, room: int | None = None) -> str:
+    """`aligned` as parts no wider than `room`, each with the first `keep` columns: what does not fit stands below.
+
+    Without `room`, a terminal's own width; where there is no terminal, one table of any width, for other programs.
+    """
+    room = terminal_room() if room is None else room
+    names = max(cell_len(cell) for row in rows for cell in row[:keep]) if keep else 0
+    if room and names * keep > room // 2:
+        rows = [[*(middle(cell, room // (2 * keep)) for cell in row[:keep]), *row[keep:]] for row in rows]
+    widths = [max(map(cell_len, column)) + 2 for column in zip(*rows, strict=True)]
+    if not room or sum(widths) - 2 <= room:
+        return aligned(rows, right)
+    parts = _parts(widths, keep, room)
+    return "\n\n".join(
+        aligned([[row[i] for i in part] for row in rows], [part.index(i) for i in right if i in part]) for part in parts
+    )
+
+
+# e.g. widths [10, 20, 20, 20], keep 1, room 50 → [[0, 1, 2], [0, 3]]
+def _parts(widths: Sequence[int], keep: int, room: int) -> list[list[int]]:
+    """Places of columns by part; each part has one column beside the kept ones at least."""
+    kept, parts = list(range(keep)), [list[int]()]
+    for place in range(keep, len(widths)):
+        if parts[-1] and sum(widths[i] for i in [*kept, *parts[-1], place]) - 2 > room:
+            parts.append([])
+        parts[-1].append(place)
+    return [[*kept, *part] for part in parts]
+
+
+def terminal_room() -> int:
+    """Columns of the terminal that results are written to; 0 where they go to a file or another program."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def middle(text: str, room: int) -> str:
+    """A name in at most `room` places, its middle left out: names of runs differ at both ends."""
+    if cell_len(text) <= room:
+        return text
+    end = next(i for i, width in enumerate(accumulate(map(cell_len, reversed(text))), 1) if width >= (room - 1) // 2)
+    return set_cell_size(text, room - 1 - cell_len(text[-end:])).rstrip() + "…" + text[-end:]
 
 
 def _padded(cell: str, width: int, right: bool) -> str:

@@ -293,20 +293,6 @@ def unused_runs(folder: StudyFolder) -> list[Path]:
     return [path for path in there if path.name.rpartition("-")[2] not in known]
 
 
-def study_state(folder: StudyFolder) -> dict[str, Any]:
-    """A study's runs, those that it no longer has too, and the state of their stages."""
-    known = [(run.path, True) for run in folder.runs] + [(path, False) for path in unused_runs(folder)]
-    runs = [{"run": path.name, "in_study": in_study, "stages": _stages(path)} for path, in_study in known]
-    return {"study": folder.study.name, "folder": str(folder.path), "runs": runs}
-
-
-def _stages(run: Path) -> dict[str, str]:
-    try:
-        return {name: stage["state"] for name, stage in manifest_of(run)["stages"].items()}
-    except DataError as error:
-        return {"manifest.json": error.problems[0]}
-
-
 class Stage(TypedDict):
     """How far a stage of a run is; facts about it stand beside its state."""
 

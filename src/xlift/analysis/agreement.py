@@ -37,7 +37,7 @@ from xlift.errors import DataError
 from xlift.intervals import Integers, Numbers
 from xlift.languages import known_code, language_problem
 from xlift.records import KINDS, kind_of
-from xlift.terminal import aligned
+from xlift.terminal import paged
 
 ALL_LANGUAGES = "all"
 MEASURES = ("kappa", "agreement", "alpha", "tau", "leniency")
@@ -519,9 +519,9 @@ def text_tables(tables: Mapping[str, Any]) -> str:
     for between, heading in HEADINGS.items():
         rows = [row for row in tables["agreement"] if row["between"] == between]
         if rows:
-            parts.append(f"{heading}\n{aligned([AGREEMENT_HEAD, *map(_agreement_cells, rows)])}")
+            parts.append(f"{heading}\n{paged([AGREEMENT_HEAD, *map(_agreement_cells, rows)], keep=4)}")
     if tables["people"]:
-        parts.append(f"Who deviates\n{aligned([PEOPLE_HEAD, *map(_people_cells, tables['people'])])}")
+        parts.append(f"Who deviates\n{paged([PEOPLE_HEAD, *map(_people_cells, tables['people'])], keep=3)}")
     if not tables["agreement"]:
         parts.append("nothing to compare: no response has been rated by two raters for the same facet")
     reasons = sorted({reason for row in tables["agreement"] for reason in row["reasons"].values()})

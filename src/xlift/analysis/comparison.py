@@ -32,7 +32,7 @@ from xlift.intervals import (
     wilson,
 )
 from xlift.records import SCALES
-from xlift.terminal import aligned
+from xlift.terminal import paged
 
 ENUMERATED = 20
 """Of values that are not whole numbers, all sign flips are gone through for up to so many differing requests."""
@@ -388,7 +388,7 @@ def text_table(found: pl.DataFrame, first: str = "first", second: str = "second"
     """The result of `compare` as lines for the terminal, one a row, under a head that names both sides."""
     keys = found.columns[: found.columns.index("first_mean")]
     head = [*keys, first, second, "difference", "p (Holm)", "better/tied/worse", "pairs", "missing"]
-    return aligned([head, *[_cells(row, keys) for row in found.iter_rows(named=True)]])
+    return paged([head, *[_cells(row, keys) for row in found.iter_rows(named=True)]], keep=len(keys))
 
 
 def _cells(row: dict[str, Any], keys: Sequence[str]) -> list[str]:

@@ -85,16 +85,14 @@ def stage(name: str, study: Path, overrides: list[str] | None, out: Path | None,
 def print_result(workspace: Any, path: Path | None = None, as_json: bool = False) -> None:
     """The table of the study's first rater, and where the report is."""
     from xlift.rating import RATERS
-    from xlift.report.page import result_data, result_table
+    from xlift.report.page import result_data, result_text
     from xlift.report.reading import material_of
-    from xlift.terminal import aligned
 
-    measure, report = RATERS[workspace.study.raters[0]].title, path or workspace.report / "index.html"
+    material, report = material_of(workspace), path or workspace.report / "index.html"
     if as_json:
-        told = {"measure": measure, "runs": result_data(material_of(workspace)), "report": str(report)}
+        measure = RATERS[workspace.study.raters[0]].title
+        told = {"measure": measure, "runs": result_data(material), "report": str(report)}
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return
-    table = [[measure, *workspace.study.prompts.languages]]
-    table += [[run, *cells] for run, cells in result_table(material_of(workspace))]
-    print(aligned(table))
+    print(result_text(material))
     print(f"\nreport: {report}")

@@ -7,7 +7,7 @@ import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -136,7 +136,8 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """What there is and how far it is."""
-    from xlift.workspace import find_study, study_state
+    from xlift.listing import states_text, study_state
+    from xlift.workspace import find_study
 
     folders = [study] if study else sorted(path.parent for path in Path("results").glob("*/study.yaml"))
     states, damaged = [], list[UserError]()
@@ -146,24 +147,8 @@ def list_(
         except UserError as error:
             damaged.append(error)
     if states or not damaged:
-        print(json.dumps(states, indent=2)) if as_json else _print_states(states)
+        print(json.dumps(states, indent=2) if as_json else states_text(states))
     raise_together(damaged)
-
-
-def _print_states(states: list[dict[str, Any]]) -> None:
-    from xlift.terminal import aligned
-
-    if not states:
-        print("nothing in results/; xlift run STUDY.yaml makes a study")
-    for state in states:
-        print(f"{state['study']}  {state['folder']}")
-        rows = [["", one["run"], _told(one)] for one in state["runs"]]
-        print(aligned(rows))
-
-
-def _told(run: dict[str, Any]) -> str:
-    stages = ", ".join(f"{name} {state}" for name, state in run["stages"].items()) or "not started"
-    return stages if run["in_study"] else f"no longer in the study ({stages})"
 
 
 @app.command()

@@ -43,7 +43,7 @@ from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study
-from xlift.terminal import aligned
+from xlift.terminal import paged
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import Data, data_lines, encode_data
 from xlift.watch import validation_prompts
@@ -389,7 +389,7 @@ def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pl
         "memory" if measured else "memory ≥": [*(byte_size(one.memory) for one in own), byte_size(most)],
         "disk": [byte_size(count) for count in _summed([one.disk.kept for one in own])],
     }
-    print(aligned([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
+    print(paged([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
     for line in dict.fromkeys(_left_out(plan) for plan in plans):
         print(line, end="")
     for line in dict.fromkeys(n for one in plans for n in notes(one.chat, one.size.limits, one.data, one.asked)):

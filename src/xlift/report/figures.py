@@ -24,6 +24,17 @@ MOST_PANELS = 24
 APART = 0.08
 """Room that the languages at one point of a curve take side by side, as a share of the axis."""
 
+WIDE_CELLS = 9
+"""More columns or rows than this get small cells."""
+OUTCOMES = {
+    "wholly in the language": "#0072B2",
+    "in the language, cut at the token limit": "#56B4E9",
+    "two languages mixed": "#E69F00",
+    "in another language": "#D55E00",
+    "no answer": "#7A3E00",
+    "could not be told": "#B8BEC4",
+}
+"""What can become of an answer, and its colour."""
 
 Specification = dict[str, Any]
 
@@ -37,18 +48,25 @@ class Figure(NamedTuple):
 
 
 def heat_map(rows: Sequence[dict[str, Any]]) -> Specification | None:
-    """Shares by run (down) and language (across), numbers in the cells. Rows: run, language, mean, low, high, rated,
-    missing."""
+    """Shares by run (down) and language (across), numbers in the cells; many languages or runs take small cells.
+
+    Rows: run, language, mean, low, high, rated, missing, `mark` (what follows the number, such as ▲).
+    """
+    if not rows:
+        return None
+    dense = len({row["language"] for row in rows}) > WIDE_CELLS or len({row["run"] for row in rows}) > WIDE_CELLS
+    unit = "" if dense else " %"
     shown = [
-        row | {"share": f"{row['mean'] * 100:.0f} %", "interval": f"{row['low'] * 100:.0f}–{row['high'] * 100:.0f}"}
+        row
+        | {"share": f"{row['mean'] * 100:.0f}{unit}{row['mark']}"}
+        | {"interval": f"{row['low'] * 100:.0f}–{row['high'] * 100:.0f}"}
         if row["mean"] is not None
-        else row | {"share": "–", "interval": "not rated"}
+        else row | {"share": "–", "interval": "–" if dense else "not rated"}
         for row in rows
     ]
-    if not shown:
-        return None
+    angle, wide, high = (-45, 46, 21) if dense else (0, 96, 38)
     base = alt.Chart(alt.Data(values=shown)).encode(
-        x=alt.X("language:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, domain=False)),
+        x=alt.X("language:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=angle, domain=False)),
         y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(domain=False)),
         tooltip=_tooltip("run", "language", "share", "interval", "rated", "missing"),
     )
@@ -56,12 +74,40 @@ def heat_map(rows: Sequence[dict[str, Any]]) -> Specification | None:
     rated = alt.datum.mean != None  # noqa: E711  (a Vega expression)
     ink = alt.condition(f"{rated} && datum.mean > 0.6", alt.value("#ffffff"), alt.value("#111111"))
     cells = base.transform_filter(rated).mark_rect(stroke="#ffffff", strokeWidth=1).encode(color=colour)
-    share = base.transform_filter(rated).mark_text(dy=-6, fontSize=14, fontWeight="bold").encode(
-        text="share:N", color=ink
-    )  # fmt: skip
+    size: dict[str, Any] = {"fontSize": 11.5} if dense else {"dy": -6, "fontSize": 14, "fontWeight": "bold"}
+    share = base.transform_filter(rated).mark_text(**size).encode(text="share:N", color=ink)
     interval = base.transform_filter(rated).mark_text(dy=9, fontSize=10.5).encode(text="interval:N", color=ink)
     nothing = base.transform_filter(f"!({rated})").mark_text(color="currentColor").encode(text="interval:N")
-    return _finished(alt.layer(cells, share, interval, nothing).properties(width=alt.Step(96), height=alt.Step(38)))
+    layers = [cells, share, nothing] if dense else [cells, share, interval, nothing]
+    return _finished(alt.layer(*layers).properties(width=alt.Step(wide), height=alt.Step(high)))
+
+
+def outcome_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
+    """What became of the answers, a stacked bar a run (down) and language (across). Rows: run, language, outcome, place
+    (of the outcome), share, count, asked."""
+    if not rows:
+        return None
+    there = [name for name in languages if any(row["language"] == name for row in rows)]
+    width = 150 if len(there) <= 5 else max(46, 900 // len(there))
+    step = 22 if len({row["run"] for row in rows}) <= WIDE_CELLS else 13
+    scale = alt.Scale(domain=list(OUTCOMES), range=list(OUTCOMES.values()))
+    axis = alt.Axis(format="%", values=[0, 0.5, 1] if width > 80 else [0, 1], grid=False)
+    bars = (
+        alt.Chart()
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis),
+            y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False)),
+            color=alt.Color("outcome:N", scale=scale, title=None, legend=alt.Legend(orient="top", columns=3)),
+            order=alt.Order("place:Q"),
+            tooltip=_tooltip("run", "language", "outcome", ("share", "share", ".0%"), "count", "asked"),
+        )
+        .properties(width=width, height=alt.Step(step))
+    )
+    angle: dict[str, Any] = {"labelAngle": -45, "labelAlign": "left"} if width <= 80 else {}
+    header = alt.Header(labelFontSize=11.5, labelColor="currentColor", **angle)
+    facet = alt.Facet("language:N", sort=there, title=None, header=header)
+    return _finished(bars.facet(column=facet, data=alt.Data(values=list(rows)), spacing=6))
 
 
 def curve_figure(
@@ -302,6 +348,15 @@ def _finished(chart: Any) -> Specification:
         .configure_view(stroke=None)
     )
     return cast(Specification, finished.to_dict())
+
+
+def figure_records(specification: Specification) -> list[dict[str, Any]]:
+    """The rows that a figure is drawn from, as they are."""
+    own = specification.get("data", {}).get("values", [])
+    parts = [*specification.get("layer", []), *([specification["spec"]] if "spec" in specification else [])]
+    rows = own or [row for part in parts for row in figure_records(part)]
+    shared = [row for data in specification.get("datasets", {}).values() for row in data]
+    return [row for row in rows or shared if len(row) > 2]
 
 
 def save_figure(specification: Specification, folder: Path, name: str) -> str:

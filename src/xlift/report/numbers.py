@@ -23,6 +23,7 @@ from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
 from xlift.checkpoint import Checkpoint
 from xlift.intervals import Estimate, estimate
+from xlift.report.overall import REFERENCE, OverallRow, checkpoint_rows, overall_rows
 from xlift.report.reading import (
     Condition,
     Material,
@@ -52,9 +53,6 @@ from xlift.report.rows import (
 from xlift.results import instruction_table
 from xlift.study.settings import UNTUNED
 
-REFERENCE = "en"
-"""The language that the others are compared with."""
-
 
 class Findings(NamedTuple):
     """Rows behind the tables, figures and sentences of a report; a list is empty where there is nothing to say."""
@@ -63,6 +61,8 @@ class Findings(NamedTuple):
     validation: list[ShareRow]
     versus: list[DifferenceRow]
     gaps: list[DifferenceRow]
+    overall: list[OverallRow]
+    checkpoints: list[OverallRow]
     means: list[MeanRow]
     selection: list[SelectionRow]
     effects: list[EffectRow]
@@ -85,6 +85,8 @@ def findings_of(material: Material) -> Findings:
         validation=share_rows(material, "validation"),
         versus=versus_rows(material),
         gaps=gap_rows(material),
+        overall=overall_rows(material),
+        checkpoints=checkpoint_rows(material),
         means=mean_rows(material),
         selection=selection_rows(material),
         effects=_effects(material, partial(factor_effects, top=1.0), EffectRow),

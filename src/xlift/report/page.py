@@ -18,21 +18,23 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from xlift.disk import write_atomic
-from xlift.errors import ConfigError, nearest
+from xlift.errors import ConfigError, nearest, shortened
+from xlift.progress import Progress, progress, say
 from xlift.report import methods
 from xlift.report.browser import Answers, packed_answers, packed_bytes, policy
-from xlift.report.figures import save_figure, script_bundle
-from xlift.report.formats import ReportTable, cells, to_markdown, write_tables
+from xlift.report.figures import Figure, figure_records, save_figure, script_bundle
+from xlift.report.formats import ReportTable, cells, to_csv, to_markdown, write_tables
 from xlift.report.numbers import Findings, findings_of
+from xlift.report.overall import checkpoint_rows
 from xlift.report.reading import TITLES, Material, Scale, language_name, material_of, share_rows
-from xlift.report.rows import ShareRow
+from xlift.report.rows import Range, ShareRow
 from xlift.report.sections import Section, sections_of
 from xlift.report.summary import summary_text, unknown_text
 from xlift.report.tables import rows_of, runs_table
-from xlift.terminal import share_text
+from xlift.terminal import paged, share_text
 from xlift.workspace import StudyFolder, now
 
-__all__ = ["FORMATS", "TITLES", "result_table", "write_pages", "write_report"]
+__all__ = ["FORMATS", "TITLES", "result_text", "write_pages", "write_report"]
 
 FORMATS = ("html", "md", "csv", "latex")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -52,6 +54,7 @@ def write_report(workspace: StudyFolder, format: str = "html") -> Path:
 def write_pages(material: Material, format: str = "html") -> Path:
     """`write_report` from what is read already."""
     folder = material.workspace.report
+    say(f"report: numbers of {len(material.ratings):,} ratings")
     found = findings_of(material)
     sections = sections_of(material, found)
     tables = [block.table for section in sections for block in section.blocks if block.table]
@@ -59,17 +62,21 @@ def write_pages(material: Material, format: str = "html") -> Path:
     write_tables([*tables, runs_table(material)], folder / "tables", endings)
     if format in ("csv", "latex"):
         return folder / "tables"
-    drawn = {
-        block.figure.name: save_figure(block.figure.specification, folder / "figures", block.figure.name)
-        for section in sections
-        for block in section.blocks
-        if block.figure
-    }
+    figures = [block.figure for section in sections for block in section.blocks if block.figure]
+    with progress("report: figures", len(figures)) as bar:
+        drawn = {one.name: _saved(one, folder / "figures", bar) for one in figures}
     path = folder / ("index.html" if format == "html" else "report.md")
     write_atomic(
         path, _html(material, found, sections, drawn) if format == "html" else _markdown(material, found, sections)
     )
     return path
+
+
+def _saved(figure: Figure, folder: Path, bar: Progress) -> str:
+    drawn = save_figure(figure.specification, folder, figure.name)
+    write_atomic(folder / f"{figure.name}.csv", to_csv(figure_records(figure.specification)))
+    bar.advance(1, figure.name)
+    return drawn
 
 
 def _title(material: Material) -> str:
@@ -146,16 +153,26 @@ def _table_part(table: ReportTable) -> str:
     return f"### {table.title}\n\n{to_markdown(table)}\n\n{table.note}"
 
 
-def result_table(material: Material) -> list[tuple[str, list[str]]]:
-    """The test table for the terminal, by the study's first rater: per run, one cell a language as "94% [72–99]"."""
+def result_text(material: Material) -> str:
+    """The test table for the terminal, by the study's first rater: a line a run with the mean over the other languages
+    and the worst of them where there are several, then each language as "94% [72–99]"; below, what is missing."""
     rater = material.workspace.study.raters[0]
     scale = next((scale for scale in material.scales if scale.rater == rater), None)
     rows = rows_of(share_rows(material, "test"), scale) if scale else []
+    whole = {(row.id, row.step): row for row in (rows_of(checkpoint_rows(material), scale) if scale else [])}
+    several = any(row.languages > 1 for row in whole.values())
     told = {(row.id, row.step, row.language): _cell_text(row) for row in rows}
-    return [
-        (one.run.label, [told.get((one.run.id, one.step, code), "not rated") for code in material.languages])
-        for one in material.answered
-    ]
+    head = ["", *(["mean of others", "worst"] if several else []), *material.languages]
+    table = [head]
+    for one in material.answered:
+        found = whole.get((one.run.id, one.step)) if several else None
+        overall = [share_cell(found.share), f"{share_cell(found.lowest)} {found.worst_language}"] if found else []
+        overall = overall or ["not rated"] * (2 * several)
+        cells = [told.get((one.run.id, one.step, code), "not rated") for code in material.languages]
+        table.append([material.name(one.run.id, one.step), *overall, *cells])
+    missing = [f"{row.run} {row.language} {row.missing}" for row in rows if row.missing]
+    lines = [TITLES[rater], "", paged(table)]
+    return "\n".join([*lines, *(["", f"could not be rated: {', '.join(shortened(missing))}"] if missing else [])])
 
 
 def result_data(material: Material) -> list[dict[str, Any]]:
@@ -175,7 +192,8 @@ def result_data(material: Material) -> list[dict[str, Any]]:
 
 
 def _cell_text(row: ShareRow) -> str:
-    if row.mean is None or row.low is None or row.high is None:
-        return "not rated"
-    missing = f" ({row.missing} missing)" if row.missing else ""
-    return share_text(row.mean, row.low, row.high) + missing
+    return "not rated" if row.mean is None else share_cell(row.share)
+
+
+def share_cell(found: Range) -> str:
+    return share_text(*(end or 0.0 for end in found))

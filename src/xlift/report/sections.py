@@ -9,7 +9,9 @@ from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.report import figures, tables
 from xlift.report.figures import Figure, Specification
 from xlift.report.formats import ReportTable
-from xlift.report.numbers import REFERENCE, Findings, curve_points
+from xlift.report.numbers import Findings, curve_points
+from xlift.report.outcomes import outcome_rows, outcome_table
+from xlift.report.overall import REFERENCE, marks_of, overall_table
 from xlift.report.reading import Material, Scale, language_name, rater_name
 from xlift.report.rows import CurvePoint, record
 
@@ -83,9 +85,31 @@ AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1
 MISSING = "Missing is not zero: what could not be rated says why, and counts neither as right nor as wrong."
 
 
-def _one(table: ReportTable | None) -> Iterator[Block]:
+MARKS = "▲ ▼: above or below the untuned model beyond chance (corrected for all cells, Holm)."
+
+
+def _heat_rows(material: Material, found: Findings, scale: Scale) -> list[dict[str, Any]]:
+    """The cells of the heat map: the overall numbers first, where there are several other languages, then each one."""
+    marks = marks_of(material, tables.rows_of(found.versus, scale))
+    shared = {"low", "high", "rated", "missing"}
+    whole = tables.rows_of(found.checkpoints, scale)
+    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in tables.rows_of(found.shares, scale):
+        name = material.name(row.id, row.step)
+        cell = {"run": name, "language": language_name(row.language), "mean": row.mean, "mark": ""}
+        cell |= {key: getattr(row, key) for key in shared}
+        rows.setdefault((row.id, row.step), []).append(cell | {"mark": marks.get((row.id, row.language), "")})
+    for one in whole if any(row.languages > 1 for row in whole) else []:
+        told = {"run": one.run, "mark": "", "rated": one.rated, "missing": one.missing}
+        mean = told | {"language": "mean of others", "mean": one.mean, "low": one.low, "high": one.high}
+        worst = told | {"language": "worst", "mean": one.worst, "low": one.worst_low, "high": one.worst_high}
+        rows.get((one.id, one.step), [])[:0] = [mean, worst]
+    return [cell for own in rows.values() for cell in own]
+
+
+def _one(table: ReportTable | None, folded: bool = False) -> Iterator[Block]:
     if table is not None:
-        yield Block(table=table)
+        yield Block(table=table, folded=folded)
 
 
 def _selection(material: Material, found: Findings) -> Iterator[Block]:
@@ -104,13 +128,17 @@ def _figure(name: str, caption: str, drawn: Specification | None, scale: Scale |
 
 
 def _results(material: Material, found: Findings) -> Iterator[Block]:
+    outcomes = outcome_rows(material)
     for scale in material.scales:
-        shown = [
-            {"run": material.name(row.id, row.step), "language": language_name(row.language)}
-            | {"mean": row.mean, "low": row.low, "high": row.high, "rated": row.rated, "missing": row.missing}
-            for row in tables.rows_of(found.shares, scale)
-        ]
-        yield from _figure("heat-map", "share of answers", figures.heat_map(shown), scale)
+        drawn = figures.heat_map(_heat_rows(material, found, scale))
+        yield from _figure("heat-map", f"share of answers. {MARKS}", drawn, scale)
+        yield from _tables(scale, overall_table(material, found.overall, found.means, scale), folded=False)
+        if scale.rater == "language":
+            told = [record(row) | {"language": language_name(row.language), "share": row.share} for row in outcomes]
+            placed = [row | {"place": list(figures.OUTCOMES).index(row["outcome"])} for row in told]
+            drawn = figures.outcome_figure(placed, _names(material))
+            yield from _figure("outcomes", "What became of the answers", drawn)
+            yield from _one(outcome_table(material, outcomes), folded=True)
         yield from _tables(
             scale,
             tables.share_table_of(material, found.shares, scale, "test"),

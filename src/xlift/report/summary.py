@@ -16,7 +16,8 @@ from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.halving import saved
 from xlift.progress import duration
 from xlift.report.formats import interval_text, value_text
-from xlift.report.numbers import REFERENCE, Findings, differences, smallest_detectable
+from xlift.report.numbers import Findings, differences, smallest_detectable
+from xlift.report.overall import REFERENCE
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
 from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
 from xlift.report.tables import factor_name, rows_of

@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 from xlift.analysis.agreement import HEADINGS, MEASURES
 from xlift.report.formats import Column, Form, ReportTable, Value
-from xlift.report.numbers import REFERENCE, Findings
+from xlift.report.numbers import Findings
+from xlift.report.overall import REFERENCE
 from xlift.report.reading import Material, Scale, language_name, measure_text, rater_name
 from xlift.report.rows import (
     AgreementRow,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xlift.disk import sync, temporary_path, write_atomic
 from xlift.errors import DataError
-from xlift.hub import file_sha256
+from xlift.hub import file_sha256, quiet
 from xlift.integrity import FACTS, hashes, refuse_other_state
 from xlift.models import Placement
 from xlift.tuning.card import model_card
@@ -43,7 +43,9 @@ def save_checkpoint(
     temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
     if run.config.adaptation.method == "full":
-        model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), placement.torch_dtype))
+        # Without the model library's own bar: ours has the line.
+        with quiet():
+            model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), placement.torch_dtype))
     else:
         lora = model.peft_config["default"]
         lora.base_model_name_or_path, lora.revision = run.config.model, run.pinned_revision or run.config.revision
