@@ -5,9 +5,10 @@ from __future__ import annotations
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
-from xlift.integrations import SILENT, value_of
+from xlift.integrations import value_of
 from xlift.rating import checked_raters, signature_of
 from xlift.rating.foreign import LIMITED
+from xlift.records import EMPTY
 
 
 @scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
@@ -27,7 +28,7 @@ def xlift_scorer(rater: str = "language", language: str | None = None) -> Scorer
         about = {"rater": rater, "value": value, "signature": signature_of(rater)}
         if value is None:
             return Score.unscored(reason="scoring_failed", answer=text, explanation=reason, metadata=about)
-        silent = "no_response" if reason == SILENT else None
+        silent = "no_response" if reason == EMPTY else None
         return Score(value=float(value == 2), answer=text, reason=silent, metadata=about)
 
     return score
