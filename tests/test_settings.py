@@ -35,6 +35,7 @@ from xlift.records import fingerprint, read_records
 from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
 from xlift.report.reading import Material
+from xlift.report.remedies import remedies_table
 from xlift.servers.client import Pace
 from xlift.stages import Kept, generate_stage, prepare, rate_stage, runs_at_once, train_stage
 from xlift.study.labels import run_settings
@@ -327,6 +328,10 @@ def opening(study: Study, lab: Lab) -> Any:
     return _markdown(material, findings_of(material), []).splitlines()[:3]
 
 
+def mended(study: Study, lab: Lab) -> Any:
+    return remedies_table(_material(study, lab))
+
+
 def intervals(study: Study, lab: Lab) -> Any:
     found = findings_of(_material(study, lab))
     return found.means, found.versus, found.gaps
@@ -518,6 +523,7 @@ CASES: dict[str, Case] = {
     "ray.gpus": Case(0.5, resources, RAY),
     "together": Case(2, at_once),
     "report.title": Case("A title", opening),
+    "report.remedies": Case(True, mended),
     "report.bootstrap": Case(200, intervals),
     "report.confidence": Case(0.8, intervals),
     "report.measure": Case({"helpfulness": 1.0}, picks),

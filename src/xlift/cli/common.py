@@ -87,12 +87,17 @@ def print_result(workspace: Any, path: Path | None = None, as_json: bool = False
     from xlift.rating import RATERS
     from xlift.report.page import result_data, result_text
     from xlift.report.reading import material_of
+    from xlift.report.remedies import remedies_table, remedies_text
 
     material, report = material_of(workspace), path or workspace.report / "index.html"
     if as_json:
         measure = RATERS[workspace.study.raters[0]].title
-        told = {"measure": measure, "runs": result_data(material), "report": str(report)}
+        told: dict[str, Any] = {"measure": measure, "runs": result_data(material), "report": str(report)}
+        if mended := remedies_table(material):
+            told["remedies"] = mended.records
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return
     print(result_text(material))
+    if text := remedies_text(material):
+        print(f"\n{text}")
     print(f"\nreport: {report}")

@@ -71,6 +71,31 @@ _CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe"}, "STUDY --gp
 
 
 @app.command()
+def mend(
+    source: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A base model, or the folder of a run that ails.")],
+    overrides: Overrides = None,
+    languages: Annotated[str, typer.Option(help="Of the users, separated by commas.")] = "fr,pt,ru",
+    out: Out = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the study instead, to be kept as a file.")] = False,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what mends a model that answers in English: a study of remedies with their gains and costs."""
+    import yaml
+
+    from xlift.mending import mending_study
+    from xlift.stages import run_study
+    from xlift.study.study import read_overridden
+
+    raw = mending_study(source, [one.strip() for one in languages.split(",") if one.strip()])
+    study = read_overridden(raw, overrides or [])
+    if dry_run:
+        print(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=110), end="")
+        return
+    print_result(run_study(study, out, offline), as_json=as_json)
+
+
+@app.command()
 def check(
     context: typer.Context,
     study: StudyFile,

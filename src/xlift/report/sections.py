@@ -13,6 +13,7 @@ from xlift.report.numbers import Findings, curve_points
 from xlift.report.outcomes import outcome_rows, outcome_table
 from xlift.report.overall import REFERENCE, marks_of, overall_table
 from xlift.report.reading import Material, Scale, language_name, rater_name
+from xlift.report.remedies import remedies_table
 from xlift.report.rows import CurvePoint, record
 
 
@@ -39,6 +40,7 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
     """All sections that have something to show."""
     made = [
         ("results", "Results", "Results", RESULTS, _results(material, found)),
+        ("remedies", "Remedies", "What mends it", REMEDIES, _one(remedies_table(material))),
         ("learning-rate", "Learning rate", "Learning rate", CURVES, _curves(material, found, "learning_rate")),
         ("data-size", "Data size", "Amount of data", CURVES, _curves(material, found, "size")),
         ("transfer", "Transfer", "English beside the other languages", TRANSFER, _transfer(material, found)),
@@ -61,6 +63,10 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
 
 RESULTS = (
     "Share of answers that a rater gives the best value. The darker a cell, the more answers; below it the interval."
+)
+REMEDIES = (
+    "Every other run beside the first of the study: what users of each language gain, and what it costs. A gain whose "
+    "interval touches zero may be chance."
 )
 CURVES = "One point a setting and language; lines through the points are intervals, dashes the untuned model."
 TRANSFER = (

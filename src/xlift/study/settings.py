@@ -32,6 +32,11 @@ def builtin_path(name: str) -> Path:
     return Path(__file__).parents[1] / "data" / "builtin" / name
 
 
+def builtin_languages() -> list[str]:
+    """The languages that have built-in instructions."""
+    return sorted(path.name.split(".")[1] for path in builtin_path("").glob("instructions.*.jsonl"))
+
+
 def _code(text: Any) -> str:
     try:
         return language_code(text)
@@ -141,8 +146,9 @@ class Source(Settings):
         if self.sha256 and self.path.startswith("hub:"):
             raise ValueError("a dataset of the hub has no sha256; name a commit as its revision")
         if self.path == BUILTIN and not self.file.is_file():
-            there = ", ".join(sorted(path.name.split(".")[1] for path in builtin_path("").glob("instructions.*.jsonl")))
-            raise ValueError(f"no built-in instructions in '{self.language}'; there are: {there}")
+            raise ValueError(
+                f"no built-in instructions in '{self.language}'; there are: {', '.join(builtin_languages())}"
+            )
         return self
 
     @property
@@ -571,6 +577,8 @@ class Report(Settings):
     """What the report says about itself."""
 
     title: str | None = None
+    remedies: bool = False
+    """Tell of every other run what it mends, beside the first run of the grid, and what it costs."""
     bootstrap: int = Field(2000, ge=100)
     """Resamples behind each bootstrap interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -187,6 +187,13 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool =
     return parse_study(raw, str(path), path.parent, resolved)
 
 
+def read_overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Study:
+    """A study from raw settings, to which the overrides are applied; paths are relative to the working directory."""
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_study(raw, folder=Path.cwd())
+
+
 def read_yaml(text: str, where: str) -> Any:
     """What a YAML text says.
 
