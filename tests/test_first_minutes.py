@@ -11,11 +11,16 @@ import pytest
 import yaml
 from warm import run_xlift
 
+from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, DataError
 from xlift.progress import kept_for_a_log, logged_in, say
+from xlift.rating import rate
+from xlift.records import Logged, Prompt, Rating, Response, read_records
 from xlift.stages import prepare
 from xlift.study.new import Answers, Compare, Extent, study_text, write_first_study
 from xlift.study.study import load_study
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("compare", get_args(Compare))
@@ -108,3 +113,39 @@ def test_results_are_there_as_json(study_file: Path, tmp_path: Path) -> None:
     assert found["runs"][0]["languages"] == {"en": None, "ru": None}
     verified = json.loads(run_xlift("verify", "out", "--json", folder=tmp_path).stdout)
     assert verified["problems"] == []
+
+
+def test_the_notebook_runs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    notebook = json.loads((ROOT / "docs" / "first-minutes.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]).replace("embedded:gemma-3-270m", str(tiny)), names)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == ["1 2  []", "2 1  ['especially the blue part']"]
+    assert shown[2].startswith("3 0 ")
+    assert names["found"]["label"].n_unique() == 3
+    assert (tmp_path / "results" / "first-minutes" / "report" / "index.html").is_file()
+
+
+KINDS = {"prompt": Prompt, "response": Response, "rating": Rating, "line of train.jsonl": Logged}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_records_in_the_docs_are_records(kind: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(rf"^A {kind}.*?:\n\n```json\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+    record = json.loads(shown)
+    write_jsonl(tmp_path / "one.jsonl", [record])
+    assert read_records(tmp_path / "one.jsonl", KINDS[kind]) == [record]
+
+
+def test_the_rating_in_the_docs_is_the_one_that_the_response_gets(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    shown = {
+        kind: json.loads(text) for kind, text in re.findall(r"^A (\w+).*?:\n\n```json\n(.*?)\n```$", page, re.M | re.S)
+    }
+    made = rate(shown["response"], "language")
+    assert made | {"signature": ""} == shown["rating"] | {"signature": ""}
