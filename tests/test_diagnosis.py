@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, dia
 from xlift.diagnosis.text import as_data, least_shares, table, told
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate, wilson
-from xlift.study.study import load_study
-from xlift.workspace import open_study
+from xlift.mending import mending_study
+from xlift.study.study import load_study, parse_study
+from xlift.workspace import create_study, open_study
 
 # --- what is told -----------------------------------------------------------------------------------------------
 
@@ -79,6 +81,22 @@ def test_what_chance_explains_is_not_told() -> None:
     few = {"right": share(0.75, 4), "wrong": share(0.25, 4), "instead": "en", "fluent": share(0.75, 4)}
     assert kinds(model(row("fr", **few), row("ru", **few))) == []
     assert "Nothing is wrong beyond chance" in told([])
+
+
+def test_the_command_that_compares_remedies_is_one_that_can_be_run(tiny: Path, tmp_path: Path) -> None:
+    given = {"model": str(tiny), "steps": 4, "instructions": {"sources": [{"path": "builtin", "size": 20}]}}
+    folder = open_study(parse_study({"name": "mine", "training": given}), tmp_path / "mine")
+    create_study(folder)
+    run = next(one for one in folder.runs if one.trains)
+    ailing = replace(model(row("fr", **ENGLISH), row("sw", **ENGLISH)), name=str(run.path))
+    (found,) = findings(ailing)
+    (command,) = [shlex.split(line) for line in found.tries if "xlift mend" in line]
+    assert command == ["xlift", "mend", str(run.path), "--languages", "fr"]
+    assert parse_study(mending_study(command[2], ["fr"])).tuned_runs()[0] == run.config
+    (of_base,) = findings(model(row("fr", **ENGLISH)), replace(model(row("fr")), name="org/base"))
+    assert "  xlift mend org/base --languages fr" in of_base.tries
+    # Of tuned weights alone nobody knows the base: tuning them once more would be another question.
+    assert not any("xlift mend" in line for line in findings(model(row("fr", **ENGLISH)))[0].tries)
 
 
 def test_a_base_that_was_no_better_is_not_blamed_on_tuning() -> None:

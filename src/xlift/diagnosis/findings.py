@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from xlift.diagnosis.measure import FormatFit, LanguageRow, Measured
 from xlift.intervals import Estimate
+from xlift.study.settings import builtin_languages
 from xlift.terminal import share_text
 
 SPOILT = 0.95
@@ -102,7 +104,7 @@ def _languages(model: Measured, base: Measured | None) -> list[Finding]:
         ("mixed languages", "It mixes languages when it answers users of {}", mixed),
     )
     found = [
-        Finding(kind, title.format(_names(rows)), _language_shown(rows, before), _remedies(model, lost))
+        Finding(kind, title.format(_names(rows)), _language_shown(rows, before), _remedies(model, rows, lost, base))
         for kind, title, rows in faults
         if rows
     ]
@@ -130,7 +132,9 @@ def _language_shown(rows: Sequence[LanguageRow], before: dict[str, LanguageRow])
     return [*shown, _each(known, "right", "of its base: ")] if known else shown
 
 
-def _remedies(model: Measured, lost: Sequence[LanguageRow]) -> list[str]:
+def _remedies(
+    model: Measured, rows: Sequence[LanguageRow], lost: Sequence[LanguageRow], base: Measured | None
+) -> list[str]:
     """What is known to help against answers in another language; after tuning, what tuning has taken."""
     tries = [f"xlift diagnose {model.name} --system 'Always answer in the language of the user.'"]
     if lost:
@@ -139,7 +143,16 @@ def _remedies(model: Measured, lost: Sequence[LanguageRow]) -> list[str]:
             "  xlift run STUDY.yaml 'training.learning_rate={log_range: [1e-5, 1e-3, 5]}'",
             "draw the weights half-way back to the base: xlift run STUDY.yaml 'training.weight=[0.5, 1]'",
         ]
-    return [*tries, "mix about 40 conversations in these languages into the data (sources, in docs/study-files.md)"]
+    tries += ["mix about 40 conversations in these languages into the data (sources, in docs/study-files.md)"]
+    codes = ",".join(row.language for row in rows if row.language in builtin_languages())
+    # Of a run the data and settings are known; else it is tuned anew from its base.
+    source = model.name if (Path(model.name) / "run.yaml").is_file() else base.name if base else None
+    if codes and source:
+        tries += [
+            "compare these and other remedies, with what each costs:",
+            f"  xlift mend {source} --languages {codes}",
+        ]
+    return tries
 
 
 def _facts(model: Measured) -> Finding | None:
