@@ -10,9 +10,11 @@ import torch
 from architectures import build
 from conftest import build_tokenizer
 
+from xlift.data.prompts import load_prompts
+from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose
 from xlift.generation.engine import Reply, closed_up, decode
-from xlift.study.settings import Decoding
+from xlift.study.settings import Decoding, Prompts
 from xlift.tuning.templates import ChatFormat, chat_format
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral"]
@@ -30,21 +32,25 @@ def model_of() -> Any:
 
     def model(name: str, dtype: torch.dtype = torch.float32) -> Any:
         if (name, dtype) not in made:
-            made[name, dtype] = build(name, attn_implementation="sdpa").to(dtype).requires_grad_(False)
+            how = {"attn_implementation": "sdpa"} if name in FAMILIES else {}
+            made[name, dtype] = build(name, **how).to(dtype).requires_grad_(False)
         return made[name, dtype]
 
     return model
 
 
 def answers(
-    model: Any, chat: ChatFormat, which: Sequence[int] = range(len(TEXTS)), **settings: Any
+    model: Any,
+    chat: ChatFormat,
+    which: Sequence[int] = range(len(TEXTS)),
+    languages: Sequence[str] = ("ru", "fr"),
+    **settings: Any,
 ) -> dict[int, Reply]:
     prompts = [chat.encode_prompt([{"role": "user", "content": TEXTS[i]}]) for i in which]
     found: dict[int, Reply] = {}
     decoding = Decoding(**({"max_new_tokens": 12} | settings))
-    decode(
-        model, chat, prompts, [TEXTS[i] for i in which], decoding, lambda at, reply: found.update({which[at]: reply})
-    )
+    keys, said = [TEXTS[i] for i in which], [languages[i % len(languages)] for i in which]
+    decode(model, chat, prompts, keys, decoding, lambda at, reply: found.update({which[at]: reply}), said)
     return found
 
 
@@ -116,3 +122,56 @@ def test_the_choice_in_bfloat16_is_that_in_float32_where_scores_are_equal_too(si
     held.join([torch.randint(0, size, (20,), generator=generator).tolist() for _ in range(8)], logits.device)
     wanted = logits.float().scatter(1, held.ids, held.penalised(logits)).argmax(dim=1)
     assert torch.equal(choose(logits.clone(), held, Decoding(), [None] * 8), wanted)
+
+
+def test_a_text_to_stop_at_ends_a_reply_and_is_no_part_of_it(model_of: Any, chat: ChatFormat) -> None:
+    model = model_of("llama")
+    whole = answers(model, chat)
+    stop = next(reply.text[3:5] for reply in whole.values() if len(reply.text) > 6 and reply.text[3:5].isascii())
+    cut = answers(model, chat, stop=[stop])
+    assert any(stop in reply.text for reply in whole.values())
+    for at, reply in cut.items():
+        assert reply.text == whole[at].text.split(stop)[0].strip()
+        assert reply.finish_reason == ("stop" if stop in whole[at].text else whole[at].finish_reason)
+
+
+def test_the_likeliest_token_alone_is_drawn_where_no_other_may_be(model_of: Any, chat: ChatFormat) -> None:
+    model = model_of("llama")
+    greedy = answers(model, chat)
+    assert answers(model, chat, strategy="sample", top_k=1) == greedy
+    assert answers(model, chat, strategy="sample", min_p=0.999) == greedy
+    assert answers(model, chat, strategy="sample", top_k=20) != greedy
+
+
+def test_each_sample_is_a_prompt_of_its_own_in_the_cluster_of_the_first() -> None:
+    settings = Prompts.model_validate({"languages": ["fr"], "validation": {"size": 2}, "test": {"size": 2}})
+    one, three = load_prompts(settings), load_prompts(settings, samples=3)
+    assert three[: len(one)] == one
+    assert len({prompt["id"] for prompt in three}) == len(three) == 3 * len(one)
+    assert {prompt["parallel_id"] for prompt in three} == {prompt["parallel_id"] for prompt in one}
+    with pytest.raises(ValueError, match="a greedy response is always the same"):
+        Decoding(samples=3)
+
+
+def test_tokens_that_no_answer_in_the_language_can_hold_are_left_out(model_of: Any, chat: ChatFormat) -> None:
+    def passes(text: str, language: str) -> bool:
+        made = left_out(chat.tokenizer, language, len(chat.tokenizer))
+        return not any(made[token] for token in chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    assert passes("Почему небо голубое? 12 %", "ru")
+    assert not passes("Почему", "fr")
+    assert not passes(" the sky", "fr")
+    assert passes(" the sky", "en")
+    replies = answers(model_of("llama"), chat, languages=["fr"], allow=True)
+    assert not any("а" <= letter <= "я" for reply in replies.values() for letter in reply.text)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neo"])
+def test_each_row_is_moved_towards_its_own_language(name: str, model_of: Any, chat: ChatFormat) -> None:
+    model = model_of(name)
+    plain = answers(model, chat)
+    moved = answers(model, chat, steer=4.0)
+    assert moved != plain
+    assert answers(model, chat, [3], steer=4.0) == {3: moved[3]}
+    assert answers(model, chat, languages=["en"], steer=4.0) == plain
+    assert not [one for one in model.modules() if one._forward_hooks]

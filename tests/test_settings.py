@@ -243,17 +243,18 @@ def generated(study: Study, lab: Lab) -> Any:
 
 
 def prompts(study: Study, lab: Lab) -> Any:
-    return load_prompts(study.prompts)
+    return load_prompts(study.prompts, study.decoding.samples)
 
 
 def replies(study: Study, lab: Lab) -> Any:
     """The replies themselves, and what marks them as up to date."""
     found = load_model(lab.model, CPU)
     chat = _chat(_tuned(study))
-    asked = [chat.encode_prompt(prompt["messages"]) for prompt in load_prompts(study.prompts)[:4]]
+    chosen = load_prompts(study.prompts)[-4:]
+    asked = [chat.encode_prompt(prompt["messages"]) for prompt in chosen]
     texts: dict[int, str] = {}
-    keys = [str(i) for i in range(len(asked))]
-    decode(found, chat, asked, keys, study.decoding, lambda i, reply: texts.update({i: reply.text}))
+    keys, languages = [str(i) for i in range(len(asked))], [prompt["language"] for prompt in chosen]
+    decode(found, chat, asked, keys, study.decoding, lambda i, reply: texts.update({i: reply.text}), languages)
     return texts, study.decoding.signature
 
 
@@ -485,7 +486,14 @@ CASES: dict[str, Case] = {
     "decoding.repetition_penalty": Case(1.0, replies),
     "decoding.temperature": Case(0.3, replies, SAMPLED),
     "decoding.top_p": Case(0.2, replies, SAMPLED),
+    "decoding.top_k": Case(2, replies, SAMPLED),
+    "decoding.min_p": Case(0.5, replies, SAMPLED),
     "decoding.seed": Case(1, replies, SAMPLED),
+    "decoding.samples": Case(2, prompts, SAMPLED),
+    "decoding.stop": Case(["a", "e", "i", "о"], replies),
+    "decoding.allow": Case(True, replies),
+    "decoding.steer": Case(2.0, replies),
+    "decoding.steer_layers": Case([1], replies, {"decoding.steer": 2.0}),
     "decoding.checkpoints": Case("all", counting),
     "decoding.batch_size": Case(1, batches),
     "raters": Case(["fluency"], rated),

@@ -65,7 +65,8 @@ class Prompt(TypedDict):
     `answers` are accepted short answers to a factual question, `answers_any` those in other languages, `wrong` known
     wrong ones, and `reference` is a full answer; `modifies` is the id of the request that this one constrains;
     `variety` is the reply language as it was given, where that says more than its code: pt-BR. A later turn of a
-    conversation `follows` another prompt: the model has asked and answered that one before.
+    conversation `follows` another prompt: the model has asked and answered that one before. `sample` counts the replies
+    asked of one prompt from the second on.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Prompt(TypedDict):
     reference: NotRequired[str]
     modifies: NotRequired[str]
     follows: NotRequired[str]
+    sample: NotRequired[int]
 
 
 class Response(Prompt):

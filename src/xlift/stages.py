@@ -129,7 +129,7 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
         raise ConfigError(problems, "leave halving out, or measure and stop earlier")
     workspace = open_study(study, folder)
     refuse_foreign(workspace.path)
-    prompts = load_prompts(study.prompts)
+    prompts = load_prompts(study.prompts, study.decoding.samples)
     if first_worker() and not is_created(workspace, prompts):
         with locked(workspace.path):
             write_jsonl(workspace.prompts, prompts)

@@ -76,7 +76,8 @@ def _language_shares(
             values[prompts[index]["language"]].append(float(value == 2))
 
     encoded = encoded_prompts(chat, prompts)
-    decode(model, chat, encoded, [prompt["id"] for prompt in prompts], decoding, keep)
+    names, languages = [prompt["id"] for prompt in prompts], [reply_language(prompt) for prompt in prompts]
+    decode(model, chat, encoded, names, decoding, keep, languages)
     return {code: _rounded(sum(shares) / len(shares)) if shares else None for code, shares in values.items()}
 
 

@@ -19,8 +19,12 @@ RIGHT = 2
 def with_requests(
     ratings: Iterable[Mapping[str, Any]], prompts: Iterable[Mapping[str, Any]], rater: str = "answers"
 ) -> list[dict[str, Any]]:
-    """The accuracy ratings of one rater as rows for `consistency`; prompts (or responses) say which request it was."""
-    requests = {prompt["id"]: prompt.get("parallel_id") or prompt["id"] for prompt in prompts}
+    """The accuracy ratings of one rater as rows for `consistency`; prompts (or responses) say which request it was.
+
+    Of several samples of a prompt, the first counts.
+    """
+    first = [prompt for prompt in prompts if "sample" not in prompt]
+    requests = {prompt["id"]: prompt.get("parallel_id") or prompt["id"] for prompt in first}
     return [
         {"parallel_id": requests[rating["id"]], "language": rating["language"], "value": rating["value"]}
         for rating in ratings

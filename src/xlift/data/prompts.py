@@ -21,8 +21,8 @@ def builtin_sets() -> list[str]:
     return sorted({path.name.split(".")[1] for path in builtin_path("").glob("prompts.*.jsonl")})
 
 
-def load_prompts(settings: Prompts) -> list[Prompt]:
-    """Validation prompts, then test prompts, in the study's languages.
+def load_prompts(settings: Prompts, samples: int = 1) -> list[Prompt]:
+    """Validation prompts, then test prompts, in the study's languages; then those asked again for `samples` replies.
 
     Raises DataError for malformed records, repeated ids, a language without prompts, or a request that is in both
     splits, by `parallel_id` or word by word: hyperparameters chosen on validation prompts must not have seen the test
@@ -31,7 +31,15 @@ def load_prompts(settings: Prompts) -> list[Prompt]:
     validation = _load_split(settings.validation, "validation", settings.languages)
     test = _load_split(settings.test, "test", settings.languages)
     _check_apart(validation, test)
-    return [*validation.values(), *test.values()]
+    prompts = [*validation.values(), *test.values()]
+    return prompts + [_again(prompt, sample) for sample in range(2, samples + 1) for prompt in prompts]
+
+
+# e.g. open-001.fr → open-001.fr#2, with the parallel_id of the first, so that all of them are one cluster
+def _again(prompt: Prompt, sample: int) -> Prompt:
+    """A prompt that is asked for one more reply."""
+    named = {key: f"{prompt[key]}#{sample}" for key in ("id", "follows", "modifies") if key in prompt}  # type: ignore[literal-required]
+    return cast(Prompt, {**prompt, "parallel_id": _request(prompt), "sample": sample, **named})
 
 
 def _check_apart(validation: dict[str, Prompt], test: dict[str, Prompt]) -> None:

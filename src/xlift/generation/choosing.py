@@ -89,9 +89,12 @@ def _first_maximum(scores: Tensor) -> Tensor:
 
 
 def _sample(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> int:
-    """One token by nucleus sampling (Holtzman et al. 2020): the smallest set of tokens that holds `top_p`."""
-    probabilities, tokens = (logits / decoding.temperature).softmax(dim=-1).sort(descending=True)
+    """One token of the `top_k` likeliest; of those, of the smallest set that holds `top_p` (nucleus sampling, Holtzman
+    et al. 2020); of those, one at least `min_p` times as likely as the first (Nguyen et al. 2024)."""
+    scores, tokens = (logits / decoding.temperature).sort(descending=True)
+    probabilities = scores[: decoding.top_k].softmax(dim=-1)
     outside = probabilities.cumsum(dim=-1) - probabilities >= decoding.top_p
+    outside |= probabilities < decoding.min_p * probabilities[0]
     probabilities[outside] = 0.0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
 

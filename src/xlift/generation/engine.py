@@ -16,10 +16,12 @@ from typing import Any, Literal
 
 import torch
 
+from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose, generator_of
 from xlift.generation.padded import Padded
 from xlift.generation.products import fast_products
 from xlift.generation.slots import Slots, may_have_slots, slot_attention
+from xlift.generation.steering import language_vectors, steered
 from xlift.memory import free_memory
 from xlift.models import Placement
 from xlift.progress import say
@@ -93,17 +95,20 @@ def decode(
     keys: Sequence[str],
     decoding: Decoding,
     on_reply: Callable[[int, Reply], None],
+    languages: Sequence[str] | None = None,
 ) -> None:
     """Answer tokenised prompts; `on_reply(index, reply)` is called as soon as each reply ends.
 
-    `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). Long prompts come first.
-    Where memory is short, fewer are answered at a time.
+    `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). `languages` are those that
+    the replies must be in, which `decoding.allow` and `decoding.steer` want to know. Long prompts come first. Where
+    memory is short, fewer are answered at a time.
     """
-    work = _Work(model, chat, prompts, keys, decoding, on_reply)
+    work = _Work(model, chat, prompts, keys, decoding, on_reply, languages or [""] * len(prompts))
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
     size = min(decoding.batch_size, len(prompts), _rows_that_fit(model, longest))
-    prefix = _prefix(chat)
-    with answering(model) as batch_of:
+    # States that are moved for one language are not those of another.
+    prefix = [] if decoding.steer else _prefix(chat)
+    with work.steered(), answering(model) as batch_of:
         while work.queue:
             try:
                 work.run(batch_of(prefix), size)
@@ -126,26 +131,61 @@ class _Work:
         keys: Sequence[str],
         decoding: Decoding,
         on_reply: Callable[[int, Reply], None],
+        languages: Sequence[str],
     ) -> None:
         self.chat, self.prompts, self.keys, self.decoding, self.on_reply = chat, prompts, keys, decoding, on_reply
-        self.device = model.device
+        self.model, self.device, self.languages = model, model.device, languages
         self.stops = chat.stop_ids | ends_of(model)
+        self.batch: Batch | None = None
+        self.left_out: dict[str, torch.Tensor] = {}
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)))
         self.rows: list[_Row] = []
 
     def run(self, batch: Batch, size: int) -> None:
         """Answer all that waits, `size` at a time."""
         held = Held(self.decoding.repetition_penalty, self.stops)
+        self.batch = batch
         while self.queue or self.rows:
             started = time.perf_counter()
             if new := self._taken(size - len(self.rows)) if batch.joins or not self.rows else []:
                 batch.join(new)
                 held.join(new, self.device)
-            ids = choose(batch.logits(), held, self.decoding, [row.generator for row in self.rows])
+            logits = batch.logits()
+            if self.decoding.allow:
+                self._leave_out(logits)
+            ids = choose(logits, held, self.decoding, [row.generator for row in self.rows])
             held.add(ids)
             batch.add(ids)
             self._append(ids.tolist(), time.perf_counter() - started)
             self._close_up(batch, held)
+
+    @contextmanager
+    def steered(self) -> Iterator[None]:
+        """While it lasts, the model leans to the language of each row, as far as `decoding.steer` says."""
+        if not self.decoding.steer:
+            yield
+            return
+        codes = list(dict.fromkeys(self.languages))
+        vectors = language_vectors(self.model, self.chat, codes, self.decoding.steer_layers)
+
+        def owners() -> torch.Tensor:
+            if self.batch is None:  # the model is being tried out
+                return torch.tensor(codes.index(self.languages[0]), device=self.device)
+            own = [codes.index(self.languages[row.index]) for row in self.rows]
+            return torch.tensor(own, device=self.device)[self.batch.owners]
+
+        with steered(self.model, vectors, self.decoding.steer, owners):
+            yield
+
+    def _leave_out(self, logits: torch.Tensor) -> None:
+        """Take the tokens out of the scores that no answer in a row's language can hold."""
+        for row, scores in zip(self.rows, logits, strict=True):
+            language = self.languages[row.index]
+            if language not in self.left_out:
+                made = left_out(self.chat.tokenizer, language, len(scores))
+                made[sorted(self.stops)] = False
+                self.left_out[language] = made.to(self.device)
+            scores.masked_fill_(self.left_out[language], float("-inf"))
 
     def begin_again(self) -> None:
         """Let the rows under way wait once more: their tokens are made anew, the same ones."""
@@ -173,12 +213,26 @@ class _Work:
                 row.finish_reason = "stop"
             else:
                 row.tokens.append(token)
-                row.finish_reason = "length" if len(row.tokens) >= self.decoding.max_new_tokens else None
+                row.finish_reason = self._end(row.tokens)
             if row.finish_reason:
                 self._report(row, row.finish_reason)
 
+    def _end(self, tokens: list[int]) -> Literal["stop", "length"] | None:
+        """Whether a reply of these tokens ends with them. A text that stops it has at most a token a byte."""
+        if self.decoding.stop:
+            last = self._text(tokens[-max(len(text.encode()) for text in self.decoding.stop) - 1 :])
+            if any(text in last for text in self.decoding.stop):
+                return "stop"
+        return "length" if len(tokens) >= self.decoding.max_new_tokens else None
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.chat.tokenizer.decode(tokens, skip_special_tokens=True))
+
     def _report(self, row: _Row, finish_reason: Literal["stop", "length"]) -> None:
-        text = str(self.chat.tokenizer.decode(row.tokens, skip_special_tokens=True)).strip()
+        text = self._text(row.tokens)
+        text = text[
+            : min((place for stop in self.decoding.stop if (place := text.find(stop)) >= 0), default=None)
+        ].strip()
         prompt_tokens = len(self.prompts[row.index])
         self.on_reply(row.index, Reply(text, finish_reason, prompt_tokens, len(row.tokens), round(row.seconds, 3)))
 

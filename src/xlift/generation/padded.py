@@ -46,6 +46,11 @@ class Padded:
         self._cache = output[self._kept_as]
         return cast(Tensor, output.logits[:, -1])
 
+    @property
+    def owners(self) -> Tensor:
+        """Which row each token belongs to, (rows, 1)."""
+        return torch.arange(len(self._new), device=self._new.device)[:, None]
+
     def add(self, ids: Tensor) -> None:
         """One more token for each row, (rows,)."""
         self._new = ids[:, None]

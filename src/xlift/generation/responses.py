@@ -19,7 +19,7 @@ from xlift.hub import Located
 from xlift.integrity import refuse_damaged
 from xlift.models import KeptBase, Placement, empty_model, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
-from xlift.records import Message, Prompt
+from xlift.records import Message, Prompt, reply_language
 from xlift.study.settings import RunConfig
 from xlift.study.study import Study
 from xlift.tuning.limits import beyond, limits_of
@@ -56,7 +56,8 @@ def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placemen
                 named = [(f"prompt '{prompt['id']}'", own) for prompt, own in zip(asked, seen, strict=True)]
                 encoded = each_by_name(chat.encode_prompt, named)
                 refuse(beyond(limits_of(model), "prompts", encoded, checkpoint.study.decoding.max_new_tokens))
-                decode(model, chat, encoded, [prompt["id"] for prompt in asked], checkpoint.study.decoding, keep)
+                names, languages = [prompt["id"] for prompt in asked], [reply_language(prompt) for prompt in asked]
+                decode(model, chat, encoded, names, checkpoint.study.decoding, keep, languages)
                 checkpoint = replace(checkpoint)  # reads what was answered, which later turns go on from
     return len(left)
 

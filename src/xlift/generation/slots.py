@@ -83,6 +83,8 @@ class Slots(Cache):
         self._new = torch.empty(0, dtype=torch.long, device=model.device)
         self._prefix: list[int] = []
         self._shared: dict[int, tuple[Tensor, Tensor]] = {}
+        self.owners = torch.empty(0, dtype=torch.long, device=model.device)
+        """Which row each token of the line belongs to, (1, tokens)."""
         if prefix:
             self.join([prefix])
             self.logits()
@@ -99,6 +101,8 @@ class Slots(Cache):
         self._places = torch.tensor(self._lengths, device=device)
         self._rows = torch.arange(going, device=device)
         self._masks: dict[int, Tensor] = {}
+        lengths = [1] * going + [one.end - one.start for one in self._segments]
+        self.owners = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].to(device)
         output = self.model(
             input_ids=torch.cat([self._new, torch.tensor(ids, dtype=torch.long, device=device)])[None],
             position_ids=torch.tensor([positions], device=device),

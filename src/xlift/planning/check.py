@@ -147,7 +147,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
 def _checked_prompts(study: Study, found: Found) -> list[Prompt]:
     prompts: list[Prompt] = []
     try:
-        prompts = load_prompts(study.prompts)
+        prompts = load_prompts(study.prompts, study.decoding.samples)
         print(f"prompts: {len(prompts)} in {', '.join(study.prompts.languages)}")
     except UserError as error:
         found.take(error)

@@ -31,7 +31,7 @@ def pending(workspace: StudyFolder) -> list[str]:
     Meant to be asked before the study is written down, since it compares with the study.yaml and prompts.jsonl of last
     time. Raises DataError for prompts that cannot be read.
     """
-    prompts = load_prompts(workspace.study.prompts)
+    prompts = load_prompts(workspace.study.prompts, workspace.study.decoding.samples)
     going = surviving(workspace, workspace.runs)
     work = [(run.label, text) for run in going for text in _readable_work(workspace, run, prompts)]
     judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]

@@ -391,8 +391,22 @@ class Decoding(Settings):
     repetition_penalty: float = Field(1.2, gt=0)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    """Only the so many likeliest tokens are drawn from."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Only tokens at least this much as likely as the likeliest one are drawn from."""
     seed: int = Field(0, ge=0)
     """Seed of sampling; each response has its own generator, so that the order of prompts does not matter."""
+    samples: int = Field(1, ge=1)
+    """Responses to each prompt, where they are sampled: prompts ID, ID#2, ID#3 …, one cluster in every interval."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end a response; they are no part of it."""
+    allow: bool = False
+    """Let only tokens through that an answer in the prompt's reply language can hold: its scripts, its words, names."""
+    steer: float = Field(0.0, ge=0)
+    """How far hidden states are moved along the reply language's direction from English; 1 is the whole difference."""
+    steer_layers: list[Annotated[int, Field(ge=0)]] | None = None
+    """Layers at which they are moved, from 0 on; the middle third where none are named."""
     checkpoints: Literal["last", "all"] | list[Annotated[int, Field(ge=1)]] = "last"
     """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
     batch_size: int = Field(48, ge=1)
@@ -405,7 +419,20 @@ class Decoding(Settings):
         text = f"{self.strategy}|rp{self.repetition_penalty:g}|max{self.max_new_tokens}"
         if self.strategy == "sample":
             text += f"|t{self.temperature:g}|p{self.top_p:g}|s{self.seed}"
-        return text
+            text += f"|k{self.top_k}" if self.top_k else ""
+            text += f"|min{self.min_p:g}" if self.min_p else ""
+        text += f"|stop{fingerprint(self.stop, length=8)}" if self.stop else ""
+        text += "|allow v1" if self.allow else ""
+        layers = "" if self.steer_layers is None else ",".join(map(str, self.steer_layers))
+        return text + (f"|steer v1 {self.steer:g} {layers}" if self.steer else "")
+
+    @model_validator(mode="after")
+    def _of_samples(self) -> Decoding:
+        if self.samples > 1 and self.strategy == "greedy":
+            raise ValueError(
+                "samples: a greedy response is always the same; set strategy: sample, or leave samples out"
+            )
+        return self
 
 
 class Validation(Settings):
