@@ -186,6 +186,11 @@ def test_a_study_downloads_once_keeps_its_commit_and_needs_the_hub_no_more(
     assert {one["base"]["model_revision"] for one in manifests(tmp_path / "first")} == {begun}
     assert not [request for request in hub.requests if later in request]
 
+    # What is checked is what would be gone on with.
+    done = xlift("check", str(file), "--out", "first", "--no-probe", folder=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert not [request for request in hub.requests if later in request]
+
     cards = [one.read_text() for one in tmp_path.glob("first/runs/*/checkpoints/step-2/README.md")]
     assert cards
     assert all(f'from_pretrained("org/tiny", revision="{begun}")' in card for card in cards)

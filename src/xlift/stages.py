@@ -16,9 +16,10 @@ from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run
 from xlift.extras import require
 from xlift.halving import idle_problems, surviving
-from xlift.hub import Located, hub_snapshot, locate
+from xlift.hub import Located, locate
 from xlift.integrity import refuse_other_base, say_changed
 from xlift.models import KeptBase, Placement, place
+from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
@@ -83,7 +84,7 @@ class Kept:
         """
         key, study = settings.model_dump_json(), workspace.study
         if key not in self._data:
-            pinned, self.revisions = _pinned(workspace, settings, offline)
+            pinned, self.revisions = pinned_data(workspace, settings, offline)
             self._data = {key: load_examples(pinned, written_prompts(workspace), offline, study.skip_unfit)}
             for line in self._data[key].lines if first_worker() else ():
                 say(line)
@@ -94,21 +95,6 @@ class Kept:
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         # Another process begins with nothing.
         return Kept, ()
-
-
-def _pinned(workspace: StudyFolder, settings: Instructions, offline: bool) -> tuple[Instructions, dict[str, str]]:
-    """Instruction data with each hub dataset at the commit that the study has begun with, and these commits."""
-    begun = {
-        name: commit for run in workspace.runs for name, commit in run.manifest().get("data_revisions", {}).items()
-    }
-    commits: dict[str, str] = {}
-    sources = list(settings.sources)
-    for number, source in enumerate(sources):
-        if source.path.startswith("hub:"):
-            name, dataset = f"{source.path}@{source.revision or ''}", source.path.removeprefix("hub:")
-            commit = begun.get(name) or hub_snapshot(dataset, source.revision, offline, "dataset").name
-            commits[name], sources[number] = commit, source.model_copy(update={"revision": commit})
-    return settings.model_copy(update={"sources": sources}), commits
 
 
 def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
@@ -267,19 +253,11 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
     Raises ConfigError where the model is another than the one that the run was begun with.
     """
     study = workspace.study
-    base = locate(run.config.model, _revision(workspace, run), offline, not run.config.untuned)
+    base = locate(run.config.model, pinned_revision(workspace, run), offline, not run.config.untuned)
     refuse_other_base(run, base)
     # What was begun goes on as it was begun, also on a machine where another dtype is faster.
     begun = _trained_by(workspace, run).manifest().get("dtype") if study.dtype == "auto" else None
     return base, place(study.device, begun or study.dtype)
-
-
-def _revision(workspace: StudyFolder, run: RunFolder) -> str | None:
-    """The revision of the base model: the commit that the study has begun with, so that a moving branch stays still."""
-    asked = (run.config.model, run.config.revision)
-    alike = [other for other in workspace.runs if (other.config.model, other.config.revision) == asked]
-    pins = [one.pinned_revision for one in (run, *alike)]
-    return next((pin for pin in pins if pin), run.config.revision)
 
 
 def generate_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:

@@ -19,6 +19,7 @@ from xlift.halving import idle_problems
 from xlift.hub import Located, locate
 from xlift.memory import free_memory
 from xlift.models import Placement, load_tokenizer, place
+from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.forecast import (
     Asked,
     Disk,
@@ -47,7 +48,7 @@ from xlift.terminal import paged
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import Data, data_lines, encode_data
 from xlift.watch import validation_prompts
-from xlift.workspace import RunFolder, open_study
+from xlift.workspace import RunFolder, StudyFolder, open_study
 
 MEMORY_HINT = (
     "lower training.micro_batch_tokens, set training.gradient_checkpointing: true, adapt with lora instead of full, or "
@@ -125,7 +126,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
     print(f"{study.name}: {len(workspace.runs)} runs on {placement.device} in {placement.dtype} ({placement.why})")
     prompts = _checked_prompts(study, found)
     found.problems += idle_problems(study)
-    plans = _plans(study, workspace.runs, prompts, offline, found)
+    plans = _plans(workspace, prompts, offline, found)
     _tell_of_data(study, plans, found)
     free = free_memory(placement)
     takes = {plan.run.id: _bounds(study, plan, prompts, placement) for plan in plans}
@@ -154,15 +155,13 @@ def _checked_prompts(study: Study, found: Found) -> list[Prompt]:
     return prompts
 
 
-def _plans(
-    study: Study, runs: Sequence[RunFolder], prompts: list[Prompt], offline: bool, found: Found
-) -> list[Planned]:
+def _plans(workspace: StudyFolder, prompts: list[Prompt], offline: bool, found: Found) -> list[Planned]:
     """The runs that nothing is wrong with; the problems of the others go to `found`."""
     plans: list[Planned] = []
     once: dict[str, Any] = {}
-    for run in runs:
+    for run in workspace.runs:
         try:
-            plan = _plan(study, run, prompts, offline, once)
+            plan = _plan(workspace, run, prompts, offline, once)
         except UserError as error:
             found.take(error, run.label)
             continue
@@ -172,9 +171,11 @@ def _plans(
     return plans
 
 
-def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, once: dict[str, Any]) -> Planned:
+def _plan(
+    workspace: StudyFolder, run: RunFolder, prompts: list[Prompt], offline: bool, once: dict[str, Any]
+) -> Planned:
     """One run; what it has in common with others is made `once`."""
-    config = run.config
+    study, config = workspace.study, run.config
 
     def shared(make: Callable[[], Any], *key: Any) -> Any:
         name = fingerprint(*key)
@@ -182,7 +183,7 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
             once[name] = make()
         return once[name]
 
-    asked_for = (config.model, config.revision, offline, not config.untuned)
+    asked_for = (config.model, pinned_revision(workspace, run), offline, not config.untuned)
     base = shared(lambda: locate(*asked_for), "base", asked_for)
     tokenizer, spoken = (base.tokenizer, base.revision), (config.template, config.system, config.thinking)
     chat_key = (*tokenizer, *spoken)
@@ -191,8 +192,9 @@ def _plan(study: Study, run: RunFolder, prompts: list[Prompt], offline: bool, on
     data, work, examples = None, Workload(), None
     if not config.untuned:
         instructions = config.instructions
-        told = (instructions, prompts, offline, study.skip_unfit)
         settings = instructions.model_dump(mode="json")
+        pinned = shared(lambda: pinned_data(workspace, instructions, offline)[0], "pinned", settings)
+        told = (pinned, prompts, offline, study.skip_unfit)
         examples = shared(lambda: load_examples(*told), "examples", settings)
         data_key = (chat_key, settings, config.max_length)
         given = (config, chat, examples.train, examples.heldout, study.skip_unfit)
