@@ -66,7 +66,7 @@ class State:
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def identity(messages: list[dict[str, Any]]) -> str:
+def identity(messages: Any) -> str:
     """One request, whatever parameters it is sent with."""
     return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -143,7 +143,7 @@ class _Server:
         writer: asyncio.StreamWriter,
     ) -> bool:
         """Whether the connection stays open."""
-        if path.endswith("/chat/completions"):
+        if path.endswith("/completions"):
             return await self.chat(json.loads(body), headers, reader, writer)
         status, answer = self.other(method, path, headers, body)
         send(writer, status, answer)
@@ -157,7 +157,7 @@ class _Server:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> bool:
-        state, mark = self.state, identity(body["messages"])
+        state, mark = self.state, identity(body.get("messages", body.get("prompt")))
         act = self.script(body, state.seen[mark])
         state.requests += 1
         state.seen[mark] += 1

@@ -24,6 +24,7 @@ from xlift.study.settings import (
     Halving,
     Instructions,
     Judge,
+    Model,
     Prompts,
     PromptSet,
     Ray,
@@ -70,6 +71,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "`ray`": Ray,
     "`report`": Report,
     "a judge": Judge,
+    "a model": Model,
 }
 """What the tables of settings are headed by ("| in `ray` | default | …"), and the settings that each documents."""
 

@@ -238,7 +238,7 @@ def test_every_setting_can_be_a_factor_and_alpha_of_three_seeds_is_one_with_two_
     assert set(found["conditions"]) == {4}
     assert one(found, factor="alpha", level="32")["effect"] == pytest.approx(0.25, abs=0.1)
     assert one(found, factor="packing", level="False")["effect"] == pytest.approx(-0.25, abs=0.1)
-    assert set(SETTINGS) == {"method", "rank", "sources", *FILLED_IN} | set(FACTORS) - {"adaptation"}
+    assert set(SETTINGS) | {"given"} == {"method", "rank", "sources", *FILLED_IN} | set(FACTORS) - {"adaptation"}
 
 
 def test_settings_of_lora_are_part_of_the_adaptation_where_other_methods_lack_them() -> None:

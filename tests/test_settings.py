@@ -5,6 +5,7 @@ A setting without a case here fails the first test.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import shutil
@@ -26,6 +27,7 @@ from xlift.disk import encode_record, write_jsonl
 from xlift.errors import ConfigError, UserError
 from xlift.executors import each_run, task_resources
 from xlift.generation.engine import decode
+from xlift.generation.served import LEDGER, answer_served
 from xlift.halving import stopped
 from xlift.hub import folder_sha256, locate
 from xlift.judging.ratings import judge_responses, ledger_path
@@ -36,6 +38,7 @@ from xlift.report.numbers import findings_of, selection_rows
 from xlift.report.page import _markdown
 from xlift.report.reading import Material
 from xlift.report.remedies import remedies_table
+from xlift.results import tidy_table
 from xlift.servers.client import Pace
 from xlift.stages import Kept, generate_stage, prepare, rate_stage, runs_at_once, train_stage
 from xlift.study.labels import run_settings
@@ -106,7 +109,8 @@ class Lab:
     def study(self, changes: Mapping[str, Any]) -> Study:
         raw = self.base()
         for path, value in changes.items():
-            _put(raw, path.split("."), value)
+            _put(raw, path.split("."), copy.deepcopy(value))
+        raw = json.loads(json.dumps(raw).replace('"FIRST"', json.dumps(self.servers[0].url)))
         key = json.dumps(raw)
         if key not in self.seen:
             self.seen[key] = parse_study(raw)
@@ -400,6 +404,45 @@ def _judged(study: Study, lab: Lab) -> dict[str, Any]:
     }
 
 
+def answered(part: str) -> Shows:
+    """A part of what comes of asking a served model the study's prompts on a real server."""
+
+    def shows(study: Study, lab: Lab) -> Any:
+        return lab.shown(_answered, study)[part]
+
+    return shows
+
+
+def _answered(study: Study, lab: Lab) -> dict[str, Any]:
+    for server in lab.servers:
+        vars(server.state).update(vars(type(server.state)()))
+    (one,) = [one for one in checkpoints(prepare(study, lab.place())) if one.run.config.given]
+    failure: list[str] = []
+    try:
+        answer_served(one, Pace(tries=1))
+    except UserError as error:
+        failure = error.problems
+    states = [server.state for server in lab.servers]
+    return {
+        "requests": [sorted(json.dumps(body) for body in state.bodies) for state in states],
+        "keys": [headers["authorization"] for headers in states[0].headers],
+        "at once": states[0].most_at_once,
+        "cost": sum(line.get("cost", 0) for line in read_records(one.run.path / LEDGER)),
+        "failure": failure,
+        "missing": [record.get("missing") for record in read_records(one.run.responses(0))],
+        "label": one.run.label,
+    }
+
+
+def engine(study: Study, lab: Lab) -> Any:
+    return [run.given.by for run in study.runs() if run.given]
+
+
+def factors(study: Study, lab: Lab) -> Any:
+    """The columns of the tidy table."""
+    return tidy_table(((run, []) for run in open_study(study, lab.place()).runs), []).columns
+
+
 RESPONSES = [
     {"id": f"p{i}", "language": "fr", "run": "r", "step": 2, "text": f"Réponse {i}.", "reference": "Une réponse."}
     | {"messages": [{"role": "user", "content": f"Question {i} ?"}]}
@@ -418,6 +461,7 @@ PARALLEL = {
         {"path": "builtin", "language": "fr", "size": 3},
     ]
 }
+SERVED = {"models": [{"model": "m", "base_url": "FIRST"}]}
 RAY = {"executor": "ray", "ray.address": "nowhere"}
 
 CASES: dict[str, Case] = {
@@ -497,6 +541,26 @@ CASES: dict[str, Case] = {
     "decoding.checkpoints": Case("all", counting),
     "decoding.batch_size": Case(1, batches),
     "raters": Case(["fluency"], rated),
+    "models.model": Case("n", answered("requests"), SERVED),
+    "models.name": Case("mine", answered("label"), SERVED),
+    "models.base_url": Case("SERVER", answered("requests"), SERVED),
+    "models.api_key_env": Case("OTHER_KEY", answered("keys"), SERVED),
+    "models.concurrency": Case(1, answered("at once"), SERVED),
+    "models.timeout": Case(0.01, answered("missing"), SERVED),
+    "models.price_input": Case(1.0, answered("cost"), SERVED),
+    "models.price_output": Case(1.0, answered("cost"), SERVED),
+    "models.max_cost": Case(
+        1e-9, answered("failure"), {"models": [{"model": "m", "base_url": "FIRST", "price_input": 1}]}
+    ),
+    "models.max_requests": Case(1, answered("failure"), SERVED),
+    "models.engine": Case("openai", engine, {"models": [{"model": "m"}]}),
+    "models.revision": Case("v2", base_model, {"models": [{"model": "org/model"}]}),
+    "models.template": Case("chatml", answered("requests"), SERVED),
+    "models.system": Case("Be brief.", answered("requests"), SERVED),
+    "models.thinking": Case("keep", runs, {"models": [{"model": "org/model"}]}),
+    "models.factors": Case({"size": 7}, factors, SERVED),
+    "models.decoding": Case({"max_new_tokens": 3}, answered("requests"), SERVED),
+    "models.body": Case({"top_k": 1}, answered("requests"), SERVED),
     "judges.model": Case("n", judged("requests")),
     "judges.name": Case("mine", judged("files")),
     "judges.base_url": Case("SERVER", judged("requests")),
@@ -539,14 +603,14 @@ CASES: dict[str, Case] = {
     "dtype": Case("bfloat16", placement),
 }
 
-FILLED = {"models", "training.instructions.sources.sha256", *(f"training.{name}" for name in FILLED_IN)}
+FILLED = {"model_hashes", "training.instructions.sources.sha256", *(f"training.{name}" for name in FILLED_IN)}
 """Filled in when the study is loaded; nobody sets them."""
 
 
 def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every setting of a section by its path, those of sections in it, of lists of sections and of `training` too."""
     for name, one in section.model_fields.items():
-        nested = RunConfig if name == "training" else _settings_class(one.annotation)
+        nested = RunConfig if name == "training" else _settings_class(one.annotation) if name != "given" else None
         yield from leaves(nested, f"{prefix}{name}.") if nested else [prefix + name]
 
 
@@ -635,8 +699,8 @@ def test_a_setting_of_training_makes_another_run_unless_the_weights_are_the_same
 
 def test_what_is_filled_in_cannot_be_set(lab: Lab) -> None:
     filled = lab.study({})
-    assert filled.models == {lab.model: folder_sha256(Path(lab.model))}
-    for setting, value in {"models": {lab.model: "0"}, "training.instructions.sources.sha256": "0"}.items():
+    assert filled.model_hashes == {lab.model: folder_sha256(Path(lab.model))}
+    for setting, value in {"model_hashes": {lab.model: "0"}, "training.instructions.sources.sha256": "0"}.items():
         assert lab.study({setting: value}) == filled
     with pytest.raises(ConfigError, match="a dataset of the hub has no sha256"):
         lab.study({"training.instructions.sources": [{"path": "hub:o/n", "sha256": "0"}]})

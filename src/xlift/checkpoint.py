@@ -20,7 +20,7 @@ from xlift.hub import chat_sha256
 from xlift.progress import or_told
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Message, Prompt, Rating, Response, fingerprint, read_json, read_records, response_signature
-from xlift.study.settings import Judge
+from xlift.study.settings import Decoding, Judge, Model
 from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
 
@@ -45,17 +45,36 @@ class Checkpoint:
         return self.run.checkpoint(self.step) if self.step else None
 
     @cached_property
+    def decoding(self) -> Decoding:
+        """How it answers: as the study says, and a model of the study's `models` as is said of it."""
+        given, settings = self.run.config.given, self.study.decoding
+        return Decoding.model_validate(settings.model_dump() | given.decoding) if given else settings
+
+    @cached_property
+    def model(self) -> Model | None:
+        """What lets it answer, with all of its decoding filled in; None for what the study trains, and its bases."""
+        given = self.run.config.given
+        settings = self.decoding.model_dump(exclude={"checkpoints", "samples"})
+        return given and given.model_copy(update={"decoding": settings})
+
+    @cached_property
     def signatures(self) -> dict[str, str]:
         """Per prompt id, what a response must carry to be up to date; NOT_YET for a turn that cannot be asked yet."""
         found: dict[str, str] = {}
         for prompt in self.prompts:
             seen = self._seen(prompt, found)
-            settings, chat = self.study.decoding.signature, self._chat(prompt["id"])
+            settings, chat = self._settings, self._chat(prompt["id"])
             found[prompt["id"]] = response_signature(settings, seen, chat) if seen else NOT_YET
         return found
 
+    @property
+    def _settings(self) -> str:
+        return self.model.signature if self.model and self.model.remote else self.decoding.signature
+
     def _chat(self, name: str) -> str:
-        """What the tuned model's chat template and tokenizer are known by."""
+        """What the tuned model's chat template and tokenizer are known by; of a model that is not here, its engine."""
+        if self.model and self.model.remote:
+            return self.model.by
         if self.weights and not self.weights.is_dir():
             # Its folder is gone, to be made again as it was: a response has been made with what it says.
             return str(self.made.get(name, {}).get("signature")).rpartition("|")[2].partition(".")[2]
@@ -89,6 +108,11 @@ class Checkpoint:
     def unanswered(self) -> list[Prompt]:
         """The prompts without an up-to-date response."""
         return [prompt for prompt in self.prompts if not self._is_current(prompt["id"])]
+
+    @property
+    def lost(self) -> list[Prompt]:
+        """The prompts whose request a server has not answered: missing, and asked again by the next `generate`."""
+        return [one for one in self.prompts if self._is_current(one["id"]) and self.made[one["id"]].get("lost")]
 
     @property
     def askable(self) -> list[Prompt]:
@@ -193,12 +217,14 @@ class Checkpoint:
     @property
     def unmeasured(self) -> list[str]:
         """The languages whose margin is still to be measured."""
-        return [code for code in measured_languages(self.study) if code not in self.margins]
+        wanted = [] if self.run.config.remote else measured_languages(self.study)
+        return [code for code in wanted if code not in self.margins]
 
     @property
     def ungraded(self) -> list[str]:
         """The languages whose grammar margin is still to be measured."""
-        return [code for code in grammar_languages(self.study) if code not in self.grammar]
+        wanted = [] if self.run.config.remote else grammar_languages(self.study)
+        return [code for code in wanted if code not in self.grammar]
 
 
 class Margin(TypedDict):

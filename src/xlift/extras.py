@@ -21,7 +21,7 @@ EXTRAS = {
         ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub"),
     ),
     "report": Extra("the report", ("altair", "vl_convert", "jinja2", "markupsafe")),
-    "judge": Extra("a judge model", ("openai", "httpx2")),
+    "judge": Extra("a judge or another served model", ("openai", "httpx2")),
     "annotate": Extra(
         "annotation",
         (

@@ -90,6 +90,7 @@ class Prompt(TypedDict):
 class Response(Prompt):
     """A model's reply to a prompt. `signature` names the prompt text and decoding that it came from.
 
+    `missing` says why there is no reply, `lost` that the next try may bring one; `text` is empty then.
     Of a later turn, `messages` are the whole conversation: the turns before it with the model's own replies. `seconds`
     are its share of the time that the model has computed.
     """
@@ -102,6 +103,8 @@ class Response(Prompt):
     new_tokens: int
     seconds: NotRequired[float]
     signature: str
+    missing: NotRequired[str]
+    lost: NotRequired[bool]
 
 
 class Rating(TypedDict):

@@ -18,14 +18,15 @@ import polars as pl
 from xlift.checkpoint import checkpoints, readable, written_prompts
 from xlift.progress import or_told
 from xlift.records import Logged, Prompt, Rating, Response, kind_of, read_records
-from xlift.study.labels import run_settings, setting_kinds
+from xlift.study.labels import FACTOR, run_settings, setting_kinds
 from xlift.study.settings import flat
 from xlift.workspace import RunFolder, StudyFolder, find_run, find_study
 
 _TYPES: dict[type, Any] = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
 
 AXES = {name: _TYPES[kind] for name, kind in setting_kinds().items()} | {"untuned": pl.Boolean}
-"""Columns of the tidy table that say how a run was trained, one a setting; null where it does not apply."""
+"""Columns of the tidy table that say how a run was trained, one a setting; null where it does not apply. Behind them
+stand those of the factors that the study tells of its models."""
 
 RATING_COLUMNS = {
     "run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String,
@@ -47,7 +48,22 @@ def axes_of(run: RunFolder) -> dict[str, Any]:
     settings = run_settings(run.config)
     if not run.config.untuned and settings["size"] is None:
         settings["size"] = run.stage("train").get("examples")
-    return settings | {"untuned": run.config.untuned}
+    return settings | {"untuned": run.config.reference}
+
+
+def _factors_of(runs: Sequence[RunFolder]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Columns for what a study says of its models, and each run's values: numbers, or text where not all are."""
+    told = [run.config.given.factors if run.config.given else {} for run in runs]
+    names = dict.fromkeys(name for one in told for name in one)
+    values = {name: [one[name] for one in told if name in one] for name in names}
+    numeric = {name: all(type(one) in (int, float) for one in found) for name, found in values.items()}
+    columns = {f"{FACTOR}{name}": pl.Float64 if numeric[name] else pl.String for name in values}
+    rows = [{f"{FACTOR}{name}": float(v) if numeric[name] else _word(v) for name, v in one.items()} for one in told]
+    return columns, rows
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,8 @@ def ratings_of_runs(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
         )
         for study, frame in frames.items()
     ]  # fmt: skip
-    return pl.concat(parts), [f"{run.parent.parent}/{run.name}" if run.name in again else run.name for run in runs]
+    found = [f"{run.parent.parent}/{run.name}" if run.name in again else run.name for run in runs]
+    return pl.concat(parts, how="diagonal"), found
 
 
 def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
@@ -119,7 +136,9 @@ def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Ite
     listed = list(found)
     rows = [tidy(rating, by_id[rating["id"]], run) for run, ratings in listed for rating in ratings]
     runs = {run.id: run for run, _ in listed}
-    axes = pl.DataFrame([{"run": run.id} | axes_of(run) for run in runs.values()], schema={"run": pl.String} | AXES)
+    columns, factors = _factors_of(list(runs.values()))
+    told = [{"run": one.id} | axes_of(one) | own for one, own in zip(runs.values(), factors, strict=True)]
+    axes = pl.DataFrame(told, schema={"run": pl.String} | AXES | columns)
     ratings = pl.DataFrame(rows, schema=RATING_COLUMNS)
     return ratings.join(_told_apart(axes), on="run", how="left", maintain_order="left")
 

@@ -127,6 +127,8 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
 
 def train_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
     """Train every run of the grid that is not trained yet; one that failed before is tried again, once."""
+    if not any(run.trains for run in workspace.runs):
+        return
     require("train")
     study, kept = workspace.study, kept or Kept()
     failures: list[UserError] = []
@@ -262,7 +264,7 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
 
 def generate_stage(workspace: StudyFolder, offline: bool = False, kept: Kept | None = None) -> None:
     """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
-    require("train")
+    require(*(name for name in workspace.study.extras if name in ("train", "judge")))
     kept = kept or Kept()
     if first_worker():
         try:
@@ -281,21 +283,32 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept)
         there = ", ".join(map(str, run.checkpoint_steps()))
         problem = f"none of the steps of decoding.checkpoints has a checkpoint; there are: {there}"
         raise UserError(problem if there else "no checkpoint to generate from", "xlift train makes it")
-    if not any(one.unanswered or one.unmeasured or one.ungraded for one in found):
+    if not any(one.unanswered or one.lost or one.unmeasured or one.ungraded for one in found):
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
         return
+    say_changed(run)
+    answer = _answering(workspace, run, offline, kept)
+    run.set_stage("generate", "running")
+    started = time.monotonic()
+    made = sum(answer(one) for one in found)
+    run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
+    run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
+
+
+def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept) -> Callable[[Checkpoint], int]:
+    """What lets a run's checkpoints answer: the model, loaded here, or its server."""
+    if run.config.remote:
+        from xlift.generation.served import answer_served
+
+        run.update_manifest(**environment())
+        return answer_served
     from xlift.generation.responses import answer_checkpoint
 
-    say_changed(run)
     base, placement = _base(workspace, run, offline)
     if not run.trains:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
-    run.set_stage("generate", "running")
-    started = time.monotonic()
-    made = sum(answer_checkpoint(one, base, placement, kept.base) for one in found)
-    run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
-    run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
+    return partial(answer_checkpoint, base=base, placement=placement, kept=kept.base)
 
 
 def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:

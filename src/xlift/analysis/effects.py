@@ -34,6 +34,7 @@ from xlift.intervals import (
     wilson,
 )
 from xlift.records import SCALES
+from xlift.study.labels import FACTOR
 from xlift.study.settings import FILLED_IN
 
 _FIRST = ("model", "adaptation", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
@@ -194,7 +195,9 @@ def factors_of(frame: pl.DataFrame, names: Sequence[str] | None = None) -> list[
     """The factors with two levels or more among the conditions of `frame`, those determined by another one merged."""
     conditions = frame.unique("condition").sort("condition")
     folded = _FOLDED if conditions["method"].n_unique() > 1 else ()
-    names = names or [name for name in FACTORS if name not in folded]
+    told = [name for name in conditions.columns if name.startswith(FACTOR)]
+    # What is told of models stands in place of which model it is, which would determine all of it.
+    names = names or [*told, *(name for name in FACTORS if name not in (*folded, *(["model"] if told else [])))]
     found = [_factor(name, conditions[name]) for name in names]
     found = [factor for factor in found if len(factor.levels) > 1]
     merged: list[Factor] = []

@@ -39,7 +39,7 @@ def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placemen
     chat = checkpoint_chat(checkpoint, base)
     title = f"generate {run.label} step {step}"
     with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight, kept) as model:
-        prove_answering(model, checkpoint.study.decoding.batch_size)
+        prove_answering(model, checkpoint.decoding.batch_size)
         if checkpoint.unmeasured or checkpoint.ungraded:
             language = summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured)))
             pairs = {code: grammar_pairs(code) for code in checkpoint.ungraded}
@@ -55,9 +55,9 @@ def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placemen
                 seen = [checkpoint.seen(prompt) for prompt in asked]
                 named = [(f"prompt '{prompt['id']}'", own) for prompt, own in zip(asked, seen, strict=True)]
                 encoded = each_by_name(chat.encode_prompt, named)
-                refuse(beyond(limits_of(model), "prompts", encoded, checkpoint.study.decoding.max_new_tokens))
+                refuse(beyond(limits_of(model), "prompts", encoded, checkpoint.decoding.max_new_tokens))
                 names, languages = [prompt["id"] for prompt in asked], [reply_language(prompt) for prompt in asked]
-                decode(model, chat, encoded, names, checkpoint.study.decoding, keep, languages)
+                decode(model, chat, encoded, names, checkpoint.decoding, keep, languages)
                 checkpoint = replace(checkpoint)  # reads what was answered, which later turns go on from
     return len(left)
 

@@ -72,6 +72,9 @@ class Request(NamedTuple):
     notes: tuple[str, ...]
     readable: Callable[[str], bool]
 
+    def content(self, messages: list[Message]) -> dict[str, Any]:
+        return {"messages": messages}
+
     def follow_up(self, replies: Sequence[ServedReply]) -> list[Message] | None:
         """The messages of the one re-ask; None where none is needed: an unreadable reply that is no refusal has one."""
         if len(replies) != 1 or refuses(replies[0]) or self.readable(replies[0].text):

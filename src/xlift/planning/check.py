@@ -42,7 +42,8 @@ from xlift.planning.pending import pending, say_rows
 from xlift.planning.proof import notes, unfit_files, unreadable
 from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
-from xlift.study.settings import RunConfig
+from xlift.servers.client import served_where
+from xlift.study.settings import Model, RunConfig
 from xlift.study.study import Study
 from xlift.terminal import paged
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
@@ -60,6 +61,9 @@ PROBED_BY = (
     *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing"),
 )
 """Settings that decide how fast a run is and what memory it takes: runs that share them are measured once."""
+
+
+NOWHERE = Placement("cpu", "float32", "nothing is computed here")
 
 
 @dataclass
@@ -122,13 +126,16 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
     require(*study.extras)
     found = Found()
     workspace = open_study(study, folder)
-    placement = place(study.device, study.dtype)
-    print(f"{study.name}: {len(workspace.runs)} runs on {placement.device} in {placement.dtype} ({placement.why})")
+    here, elsewhere = ([run for run in workspace.runs if run.config.remote == remote] for remote in (False, True))
+    placement = place(study.device, study.dtype) if here else NOWHERE
+    if here:
+        print(f"{study.name}: {len(here)} runs on {placement.device} in {placement.dtype} ({placement.why})")
     prompts = _checked_prompts(study, found)
+    _check_served([run.config.given for run in elsewhere if run.config.given], len(prompts), found)
     found.problems += idle_problems(study)
-    plans = _plans(workspace, prompts, offline, found)
+    plans = _plans(workspace, here, prompts, offline, found)
     _tell_of_data(study, plans, found)
-    free = free_memory(placement)
+    free = free_memory(placement) if here else 0
     takes = {plan.run.id: _bounds(study, plan, prompts, placement) for plan in plans}
     _refuse_memory(plans, takes, free, "needs at least", placement, found)
     _refuse_disk(plans, takes, workspace.path, found)
@@ -137,12 +144,23 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
         takes = _measured(study, plans, takes, placement, found)
         _refuse_memory(plans, takes, free, "needs", placement, found)
         _refuse_together(study, takes, free, placement, found)
-    _print_table(study, plans, takes, placement)
+    if here:
+        _print_table(study, plans, takes, placement)
     shown = next((plan for plan in plans if plan.data), None)
     if shown and shown.data:
         _show_mask(shown.chat, min(shown.data.train, key=len))
     found.refuse()
     say_rows(to_do or [])
+
+
+def _check_served(models: Sequence[Model], prompts: int, found: Found) -> None:
+    """Ask each server for the models that it has; one that does not list them is believed."""
+    for model in models:
+        try:
+            if model.by == "openai":
+                print(f"{model.label}: {prompts} prompts to {served_where(model)}")
+        except UserError as error:
+            found.take(error, model.label)
 
 
 def _checked_prompts(study: Study, found: Found) -> list[Prompt]:
@@ -155,11 +173,13 @@ def _checked_prompts(study: Study, found: Found) -> list[Prompt]:
     return prompts
 
 
-def _plans(workspace: StudyFolder, prompts: list[Prompt], offline: bool, found: Found) -> list[Planned]:
+def _plans(
+    workspace: StudyFolder, runs: Sequence[RunFolder], prompts: list[Prompt], offline: bool, found: Found
+) -> list[Planned]:
     """The runs that nothing is wrong with; the problems of the others go to `found`."""
     plans: list[Planned] = []
     once: dict[str, Any] = {}
-    for run in workspace.runs:
+    for run in runs:
         try:
             plan = _plan(workspace, run, prompts, offline, once)
         except UserError as error:

@@ -109,6 +109,8 @@ def rate(record: dict[str, Any], name: str) -> Rating:
 
 def unreadable_record(record: dict[str, Any]) -> str | None:
     """Why no rater, and no judge, can be shown a record; None where it can."""
+    if isinstance(why := record.get("missing"), str) and why:
+        return f"no response: {why}"
     missing = next((field for field in ("text", "language") if not isinstance(record.get(field), str)), None)
     if missing:
         return f"the response has no '{missing}'"

@@ -60,9 +60,15 @@ def unknown_text(material: Material, found: Findings) -> str:
 def _design(material: Material) -> str:
     runs = material.workspace.runs
     tuned = [run for run in runs if not run.config.untuned]
+    given = [run.label for run in runs if run.config.given]
+    beside = f"{len(tuned)} tuned and {len(given)} other models" if tuned and given else ""
     models = list(dict.fromkeys(str(setting_text("model", {"model": run.config.model})) for run in runs))
     requests = _requests(material)
     languages = _listed([language_name(code) for code in material.languages])
+    if beside:
+        return f"This study compares {beside} on {_counted(requests, 'test request')} in {languages}."
+    if given:
+        return f"This study compares {_listed(given)} on {_counted(requests, 'test request')} in {languages}."
     if not tuned:
         return f"This study asks {_counted(requests, 'test request')} in {languages} of {_listed(models)}."
     base = " beside the untuned model" if len(tuned) < len(runs) else ""
@@ -105,6 +111,11 @@ def _untuned(material: Material, found: Findings, scale: Scale) -> str:
     return f"Untuned, the share of {scale.title[0].lower()}{scale.title[1:]} is {_listed(said)}."
 
 
+def _settings(conditions: Sequence[Condition]) -> str:
+    """What is compared: tuned settings, or models that are not tuned here."""
+    return "models" if any(one.settings["method"] == "none" for one in conditions) else "tuned settings"
+
+
 def _extremes(material: Material, found: Findings, scale: Scale) -> str:
     """The highest and the lowest tuned setting outside English, if they can be told apart."""
     tuned = [condition for condition in material.conditions if not condition.untuned]
@@ -122,10 +133,11 @@ def _extremes(material: Material, found: Findings, scale: Scale) -> str:
     rows = differences(frame, worst, best, ("facet",), material.resampling) if best is not worst else []
     where = "outside English" if REFERENCE in material.languages else "over all languages"
     if not rows or not _is_difference(material, rows[0], rows[0].p, len(pairs)):
-        return f"No two tuned settings can be told apart with confidence {where}."
+        return f"No two {_settings(known)} can be told apart with confidence {where}."
     row = rows[0]
+    what = "How it is tuned" if _settings(known) == "tuned settings" else "Which model it is"
     return (
-        f"How it is tuned matters: {where}, {best.name} is {_points(row.points)} above {worst.name}, the widest of "
+        f"{what} matters: {where}, {best.name} is {_points(row.points)} above {worst.name}, the widest of "
         f"{_counted(len(pairs), 'pair')} of settings (p {_p(row.p or 0, len(pairs))}, corrected for that choice)."
     )
 

@@ -32,6 +32,9 @@ class Asked(Protocol):
     def messages(self) -> list[Message]: ...
     @property
     def schema(self) -> dict[str, Any] | None: ...
+    def content(self, messages: list[Message]) -> dict[str, Any]:
+        """What the request shows: the messages, or a text to go on with."""
+
     def follow_up(self, replies: Sequence[ServedReply]) -> list[Message] | None:
         """The messages of a second call, where the first reply needs one."""
 

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
-from xlift.errors import ConfigError, UserError
+from xlift.errors import ConfigError, UserError, nearest
 from xlift.extras import require
 from xlift.progress import say
 from xlift.records import Message
@@ -344,7 +344,7 @@ async def _reserve(session: Session, messages: list[Message]) -> float:
     settings, ledger = session.settings, session.ledger
     need = 0.0
     if settings.max_cost is not None:
-        need = ledger.price(most_tokens(text_of(messages)), settings.max_new_tokens)
+        need = ledger.price(most_tokens(text_of(messages)), settings.reply_tokens)
     while not session.stopping.is_set():
         if settings.max_requests is not None and ledger.requests + session.sent >= settings.max_requests:
             session.stop(budget=f"max_requests {settings.max_requests} reached; what is done is kept")
@@ -367,7 +367,8 @@ async def _post(session: Session, body: dict[str, Any]) -> tuple[ServedReply | T
     try:
         async with asyncio.timeout(session.settings.timeout):
             # The typed method checks and copies every message, which costs more time than all else here.
-            data = await session.client.post("/chat/completions", cast_to=object, body=body)
+            path = "/completions" if "prompt" in body else "/chat/completions"
+            data = await session.client.post(path, cast_to=object, body=body)
     except TimeoutError:
         return Trouble("again", f"no answer within {session.settings.timeout:g} s"), None
     except APIStatusError as error:
@@ -409,6 +410,35 @@ def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
             return Trouble("stop", why, hint="run it again then")
         return Trouble("again", why, wait)
     return Trouble("stop", f"{settings.role} refuses ({why})", hint="check base_url and model")
+
+
+def served_where(settings: Served) -> str:
+    """The address of a server that answers and has the model.
+
+    Raises ConfigError where it does not answer, refuses the key, or lists models and this is none of them.
+    """
+    require("judge")
+    from openai import APIStatusError, OpenAI, OpenAIError
+
+    key, address = api_key(settings), server_address(settings)
+    with OpenAI(base_url=address, api_key=key, max_retries=1, timeout=20.0) as client:
+        where = str(client.base_url).rstrip("/")
+        try:
+            names = model_names(client.get("/models", cast_to=object))
+        except APIStatusError as error:
+            why = said(error.body, error.message, key)
+            if error.status_code in (401, 403):
+                hint = f"is {settings.api_key_env} right?"
+                raise ConfigError(f"the server at {where} refuses the key ({why})", hint) from None
+            return where  # a server that lists no models
+        except (OpenAIError, ValueError) as error:
+            why = redacted(f"{type(error).__name__}: {error}", key)
+            raise ConfigError(f"{where} does not answer ({why})", "is the server running at this address?") from None
+    if names and settings.model not in names:
+        raise ConfigError(
+            f"no model '{settings.model}' at {where}; {nearest(settings.model, names)}", "name one of them"
+        )
+    return where
 
 
 async def _offer(session: Session) -> str:

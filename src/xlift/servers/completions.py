@@ -60,7 +60,11 @@ def request_body(settings: Served, request: Asked, messages: list[Message], feat
     """The JSON of one chat completion request, as far as the server understands it."""
     if not features.system:
         messages = [{"role": "user", "content": text_of(messages[:2])}, *messages[2:]]
-    body: dict[str, Any] = {"model": settings.model, "messages": messages, features.tokens: settings.max_new_tokens}
+    body: dict[str, Any] = {
+        "model": settings.model,
+        **request.content(messages),
+        features.tokens: settings.reply_tokens,
+    }
     left_out = {name for name in ("temperature", "seed") if not getattr(features, name)}
     body |= {name: value for name, value in settings.parameters.items() if name not in left_out}
     if features.schema and request.schema is not None:
@@ -77,6 +81,8 @@ def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble,
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
+    if isinstance(choice, dict) and isinstance(choice.get("text"), str):
+        message = {"content": choice["text"]}  # a completion of plain text
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return Trouble("again", "the answer is not a chat completion"), None
     finish = choice.get("finish_reason")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from xlift.disk import JsonlWriter, encode_record, exclusive
 from xlift.errors import DataError
@@ -72,13 +72,21 @@ class Ledger:
         """The replies already paid for: none, one, or two where there was a re-ask."""
         return tuple(reply for part in (1, 2) if (reply := self._reply(key, part)))
 
+    def tokens(self, key: str) -> tuple[int, int]:
+        """Tokens read and written by an answered request's first call."""
+        line = self._line(key, 1) or {}
+        return int(line.get("input", 0)), int(line.get("output", 0))
+
     def _reply(self, key: str, part: int) -> ServedReply | None:
+        line = self._line(key, part)
+        return None if line is None else ServedReply(line["reply"], line["finish"], line["refusal"])
+
+    def _line(self, key: str, part: int) -> dict[str, Any] | None:
         place = self.places.get((int(key, 16), part))
         if place is None:
             return None
         self.reading.seek(place)
-        line = json.loads(self.reading.readline())
-        return ServedReply(line["reply"], line["finish"], line["refusal"])
+        return cast("dict[str, Any]", json.loads(self.reading.readline()))
 
     def add(self, key: str, part: int, reply: ServedReply, tokens: tuple[int, int], estimated: bool = False) -> None:
         """Write down an answered call with its (input, output) tokens, `estimated` where the server told none."""

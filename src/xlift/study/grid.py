@@ -123,7 +123,7 @@ def with_ranges(value: Any) -> Any:
 
 def read_rules(rules: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Rules of `exclude` with one key a setting and each value as a run has it, and what is wrong with them."""
-    choices = set(flat(RunConfig().model_dump(mode="json")))
+    choices = set(flat(RunConfig().model_dump(mode="json", exclude={"given"})))
     found: list[dict[str, Any]] = []
     problems = []
     for number, rule in enumerate(rules):
@@ -164,7 +164,7 @@ def collapsed(runs: Sequence[RunConfig]) -> list[str]:
     `checkpoint_every: [100, 200]` asks for two runs and gives one; `rank: [4, 8]` with full fine-tuning is no such
     case, since a rank is no setting of it.
     """
-    paths = {path.rpartition(".")[2]: path for path in flat(RunConfig().model_dump(mode="json"))}
+    paths = {path.rpartition(".")[2]: path for path in flat(RunConfig().model_dump(mode="json", exclude={"given"}))}
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(run.content_hash, []).append(run_settings(run) | {"name": run.instructions.name})

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from xlift.records import fingerprint
-from xlift.study.settings import FILLED_IN, UNTUNED, RunConfig, Source, flat, kinds_of
+from xlift.study.settings import FILLED_IN, UNTUNED, Model, RunConfig, Source, flat, kinds_of
 
 LONGEST = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""
+FACTOR = "factor."
+"""What the columns of the factors that a study tells of its models begin with: `factor.size`."""
 _OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
 _OFF: dict[str, Any] = {"preference": 0, "swap": 0, "weight": 1, "remind": False, "heldout": 16}
 """Values that a label need not say: most runs have them."""
@@ -45,7 +47,8 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     Names are those of the study file without their section; `instructions` is the name with the size, `sources` what
     the instructions are made of.
     """
-    found = {path.rpartition(".")[2]: value for path, value in flat(config.model_dump(mode="json")).items()}
+    dumped = config.model_dump(mode="json", exclude={"given"})
+    found = {path.rpartition(".")[2]: value for path, value in flat(dumped).items()}
     del found["name"]
     found |= {"sources": " + ".join(map(_source_text, config.instructions.sources))}
     found |= {name: _joined(found[name]) for name in ("targets", "modules_to_save", "layers")}
@@ -71,10 +74,10 @@ def run_labels(runs: Sequence[RunConfig]) -> list[str]:
     Runs that differ have names that differ, in upper and lower case alike, and of at most LONGEST bytes.
     """
     parts = [_label_parts(run) for run in runs]
-    several_models = len({run.model for run in runs}) > 1
-    labels = [""] * len(runs)
+    several_models = len({run.model for run in runs if not run.given}) > 1
+    labels = [model_label(run.given) if run.given else "" for run in runs]
     for untuned in (True, False):
-        places = [place for place, run in enumerate(runs) if run.untuned == untuned]
+        places = [place for place, run in enumerate(runs) if run.untuned == untuned and not run.given]
         varied = _varied([parts[place] for place in places])
         shown = (
             varied | ({"model"} if several_models else set()) if untuned else varied | {"adaptation", "learning_rate"}
@@ -84,7 +87,14 @@ def run_labels(runs: Sequence[RunConfig]) -> list[str]:
     return _distinct(labels, [_identity(run) for run in runs])
 
 
+def model_label(model: Model) -> str:
+    """What a model of the study is called: its name, or the last part of what it is known by."""
+    return _safe(model.name or model_text(model.model)) or "model"
+
+
 def _identity(run: RunConfig) -> str:
+    if run.given:
+        return fingerprint(run.model_dump(mode="json", include={*UNTUNED, "given"}), length=64)
     return fingerprint(run.model_dump(mode="json", include=set(UNTUNED) if run.untuned else None), length=64)
 
 

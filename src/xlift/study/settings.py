@@ -19,6 +19,8 @@ from xlift.records import FACETS, fingerprint
 
 EMBEDDED_MODEL = "embedded:gemma-3-270m"
 BUILTIN = "builtin"
+NO_PROMPTS = "none"
+"""The source of a prompt set without prompts."""
 DEFAULT_STEPS = 1000
 """Optimiser steps of a run that names neither `steps` nor `epochs`, as in arXiv 2402.14778."""
 
@@ -217,172 +219,6 @@ class Adaptation(Settings):
         return f"lora-r{self.rank}" if self.method == "lora" else "base" if self.method == "none" else "full"
 
 
-FILLED_IN = frozenset({"dtype", "model_sha256"})
-"""Settings of a run that are no setting of `training`: the study fills them in."""
-INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
-"""Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
-ANSWERING = ("weight", "remind")
-"""Settings of how a run answers; those that differ in them alone share one training."""
-UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256", "remind")
-"""Settings that an untuned base model has."""
-
-
-def _named(data: Instructions, part: str) -> str | None:
-    return f"{data.name}-{part}" if data.name else part
-
-
-class RunConfig(Settings):
-    """One training configuration; the defaults are those of arXiv 2402.14778 where it names them."""
-
-    model: str = EMBEDDED_MODEL
-    """Base model: `embedded:NAME`, a local folder, or a hub id."""
-    revision: str | None = None
-    """Commit, tag or branch of a hub model."""
-    template: Literal["auto", "own", "llama-2", "chatml", "gemma", "plain"] = "auto"
-    """Chat format; `auto` is the model's own, or a named one that fits its vocabulary."""
-    system: str | None = None
-    """System prompt put before every conversation and prompt."""
-    thinking: Thinking = "strip"
-    """Thoughts (`<think>…</think>`) before replies, and templates that let a model think: `strip` takes them out and
-    asks for none, `keep` leaves them in and learns the answers alone, `learn` learns both."""
-    instructions: Instructions = Instructions()
-    adaptation: Adaptation = Adaptation()
-    learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
-    """Final learning rate as a share of the highest."""
-    warmup_steps: int = Field(0, ge=0)
-    steps: int | None = Field(None, ge=1)
-    """Optimiser steps. Give either `steps` or `epochs`; neither means 1,000 steps."""
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the instruction data."""
-    batch_tokens: int = Field(32768, ge=1)
-    """Tokens, prompts included, behind one optimiser step."""
-    micro_batch_tokens: int = Field(8192, ge=1)
-    """Tokens in one forward pass; `batch_tokens` is reached by accumulation. With dropout it also decides what is left
-    out, and so the weights."""
-    max_length: int = Field(2048, ge=8)
-    """Longest conversation in tokens; longer ones are left out and counted."""
-    packing: bool = True
-    """Several conversations in one row, which cannot see each other; otherwise one a row, padded."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.1, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0)
-    checkpoint_every: int = Field(200, ge=1)
-    """Optimiser steps between checkpoints; the last step always makes one."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third slower."""
-    seed: int = Field(0, ge=0)
-    """Seed of data order, adapter initialisation and dropout."""
-    preference: float = Field(0.0, ge=0)
-    """Weight of a preference for the right language: replies are made likelier than their parallels in another one, by
-    the odds ratio of ORPO; 0 is off."""
-    swap: int = Field(0, ge=0)
-    """Instead of one training on all sources: one on the English ones and one on the others; the first and last so many
-    layers of the other in the English one."""
-    weight: float = Field(1.0, gt=0, le=1)
-    """How far the tuned weights are kept: 1 as trained, 0.5 half-way back to the base model."""
-    remind: bool = False
-    """Say before every prompt, in the language of the reply, that the answer is wanted in it; not in training."""
-
-    dtype: str = "auto"
-    """The study's `dtype`; filled in by the study."""
-    model_sha256: str | None = None
-    """Hash of what is in a local model's folder; filled in when the study is loaded."""
-
-    @model_validator(mode="after")
-    def _steps_or_epochs(self) -> RunConfig:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give either 'steps' or 'epochs', not both")
-        if self.micro_batch_tokens > self.batch_tokens:
-            raise ValueError(
-                f"micro_batch_tokens ({self.micro_batch_tokens}) cannot exceed batch_tokens ({self.batch_tokens})"
-            )
-        return self
-
-    @property
-    def untuned(self) -> bool:
-        return self.adaptation.method == "none"
-
-    @property
-    def content_hash(self) -> str:
-        """Eight hex digits over everything that decides the run's weights: contents, not names and places.
-
-        What is as by default is left out, so that a setting that a later version adds makes no other run of this one.
-        """
-        # What dropout leaves out is drawn for each micro-batch.
-        drops = {"micro_batch_tokens"} if self.adaptation.method == "lora" and self.adaptation.dropout else set()
-        settings = self.model_dump(mode="json", exclude_defaults=True, exclude=set(INDIFFERENT - drops))
-        if self.model_sha256:
-            settings["model"] = None
-        if self.adaptation.method != "lora":
-            parts = self.adaptation.model_dump(mode="json", exclude_defaults=True, include={"layers"})
-            settings["adaptation"] = {"method": self.adaptation.method, **parts} if parts else self.adaptation.method
-        data = {key: value for key, value in settings.pop("instructions", {}).items() if key != "name"}
-        if "sources" in data:
-            data["sources"] = [{**one, "path": None} if "sha256" in one else one for one in data["sources"]]
-        if self.untuned:
-            settings = {key: value for key, value in settings.items() if key in (*UNTUNED, "adaptation")}
-        elif data:
-            settings["instructions"] = data
-        return fingerprint(settings, length=8)
-
-    @property
-    def trained(self) -> RunConfig:
-        """The run whose training this one's weights come from: itself, unless it differs in ANSWERING alone."""
-        return self.model_copy(update={name: type(self).model_fields[name].default for name in ANSWERING})
-
-    @property
-    def unswappable(self) -> bool:
-        """Whether its data cannot be parted into English and other sources, each with its own size."""
-        languages = {source.language for source in self.instructions.sources}
-        return bool(self.swap and (len(languages) < 2 or "en" not in languages or self.instructions.size))
-
-    @property
-    def parents(self) -> list[RunConfig]:
-        """The runs, on English and on the other sources, whose layers make this one's; [] where none are swapped."""
-        if not self.swap:
-            return []
-        english = [one for one in self.instructions.sources if one.language == "en"]
-        others = [one for one in self.instructions.sources if one.language != "en"]
-        parts: list[dict[str, Any]] = [
-            {"sources": english, "name": _named(self.instructions, "en")},
-            {"sources": others, "name": _named(self.instructions, "others"), "heldout": 0},
-        ]
-        alone = self.trained.model_copy(update={"swap": 0})
-        return [alone.model_copy(update={"instructions": self.instructions.model_copy(update=one)}) for one in parts]
-
-
-class PromptSet(Settings):
-    """Where prompts come from and how many are used."""
-
-    source: Annotated[list[str], Field(min_length=1)] | str = "builtin:open"
-    """`builtin:NAME` (open, constraints, facts), `paper:FOLDER`, `lcb:PATH`, `ifeval:PATH`, a file; or several."""
-    size: int | None = Field(None, ge=1)
-    """Only the first so many prompts of each source in each language."""
-
-    @property
-    def sources(self) -> list[str]:
-        """The sources, also where it is one."""
-        return [self.source] if isinstance(self.source, str) else self.source
-
-
-class Prompts(Settings):
-    """The prompts of a study; validation and test are disjoint by `parallel_id`."""
-
-    languages: Annotated[list[LanguageCode], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
-    validation: PromptSet = PromptSet()
-    test: PromptSet = PromptSet()
-    allow_contamination: bool = False
-    """Go on although test prompts stand in the training data."""
-
-    @field_validator("languages")
-    @classmethod
-    def _each_once(cls, codes: list[str]) -> list[str]:
-        return list(dict.fromkeys(codes))
-
-
 class Decoding(Settings):
     """How responses are generated; the defaults are those of arXiv 2402.14778."""
 
@@ -433,41 +269,6 @@ class Decoding(Settings):
                 "samples: a greedy response is always the same; set strategy: sample, or leave samples out"
             )
         return self
-
-
-class Validation(Settings):
-    """What is measured during training, on validation prompts only: at every checkpoint, and every so many steps."""
-
-    every: int | None = Field(None, ge=1)
-    """Optimiser steps between measurements; at checkpoints alone where it is not given."""
-    margins: bool = True
-    """Measure the language margin in every language of the study."""
-    grammar: bool = True
-    """Measure the grammar margin of checkpoints that answer, in the languages that have built-in pairs of sentences."""
-    responses: int = Field(0, ge=0)
-    """Also let the model answer so many validation prompts in each language, and rate the language of the answers."""
-    max_new_tokens: int = Field(48, ge=1)
-    """Longest of these answers in tokens."""
-
-
-class Halving(Settings):
-    """Stop hopeless runs early: after `first` steps, and then after each `factor` times as many, the best
-    1 / `factor` of the runs by the validation measure go on."""
-
-    first: int = Field(ge=1)
-    """Optimiser steps before the first comparison."""
-    factor: int = Field(3, ge=2)
-
-
-class Ray(Settings):
-    """Resources of one run's task when `executor` is `ray`."""
-
-    address: str | None = None
-    """Address of a running cluster, or `auto`; a cluster on this machine is started where it is not given."""
-    cpus: float = Field(1, gt=0)
-    """CPU cores of a run."""
-    gpus: float | None = Field(None, ge=0)
-    """GPUs of a run; one where the device is CUDA, else none, where it is not given."""
 
 
 _SECRETS = "a study file is no place for a key: write the name of an environment variable that holds it, api_key_env"
@@ -531,7 +332,6 @@ class Served(Settings):
     """Stop before the model has cost more than this, in the currency of the prices."""
     max_requests: int | None = Field(None, ge=1)
     """Stop before more requests than this have been sent for the study."""
-    max_new_tokens: int = Field(512, ge=1)
 
     @property
     def label(self) -> str:
@@ -552,6 +352,11 @@ class Served(Settings):
         return "the server"
 
     @property
+    def reply_tokens(self) -> int:
+        """Longest reply in tokens."""
+        raise NotImplementedError
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """What a request says beside messages and the length of a reply."""
         return {}
@@ -560,6 +365,325 @@ class Served(Settings):
     def json_wanted(self) -> bool:
         """Whether replies are to be JSON of a fixed shape."""
         return False
+
+
+Template = Literal["auto", "own", "llama-2", "chatml", "gemma", "plain"]
+FactorValue = bool | int | float | str
+
+
+class Model(Served):
+    """A model that answers beside the trained runs: of the hub, in a folder, an adapter on its base, or served."""
+
+    engine: Literal["auto", "local", "openai", "imported"] = "auto"
+    """What lets it answer: xlift itself (`local`) or a server (`openai`); `auto` is a server where `base_url` is.
+    `imported`: nothing, its responses were there already."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub model."""
+    template: Template = "auto"
+    """Chat format; `auto` is the model's own or, of a served model, the server's. A named one is written by xlift, and
+    the server completes the text."""
+    system: str | None = None
+    """System prompt put before every prompt."""
+    thinking: Thinking = "strip"
+    """As in `training`; a server thinks as it is set to."""
+    factors: dict[str, FactorValue] = {}
+    """What is known of it, `{size: 7, tuned: true}`: columns of the results, factors whose effects are estimated."""
+    decoding: dict[str, Any] = {}
+    """Settings of `decoding` that are its own, in place of the study's."""
+    body: dict[str, Any] = {}
+    """What else a server is sent with every request: `{repetition_penalty: 1.2}` for vLLM."""
+
+    @field_validator("decoding")
+    @classmethod
+    def _of_decoding(cls, given: dict[str, Any]) -> dict[str, Any]:
+        choices = [name for name in Decoding.model_fields if name not in ("checkpoints", "samples")]
+        if wrong := [name for name in given if name not in choices]:
+            raise ValueError("; ".join(f"unknown setting '{name}'; {nearest(name, choices)}" for name in wrong))
+        Decoding.model_validate(given)
+        return given
+
+    @field_validator("factors")
+    @classmethod
+    def _plainly_named(cls, given: dict[str, FactorValue]) -> dict[str, FactorValue]:
+        if wrong := [name for name in given if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_ -]{0,39}", name)]:
+            raise ValueError(
+                f"'{wrong[0]}': a factor's name begins with a letter and holds letters, digits and _ - only"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _as_it_answers(self) -> Model:
+        of_servers = [*(set(Served.model_fields) - {"model", "name"}), "body"]
+        other, why = (
+            (["revision"], "a model that is not loaded here")
+            if self.remote
+            else (of_servers, "a model without base_url")
+        )
+        given = [name for name in other if getattr(self, name) != type(self).model_fields[name].default]
+        if given:
+            raise ValueError(f"{why} has no {', '.join(sorted(given))}")
+        if self.remote and self.template == "own":
+            raise ValueError("the server's own template is `auto`; `own` is for models that xlift loads")
+        return self
+
+    @property
+    def by(self) -> Literal["local", "openai", "imported"]:
+        """What lets it answer."""
+        if self.engine == "auto":
+            return "openai" if self.base_url is not None else "local"
+        return self.engine
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is not loaded here."""
+        return self.by != "local"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a model is known by that is not here: a name of its own, so that its server may move, or the address."""
+        return {self.by: self.model, **({"name": self.name} if self.name else {"at": self.base_url})}
+
+    @property
+    def chosen(self) -> Decoding:
+        """Its decoding, once the study's is filled in."""
+        return Decoding.model_validate(self.decoding)
+
+    @property
+    def reply_tokens(self) -> int:
+        return self.chosen.max_new_tokens
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        own = self.chosen
+        sampled = own.strategy == "sample"
+        sampling = {"temperature": own.temperature, "top_p": own.top_p, "top_k": own.top_k, "min_p": own.min_p or None}
+        sampling = {name: value for name, value in sampling.items() if value is not None}
+        return {**(sampling if sampled else {"temperature": 0.0}), **self.body}
+
+    @property
+    def signature(self) -> str:
+        """What decides a served reply besides model and prompt: a server has no repetition penalty but in `body`."""
+        own = self.chosen
+        if self.by == "imported":
+            return self.by
+        unsent = {"repetition_penalty": 1.0, "allow": False, "steer": 0.0, "steer_layers": None}
+        text = own.model_copy(update=unsent).signature.replace("|rp1|", "|")
+        return text + (f"|{fingerprint(self.body, length=6)}" if self.body else "")
+
+
+FILLED_IN = frozenset({"dtype", "model_sha256", "given"})
+"""Settings of a run that are no setting of `training`: the study fills them in."""
+INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
+"""Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
+ANSWERING = ("weight", "remind")
+"""Settings of how a run answers; those that differ in them alone share one training."""
+UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256", "remind")
+"""Settings that an untuned base model has."""
+
+
+def _named(data: Instructions, part: str) -> str | None:
+    return f"{data.name}-{part}" if data.name else part
+
+
+class RunConfig(Settings):
+    """One training configuration; the defaults are those of arXiv 2402.14778 where it names them."""
+
+    model: str = EMBEDDED_MODEL
+    """Base model: `embedded:NAME`, a local folder, or a hub id."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub model."""
+    template: Template = "auto"
+    """Chat format; `auto` is the model's own, or a named one that fits its vocabulary."""
+    system: str | None = None
+    """System prompt put before every conversation and prompt."""
+    thinking: Thinking = "strip"
+    """Thoughts (`<think>…</think>`) before replies, and templates that let a model think: `strip` takes them out and
+    asks for none, `keep` leaves them in and learns the answers alone, `learn` learns both."""
+    instructions: Instructions = Instructions()
+    adaptation: Adaptation = Adaptation()
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
+    """Final learning rate as a share of the highest."""
+    warmup_steps: int = Field(0, ge=0)
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps. Give either `steps` or `epochs`; neither means 1,000 steps."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the instruction data."""
+    batch_tokens: int = Field(32768, ge=1)
+    """Tokens, prompts included, behind one optimiser step."""
+    micro_batch_tokens: int = Field(8192, ge=1)
+    """Tokens in one forward pass; `batch_tokens` is reached by accumulation. With dropout it also decides what is left
+    out, and so the weights."""
+    max_length: int = Field(2048, ge=8)
+    """Longest conversation in tokens; longer ones are left out and counted."""
+    packing: bool = True
+    """Several conversations in one row, which cannot see each other; otherwise one a row, padded."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(200, ge=1)
+    """Optimiser steps between checkpoints; the last step always makes one."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: int = Field(0, ge=0)
+    """Seed of data order, adapter initialisation and dropout."""
+    preference: float = Field(0.0, ge=0)
+    """Weight of a preference for the right language: replies are made likelier than their parallels in another one, by
+    the odds ratio of ORPO; 0 is off."""
+    swap: int = Field(0, ge=0)
+    """Instead of one training on all sources: one on the English ones and one on the others; the first and last so many
+    layers of the other in the English one."""
+    weight: float = Field(1.0, gt=0, le=1)
+    """How far the tuned weights are kept: 1 as trained, 0.5 half-way back to the base model."""
+    remind: bool = False
+    """Say before every prompt, in the language of the reply, that the answer is wanted in it; not in training."""
+
+    dtype: str = "auto"
+    """The study's `dtype`; filled in by the study."""
+    model_sha256: str | None = None
+    """Hash of what is in a local model's folder; filled in when the study is loaded."""
+    given: Model | None = None
+    """Of a model that answers beside the trained runs, what the study says of it; filled in by the study."""
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> RunConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either 'steps' or 'epochs', not both")
+        if self.micro_batch_tokens > self.batch_tokens:
+            raise ValueError(
+                f"micro_batch_tokens ({self.micro_batch_tokens}) cannot exceed batch_tokens ({self.batch_tokens})"
+            )
+        return self
+
+    @property
+    def untuned(self) -> bool:
+        return self.adaptation.method == "none"
+
+    @property
+    def remote(self) -> bool:
+        """Whether it answers, or has answered, somewhere else."""
+        return self.given is not None and self.given.remote
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is what tuned runs are compared to: an untuned base, not one of the study's `models`."""
+        return self.untuned and self.given is None
+
+    @property
+    def content_hash(self) -> str:
+        """Eight hex digits over everything that decides the run's weights: contents, not names and places.
+
+        What is as by default is left out, so that a setting that a later version adds makes no other run of this one.
+        """
+        # What dropout leaves out is drawn for each micro-batch.
+        drops = {"micro_batch_tokens"} if self.adaptation.method == "lora" and self.adaptation.dropout else set()
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={*(INDIFFERENT - drops), "given"})
+        if self.model_sha256:
+            settings["model"] = None
+        if self.adaptation.method != "lora":
+            parts = self.adaptation.model_dump(mode="json", exclude_defaults=True, include={"layers"})
+            settings["adaptation"] = {"method": self.adaptation.method, **parts} if parts else self.adaptation.method
+        data = {key: value for key, value in settings.pop("instructions", {}).items() if key != "name"}
+        if "sources" in data:
+            data["sources"] = [{**one, "path": None} if "sha256" in one else one for one in data["sources"]]
+        if self.untuned:
+            settings = {key: value for key, value in settings.items() if key in (*UNTUNED, "adaptation")}
+            if self.given and self.remote:
+                settings |= self.given.identity
+        elif data:
+            settings["instructions"] = data
+        return fingerprint(settings, length=8)
+
+    @property
+    def trained(self) -> RunConfig:
+        """The run whose training this one's weights come from: itself, unless it differs in ANSWERING alone."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in ANSWERING})
+
+    @property
+    def unswappable(self) -> bool:
+        """Whether its data cannot be parted into English and other sources, each with its own size."""
+        languages = {source.language for source in self.instructions.sources}
+        return bool(self.swap and (len(languages) < 2 or "en" not in languages or self.instructions.size))
+
+    @property
+    def parents(self) -> list[RunConfig]:
+        """The runs, on English and on the other sources, whose layers make this one's; [] where none are swapped."""
+        if not self.swap:
+            return []
+        english = [one for one in self.instructions.sources if one.language == "en"]
+        others = [one for one in self.instructions.sources if one.language != "en"]
+        parts: list[dict[str, Any]] = [
+            {"sources": english, "name": _named(self.instructions, "en")},
+            {"sources": others, "name": _named(self.instructions, "others"), "heldout": 0},
+        ]
+        alone = self.trained.model_copy(update={"swap": 0})
+        return [alone.model_copy(update={"instructions": self.instructions.model_copy(update=one)}) for one in parts]
+
+
+class PromptSet(Settings):
+    """Where prompts come from and how many are used."""
+
+    source: Annotated[list[str], Field(min_length=1)] | str = "builtin:open"
+    """`builtin:NAME` (open, constraints, facts), `paper:FOLDER`, `lcb:PATH`, `ifeval:PATH`, files, or `none`."""
+    size: int | None = Field(None, ge=1)
+    """Only the first so many prompts of each source in each language."""
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources, also where it is one."""
+        return [self.source] if isinstance(self.source, str) else self.source
+
+
+class Prompts(Settings):
+    """The prompts of a study; validation and test are disjoint by `parallel_id`."""
+
+    languages: Annotated[list[LanguageCode], Field(min_length=1)] = ["en", "fr", "pt", "ru"]
+    validation: PromptSet = PromptSet()
+    test: PromptSet = PromptSet()
+    allow_contamination: bool = False
+    """Go on although test prompts stand in the training data."""
+
+    @field_validator("languages")
+    @classmethod
+    def _each_once(cls, codes: list[str]) -> list[str]:
+        return list(dict.fromkeys(codes))
+
+
+class Validation(Settings):
+    """What is measured during training, on validation prompts only: at every checkpoint, and every so many steps."""
+
+    every: int | None = Field(None, ge=1)
+    """Optimiser steps between measurements; at checkpoints alone where it is not given."""
+    margins: bool = True
+    """Measure the language margin in every language of the study."""
+    grammar: bool = True
+    """Measure the grammar margin of checkpoints that answer, in the languages that have built-in pairs of sentences."""
+    responses: int = Field(0, ge=0)
+    """Also let the model answer so many validation prompts in each language, and rate the language of the answers."""
+    max_new_tokens: int = Field(48, ge=1)
+    """Longest of these answers in tokens."""
+
+
+class Halving(Settings):
+    """Stop hopeless runs early: after `first` steps, and then after each `factor` times as many, the best
+    1 / `factor` of the runs by the validation measure go on."""
+
+    first: int = Field(ge=1)
+    """Optimiser steps before the first comparison."""
+    factor: int = Field(3, ge=2)
+
+
+class Ray(Settings):
+    """Resources of one run's task when `executor` is `ray`."""
+
+    address: str | None = None
+    """Address of a running cluster, or `auto`; a cluster on this machine is started where it is not given."""
+    cpus: float = Field(1, gt=0)
+    """CPU cores of a run."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of a run; one where the device is CUDA, else none, where it is not given."""
 
 
 class Judge(Served):
@@ -579,6 +703,7 @@ class Judge(Served):
     json_schema: bool = True
     """Ask the server for JSON of a fixed shape; turned off by itself where the server refuses."""
     temperature: float = Field(0.0, ge=0)
+    max_new_tokens: int = Field(512, ge=1)
     seed: int = 0
     batch: bool = False
     """Send the requests through the server's Batch API."""
@@ -590,6 +715,10 @@ class Judge(Served):
     @property
     def role(self) -> str:
         return "the judge"
+
+    @property
+    def reply_tokens(self) -> int:
+        return self.max_new_tokens
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -27,15 +27,18 @@ from xlift.study.grid import (
     unmatched,
     with_ranges,
 )
+from xlift.study.labels import model_label
 from xlift.study.settings import (
     ANSWERING,
     BUILTIN,
     FILLED_IN,
+    NO_PROMPTS,
     UNTUNED,
     Adaptation,
     Decoding,
     Halving,
     Judge,
+    Model,
     Prompts,
     PromptSet,
     Ray,
@@ -65,11 +68,14 @@ class Study(Settings):
     question: str = ""
     """The question that the study answers; opens the report."""
     training: dict[str, Any] = Field(default_factory=dict)
-    """Settings of `RunConfig`, each one value or a list of values (an axis of the grid)."""
+    """Settings of `RunConfig`, each one value or a list of values (an axis of the grid). Where there are `models` and
+    nothing here, nothing is trained."""
     include: list[dict[str, Any]] = Field([])
     """More runs: settings that replace those of `training`, each spanning a grid of its own."""
     exclude: list[dict[str, Any]] = Field([])
     """Runs to leave out: those that have every value of one of these rules; a list names alternatives."""
+    models: list[Model] = Field([])
+    """Models that answer beside the trained runs; a name alone is that of a hub model or a folder."""
     include_base: bool = True
     """Also let each untuned base model answer, as the reference."""
     skip_unfit: bool = False
@@ -92,7 +98,7 @@ class Study(Settings):
     """How many LoRA runs of one base are trained in one pass: `auto` (as many as memory holds, where the first steps
     show that it is faster), a number, or 1; where it is not given, `auto` on a GPU and 1 on a CPU."""
     report: Report = Report()
-    models: dict[str, str] = Field({})
+    model_hashes: dict[str, str] = Field({})
     """Hash of each local model folder's content; filled in when the study is loaded."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -106,6 +112,21 @@ class Study(Settings):
             return checked_raters(names)
         except ConfigError as error:
             raise ValueError("; ".join(error.problems)) from None
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _named_alone(cls, models: Any) -> Any:
+        found = [{"model": one} if isinstance(one, str) else one for one in models] if isinstance(models, list) else []
+        return found if isinstance(models, list) else models
+
+    @field_validator("models")
+    @classmethod
+    def _named_once(cls, models: list[Model]) -> list[Model]:
+        names = Counter(model_label(one).casefold() for one in models)
+        again = sorted({model_label(one) for one in models if names[model_label(one).casefold()] > 1})
+        if again:
+            raise ValueError(f"several models are called {', '.join(again)}; give each a name of its own")
+        return models
 
     @field_validator("judges")
     @classmethod
@@ -128,12 +149,18 @@ class Study(Settings):
     @property
     def extras(self) -> list[str]:
         """What must be installed to run every stage: names of `xlift.extras.EXTRAS`."""
-        chosen = {"judge": bool(self.judges), "ray": self.executor == "ray"}
-        return ["train", "report", *(name for name, wanted in chosen.items() if wanted)]
+        runs = self.runs()
+        chosen = {
+            "train": not all(run.remote for run in runs),
+            "report": True,
+            "judge": bool(self.judges) or any(run.remote for run in runs),
+            "ray": self.executor == "ray",
+        }
+        return [name for name, wanted in chosen.items() if wanted]
 
     def named_runs(self) -> list[RunConfig]:
         """The runs that the grid names, excluded ones among them."""
-        grids = [self.training, *self.include]
+        grids = [grid for grid in (self.training, *self.include) if grid or not self.models]
         return [self._run(settings) for grid in grids for settings in expand(RunConfig, grid)]
 
     def tuned_runs(self) -> list[RunConfig]:
@@ -141,7 +168,7 @@ class Study(Settings):
         return [run for run in self.named_runs() if not any(matches(run, rule) for rule in self.exclude)]
 
     def runs(self) -> list[RunConfig]:
-        """Every run of the grid, the untuned base models first.
+        """Every run of the grid, the untuned base models first, and the models that answer beside them.
 
         What a run is made from is in the grid too: the trained run of one that only answers otherwise, such as with
         weights drawn back to the base, and the parents of one with swapped layers.
@@ -151,13 +178,20 @@ class Study(Settings):
         bases = [RunConfig(adaptation=Adaptation(method="none"), **one) for one in asked]
         drawn = [one for run in tuned for one in (run.trained, run)]
         parents = [one for run in tuned for one in run.parents]
+        given = [self._given(model) for model in self.models]
         found: dict[str, RunConfig] = {}
-        for run in [*(bases if self.include_base else []), *drawn, *parents]:
+        for run in [*(bases if self.include_base else []), *drawn, *parents, *given]:
             found.setdefault(run.content_hash, run)
         return list(found.values())
 
+    def _given(self, model: Model) -> RunConfig:
+        """A model that answers, as a run that trains nothing; one behind a server has no dtype or files here."""
+        here = {} if model.remote else {"dtype": self.dtype, "model_sha256": self.model_hashes.get(model.model)}
+        spoken = model.model_dump(include={"model", "revision", "template", "system", "thinking"})
+        return RunConfig(adaptation=Adaptation(method="none"), given=model, **spoken, **here)
+
     def _run(self, settings: dict[str, Any]) -> RunConfig:
-        filled = {"dtype": self.dtype, "model_sha256": self.models.get(str(settings.get("model")))}
+        filled = {"dtype": self.dtype, "model_sha256": self.model_hashes.get(str(settings.get("model")))}
         return RunConfig.model_validate(settings | filled)
 
 
@@ -252,11 +286,13 @@ def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
 
 def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None, resolved: bool = False) -> Study:
     """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
+    if isinstance(raw.get("models"), dict):  # a resolved file of before models could be named
+        raw = {**raw, "model_hashes": raw["models"], "models": []}
     problems = problems_of(Study, raw)
     training = raw.get("training") or {}
-    grids = (
-        [merged(training, change) for change in [{}, *_mappings(raw, "include")]] if isinstance(training, dict) else []
-    )
+    # Without settings of training, a study of models trains nothing.
+    changes = [*([] if raw.get("models") and not training else [{}]), *_mappings(raw, "include")]
+    grids = [merged(training, change) for change in changes] if isinstance(training, dict) else []
     problems += [problem for grid in grids for problem in range_problems(grid, "training")]
     grids = [with_ranges(with_numbers(RunConfig, grid)) for grid in grids]
     problems += [problem for grid in grids for problem in _training_problems(grid)]
@@ -265,16 +301,19 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     filled = [_with_defaults(RunConfig, grid) for grid in grids]
     located = filled if resolved else [_locate(grid, folder or Path()) for grid in filled]
     placed = exclude if resolved else [_locate_rule(rule, folder or Path()) for rule in exclude]
-    hashes = raw.get("models", {}) if resolved else _model_hashes(located)
-    study = Study.model_validate(
-        {**raw, "training": located[0], "include": located[1:], "exclude": placed, "models": hashes}
-    )
+    models = [_locate_given(one, None if resolved else folder or Path()) for one in raw.get("models") or []]
+    hashes = raw.get("model_hashes", {}) if resolved else _model_hashes(located, models)
+    if len(located) == len(_mappings(raw, "include")):
+        located.insert(0, {})
+    filled_in = {"exclude": placed, "models": models, "model_hashes": hashes}
+    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], **filled_in})
     if resolved:
         return study
     _refuse(unmatched(study.exclude, study.named_runs()), where)
     tuned = study.tuned_runs()
     _refuse([_UNSWAPPABLE] if any(run.unswappable for run in tuned) else [], where)
-    _refuse(collapsed(tuned) if tuned else ["exclude: no run is left"], where)
+    _refuse(collapsed(tuned) if tuned or study.models else ["exclude: no run is left"], where)
+    _refuse([*_twice(study), *_unservable(study)], where)
     return _locate_files(study, folder or Path())
 
 
@@ -398,8 +437,42 @@ def _locate_rule(rule: dict[str, Any], folder: Path) -> dict[str, Any]:
     return rule | {"model": [_locate_model(name, folder) for name in names]}
 
 
-def _model_hashes(grids: list[dict[str, Any]]) -> dict[str, str]:
+def _locate_given(raw: Any, folder: Path | None) -> Any:
+    """A model of the study with its folder as an absolute path; one behind a server is not looked for."""
+    model = Model.model_validate({"model": raw} if isinstance(raw, str) else raw)
+    place = {} if model.remote or folder is None else {"model": _locate_model(model.model, folder)}
+    return model.model_dump(mode="json") | place
+
+
+def _twice(study: Study) -> list[str]:
+    """What to say of models that are in the study already: as a base, or under another name."""
+    others = Study.model_copy(study, update={"models": []})
+    there = {run.content_hash: "the untuned base model" for run in others.runs()} if others.training else {}
+    problems = []
+    for number, model in enumerate(study.models):
+        key = study._given(model).content_hash
+        if key in there:
+            hint = "; leave it out, or set include_base: false" if "base" in there[key] else ""
+            problems.append(f"models.{number}: {model.model} is in the study already, as {there[key]}{hint}")
+        there.setdefault(key, f"models.{number}")
+    return problems
+
+
+def _unservable(study: Study) -> list[str]:
+    """What to say of decoding that needs the model itself, where a server has it."""
+    problems = []
+    for number, model in enumerate(study.models):
+        own = study.decoding.model_dump() | model.decoding
+        names = [name for name in ("allow", "steer") if own[name] and model.by == "openai"]
+        if names:
+            off = ", ".join(f"{name}: {Decoding.model_fields[name].default}".lower() for name in names)
+            problems.append(f"models.{number}: a served model has no {' or '.join(names)}; decoding: {{{off}}}")
+    return problems
+
+
+def _model_hashes(grids: list[dict[str, Any]], models: list[dict[str, Any]]) -> dict[str, str]:
     names = [name for grid in grids for name in (grid["model"] if isinstance(grid["model"], list) else [grid["model"]])]
+    names += [one["model"] for one in models if not one["base_url"]]
     return {name: folder_sha256(Path(name)) for name in dict.fromkeys(names) if Path(name).is_dir()}
 
 
@@ -426,7 +499,7 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _locate_files(study: Study, folder: Path) -> Study:
     def located(source: str) -> str:
         kind, colon, where = source.partition(":")
-        if kind == "builtin":
+        if kind in ("builtin", NO_PROMPTS):
             return source
         return f"{kind}:{(folder / where).resolve()}" if colon else str((folder / kind).resolve())
 

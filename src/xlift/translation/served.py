@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from xlift.errors import UserError
 from xlift.languages import get_language
 from xlift.rating.reasoning import without_reasoning
@@ -26,6 +28,12 @@ ASKED = (
 
 class TranslationServer(Served):
     """A served model that translates."""
+
+    max_new_tokens: int = Field(512, ge=1)
+
+    @property
+    def reply_tokens(self) -> int:
+        return self.max_new_tokens
 
     @property
     def title(self) -> str:
@@ -58,6 +66,9 @@ class Request:
     def messages(self) -> list[Message]:
         source, target = (get_language(code).name for code in (self.source, self.target))
         return [{"role": "user", "content": ASKED.format(source=source, target=target, text=self.text)}]
+
+    def content(self, messages: list[Message]) -> dict[str, Any]:
+        return {"messages": messages}
 
     def follow_up(self, replies: Sequence[ServedReply]) -> list[Message] | None:
         return None

@@ -6,6 +6,10 @@ tokenizer may lack are written as nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from xlift.records import Message
+
 _SYSTEM_IN_USER = (
     "{%- set ns = namespace(system='') -%}"
     "{%- if messages[0]['role'] == 'system' -%}"
@@ -43,12 +47,24 @@ NAMED: dict[str, str] = {
     "{%- else -%}{{- ' ' + message['content'] + 'END\\n\\n' -}}{%- endif -%}"
     "{%- endfor -%}",
 }
+ENDS = {"gemma": "<end_of_turn>", "llama-2": "</s>", "chatml": "<|im_end|>", "plain": "\n\nUser:"}
+"""What ends a reply of a server that completes text."""
 TURN_TOKENS = ("<end_of_turn>", "<start_of_turn>", "<|im_end|>", "<|im_start|>")
 
 
 def filled(name: str, end: str, bos: str) -> str:
     """The template of a named format with its end of turn; `bos` opens the text, or is empty."""
     return NAMED[name].replace("END", end).replace("BOS", bos)
+
+
+# e.g. written("plain", [{"role": "user", "content": "Hi"}]) → ("User: Hi\n\nAssistant:", "\n\nUser:")
+def written(name: str, messages: Sequence[Message]) -> tuple[str, str]:
+    """A prompt in a named format, for a server that completes text, and what ends the reply."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    end = ENDS[name]
+    template = ImmutableSandboxedEnvironment().from_string(filled(name, end if name != "plain" else "", ""))
+    return template.render(messages=list(messages), add_generation_prompt=True, bos_token=""), end
 
 
 def fitting(vocabulary: dict[str, int]) -> str:
