@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from xlift.checkpoint import checkpoints
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
 from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, diagnosis_study, model_name
-from xlift.diagnosis.text import as_data, least_shares, table, told
+from xlift.diagnosis.text import Beside, as_data, beside, least_shares, table, told
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate, wilson
 from xlift.mending import mending_study
@@ -202,6 +204,56 @@ def test_the_command_goes_on_where_it_stopped_and_ends_with_1_below_a_limit(
     assert short.returncode == 1
     assert "is below 99%" in short.stderr
     assert json.loads(short.stdout) == data
+
+
+def test_what_is_measured_is_not_measured_again(
+    diagnosed: tuple[Path, dict[str, Any]], tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import xlift.models
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the weights are read again")
+
+    folder, data = diagnosed
+    monkeypatch.setattr(xlift.models, "loaded_checkpoint", refuse)
+    words: dict[str, Any] = {"system": None, "template": "auto", "repetition_penalty": 1.0}
+    again, _, _ = diagnose_models([str(tiny)], None, ["ru"], "quick", folder / "out", None, True, [], **words)
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(data))
+    assert "or less" not in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="read again"):
+        diagnose_models([str(tiny)], None, ["ru"], "quick", folder / "out", None, True, [], **words | {"system": "S"})
+    assert re.search(r"\d+ s or less, where this machine is as busy as it is now", capsys.readouterr().err)
+
+
+def test_a_model_is_compared_with_its_base_prompt_by_prompt(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0}))
+    words: dict[str, Any] = {"system": None, "template": "auto", "repetition_penalty": 1.0}
+    base = str(tmp_path / "base")
+    data, said, _ = diagnose_models([str(tiny)], base, ["en"], "quick", tmp_path / "out", None, True, [], **words)
+    (row,) = data["side_by_side"]
+    tuned, before = (one["languages"]["en"]["right"]["mean"] for one in data["models"])
+    assert (row["first"], row["second"], row["language"]) == (base, str(tiny), "en")
+    assert (row["first_mean"], row["second_mean"]) == (before, tuned)
+    assert row["difference"] == pytest.approx(tuned - before)
+    assert 0 < row["pairs"] <= 12
+    assert "Wholly in the language" in said
+
+
+def test_two_models_stand_side_by_side_with_differences_by_prompt() -> None:
+    rows = [
+        Beside("base", "tuned", "fr", 0.75, 0.25, -0.5, -0.8, -0.1, 12, 0.0004),
+        Beside("base", "tuned", "ru", None, None, None, None, None, 0, None),
+    ]
+    assert beside(rows).splitlines() == [
+        "base  (first) beside",
+        "tuned  (second)",
+        "",
+        "Wholly in the language  first  second  difference      p (Holm)  prompts",
+        "French                  75%    25%     -50 [-80, -10]  < 0.001   12",
+        "Russian                 –      –       –               –         0",
+    ]
 
 
 def test_a_language_without_prompts_is_refused_with_those_there_are(tiny: Path) -> None:

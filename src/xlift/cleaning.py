@@ -22,7 +22,7 @@ from xlift.workspace import StudyFolder, find_study, unused_runs
 
 _TRAINING_STATE = r"training_state/step-\d+\.safetensors"
 _MADE = (
-    r"manifest\.json|train\.jsonl|error-\w+\.txt|tracking|checkpoints/step-\d+|responses/step-\d+\.jsonl"
+    r"manifest\.json|formats\.json|train\.jsonl|error-\w+\.txt|tracking|checkpoints/step-\d+|responses/step-\d+\.jsonl"
     rf"|ratings/step-\d+\..+\.jsonl|margins/step-\d+\.json|run\.yaml|{_TRAINING_STATE}"
 )
 """What is in the folder of a run, as docs/files.md lists it."""

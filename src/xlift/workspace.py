@@ -76,6 +76,11 @@ class RunFolder:
     def margins(self, step: int) -> Path:
         return self.path / "margins" / f"step-{step}.json"
 
+    @property
+    def formats(self) -> Path:
+        """What `xlift diagnose` has measured of chat formats."""
+        return self.path / "formats.json"
+
     def ratings(self, step: int, rater: str) -> Path:
         return self.path / "ratings" / f"step-{step}.{rater}.jsonl"
 

@@ -8,12 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from xlift.analysis.comparison import compare
+from xlift.analysis.measures import holm
 from xlift.diagnosis import text
 from xlift.diagnosis.findings import findings
-from xlift.diagnosis.measure import SIZES, diagnosis_study, measure, model_name
+from xlift.diagnosis.measure import SIZES, Measured, diagnosis_study, measure, model_name
 from xlift.errors import ConfigError, nearest
 from xlift.languages import language_code
 from xlift.progress import say
+from xlift.records import EMPTY
+from xlift.results import Results
+from xlift.workspace import StudyFolder
 
 
 def diagnose_models(
@@ -46,9 +53,36 @@ def diagnose_models(
         shutil.copyfile(write_report(workspace), page)
     tuned = measured[: len(measured) - bool(base)] or measured
     found = {one.name: findings(one, measured[-1] if base else None) for one in tuned}
-    said = "\n\n".join(part for one in measured for part in text.parts(one, found.get(one.name)) if part)
+    parts = [part for one in measured for part in text.parts(one, found.get(one.name)) if part]
+    beside = _side_by_side(workspace, measured, len(tuned) if base else 0)
+    said = "\n\n".join([*parts, *([text.beside(beside)] if beside else [])])
     failures = [line for one in tuned for line in text.failed(one, asked)]
-    return text.as_data(measured, found), f"{said}\n\nanswers and ratings: {workspace.path}", failures
+    told = text.as_data(measured, found) | ({"side_by_side": [one._asdict() for one in beside]} if beside else {})
+    return told, f"{said}\n\nanswers and ratings: {workspace.path}", failures
+
+
+def _side_by_side(workspace: StudyFolder, measured: Sequence[Measured], first: int) -> list[text.Beside]:
+    """The share of answers wholly in the language of each model beside the one in place `first`: the base, if there is
+    one; paired by prompt, p by Holm over languages and models."""
+    if len(measured) < 2:
+        return []
+    ratings = Results(workspace).ratings.filter((pl.col("rater") == "language") & (pl.col("split") == "test"))
+    # An empty answer is none in the language, as in the table.
+    right = pl.when(pl.col("reason") == EMPTY).then(0.0).otherwise((pl.col("value") == 2).cast(pl.Float64))
+    wholly = ratings.with_columns(value=right)
+    against, *others = [workspace.runs[first], *(run for run in workspace.runs if run is not workspace.runs[first])]
+    names = {run.id: one.name for run, one in zip(workspace.runs, measured, strict=True)}
+    found = [
+        (names[other.id], row)
+        for other in others
+        for row in compare(wholly, against.id, other.id, by=("language",), top=1.0).iter_rows(named=True)
+    ]
+    corrected = holm([row["p"] for _, row in found])
+    keys = ("language", "first_mean", "second_mean", "difference", "low", "high", "pairs")
+    return [
+        text.Beside(first=names[against.id], second=name, p=p, **{key: row[key] for key in keys})
+        for (name, row), p in zip(found, corrected, strict=True)
+    ]
 
 
 def diagnose_data(path: str, offline: bool) -> tuple[dict[str, Any], str]:

@@ -7,24 +7,30 @@ The study is an ordinary one (generation, raters, margins, report), so that what
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xlift.checkpoint import Checkpoint, checkpoints
+from xlift.diagnosis.duration import expected_seconds
+from xlift.disk import write_atomic
 from xlift.errors import ConfigError, TemplateError
 from xlift.intervals import Estimate, estimate
 from xlift.languages import get_language
-from xlift.records import EMPTY, Message, Rating, Response
+from xlift.progress import duration, say
+from xlift.records import EMPTY, Message, Rating, Response, fingerprint
 from xlift.study.labels import model_text
 from xlift.study.settings import builtin_path
 from xlift.study.study import Study, parse_study
 from xlift.workspace import StudyFolder, find_run, locked
 
+FORMATS_VERSION = 1
+"""Grows where formats are measured otherwise."""
 SETS = ("builtin:open", "builtin:constraints", "builtin:facts")
 USED_RATERS = ("language", "fluency", "constraint", "answers")
 
@@ -130,6 +136,8 @@ def measure(study: Study, folder: Path | None, offline: bool) -> tuple[StudyFold
 
     workspace = prepare(study, folder)
     with locked(workspace.path):
+        if seconds := expected_seconds(workspace, offline):
+            say(f"{duration(seconds)} or less, where this machine is as busy as it is now")
         generate_stage(workspace, offline)
         rate_stage(workspace, offline)
         return workspace, [_measured(one, offline) for one in checkpoints(workspace)]
@@ -207,6 +215,9 @@ def _without_generating(checkpoint: Checkpoint, offline: bool) -> tuple[tuple[Fo
 
     config, study = checkpoint.run.config, checkpoint.study
     base = locate(config.model, checkpoint.run.pinned_revision or config.revision, offline)
+    key = fingerprint(base.facts, config.template, config.system, study.prompts.languages, FORMATS_VERSION)
+    if (kept := _kept_formats(checkpoint.run.formats, key)) is not None:
+        return kept
     facts = fact_prompts(study.prompts.languages)
     tokenizer = load_tokenizer(base.tokenizer, base.revision)
     counts = {
@@ -222,7 +233,19 @@ def _without_generating(checkpoint: Checkpoint, offline: bool) -> tuple[tuple[Fo
     ]
     with loaded_checkpoint(base, None, place(study.device, study.dtype)) as model:
         fits = tuple(_format_fits(model, tokenizer, config.template, config.system, said))
-    return fits, {code: counts[code] / counts["en"] for code in study.prompts.languages if counts.get(code)}
+    tokens = {code: counts[code] / counts["en"] for code in study.prompts.languages if counts.get(code)}
+    told = {"key": key, "formats": [asdict(one) for one in fits], "tokens": tokens}
+    write_atomic(checkpoint.run.formats, json.dumps(told, indent=2))
+    return fits, tokens
+
+
+def _kept_formats(path: Path, key: str) -> tuple[tuple[FormatFit, ...], dict[str, float]] | None:
+    """What was measured before, where it was measured of the same model in the same way."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return (tuple(FormatFit(**one) for one in told["formats"]), told["tokens"]) if told["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _format_fits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 from xlift.diagnosis.findings import Finding, interval
 from xlift.diagnosis.measure import LanguageRow, Measured
@@ -52,6 +52,41 @@ def told(found: Sequence[Finding], sound: str = SOUND) -> str:
         lines += [f"{number}. {one.title}", *(line for text in one.shown for line in _wrapped(text))]
         lines += [f"   try: {text}" if not text.startswith(" ") else f"        {text.strip()}" for text in one.tries]
     return "\n".join(lines)
+
+
+class Beside(NamedTuple):
+    """One language of two models: shares of answers wholly in it, their difference, and p corrected over all rows."""
+
+    first: str
+    second: str
+    language: str
+    first_mean: float | None
+    second_mean: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+    p: float | None
+
+
+def beside(rows: Sequence[Beside]) -> str:
+    """Models side by side, a table for each that is compared with the first."""
+    tables = []
+    for name in dict.fromkeys(row.second for row in rows):
+        first = rows[0].first
+        head = ["Wholly in the language", "first", "second", "difference", "p (Holm)", "prompts"]
+        lines = [head, *([get_language(row.language).name, *_compared(row)] for row in rows if row.second == name)]
+        tables.append(f"{fitted(first, ROOM)}  (first) beside\n{fitted(name, ROOM)}  (second)\n\n{aligned(lines)}")
+    return "\n\n".join(tables)
+
+
+def _compared(row: Beside) -> list[str]:
+    if row.difference is None or row.first_mean is None or row.second_mean is None:
+        return ["–", "–", "–", "–", str(row.pairs)]
+    bounds = "" if row.low is None or row.high is None else f" [{100 * row.low:+.0f}, {100 * row.high:+.0f}]"
+    p = "–" if row.p is None else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+    shares = [f"{row.first_mean:.0%}", f"{row.second_mean:.0%}"]
+    return [*shares, f"{100 * row.difference:+.0f}{bounds}", p, str(row.pairs)]
 
 
 def _wrapped(text: str) -> list[str]:
