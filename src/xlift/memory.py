@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from xlift.models import Placement
@@ -23,6 +26,28 @@ def reset_peak_memory(placement: Placement) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Lets this process keep what it frees, for as long as the context lasts, where its C library is glibc.
+
+    Otherwise every large tensor's pages are taken from the system and given back each time: a third of the processor's
+    time in full fine-tuning.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        yield
+        return
+    # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h: no block of its own for a large tensor, nothing given back.
+    mallopt(-4, 0)
+    mallopt(-1, 2**31 - 1)
+    try:
+        yield
+    finally:
+        mallopt(-4, 65536)
+        mallopt(-1, 128 * 1024)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory(placement: Placement) -> int:

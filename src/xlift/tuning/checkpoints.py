@@ -106,7 +106,7 @@ def _restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
                 parameter.copy_(_like(saved, f"weight/{name}", parameter))
             if any(key.endswith(f"/{name}") for key in keys - {f"weight/{name}"}):
                 optimizer.state[parameter] = {
-                    "step": _like(saved, f"step/{name}", torch.zeros(())),
+                    "step": _like(saved, f"step/{name}", torch.zeros(())).to(parameter.device),
                     "exp_avg": _like(saved, f"exp_avg/{name}", parameter).to(parameter.device),
                     "exp_avg_sq": _like(saved, f"exp_avg_sq/{name}", parameter).to(parameter.device),
                 }

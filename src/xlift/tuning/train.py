@@ -25,7 +25,7 @@ from torch import Tensor
 from xlift.disk import JsonlWriter, encode_record, write_atomic
 from xlift.errors import ConfigError, DataError, ModelError, TemplateError, UserError
 from xlift.hub import Located
-from xlift.memory import peak_memory, reset_peak_memory
+from xlift.memory import kept_memory, peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, unwrapped
 from xlift.progress import progress, say
 from xlift.records import Conversation, Logged, fingerprint, read_records
@@ -40,7 +40,8 @@ from xlift.tuning.preference import Negatives, negatives, pairs_of, preference_l
 from xlift.tuning.proof import prove_training, refuse
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format, each_by_name
 from xlift.tuning.tracking import tracked
-from xlift.workers import agreed, first_worker
+from xlift.tuning.trouble import made_to_fit, spike_watch
+from xlift.workers import agreed, first_worker, several_workers
 from xlift.workspace import RunFolder
 
 
@@ -185,7 +186,8 @@ def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8)
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)
 
 
 def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, device: str) -> dict[str, Tensor]:
@@ -241,7 +243,9 @@ def train(
     with own_randomness(placement.device):
         ahead = read_ahead(run, base, placement, conversations, heldout, until, skip_unfit)
         if ahead.first < ahead.last:
-            with prepared_model(run.config, base, placement, kept) as model:
+            full = run.config.adaptation.method == "full"
+            holds = kept_memory() if full and placement.device == "cpu" else nullcontext()
+            with holds, prepared_model(run.config, base, placement, kept) as model:
                 _train_steps(begun(ahead, model, placement, watching), ahead.first, ahead.last)
         if ahead.last == len(ahead.steps):
             finished(run, ahead.data, started, peak_memory(placement) if forgot else None)
@@ -312,12 +316,31 @@ def _train_steps(loop: Loop, first: int, last: int) -> None:
         recorded(loop, first, last) as record_of,
         progress(f"train {loop.run.label}", len(loop.steps), first) if first_worker() else nullcontext() as bar,
     ):
+        config = loop.run.config
         for step in range(first, last):
-            examples = [loop.data.train[i] for i in loop.steps[step]]
-            made = (loop.model, loop.optimizer, examples, loop.run.config, loop.chat, loop.placement)
-            record = record_of(step, train_step(*made, step, len(loop.steps), loop.data.wrong))
+            made, config = _fitting_step(loop, step, config)
+            record = record_of(step, made)
             if bar:
                 bar.advance(1, _note(record))
+
+
+def _fitting_step(loop: Loop, step: int, config: RunConfig) -> tuple[dict[str, Any], RunConfig]:
+    """A step's record, and the settings whose micro-batches have fitted into memory."""
+    examples = [loop.data.train[i] for i in loop.steps[step]]
+
+    def make(settings: RunConfig) -> dict[str, Any]:
+        told = (loop.model, loop.optimizer, examples, settings, loop.chat, loop.placement, step, len(loop.steps))
+        return train_step(*told, loop.data.wrong)
+
+    def again() -> None:
+        loop.optimizer.zero_grad(set_to_none=True)
+        if loop.placement.device == "cuda":
+            torch.cuda.empty_cache()
+
+    # Workers that wait for each other's gradients cannot begin a step again one by one.
+    if several_workers():
+        return make(config), config
+    return made_to_fit(make, config, again, (max(map(len, examples)), step, loop.run.label))
 
 
 @contextmanager
@@ -330,8 +353,11 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
         JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
         tracked(run, loop.watching.trackers, loop.watching.project) as track,
     ):
+        spiked = spike_watch(run.label)
 
         def record_of(step: int, record: dict[str, Any]) -> dict[str, Any]:
+            if spiked(step, record["loss"]):
+                record |= {"spike": True}
             saves = (step + 1) % run.config.checkpoint_every == 0 or step + 1 == last
             if saves or loop.watching.due(step + 1):
                 record |= _measured(loop)
