@@ -219,7 +219,8 @@ def _row(where: str, number: int, read: Callable[[], dict[str, Any]]) -> Row:
 def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
     """The objects of a JSON array; or of the one list in an object; or of a file that is JSON Lines after all."""
     if _kind_of_content(file) == "json":
-        yield from _array(file, path)
+        with _text(file, path) as text:
+            yield from _streamed(text, path)
         return
     raw = file.read(MAX_DOCUMENT + 1)
     if len(raw) > MAX_DOCUMENT:
@@ -240,22 +241,24 @@ def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
         yield Row(f"{path}:1", 1, document)
         return
     del document
-    text = raw.decode("utf-8-sig")
-    yield from _elements(text, _place_of(text, lists[0]), path)
+    whole = raw.decode("utf-8-sig")
+    yield from _elements(whole, _place_of(whole, lists[0]), path)
 
 
-def _array(file: io.BufferedReader, path: Path) -> Iterator[Row]:
-    """The elements of an array, read a block at a time. Raises DataError where it is no JSON from there on."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+@contextmanager
+def _text(file: io.BufferedReader, path: Path) -> Iterator[io.TextIOWrapper]:
+    """A file as text. Raises DataError where it is not UTF-8."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
     try:
-        yield from _streamed(text, path)
+        yield text
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (0x{error.object[error.start]:02x})") from None
+        raise DataError(f"{path}: not UTF-8 text (0x{error.object[error.start]:02x} at {error.start})") from None
     finally:
         text.detach()
 
 
 def _streamed(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
+    """The elements of an array, read a block at a time. Raises DataError where it is no JSON from there on."""
     held, line, due = "", 1, "["
     while True:
         left = held.lstrip(" \t\r\n")
@@ -357,13 +360,8 @@ def _element(value: Any, path: Path, line: int) -> Row:
 def _csv(file: io.BufferedReader, path: Path) -> Iterator[Row]:
     """Rows under a header. A cell without text is a field that is not there; one of STRUCTURED may hold JSON."""
     csv.field_size_limit(MAX_LINE)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict", newline="")
-    try:
+    with _text(file, path) as text:
         yield from _csv_rows(text, path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (0x{error.object[error.start]:02x} at {error.start})") from None
-    finally:
-        text.detach()
 
 
 def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
