@@ -37,6 +37,8 @@ VALUES: dict[str, list[Any]] = {
     "seed": [0, 1, 2],
     "weight": [1.0, 0.5],
     "remind": [False, True],
+    "allow": [False, True],
+    "steer": [0.0, 1.0],
     "preference": [0.0, 0.5],
     "swap": [0, 2],
     "adaptation.method": ["lora", "full"],

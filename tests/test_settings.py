@@ -20,7 +20,7 @@ from judge_server import Serving, serving
 from pydantic import BaseModel
 from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
-from xlift.checkpoint import checkpoints, checkpoints_of, grammar_languages
+from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, grammar_languages
 from xlift.data.instructions import load_instructions
 from xlift.data.prompts import load_prompts
 from xlift.disk import encode_record, write_jsonl
@@ -237,6 +237,13 @@ def training(study: Study, lab: Lab) -> Any:
     run = workspace.runs[-1]
     measured = [record["step"] for record in read_records(run.train_log) if "validation" in record]
     return run.checkpoint_steps(), measured, sorted(path.name for path in run.path.iterdir())
+
+
+def decoded(study: Study, lab: Lab) -> Any:
+    """How the runs of a study decode, and what marks their replies as up to date."""
+    workspace = open_study(study, lab.place())
+    found = [Checkpoint(study, run, 1, ()) for run in workspace.runs]
+    return [(one.decoding.allow, one.decoding.steer, one.decoding.signature) for one in found]
 
 
 def generated(study: Study, lab: Lab) -> Any:
@@ -518,6 +525,8 @@ CASES: dict[str, Case] = {
     "training.seed": Case(1, steps),
     "training.weight": Case(0.25, generated),
     "training.remind": Case(True, generated),
+    "training.allow": Case(True, decoded),
+    "training.steer": Case(0.5, decoded),
     "training.preference": Case(0.5, one_step, PARALLEL),
     "training.swap": Case(1, runs, PARALLEL),
     "prompts.languages": Case(["en", "ru"], prompts),

@@ -47,7 +47,11 @@ class Checkpoint:
     @cached_property
     def decoding(self) -> Decoding:
         """How it answers: as the study says, and a model of the study's `models` as is said of it."""
-        given, settings = self.run.config.given, self.study.decoding
+        given, own = self.run.config.given, self.run.config
+        settings = self.study.decoding
+        if own.allow or own.steer:
+            changed = {"allow": own.allow or settings.allow, "steer": own.steer or settings.steer}
+            settings = settings.model_copy(update=changed)
         return Decoding.model_validate(settings.model_dump() | given.decoding) if given else settings
 
     @cached_property

@@ -20,7 +20,15 @@ LONGEST = 80
 FACTOR = "factor."
 """What the columns of the factors that a study tells of its models begin with: `factor.size`."""
 _OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
-_OFF: dict[str, Any] = {"preference": 0, "swap": 0, "weight": 1, "remind": False, "heldout": 16}
+_OFF: dict[str, Any] = {
+    "preference": 0,
+    "swap": 0,
+    "weight": 1,
+    "remind": False,
+    "heldout": 16,
+    "allow": False,
+    "steer": 0,
+}
 """Values that a label need not say: most runs have them."""
 _KEPT = "._=+-"
 """Signs that every file system takes in a name, besides letters and digits."""

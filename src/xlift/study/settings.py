@@ -475,9 +475,9 @@ FILLED_IN = frozenset({"dtype", "model_sha256", "given"})
 """Settings of a run that are no setting of `training`: the study fills them in."""
 INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
 """Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
-ANSWERING = ("weight", "remind")
+ANSWERING = ("weight", "remind", "allow", "steer")
 """Settings of how a run answers; those that differ in them alone share one training."""
-UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256", "remind")
+UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256", "remind", "allow", "steer")
 """Settings that an untuned base model has."""
 
 
@@ -539,6 +539,10 @@ class RunConfig(Settings):
     """How far the tuned weights are kept: 1 as trained, 0.5 half-way back to the base model."""
     remind: bool = False
     """Say before every prompt, in the language of the reply, that the answer is wanted in it; not in training."""
+    allow: bool = False
+    """Answer with the study's `decoding.allow` turned on."""
+    steer: float = Field(0.0, ge=0)
+    """Answer with this in place of the study's `decoding.steer`, where it is above 0."""
 
     dtype: str = "auto"
     """The study's `dtype`; filled in by the study."""
