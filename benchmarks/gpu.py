@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ from xlift.tuning.train import make_optimizer, prepared_model, train_step
 LIMIT = 470
 """Seconds for all parts together."""
 BUDGETS = {
-    "checks": 60, "lora-270m": 45, "full-270m": 45, "lora-7b": 100, "lora-7b-rows": 60, "full-7b": 90,
-    "generation-270m": 50,
+    "checks": 50, "lora-270m": 40, "full-270m": 40, "together-270m": 70, "lora-7b": 90, "lora-7b-rows": 55,
+    "full-7b": 80, "generation-270m": 45,
 }  # fmt: skip
 """Seconds for each part, in this order; what one leaves goes to those after it."""
 SHAPES: dict[str, dict[str, Any]] = {
@@ -68,14 +69,16 @@ class Bench:
 
     placement: Placement
     smoke: bool
-
-    @property
-    def tokens(self) -> int:
-        return 96 if self.smoke else 8192
+    tokens: int = 8192
+    """Tokens of a step."""
 
     def sync(self) -> None:
         if self.placement.device == "cuda":
             torch.cuda.synchronize()
+
+
+def bench_of(placement: Placement, smoke: bool) -> Bench:
+    return Bench(placement, smoke, 96 if smoke else 8192)
 
 
 def write_model(bench: Bench, shape: str, folder: Path) -> Located:
@@ -143,11 +146,11 @@ def ceiling(bench: Bench) -> float:
     return float(2 * size**3 / min(seconds[2:]))
 
 
-def timed(bench: Bench, step: Callable[[], Any]) -> float:
-    """Seconds of a step: the median of as many as take some seconds, after two that warm up."""
+def timed(bench: Bench, step: Callable[[], Any], most: float = 6) -> float:
+    """Seconds of a step: the median of as many as take `most` seconds, after two that warm up."""
     for _ in range(1 if bench.smoke else 2):
         step()
-    seconds, until = list[float](), time.perf_counter() + (0 if bench.smoke else 6)
+    seconds, until = list[float](), time.perf_counter() + (0 if bench.smoke else most)
     while not seconds or (time.perf_counter() < until and len(seconds) < 30):
         bench.sync()
         began = time.perf_counter()
@@ -210,6 +213,59 @@ def training(bench: Bench, method: str, shape: str, rows: bool = False) -> list[
             seconds = timed(bench, lambda: peer_loop(model, optimizer, batch, bench, 1 if rows else 8))
             found.append(told(bench, f"peer {method} {shape}", seconds, bench.tokens, work, best))
     return [{**one, "ceiling TFLOP/s": best / 1e12} for one in found]
+
+
+def together(bench: Bench, shape: str) -> list[dict[str, Any]]:
+    """1 to 16 runs of one base, one after another and in one pass, over 1,024 tokens each and over 8,192."""
+    from xlift.tuning.together import Passes, step_in_turn, step_together
+
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        base, best = write_model(bench, shape, Path(folder)), ceiling(bench)
+        for tokens in (bench.tokens // 8, bench.tokens):
+            small = Bench(bench.placement, bench.smoke, tokens)
+            for count in (1, 4, 8, 16) if tokens < bench.tokens else (4,):
+                reset_peak_memory(bench.placement)
+                with members_of(small, base, Path(folder), count) as (model, members):
+                    work = count * operations(members[0].loop.model, members[0].loop.data.train)
+                    (group,) = Passes().of(members, count)
+                    turn = timed(bench, partial(step_in_turn, model, members, 0), 2)
+                    one = timed(bench, partial(step_together, model, *group, 0), 2)
+                for name, seconds in (("in turn", turn), ("in one pass", one)):
+                    what = f"{count} runs of {tokens} tokens {name}"
+                    found.append(told(bench, what, seconds, count * tokens, work, best) | {"times": turn / seconds})
+                print(json.dumps({"found": found}), flush=True)
+    return found
+
+
+@contextmanager
+def members_of(bench: Bench, base: Located, folder: Path, count: int) -> Iterator[tuple[Any, list[Any]]]:
+    """So many LoRA runs that differ in their learning rate, ready for their first step, and their base."""
+    from xlift.models import KeptBase
+    from xlift.tuning.attention import forget_lengths, use_lengths
+    from xlift.tuning.together import member_of
+    from xlift.tuning.train import Ahead, Data, Watching
+    from xlift.workspace import RunFolder
+
+    chat = chat_of(base)
+    with KeptBase().lent(base, bench.placement) as model:
+        use_lengths(model)
+        batch = examples(bench, model.config.get_text_config().vocab_size, False)
+        members, failed = [], dict[str, Any]()
+        for number in range(count):
+            config = RunConfig(
+                learning_rate=1e-5 * (number + 1),
+                batch_tokens=bench.tokens,
+                micro_batch_tokens=bench.tokens,
+                steps=1000,
+            )
+            run = RunFolder(folder / str(number), str(number), config, folder / str(number))
+            ahead = Ahead(run, chat, Data(batch, [], 0), [list(range(len(batch)))] * 1000, 0, 1000)
+            members.append(member_of(model, ahead, bench.placement, Watching(), failed))
+        if failed:
+            raise next(iter(failed.values()))
+        yield model, members
+        forget_lengths(model)
 
 
 @contextmanager
@@ -291,6 +347,7 @@ PARTS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
     "checks": checks,
     "lora-270m": lambda bench: training(bench, "lora", "270m"),
     "full-270m": lambda bench: training(bench, "full", "270m"),
+    "together-270m": lambda bench: together(bench, "270m"),
     "lora-7b": lambda bench: training(bench, "lora", "7b"),
     "lora-7b-rows": lambda bench: training(bench, "lora", "7b", rows=True),
     "full-7b": lambda bench: training(bench, "full", "7b"),
@@ -343,7 +400,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = "cpu" if arguments.smoke else "cuda"
     if arguments.part:
-        bench = Bench(place(device, "bfloat16"), arguments.smoke)
+        bench = bench_of(place(device, "bfloat16"), arguments.smoke)
         print(json.dumps({"found": PARTS[arguments.part](bench)}))
         return
     if device == "cuda" and not torch.cuda.is_available():

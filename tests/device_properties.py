@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from xlift.generation.engine import Reply, decode
 from xlift.hub import Located
-from xlift.models import Placement, load_model, load_tokenizer
+from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.tuning.attention import forget_lengths, use_lengths
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack
 from xlift.tuning.templates import Encoded, chat_format
-from xlift.tuning.train import make_optimizer, prepared_model, train_step
+from xlift.tuning.together import Passes, member_of, step_in_turn, step_together
+from xlift.tuning.train import Ahead, Data, Watching, make_optimizer, prepared_model, train_step
+from xlift.workspace import RunFolder
 
 Measure = Callable[[Located, str], tuple[float, float]]
 
@@ -107,6 +111,30 @@ def replies_alone_as_in_a_batch(base: Located, device: str) -> tuple[float, floa
     return sum(one != other for one, other in zip(together, alone, strict=True)) / len(prompts), 0.0
 
 
+def together_as_alone(base: Located, device: str) -> tuple[float, float]:
+    """Losses in bf16 of the last of five steps of three runs that differ in learning rate, in one pass and in turn."""
+    placement, chat = Placement(device, "bfloat16", ""), chat_format(load_tokenizer(base.path), "plain")
+    losses = []
+    for one_pass in (True, False):
+        with KeptBase().lent(base, placement) as model:
+            use_lengths(model)
+            members = []
+            for rate in (1e-3, 3e-3, 1e-2):
+                config = RunConfig(
+                    adaptation=Adaptation(rank=4), learning_rate=rate, batch_tokens=64, micro_batch_tokens=64
+                )
+                run = RunFolder(Path(str(rate)), str(rate), config, Path(str(rate)))
+                ahead = Ahead(run, chat, Data(some_examples(), [], 0), [[0, 1, 2, 3]] * 5, 0, 5)
+                members.append(member_of(model, ahead, placement, Watching(), {}))
+            ready = [one for one in members if one]
+            (group,) = Passes().of(ready, 3)
+            for step in range(5):
+                made = step_together(model, *group, step) if one_pass else step_in_turn(model, ready, step)
+            losses.append(torch.tensor([one["loss"] for one in made.values() if isinstance(one, dict)]))
+            forget_lengths(model)
+    return relative(*losses), 2e-2
+
+
 PROPERTIES: dict[str, Measure] = {
     "a packed row has the loss of its examples apart": packed_as_apart,
     "the loss is that on a CPU": device_as_cpu,
@@ -114,5 +142,6 @@ PROPERTIES: dict[str, Measure] = {
     "20 steps of adapters are those on a CPU": adapters_as_on_cpu,
     "20 steps of all weights are those on a CPU": weights_as_on_cpu,
     "accumulated gradients are those of one batch": accumulated_as_at_once,
+    "runs in one pass have the losses of each alone": together_as_alone,
     "a greedy reply does not change with its batch": replies_alone_as_in_a_batch,
 }

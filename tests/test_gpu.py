@@ -41,7 +41,7 @@ def test_a_property_of_training_and_generation_holds_on_a_device(name: str, tiny
 
 
 def test_every_part_of_the_benchmark_for_gpus_runs_on_tiny_shapes(benchmark: Any) -> None:
-    bench = benchmark.Bench(Placement("cpu", "bfloat16", ""), True)
+    bench = benchmark.bench_of(Placement("cpu", "bfloat16", ""), True)
     parts = {name: part(bench) for name, part in benchmark.PARTS.items() if name != "checks"}
     assert all(row["tokens/s"] > 0 for found in parts.values() for row in found)
     told = [{"part": name, "seconds": 1, "problem": "", "found": found} for name, found in parts.items()]

@@ -388,7 +388,7 @@ def train_together(
     started, failed, passes = time.monotonic(), dict[str, UserError](), Passes()
     with own_randomness(placement.device), kept.lent(base, placement) as model, ExitStack() as stack:
         use_lengths(model)
-        going = [one for ahead in aheads if (one := _member(model, ahead, placement, watching, failed))]
+        going = [one for ahead in aheads if (one := member_of(model, ahead, placement, watching, failed))]
         for member in going:
             _alone(model, member, failed, partial(_open, stack=stack))
         steps = range(min((one.first for one in going), default=0), max((one.last for one in going), default=0))
@@ -410,7 +410,7 @@ def train_together(
     return failed
 
 
-def _member(
+def member_of(
     model: Any, ahead: Ahead, placement: Placement, watching: Watching, failed: dict[str, UserError]
 ) -> Member | None:
     """A run that is ready to begin, its adapters taken out of the base again; None where it failed."""

@@ -1,0 +1,74 @@
+"""Full fine-tuning by several processes: each holds its share of weights, gradients and AdamW's moments (FSDP2).
+
+Layer by layer the weights are put together, used, and let go. What is trained does not depend on the number of
+processes, and neither do checkpoints: they are written whole, so that any number goes on from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+Result = TypeVar("Result")
+_ROOT = "_xlift_sharded"
+
+
+class _Through(nn.Module):
+    """A model whose weights are whole for as long as something is computed with it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[Any], Any]) -> Any:
+        return work(self.model)
+
+
+def shard(model: Any, device: str) -> None:
+    """Share a model's parameters out among all processes: those of each layer apart, the rest together."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    for layer in layers_of(model):
+        fully_shard(layer, mesh=mesh)
+    root = _Through(model)
+    fully_shard(root, mesh=mesh, reshard_after_forward=False)
+    for module in root.modules():
+        if hasattr(module, "set_gradient_divide_factor"):
+            # Each process's loss is its part of the sum, and gloo knows sums alone.
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+    # Not as a submodule of its own: a model is no part of itself.
+    model.__dict__[_ROOT] = root
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The layers of a decoder: the longest list of modules in it."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def is_sharded(model: Any) -> bool:
+    return _ROOT in getattr(model, "__dict__", {})
+
+
+def through(model: Any, work: Callable[[Any], Result]) -> Result:
+    """What `work` makes of a model; of a sharded one all processes must ask alike, as often, in the same order."""
+    return cast(Result, model.__dict__[_ROOT](work)) if is_sharded(model) else work(model)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor put together from its shares, on the CPU; any other as it is. All processes must ask."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor as a parameter is shared out."""
+    if not isinstance(parameter, DTensor):
+        return value.to(parameter.device)
+    return distribute_tensor(value.to(parameter.device_mesh.device_type), parameter.device_mesh, parameter.placements)
