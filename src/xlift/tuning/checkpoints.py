@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from xlift.disk import sync, temporary_path, write_atomic
 from xlift.errors import DataError
@@ -19,7 +20,9 @@ from xlift.hub import file_sha256, quiet
 from xlift.integrity import FACTS, hashes, refuse_other_state
 from xlift.models import Placement
 from xlift.tuning.card import model_card
+from xlift.tuning.sharding import is_sharded, like, whole
 from xlift.tuning.templates import ChatFormat
+from xlift.workers import first_worker
 from xlift.workspace import RunFolder
 
 
@@ -33,19 +36,23 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint in Hugging Face format, and beside it the state to continue from; both move into place whole.
 
-    Only the newest checkpoint has that state; older ones keep their weights.
+    Only the newest checkpoint has that state; older ones keep their weights. The first worker writes; all of them must
+    call this where the model is shared out among them.
     """
-    folder, state = run.checkpoint(step), run.training_state(step)
+    folder, state, tensors = run.checkpoint(step), run.training_state(step), _training_state(model, optimizer)
+    if not first_worker():
+        return
     state.parent.mkdir(parents=True, exist_ok=True)
     unfinished = temporary_path(state)
-    save_file(_training_state(model, optimizer), unfinished, {"step": str(step)})
+    save_file(tensors, unfinished, {"step": str(step)})
     os.replace(unfinished, state)
     temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
     if run.config.adaptation.method == "full":
+        weights = _whole_weights(model, tensors) if is_sharded(model) else model.state_dict()
         # Without the model library's own bar: ours has the line.
         with quiet():
-            model.save_pretrained(temporary, state_dict=_cast(model.state_dict(), placement.torch_dtype))
+            model.save_pretrained(temporary, state_dict=_cast(weights, placement.torch_dtype))
     else:
         lora = model.peft_config["default"]
         lora.base_model_name_or_path, lora.revision = run.config.model, run.pinned_revision or run.config.revision
@@ -78,10 +85,21 @@ def _trainable(model: Any) -> dict[str, Tensor]:
 def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, parameter in _trainable(model).items():
-        state[f"weight/{name}"] = parameter.detach().contiguous()
-        for key, value in optimizer.state[parameter].items():
-            state[f"{key}/{name}"] = value.detach().contiguous()
+        for key, value in {"weight": parameter, **optimizer.state[parameter]}.items():
+            together = whole(value.detach()).contiguous()
+            # The other workers help to put it together, and have no use for it.
+            if first_worker():
+                state[f"{key}/{name}"] = together
     return state
+
+
+def _whole_weights(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a sharded model's state dictionary would be, by its training state; tied weights are one tensor."""
+    found = {name: value for name, value in model.state_dict().items() if not isinstance(value, DTensor)}
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found[name] = tensors[f"weight/{first.setdefault(id(parameter), name)}"]
+    return found
 
 
 def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW) -> None:
@@ -103,12 +121,12 @@ def _restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
         keys = set(saved.keys())
         for name, parameter in _trainable(model).items():
             with torch.no_grad():
-                parameter.copy_(_like(saved, f"weight/{name}", parameter))
+                parameter.copy_(like(_like(saved, f"weight/{name}", parameter), parameter))
             if any(key.endswith(f"/{name}") for key in keys - {f"weight/{name}"}):
                 optimizer.state[parameter] = {
                     "step": _like(saved, f"step/{name}", torch.zeros(())).to(parameter.device),
-                    "exp_avg": _like(saved, f"exp_avg/{name}", parameter).to(parameter.device),
-                    "exp_avg_sq": _like(saved, f"exp_avg_sq/{name}", parameter).to(parameter.device),
+                    "exp_avg": like(_like(saved, f"exp_avg/{name}", parameter), parameter),
+                    "exp_avg_sq": like(_like(saved, f"exp_avg_sq/{name}", parameter), parameter),
                 }
 
 

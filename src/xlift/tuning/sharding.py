@@ -31,18 +31,22 @@ class _Through(nn.Module):
 def shard(model: Any, device: str) -> None:
     """Share a model's parameters out among all processes: those of each layer apart, the rest together."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     for layer in layers_of(model):
         fully_shard(layer, mesh=mesh)
     root = _Through(model)
-    fully_shard(root, mesh=mesh, reshard_after_forward=False)
+    # Else the weights of the rest would stay whole, and stale, after what has no backward pass.
+    fully_shard(root, mesh=mesh, reshard_after_forward=True)
     for module in root.modules():
-        if hasattr(module, "set_gradient_divide_factor"):
+        if isinstance(module, FSDPModule):
             # Each process's loss is its part of the sum, and gloo knows sums alone.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+            # Put together once outside of inference mode, whose tensors could not be trained.
+            module.unshard()
+            module.reshard()
     # Not as a submodule of its own: a model is no part of itself.
     model.__dict__[_ROOT] = root
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +39,7 @@ from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.preference import Negatives, negatives, pairs_of, preference_loss
 from xlift.tuning.proof import prove_training, refuse
+from xlift.tuning.sharding import is_sharded, shard, through, whole
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format, each_by_name
 from xlift.tuning.tracking import tracked
 from xlift.tuning.trouble import made_to_fit, spike_watch
@@ -288,9 +290,12 @@ def read_ahead(
 def begun(ahead: Ahead, model: Any, placement: Placement, watching: Watching) -> Loop:
     """A run whose model is proved able to learn its data, with its optimiser, as its last checkpoint has left both."""
     run, data = ahead.run, ahead.data
-    optimizer = make_optimizer(run.config, model)
     prove_training(model, run.config.packing)
     refuse(beyond(limits_of(model), "conversations", [one.ids for one in (*data.train, *data.heldout)]))
+    # Processes would not have equally many pairs, which they must have who put weights together.
+    if several_workers() and run.config.adaptation.method == "full" and not run.config.preference:
+        shard(model, placement.device)
+    optimizer = make_optimizer(run.config, model)
     if ahead.first:
         restore(run, ahead.first, model, optimizer)
     return Loop(run, ahead.chat, placement, data, ahead.steps, model, optimizer, watching)
@@ -364,7 +369,7 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
             if saves:
                 _check_whole(loop, step, record)
             log.write(record)
-            if saves and workers.is_main_process:
+            if saves and (workers.is_main_process or is_sharded(loop.model)):
                 save_checkpoint(run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
             if saves:
                 workers.wait_for_everyone()
@@ -392,7 +397,8 @@ def _measured(loop: Loop) -> dict[str, Any]:
     if loop.watching.watch:
         loop.model.eval()
         with torch.no_grad(), _autocast(config, loop.placement):
-            found["validation"] = loop.watching.watch(loop.model, loop.chat)
+            watch = loop.watching.watch
+            found["validation"] = through(loop.model, lambda model: watch(model, loop.chat))
         loop.model.train()
     return found
 
@@ -430,14 +436,17 @@ def train_step(
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
     learned, pairs = learned_tokens(examples), len(pairs_of(examples, wrong))
     loss_sum = torch.zeros((), device=placement.device)
-    for number in range(workers.process_index, len(micro), workers.num_processes):
+    # Sharded weights are put together by all processes or none: those without work of their own do some for nothing.
+    spare = -len(micro) % workers.num_processes if is_sharded(model) else 0
+    for number in range(workers.process_index, len(micro) + spare, workers.num_processes):
         torch.manual_seed(seed_of(config, step, number))
-        batch = make_batch([examples[i] for i in micro[number]], config, chat.end_of_turn_id, placement.device)
+        group = micro[number] if number < len(micro) else micro[0]
+        batch = make_batch([examples[i] for i in group], config, chat.end_of_turn_id, placement.device)
         with _autocast(config, placement):
-            loss = response_loss(model, batch) / learned
+            loss = through(model, partial(response_loss, batch=batch)) * ((number < len(micro)) / learned)
         loss.backward()
         loss_sum += loss.detach()
-        for pair in pairs_of([examples[i] for i in micro[number]], wrong):
+        for pair in pairs_of([examples[i] for i in group], wrong):
             with _autocast(config, placement):
                 disliked = preference_loss(model, _to(pad(pair, chat.end_of_turn_id), placement.device))
             loss = disliked * config.preference / pairs
@@ -445,7 +454,7 @@ def train_step(
             loss_sum += loss.detach()
     if workers.num_processes > 1:
         trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        loss_sum = _sum_over_workers(loss_sum, trainable)
+        loss_sum = _sum_over_workers(loss_sum, [] if is_sharded(model) else trainable)
     record = descend(optimizer, float(loss_sum), config, step, total)
     return record | speed_of(examples, time.monotonic() - began)
 
@@ -458,7 +467,7 @@ def seed_of(config: RunConfig, step: int, number: int) -> int:
 def descend(optimizer: torch.optim.AdamW, loss: float, config: RunConfig, step: int, total: int) -> dict[str, Any]:
     """The optimiser's own part of a step, once all gradients are there. Raises UserError where one is no number."""
     trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise UserError(f"step {step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}", DIVERGED)
     rate = learning_rate_at(config, step, total)
@@ -501,7 +510,7 @@ def heldout_loss(
     for group in micro:
         batch = make_batch([examples[i] for i in group], config, chat.end_of_turn_id, placement.device)
         with _autocast(config, placement):
-            total += float(response_loss(model, batch))
+            total += float(through(model, partial(response_loss, batch=batch)))
     model.train(was_training)
     mean = total / sum(sum(example.mask[1:]) for example in examples)
     return mean if math.isfinite(mean) else None

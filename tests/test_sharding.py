@@ -1,0 +1,135 @@
+"""Full fine-tuning by several processes that share weights, gradients and moments out among them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from xlift.hub import Located
+from xlift.models import Placement, load_model
+from xlift.study.settings import Adaptation, RunConfig
+from xlift.tuning.sharding import shard
+from xlift.tuning.train import Watching, train
+from xlift.workspace import RunFolder
+
+STEPS = 4
+CPU = Placement("cpu", "float32", "")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def run_at(folder: Path, **settings: Any) -> RunFolder:
+    same = {"steps": STEPS, "batch_tokens": 200, "micro_batch_tokens": 60, "learning_rate": 1e-3, "checkpoint_every": 2}
+    config = RunConfig.model_validate({"adaptation": Adaptation(method="full"), **same, **settings})
+    return RunFolder(folder, folder.name, config, folder)
+
+
+def in_processes(count: int, work: Callable[..., None], *given: Any) -> None:
+    """Call `work` in so many processes, forked from this one so that nothing is imported again."""
+    port = free_port()
+
+    def begin(rank: int) -> None:
+        torch.set_num_threads(1)
+        if count > 1:
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+            os.environ.update({name: str(value) for name, value in told.items()}, MASTER_PORT=str(port))
+            PartialState._reset_state()
+        work(*given)
+        if count > 1:
+            torch.distributed.destroy_process_group()
+
+    started = [multiprocessing.get_context("fork").Process(target=begin, args=(rank,)) for rank in range(count)]
+    for one in started:
+        one.start()
+    for one in started:
+        one.join(120)
+    assert [one.exitcode for one in started] == [0] * count
+
+
+def trained(processes: int, model: Path, run: RunFolder, data: list[Any], until: int | None = None) -> RunFolder:
+    run.path.mkdir(exist_ok=True)
+    base = Located(str(model), None, {})
+    in_processes(processes, train, run, base, CPU, data[2:], data[:2], Watching(), until)
+    return run
+
+
+def losses(run: RunFolder) -> list[list[float]]:
+    records = [json.loads(line) for line in run.train_log.read_text().splitlines()]
+    names = ("loss", "heldout_loss", "grad_norm", "tokens")
+    return [[record[name] for name in names if name in record] for record in records]
+
+
+def assert_same(ours: RunFolder, theirs: RunFolder) -> None:
+    assert len(losses(ours)) == STEPS + 1
+    for mine, other in zip(losses(ours), losses(theirs), strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+    for name in (f"checkpoints/step-{STEPS}/model.safetensors", f"training_state/step-{STEPS}.safetensors"):
+        torch.testing.assert_close(load_file(ours.path / name), load_file(theirs.path / name), rtol=1e-3, atol=1e-5)
+    listing = [sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*")) for run in (ours, theirs)]
+    assert listing[0] == listing[1]
+
+
+@pytest.fixture(scope="module")
+def data() -> list[Any]:
+    def said(i: int) -> list[dict[str, str]]:
+        question = f"Question number {i} about the sky?" + " Why?" * (i % 3)
+        return [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": f"Answer {i}." + " Yes." * (i % 5)},
+        ]
+
+    return [{"id": str(i), "messages": said(i)} for i in range(14)]
+
+
+@pytest.fixture(scope="module")
+def one(tiny: Path, data: list[Any], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained(1, tiny, run_at(tmp_path_factory.mktemp("one") / "run"), data)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_so_many_processes_have_the_losses_weights_and_files_of_one(
+    processes: int, tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path
+) -> None:
+    assert_same(trained(processes, tiny, run_at(tmp_path / "run"), data), one)
+
+
+def test_a_run_begun_by_two_processes_is_ended_by_four_and_by_one(
+    tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path
+) -> None:
+    for processes in (4, 1):
+        run = run_at(tmp_path / str(processes))
+        trained(2, tiny, run, data, until=2)
+        assert_same(trained(processes, tiny, run, data), one)
+
+
+def test_each_process_holds_its_share_of_every_weight(tiny: Path, tmp_path: Path) -> None:
+    def look() -> None:
+        PartialState(cpu=True)
+        model: Any = load_model(str(tiny), CPU, fp32=True)
+        every = sum(one.numel() for one in model.parameters())
+        shard(model, "cpu")
+        own = sum(one.to_local().numel() for one in model.parameters())
+        (tmp_path / os.environ["RANK"]).write_text(json.dumps([own, every]))
+
+    in_processes(2, look)
+    first, second = (json.loads((tmp_path / rank).read_text()) for rank in "01")
+    assert first[0] + second[0] == first[1]
+    assert first[0] == pytest.approx(first[1] / 2, rel=0.02)
+
+
+def test_activations_made_again_change_nothing(tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path) -> None:
+    assert_same(trained(2, tiny, run_at(tmp_path / "run", gradient_checkpointing=True), data), one)
