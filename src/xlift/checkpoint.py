@@ -130,12 +130,14 @@ class Checkpoint:
     def rateable(self) -> list[dict[str, Any]]:
         """The responses as raters see them.
 
-        A modified request ("…, in a few words") carries the same run's answer to the request that it modifies
+        Where an imported file does not tell the request (`untold`), they see the answer alone. A modified request ("…,
+        in a few words") carries the same run's answer to the request that it modifies
         (`modifies`), which short and long are relative to.
         """
         texts = {response["id"]: response["text"] for response in self.responses}
         return [
-            {**one, "unmodified": texts[one["modifies"]]} if one.get("modifies") in texts else {**one}
+            {key: value for key, value in one.items() if key != "messages" or not one.get("untold")}
+            | ({"unmodified": texts[one["modifies"]]} if one.get("modifies") in texts else {})
             for one in self.responses
         ]
 

@@ -176,7 +176,8 @@ def create_study(folder: StudyFolder) -> None:
 
 
 _OWN = re.compile(
-    r"\.lock|study\.yaml|prompts\.jsonl|runs|report|comparisons|annotations\.sqlite.*|judge-.*\.jsonl|\..*\.(?:tmp|lock)"
+    r"\.lock|study\.yaml|(?:prompts|imported)\.jsonl|runs|report|comparisons|annotations\.sqlite.*"
+    r"|judge-.*\.jsonl|\..*\.(?:tmp|lock)"
 )
 
 

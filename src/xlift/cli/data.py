@@ -64,3 +64,34 @@ def translate(
     unfit: Unfit | None = {} if skip_unfit else None
     result = command.translate_file(source, codes, output, translator, signature, keep_source, unfit)
     print(command.report(result, codes, output))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE", help="Responses in files of any known format.")],
+    target: Annotated[Path, typer.Option("--as", metavar="results/NAME", help="The study's folder, made if need be.")],
+    pattern: Annotated[
+        str | None, typer.Option(help="What files are called: {model}/{language}.csv; other {names} are factors.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as model, id, task, ….")
+    ] = None,
+    factors: Annotated[
+        list[str] | None, typer.Option("--factor", metavar="COLUMN", help="A column that tells something of models.")
+    ] = None,
+    raters: Annotated[str | None, typer.Option(help="The study's raters, separated by commas.")] = None,
+) -> None:
+    """Make a study of responses that exist already, to rate, judge, annotate, compare and report."""
+    from xlift.importing import Wanted, import_study
+    from xlift.rating import checked_raters
+    from xlift.rating.foreign import asked_for
+
+    names = tuple(checked_raters(name.strip() for name in raters.split(","))) if raters else ()
+    wanted = Wanted(pattern, asked_for(text, language, columns or []), tuple(factors or []), names)
+    workspace = import_study(source, target, wanted)
+    models = ", ".join(run.label for run in workspace.runs)
+    print(f"{len(workspace.runs)} models: {models}\nnext: xlift rate {target}, then xlift report {target}")

@@ -13,7 +13,7 @@ from xlift.data.tabular import Row, rows
 from xlift.errors import DataError, nearest, shortened
 from xlift.languages import get_language
 from xlift.records import Message, Prompt, Split, check_prompt, fingerprint, reply_language
-from xlift.study.settings import Prompts, PromptSet, builtin_path
+from xlift.study.settings import NO_PROMPTS, Prompts, PromptSet, builtin_path
 
 
 def builtin_sets() -> list[str]:
@@ -120,7 +120,7 @@ def _request(prompt: Prompt) -> str:
 def _load_split(prompt_set: PromptSet, split: Split, languages: list[str]) -> dict[str, Prompt]:
     """The prompts of one split, source by source in the order of the languages, by where they stand."""
     chosen: dict[str, Prompt] = {}
-    for source in dict.fromkeys(prompt_set.sources):
+    for source in dict.fromkeys(prompt_set.sources) if prompt_set.source != NO_PROMPTS else ():
         chosen |= _load_source(source, prompt_set.size, split, languages)
     again = [name for name, count in Counter(prompt["id"] for prompt in chosen.values()).items() if count > 1]
     if again:

@@ -132,7 +132,7 @@ def rate_files(
     for source in sources:
         check_files(source, target)
     paths = [path for source in sources for path in response_files(source)]
-    readings = [_opened(path, asked, job.by) for path in paths]
+    readings = [opened(path, asked, job.by) for path in paths]
     job = job._replace(several=len(paths) > 1)
     total = sum(map(_count_lines, paths))
     used = ((os.cpu_count() or 1) if workers is None else workers) if total >= MIN_FOR_WORKERS else 1
@@ -210,13 +210,14 @@ def response_files(source: Path) -> list[Path]:
     return files(source)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a file of any format, or the samples of a log."""
     return log_rows(path) if is_log(path) else rows(path)
 
 
-def _opened(path: Path, asked: Asked, by: str | None) -> Reading:
+def opened(path: Path, asked: Asked, by: str | None) -> Reading:
     """How a file is read, which is said. Raises ConfigError where that cannot be told, or there is no column `by`."""
-    first = [row.record for row in islice(_rows(path), FIRST_ROWS) if row.problem is None]
+    first = [row.record for row in islice(rows_of(path), FIRST_ROWS) if row.problem is None]
     reading = reading_of(path, first, asked)
     there = [*columns_of(first), *GROUPS]
     if by and first and by not in there:
@@ -279,7 +280,7 @@ def _keys_in(path: Path) -> array[int]:
 
 def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:
     if not _by_lines(path):
-        read = _rows(path)
+        read = rows_of(path)
         while some := list(islice(read, ROWS)):
             yield Chunk(path, reading, place, some)
         return

@@ -42,10 +42,13 @@ def remedies_of(material: Material) -> list[Remedy]:
     p is corrected (Holm) over all differences of a measure: remedies, languages, and all languages together.
     """
     study = material.workspace.study
-    first = study.tuned_runs()[0]
+    tuned = study.tuned_runs()
+    if not study.report.remedies or not tuned:
+        return []
+    first = tuned[0]
     runs = {run.config.content_hash: run for run in material.workspace.runs}
     ailing = next((one for one in material.conditions if runs[first.content_hash].id in one.runs), None)
-    if not study.report.remedies or ailing is None:
+    if ailing is None:
         return []
     known = run_settings(first)
     configs = {run.id: run.config for run in material.workspace.runs}

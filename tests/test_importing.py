@@ -1,0 +1,134 @@
+"""Responses that exist already become a study: by files' names or columns, told apart, missing where missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warm import run_xlift
+
+import xlift
+from xlift.checkpoint import checkpoints
+from xlift.errors import ConfigError, DataError
+from xlift.importing import Wanted, import_study
+from xlift.rating.foreign import asked_for
+from xlift.workspace import StudyFolder, find_study
+
+SAID = {
+    "en": "The sky is blue because air scatters light.",
+    "fr": "Le ciel est bleu parce que l'air diffuse la lumière.",
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def rows(language: str, count: int = 4, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": i, "language": language, "output": SAID[language], **more} for i in range(count)]
+
+
+def imported(source: Path, **wanted: Any) -> StudyFolder:
+    return import_study(source, source.parent / "out", Wanted(**wanted))
+
+
+def test_a_pattern_tells_model_language_and_factors_of_each_file(tmp_path: Path) -> None:
+    for model, size in (("a", "7"), ("b", "70")):
+        for language in ("en", "fr"):
+            write(tmp_path / "in" / f"{model}-{size}" / f"{language}.jsonl", [{"id": 1, "output": SAID["fr"]}])
+    workspace = imported(tmp_path / "in", pattern="{model}-{size}/{language}.jsonl")
+    assert [run.label for run in workspace.runs] == ["a", "b"]
+    ratings = done(workspace)
+    assert ratings["factor.size"].unique().sort().to_list() == [7.0, 70.0]
+    assert set(ratings["language"]) == {"en", "fr"}
+    language = ratings.filter(ratings["rater"] == "language")
+    assert dict(language.select("language", "value").unique().rows()) == {"en": 0.0, "fr": 2.0}
+
+
+def done(workspace: StudyFolder) -> Any:
+    from xlift.stages import rate_stage
+
+    rate_stage(find_study(workspace.path))
+    return xlift.load(workspace.path).ratings
+
+
+def test_ids_that_stand_for_several_prompts_are_told_apart_by_the_fewest_columns(tmp_path: Path) -> None:
+    told = [{"task": task, "source": source} for task in ("mono", "cross") for source in ("x", "y")]
+    for model in ("a", "b"):
+        write(tmp_path / "in" / f"{model}.jsonl", [row for more in told for row in rows("fr", **more, model=model)])
+    workspace = imported(tmp_path / "in")
+    (first, second) = checkpoints(find_study(workspace.path))
+    assert [prompt["id"] for prompt in first.prompts][:2] == ["mono-x-0", "mono-x-1"]
+    assert {one["category"] for one in first.responses} == {"mono", "cross"}
+    assert len(first.responses) == len(second.responses) == 16
+
+
+def test_what_a_model_has_not_answered_is_missing_and_not_zero(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", rows("fr"))
+    write(tmp_path / "in" / "b.jsonl", [*rows("fr", 2), {"id": 2, "language": "fr"}])
+    ratings = done(imported(tmp_path / "in"))
+    lacking = ratings.filter((ratings["label"] == "b") & (ratings["rater"] == "language") & ratings["value"].is_null())
+    assert sorted(lacking["reason"]) == [
+        "no response: no response of this model has been imported",
+        "no response: the imported file has no reply",
+    ]
+
+
+def test_imported_again_responses_are_replaced_and_another_study_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", rows("fr"))
+    imported(tmp_path / "in")
+    write(tmp_path / "in" / "a.jsonl", rows("fr", 6))
+    (one,) = checkpoints(find_study(imported(tmp_path / "in").path))
+    assert len(one.responses) == 6
+    (tmp_path / "out" / "study.yaml").write_text("name: mine\ntraining: {steps: 4}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds a study that was not imported"):
+        imported(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "message"),
+    [
+        ({"a.jsonl": rows("fr") + rows("fr")}, {}, "several responses to prompt '0'"),
+        ({"a.jsonl": rows("fr")}, {"pattern": "{model}.csv"}, "is called as --pattern"),
+        ({"a.jsonl": rows("fr")}, {"pattern": "{model}{model}"}, "stands there twice"),
+        ({"a.jsonl": rows("fr")}, {"factors": ("size",)}, "no column 'size' for --factor"),
+        (
+            {"a.jsonl": rows("fr", size=1)[:1] + rows("en", size=2)},
+            {"factors": ("size",)},
+            "size of a is 2, and 1 before",
+        ),
+        ({"a.jsonl": rows("fr", prompt="Why?"), "b.jsonl": rows("fr", prompt="Who?")}, {}, "another messages"),
+        ({"a.jsonl": [{"id": 1, "language": "xx", "output": "?"}]}, {}, "'language'"),
+    ],
+)
+def test_files_that_cannot_be_meant_are_refused_and_nothing_is_written(
+    tmp_path: Path, files: dict[str, Any], wanted: dict[str, Any], message: str
+) -> None:
+    for name, content in files.items():
+        write(tmp_path / "in" / name, content)
+    with pytest.raises((ConfigError, DataError)) as caught:
+        imported(tmp_path / "in", **wanted)
+    assert any(message in problem for problem in caught.value.problems)
+    assert not (tmp_path / "out" / "study.yaml").exists()
+
+
+def test_the_command_makes_a_study_that_other_commands_take(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", rows("fr", prompt="Pourquoi ?", text=SAID["fr"]))
+    write(tmp_path / "in" / "b.jsonl", rows("fr", prompt="Pourquoi ?", text=SAID["en"]))
+    done = run_xlift("import", "in", "--as", "out", "--text", "output", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 models: a, b" in done.stdout
+    assert run_xlift("rate", "out", folder=tmp_path).returncode == 0
+    shown = run_xlift("report", "out", folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "report:" in shown.stdout
+
+
+def test_columns_are_mapped_where_their_names_do_not_tell(tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", [{"n": 1, "who": "a", "said": SAID["fr"], "tongue": "fr"}])
+    asked = asked_for("said", "tongue", ["who=model", "n=id"])
+    workspace = imported(tmp_path / "in.jsonl", asked=asked)
+    assert [run.label for run in workspace.runs] == ["a"]
