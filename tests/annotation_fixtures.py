@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from xlift.annotation import campaign as campaigns
+from xlift.annotation import database as db
 from xlift.annotation import transfer
 from xlift.annotation.campaign import Plan
 from xlift.disk import write_jsonl
@@ -133,6 +135,10 @@ class Visitor:
         assert status == 200, (status, path)
         token = re.search(r'data-csrf="(\w+)"', text)
         self.csrf = token[1] if token else self.csrf
+        if 'action="/begin"' in text:  # the first visit shows the guidelines
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            assert self.ask("POST", "/begin", f"csrf={self.csrf}".encode(), form)[0] == 303
+            return self.open("/")
         return path, text
 
     def save(self, task: str, field: str, value: Any, **headers: str) -> tuple[int, str]:
@@ -209,6 +215,13 @@ def fresh_database(server: str, name: str) -> str:
 
 def open_campaign(source: Path, database: str = "") -> campaigns.Campaign:
     return campaigns.open_campaign(source, database or None)
+
+
+def all_have_read(campaign: campaigns.Campaign) -> None:
+    """Nobody's first page is the guidelines any more."""
+    with campaign.database.write.begin() as connection:
+        for person in connection.execute(sa.select(db.annotators)).all():
+            db.mark_read(connection, person.id)
 
 
 def records_of(campaign: campaigns.Campaign) -> list[Any]:

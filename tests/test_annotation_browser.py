@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotation_fixtures import HOSTILE, TEXTS, free_port, link_in, open_campaign, response_file, responses, serving
+from annotation_fixtures import (
+    HOSTILE,
+    TEXTS,
+    all_have_read,
+    free_port,
+    link_in,
+    open_campaign,
+    records_of,
+    response_file,
+    responses,
+    serving,
+)
 
 from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
@@ -62,7 +73,10 @@ def enter(browser: Any, port: int, link: str, noise: list[str] | None = None, **
         page.on("dialog", lambda dialog: (noise.append(f"dialog {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: None if request.url.startswith(home) else noise.append(request.url))
     page.goto(f"http://127.0.0.1:{port}{link}")
-    page.wait_for_selector("#ratings")
+    page.wait_for_selector("#begin, #ratings")
+    if page.locator("#begin").count():
+        page.click("#begin")
+        page.wait_for_selector("#ratings")
     until(page, READY)
     return page
 
@@ -245,6 +259,7 @@ def test_a_click_made_before_the_script_has_come_is_saved(tmp_path: Path, browse
     with serving(campaign.path) as (port, _):
         page = browser.new_context().new_page()
         held: list[Any] = []
+        all_have_read(campaign)
         page.route("**/page.js", lambda route: held.append(route))
         page.goto(f"http://127.0.0.1:{port}{link}", wait_until="commit")
         page.locator("[data-facet=fluency] label").nth(1).click()
@@ -286,7 +301,7 @@ def test_a_link_clicked_on_another_site_opens_the_page(tmp_path: Path, browser: 
             page = browser.new_context().new_page()
             page.goto(f"http://localhost:{mailbox.server_port}/")
             page.click("a")
-            page.wait_for_selector("#ratings")
+            page.wait_for_selector("#begin")
             assert link.rsplit("/", 1)[1] not in page.url
             assert page.evaluate("document.cookie") == ""
     finally:
@@ -299,6 +314,8 @@ def test_text_has_its_language_and_direction(tmp_path: Path, browser: Any, langu
     campaign, (link,) = campaign_of(tmp_path, responses([language], 1, ["run"]), "Ana")
     with serving(campaign.path) as (port, _):
         page = enter(browser, port, link)
+        if language == "en":
+            press(page, "r")  # its list is formatted at first
         text = page.locator("#response")
         assert text.get_attribute("lang") == language
         assert text.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
@@ -339,6 +356,36 @@ def test_a_phone_shows_all_without_scrolling_sideways_in_every_language_of_the_p
         page.tap("#next")
         page.wait_for_selector(".tiles")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_words_are_marked_and_unmarked_and_long_texts_fold(tmp_path: Path, browser: Any) -> None:
+    long = {**responses(["fr"], 1, ["run"])[0], "text": "Le chat 🐈 sleeps ici.\n" + "Une ligne de plus.\n" * 60}
+    source, scheme = response_file(tmp_path, [long]), tmp_path / "scheme.yaml"
+    scheme.write_text("facets: [language]\nspans: [foreign]\nanswers: [{name: better, question: Mieux}]")
+    campaign = open_campaign(source)
+    link = link_in(campaigns.add(campaign, "Ana", ["fr"], scheme=scheme))
+    select = """() => { const node = document.querySelector('#response').firstChild, range = document.createRange();
+      range.setStart(node, node.data.indexOf('sleeps')); range.setEnd(node, node.data.indexOf(' ici'));
+      getSelection().removeAllRanges(); getSelection().addRange(range); }"""
+    with serving(source) as (port, _):
+        page = enter(browser, port, link)
+        assert page.locator(".folded").count() == 1
+        page.get_by_role("button", name="Tout afficher").click()
+        assert page.locator(".folded").count() == 0
+        page.evaluate(select)
+        page.locator("[data-mark=foreign]").click()
+        assert page.locator("mark").inner_text() == "sleeps"
+        page.fill("#answer-better", "dort")
+        press(page, "Escape 1")
+        go_on(page, "Enter")
+        (record,) = records_of(campaign)
+        assert record["detail"]["spans"] == [{"start": 10, "end": 16, "label": "foreign", "text": "sleeps"}]
+        assert record["detail"]["answers"] == {"better": "dort"}
+        page.go_back()
+        page.locator("#marks button").click()
+        assert page.locator("mark").count() == 0
+        until(page, "document.querySelector('#saved').textContent !== ''")
+    assert "spans" not in records_of(campaign)[0]["detail"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

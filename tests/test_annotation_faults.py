@@ -20,7 +20,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from annotation_fixtures import Visitor, link_in, open_campaign, records_of, response_file, responses, serving
+from annotation_fixtures import (
+    Visitor,
+    all_have_read,
+    link_in,
+    open_campaign,
+    records_of,
+    response_file,
+    responses,
+    serving,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -28,8 +37,9 @@ from starlette.testclient import TestClient
 
 from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
-from xlift.annotation.app import COOKIE, HEADERS, build_app, csrf_of
+from xlift.annotation.app import build_app
 from xlift.annotation.campaign import Plan
+from xlift.annotation.door import COOKIE, HEADERS, csrf_of
 from xlift.annotation.server import OnceAMinute, trusted
 from xlift.annotation.words import TEXTS
 from xlift.errors import ConfigError
@@ -232,6 +242,12 @@ ASKED = {
     "/interface": "/interface",
     "/task/{task}": "/task/{task}",
     "/task/{task}/skip": "/task/{task}/skip",
+    "/task/{task}/feedback": "/task/{task}/feedback",
+    "/begin": "/begin",
+    "/coordinate/{token}": "/coordinate/{token}",
+    "/coordination/welcome": "/coordination/welcome",
+    "/coordination": "/coordination",
+    "/coordination/{action}": "/coordination/revoke",
     "/{path:path}": "/no/such/page",
 }
 OWN_PAGES = {"/": 303, "/overview": 200, "/guidelines": 200}
@@ -252,6 +268,7 @@ def crowd(tmp_path: Path) -> dict[str, Any]:
     app = build_app(campaign.database)
     (task, *_) = re.findall(r'href="/task/(\w+)"', client_of(app, tokens["Ana"]).get("/overview").text)
     assert client_of(app, tokens["Ana"]).get(f"/task/{task}").status_code == 200
+    all_have_read(campaign)
     return {"campaign": campaign, "app": app, "tokens": tokens, "task": task}
 
 
@@ -262,8 +279,12 @@ def expected_of(path: str, method: str, who: str, with_csrf: bool) -> set[int]:
     reads = method in {"GET", "HEAD"}
     if path == "/static":
         return {200} if reads else {405}
-    if path == "/welcome" and reads:
+    if path in {"/welcome", "/coordination/welcome"} and reads:
         return {200}
+    if path.startswith("/coordinate/") and reads:
+        return {403, 429}  # an annotator's link is none of the coordinator's
+    if (path == "/coordination" and reads) or (path.startswith("/coordination/") and method == "POST"):
+        return {403, 429}
     if who in STRANGERS:
         return {403, 429}
     if path.startswith("/enter") and reads:
@@ -274,6 +295,8 @@ def expected_of(path: str, method: str, who: str, with_csrf: bool) -> set[int]:
         return {403}
     if method == "POST" and path == "/interface":
         return {422}
+    if method == "POST" and path == "/begin":
+        return {303}
     return {404}
 
 
@@ -403,6 +426,7 @@ def seldom(examples: int) -> settings:
 def open_door(tmp_path: Path, url: str) -> Iterator[dict[str, Any]]:
     """Ana in front of the page, in this process: an error in the app is an error of the test."""
     campaign, _, link = one_annotator(tmp_path, url)
+    all_have_read(campaign)
     token = link.rsplit("/", 1)[1]
     app = build_app(campaign.database)
     client = client_of(app, token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from xlift.annotation import database as db
-from xlift.annotation import sampling, transfer
+from xlift.annotation import people, sampling, transfer
+from xlift.annotation.scheme import Scheme, read_scheme, scheme_of
 from xlift.annotation.words import INTERFACES
 from xlift.errors import ConfigError, DataError
 from xlift.languages import find_language, language_code, language_problem
@@ -33,9 +34,11 @@ class Plan(NamedTuple):
     total: int | None = None
     seed: int | None = None
     split: str | None = None
+    qualify: float | None = None
+    """Share of expected values that a person must meet in practice to go on."""
 
 
-DEFAULTS = {"per_response": 2, "per_cell": 10, "total": None, "seed": 0, "split": "test"}
+DEFAULTS = {"per_response": 2, "per_cell": 10, "total": None, "seed": 0, "split": "test", "qualify": None}
 
 
 class Campaign(NamedTuple):
@@ -77,26 +80,32 @@ def add(
     controls: Path | None = None,
     address: str = ADDRESS,
     days: int = db.DAYS,
+    scheme: Path | None = None,
 ) -> str:
     """Add an annotator, sample and assign; the text with the personal link, which is shown this once.
+
+    `scheme` is what the campaign asks (scheme.py); it cannot change once anything is rated.
 
     Raises ConfigError for a wrong or taken name, an unknown language, a changed seed or an impossible number of `days`
     that the link works, DataError where no response can be sampled.
     """
     codes = _checked_person(name, languages)
     responses = campaign.responses()
-    known = sampling.read_controls(controls) if controls else []
+    given = read_scheme(scheme) if scheme else None
     with campaign.database.write.begin() as connection:
+        asked = _settle_scheme(connection, given)
+        known = sampling.read_controls(controls, asked.levels) if controls else []
         settled = _settle(connection, plan or Plan())
         eligible = [r for r in responses if settled["split"] in (None, "all", r.get("split", settled["split"]))]
         if not eligible:
             raise DataError(f"{campaign.path}: no responses to rate", f"xlift run {campaign.path}")
-        chosen = sampling.sample(eligible, settled["per_cell"], settled["total"], settled["seed"])
+        chosen = _chosen(eligible, settled, asked)
         _add_tasks(connection, chosen + known)
         interface = next((code for code in codes if code in INTERFACES), "en")
         token = db.add_annotator(connection, name, codes, interface, days)
-        _reassign(connection, settled["per_response"], settled["seed"])
+        people.share_again(connection)
         lines = [_link(name, token, address, days), *_summary(connection, name, settled["per_response"])]
+        lines += _unread(connection, codes, codes)
     return "\n".join(lines)
 
 
@@ -112,6 +121,29 @@ def _checked_person(name: str, languages: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(language_code, given)))
 
 
+def _settle_scheme(connection: Connection, given: Scheme | None) -> Scheme:
+    """The campaign's scheme, stored for the next time. Raises ConfigError where another one is in use."""
+    if given is None:
+        return scheme_of(connection)
+    began = connection.execute(sa.select(db.judgements.c.id).limit(1)).first()
+    if began and given != scheme_of(connection):
+        raise ConfigError(
+            "ratings by another scheme are there already", "leave out --scheme, or name another --database"
+        )
+    db.write_setting(connection, "scheme", given.model_dump_json())
+    return given
+
+
+def _chosen(responses: Sequence[dict[str, Any]], settled: dict[str, Any], scheme: Scheme) -> list[dict[str, Any]]:
+    if not scheme.pairs:
+        return sampling.sample(responses, settled["per_cell"], settled["total"], settled["seed"])
+    cells = sampling.sample(responses, settled["per_cell"], None, settled["seed"])
+    found = sampling.pairs_of(cells, settled["total"], settled["seed"])
+    if not found:
+        raise DataError("no two responses answer the same prompt, so there is nothing to compare")
+    return found
+
+
 def _settle(connection: Connection, plan: Plan) -> dict[str, Any]:
     """The plan with what it leaves open taken from before, or from the defaults; stored for the next time."""
     before = db.read_setting(connection, "plan") or {}
@@ -119,6 +151,8 @@ def _settle(connection: Connection, plan: Plan) -> dict[str, Any]:
     low = [f"{key} must be at least 1" for key in ("per_response", "per_cell", "total") if given.get(key, 1) < 1]
     if given.get("seed", before.get("seed")) != before.get("seed") and before:
         low.append(f"this campaign was begun with seed {before['seed']}, which cannot be changed")
+    if not 0 < given.get("qualify", 1) <= 1:
+        low.append("qualify must be a share of expected values, such as 0.7")
     if low:
         raise ConfigError(low)
     settled = DEFAULTS | before | given
@@ -142,40 +176,6 @@ def _add_tasks(connection: Connection, responses: Sequence[dict[str, Any]]) -> N
         connection.execute(db.tasks.insert(), rows)
 
 
-def _reassign(connection: Connection, per_response: int, seed: int) -> None:
-    """Share all tasks that nobody has opened yet among the annotators as they are now."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("LOCK TABLE assignments IN EXCLUSIVE MODE")
-    columns = db.assignments.c
-    connection.execute(db.assignments.delete().where(columns.opened.is_(None)))
-    held = connection.execute(sa.select(columns.annotator, columns.task).order_by(columns.position))
-    kept = [(row.annotator, row.task) for row in held]
-    people = connection.execute(sa.select(db.annotators))
-    readers = {one.id: frozenset(one.languages.split(",")) for one in people if db.works(one)}
-    tasks = [_task(row) for row in connection.execute(sa.select(db.tasks).order_by(db.tasks.c.id))]
-    new = defaultdict(list)
-    for annotator, task in sampling.assign(tasks, readers, kept, per_response, seed):
-        new[annotator].append(task)
-    for annotator in readers:
-        _place(connection, annotator, [task for who, task in kept if who == annotator], new[annotator], seed)
-
-
-def _task(row: Any) -> sampling.Task:
-    languages = frozenset({row.language, row.reply_language})
-    return sampling.Task(row.id, languages, row.expected is not None)
-
-
-def _place(connection: Connection, annotator: int, kept: list[str], new: list[str], seed: int) -> None:
-    ordered = sampling.in_order(kept, new, annotator, seed)
-    fresh = {"annotator": annotator, "done": False, "skips": 0}
-    rows = [{**fresh, "task": task, "position": at} for at, task in enumerate(ordered) if at >= len(kept)]
-    for at, task in enumerate(kept):
-        own = sa.and_(db.assignments.c.annotator == annotator, db.assignments.c.task == task)
-        connection.execute(db.assignments.update().where(own).values(position=at))
-    if rows:
-        connection.execute(db.assignments.insert(), rows)
-
-
 def _link(name: str, token: str, address: str, days: int) -> str:
     told = f"keep it secret; it is shown only now, and works until {db.end_in(days)[:10]}"
     return f"personal link of {name} ({told}):\n{address.rstrip('/')}/enter/{token}"
@@ -185,9 +185,9 @@ def _summary(connection: Connection, name: str, per_response: int) -> list[str]:
     person = db.annotator_named(connection, name)
     own = len(db.own_tasks(connection, person.id))
     counts = sa.select(db.assignments.c.task, sa.func.count().label("people")).group_by(db.assignments.c.task)
-    people = {row.task: row.people for row in connection.execute(counts)}
+    readers = {row.task: row.people for row in connection.execute(counts)}
     sampled = connection.execute(sa.select(db.tasks).where(db.tasks.c.expected.is_(None))).all()
-    short = Counter(task.language for task in sampled if people.get(task.id, 0) < per_response)
+    short = Counter(task.language for task in sampled if readers.get(task.id, 0) < per_response)
     lines = [f"{own} responses for {name}; {len(sampled)} in the sample; readers wanted for each: {per_response}"]
     if short:
         waiting = ", ".join(f"{language} {count}" for language, count in sorted(short.items()))
@@ -198,8 +198,7 @@ def _summary(connection: Connection, name: str, per_response: int) -> list[str]:
 def revoke(campaign: Campaign, name: str) -> str:
     """Withdraw a personal link. Ratings stay; what the annotator has not opened goes to the others."""
     with campaign.database.write.begin() as connection:
-        db.set_token(connection, db.annotator_named(connection, name).id, None)
-        _reassign(connection, *_plan(connection))
+        people.revoke(connection, name)
     return f"{name}'s link no longer opens the page; the ratings made so far stay"
 
 
@@ -208,63 +207,66 @@ def renew(campaign: Campaign, name: str, address: str = ADDRESS, days: int = db.
     token = secrets.token_urlsafe(32)
     with campaign.database.write.begin() as connection:
         db.set_token(connection, db.annotator_named(connection, name).id, token, days)
-        _reassign(connection, *_plan(connection))
+        people.share_again(connection)
     return _link(name, token, address, days)
-
-
-def _plan(connection: Connection) -> tuple[int, int]:
-    plan = db.read_setting(connection, "plan")
-    return plan["per_response"], plan["seed"]
 
 
 def status(campaign: Campaign) -> str:
     """Progress by annotator and language, and how often each annotator met the expected values of the controls."""
     with campaign.database.read.begin() as connection:
-        rows = _progress_rows(connection)
-        results = _control_rows(connection)
+        rows = people.progress_rows(connection)
+        results, trials, pace = (
+            made(connection) for made in (people.control_rows, people.practice_rows, people.pace_rows)
+        )
+        paused = db.read_setting(connection, "paused")
     if not rows:
         return "no annotator has responses yet; xlift annotate STUDY --add NAME --languages fr,pt"
     text = aligned([["annotator", "language", "rated", "skipped", "of", "link"], *rows])
     if results:
         text += "\n\n" + aligned([["annotator", "facet", "as expected", "of"], *results])
-    return text
+    if trials:
+        text += "\n\n" + aligned([["annotator", "practice", "as expected", "goes on"], *trials])
+    text += "\n\n" + aligned([["annotator", "seconds each", "completion code"], *pace])
+    return text + ("\n\npaused; xlift annotate STUDY --resume opens the page again" if paused else "")
 
 
-def _progress_rows(connection: Connection) -> list[list[str]]:
-    joined = (
-        sa.select(
-            db.annotators.c.name, db.annotators.c.token, db.annotators.c.expires, db.tasks.c.language, db.assignments
-        )
-        .join(db.annotators, db.annotators.c.id == db.assignments.c.annotator)
-        .join(db.tasks, db.tasks.c.id == db.assignments.c.task)
-    )
-    cells: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for row in connection.execute(joined):
-        cell = cells[row.name, row.language, _link_state(row)]
-        cell[0] += row.done
-        cell[1] += bool(row.skips and not row.done)
-        cell[2] += 1
-    return [[name, language, *map(str, counts), link] for (name, language, link), counts in sorted(cells.items())]
+def extend(campaign: Campaign, name: str, languages: Sequence[str]) -> str:
+    """Give a person more languages to read; which theirs are now, and what is not to be read."""
+    codes = _checked_person(name, languages)
+    with campaign.database.write.begin() as connection:
+        all_codes = people.extend(connection, name, codes)
+        return "\n".join([f"{name} reads {', '.join(all_codes)}", *_unread(connection, codes, all_codes)])
 
 
-def _link_state(annotator: Any) -> str:
-    if annotator.token is None:
-        return "withdrawn"
-    if annotator.expires is None:
-        return "open"
-    return f"{'open until' if db.works(annotator) else 'ended'} {annotator.expires[:10]}"
+def pause(campaign: Campaign, paused: bool) -> str:
+    """Close the page to annotators, or open it again."""
+    with campaign.database.write.begin() as connection:
+        people.pause(connection, paused)
+    return "paused: the page is closed to annotators until --resume" if paused else "the page is open again"
 
 
-def _control_rows(connection: Connection) -> list[list[str]]:
-    cells: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for one in transfer.judged_tasks(connection):
-        expected = json.loads(one.task.expected or "{}")
-        for facet, verdict in one.verdicts.items():
-            if facet in expected and verdict.given:
-                right = expected[facet] if isinstance(expected[facet], list) else [expected[facet]]
-                cells[one.name, facet][0] += verdict.value in right
-                cells[one.name, facet][1] += 1
-    return [[name, facet, str(met), str(of)] for (name, facet), (met, of) in sorted(cells.items())]
+def admit(campaign: Campaign, name: str) -> str:
+    """Let a person go on whose practice went badly."""
+    with campaign.database.write.begin() as connection:
+        people.admit(connection, name)
+    return f"{name} may go on after practice"
+
+
+def coordinate(campaign: Campaign, address: str = ADDRESS, days: int = db.DAYS) -> str:
+    """A link to the coordinator's page, in place of the one before."""
+    token = secrets.token_urlsafe(32)
+    with campaign.database.write.begin() as connection:
+        db.write_setting(connection, "coordinator", {"token": db.hash_of(token), "expires": db.end_in(days)})
+    told = f"keep it secret; it is shown only now, and works until {db.end_in(days)[:10]}"
+    return f"link to the coordinator's page ({told}):\n{address.rstrip('/')}/coordinate/{token}"
+
+
+def _unread(connection: Connection, codes: Sequence[str], readable: Sequence[str]) -> list[str]:
+    nothing = [code for code in people.unread(connection, readable) if code in codes]
+    if not nothing:
+        return []
+    there = ", ".join(people.languages_of(connection))
+    return [f"warning: there is nothing to read in {', '.join(nothing)}; the responses are in {there}"]
 
 
 def export(campaign: Campaign, target: Path, controls: bool = False) -> str:
@@ -312,8 +314,8 @@ def serve(
 
     server.trusted(proxy)
     with campaign.database.read.begin() as connection:
-        people = connection.execute(sa.select(sa.func.count()).select_from(db.annotators)).scalar()
-    if not people:
+        count = connection.execute(sa.select(sa.func.count()).select_from(db.annotators)).scalar()
+    if not count:
         say("nobody can enter yet; make personal links: xlift annotate STUDY --add NAME --languages fr,pt")
     try:
         listener = socket.create_server((host, port), backlog=100)

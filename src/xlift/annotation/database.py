@@ -1,11 +1,12 @@
 """What an annotation campaign stores, in SQLite or PostgreSQL.
 
-    annotators    who rates; of a personal link only the hash of its secret, and when it ends
+    annotators    who rates; of a personal link only the hash of its secret, and when it ends; when they had read the
+                  guidelines, and were let on by the coordinator
     tasks         one response to rate, with everything that identifies it; `expected` where it is a control
     assignments   who rates what, in which order, and how far that is
     judgements    append-only: every click with its time, once however often it is sent; the last one of a field counts
     imported      rating records that came from a file
-    settings      how the campaign was sampled
+    settings      how the campaign was sampled, what it asks (scheme.py), the coordinator's link, whether it is paused
 
 Texts and values are stored as ASCII JSON, since responses may hold what a database refuses (NUL, lone surrogates).
 """
@@ -46,6 +47,8 @@ annotators = Table(
     Column("interface", String(8), nullable=False),
     Column("created", String(32), nullable=False),
     Column("expires", String(32)),
+    Column("read", String(32)),
+    Column("admitted", String(32)),
 )
 tasks = Table(
     "tasks",
@@ -251,6 +254,22 @@ def set_interface(connection: Connection, annotator: int, interface: str) -> Non
     connection.execute(annotators.update().where(annotators.c.id == annotator).values(interface=interface))
 
 
+def mark_read(connection: Connection, annotator: int) -> None:
+    """From now on the first page is no longer the guidelines."""
+    connection.execute(annotators.update().where(annotators.c.id == annotator).values(read=now()))
+
+
+def admit(connection: Connection, annotator: int) -> None:
+    """Let an annotator go on, however the practice went."""
+    connection.execute(annotators.update().where(annotators.c.id == annotator).values(admitted=now()))
+
+
+def completion_code(connection: Connection, annotator: int) -> str:
+    """What an annotator who is done can show to a crowd platform; the same however often it is asked for."""
+    secret = str(read_setting(connection, "secret"))
+    return hmac.new(secret.encode(), str(annotator).encode(), hashlib.sha256).hexdigest()[:10].upper()
+
+
 def is_task(task: str) -> bool:
     """Whether this could be the id of a task."""
     return task.isalnum() and task.isascii()
@@ -311,11 +330,11 @@ def save(
     connection.execute(sa.select(assignments.c.task).where(_own(annotator.id, task)).with_for_update()).one()
     rows = judged(connection, annotator.id, task)
     if click is not None and any(row.click == click for row in rows):
-        return is_done(last_values(rows))
+        return is_done(last_values(rows), asked(connection))
     row = {"annotator": annotator.id, "task": task, "field": field, "value": json.dumps(value), "seconds": seconds}
     extra = {"guidelines": guidelines, "interface": annotator.interface, "time": now(), "click": click}
     connection.execute(judgements.insert().values(**row, **extra))
-    done = is_done({**last_values(rows), field: value})
+    done = is_done({**last_values(rows), field: value}, asked(connection))
     changes = {"done": done, "opened": sa.func.coalesce(assignments.c.opened, now())}
     connection.execute(assignments.update().where(_own(annotator.id, task)).values(changes))
     return done
@@ -332,14 +351,20 @@ def last_values(rows: Iterable[Any]) -> dict[str, Any]:
     return {row.field: json.loads(row.value) for row in rows}
 
 
-def verdicts(values: dict[str, Any]) -> dict[str, Verdict]:
+def asked(connection: Connection) -> tuple[str, ...]:
+    """The facets that the campaign asks for."""
+    stored = read_setting(connection, "scheme")
+    return tuple(facet["name"] for facet in json.loads(stored)["facets"]) if stored else ASKED_FACETS
+
+
+def verdicts(values: dict[str, Any], facets: Sequence[str] = ASKED_FACETS) -> dict[str, Verdict]:
     """Per facet what counts, after "cannot judge" for the whole response and the rule about fluency 0."""
-    own = {facet: _own_verdict(values.get(facet)) for facet in ASKED_FACETS}
+    own = {facet: _own_verdict(values.get(facet)) for facet in facets}
     if values.get(WHOLE) is not None:
         reason = _cannot(values[WHOLE])
         return {facet: Verdict(None, reason, one.raw) for facet, one in own.items()}
-    if own["fluency"].value == 0 and values.get("senseless", True):
-        ruled = {facet: Verdict(0, None, own[facet].raw, True) for facet in BOUND_TO_FLUENCY}
+    if "fluency" in own and own["fluency"].value == 0 and values.get("senseless", True):
+        ruled = {facet: Verdict(0, None, own[facet].raw, True) for facet in BOUND_TO_FLUENCY if facet in own}
         return own | ruled
     return own
 
@@ -352,9 +377,9 @@ def _cannot(value: dict[str, str]) -> str:
     return f"cannot judge: {value['cannot'].strip() or NO_REASON}"
 
 
-def is_done(values: dict[str, Any]) -> bool:
+def is_done(values: dict[str, Any], facets: Sequence[str] = ASKED_FACETS) -> bool:
     """Whether every facet has a value or a reason for having none."""
-    return all(verdict.given for verdict in verdicts(values).values())
+    return all(verdict.given for verdict in verdicts(values, facets).values())
 
 
 def read_setting(connection: Connection, name: str) -> Any:

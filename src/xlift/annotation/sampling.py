@@ -6,8 +6,10 @@ an order drawn by seed. So runs and languages are compared on the same prompts, 
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +20,17 @@ from xlift.rating import text_fingerprint
 from xlift.records import any_response, fingerprint, read_jsonl, reply_language
 from xlift.workspace import StudyFolder
 
+LEVELS: dict[str, tuple[int, ...]] = dict.fromkeys(ASKED_FACETS, (2, 1, 0))
+
 
 class Task(NamedTuple):
-    """What assignment needs to know of a task: its id, the languages that one must read, whether it is a control."""
+    """What assignment needs to know of a task: its id, the languages that one must read, whether it is a control, and
+    one for practice."""
 
     id: str
     languages: frozenset[str]
     control: bool
+    practice: bool = False
 
 
 def study_responses(workspace: StudyFolder, split: str | None = None) -> list[dict[str, Any]]:
@@ -57,8 +63,10 @@ def file_responses(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def read_controls(path: Path) -> list[dict[str, Any]]:
+def read_controls(path: Path, levels: dict[str, tuple[int, ...]] = LEVELS) -> list[dict[str, Any]]:
     """Control items: responses with `expected`, per facet the value or the list of values that are right.
+
+    With `practice: true` they come first, and `why` is told after them. `levels` are the values of each facet.
 
     Raises DataError with every line that cannot be used.
     """
@@ -66,7 +74,7 @@ def read_controls(path: Path) -> list[dict[str, Any]]:
     problems = [
         problem
         for number, record in read_jsonl(path)
-        for problem in _expected_problems(record.get("expected"), f"{path}:{number}")
+        for problem in _expected_problems(record, f"{path}:{number}", levels)
     ]
     if problems:
         raise DataError(problems, 'for instance "expected": {"language": 0, "fluency": [1, 2]}')
@@ -90,18 +98,39 @@ def _response_problems(record: dict[str, Any], where: str) -> list[str]:
     return problems
 
 
-def _expected_problems(expected: Any, where: str) -> list[str]:
+def _expected_problems(record: dict[str, Any], where: str, levels: dict[str, tuple[int, ...]]) -> list[str]:
+    expected = record.get("expected")
     if not isinstance(expected, dict) or not expected:
-        return [f"{where}: 'expected' must give at least one facet its value; facets: {', '.join(ASKED_FACETS)}"]
+        return [f"{where}: 'expected' must give at least one facet its value; facets: {', '.join(levels)}"]
     problems = [
-        f"{where}: unknown facet '{facet}'; {nearest(facet, ASKED_FACETS)}"
-        for facet in expected.keys() - set(ASKED_FACETS)
+        f"{where}: unknown facet '{facet}'; {nearest(facet, levels)}" for facet in expected.keys() - levels.keys()
     ]
     for facet, value in expected.items():
         values = value if isinstance(value, list) else [value]
-        if not values or any(type(one) is not int or one not in (0, 1, 2) for one in values):
-            problems.append(f"{where}: expected {facet} must be 0, 1, 2 or a list of these, found {value!r}")
+        scale = levels.get(facet, LEVELS["fluency"])
+        if not values or any(type(one) is not int or one not in scale for one in values):
+            choices = ", ".join(map(str, sorted(scale)))
+            problems.append(f"{where}: expected {facet} must be one of {choices} or a list of these, found {value!r}")
+    if type(record.get("practice", False)) is not bool or not isinstance(record.get("why", ""), str):
+        problems.append(f"{where}: 'practice' must be true or false, and 'why' text")
     return sorted(problems)
+
+
+def pairs_of(responses: Sequence[dict[str, Any]], total: int | None, seed: int) -> list[dict[str, Any]]:
+    """Responses to the same prompt side by side, each two of them once, which stands first drawn by seed.
+
+    A pair is the record of one, with the other under `second`; `total` takes those that come first by prompt.
+    """
+    prompts = defaultdict(list)
+    for response in responses:
+        prompts[response["id"], json.dumps(response.get("messages"))].append(response)
+    found = [sorted(two, key=lambda one: _draw(seed, one)) for own in prompts.values() for two in combinations(own, 2)]
+    found.sort(key=lambda two: fingerprint(seed, two[0].get("parallel_id") or two[0]["id"], _draw(seed, two[0])))
+    return [{**one, "second": other} for one, other in found[:total]]
+
+
+def _draw(seed: int, response: dict[str, Any]) -> str:
+    return fingerprint(seed, response["id"], response.get("run", ""), response.get("step", 0))
 
 
 def sample(
@@ -130,16 +159,32 @@ def task_row(response: dict[str, Any], task: str) -> dict[str, Any]:
         "reply_language": reply_language(response),
         "run": response.get("run", ""),
         "step": response.get("step", 0),
-        "response": text_fingerprint(response),
+        "response": _fingerprint_of(response),
     }
 
 
+def _fingerprint_of(response: dict[str, Any]) -> str:
+    texts = [text_fingerprint(response)]
+    if "second" in response:
+        texts.append(text_fingerprint(response["second"]))
+    return texts[0] if len(texts) == 1 else fingerprint(*texts)
+
+
 def shown_of(response: dict[str, Any]) -> dict[str, Any]:
-    """What an annotator sees of a response: the conversation and the text."""
+    """What an annotator sees of a response: the conversation and the text, of a pair both; and what to tell after a
+    practice item."""
     prompt = response.get("prompt")
     asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else []
     messages = response.get("messages") or asked
-    return {"messages": [{"role": m.get("role"), "content": m["content"]} for m in messages], "text": response["text"]}
+    shown: dict[str, Any] = {
+        "messages": [{"role": m.get("role"), "content": m["content"]} for m in messages],
+        "text": response["text"],
+    }
+    if other := response.get("second"):
+        shown |= {"second": other["text"], "other": {"run": other.get("run", ""), "step": other.get("step", 0)}}
+    if response.get("practice") and "expected" in response:
+        shown |= {"practice": True, "why": response.get("why", "")}
+    return shown
 
 
 def assign(
@@ -170,6 +215,8 @@ def assign(
     return made
 
 
-def in_order(kept: Sequence[str], new: Iterable[str], annotator: int, seed: int) -> list[str]:
-    """An annotator's tasks: those begun stay in front, the others are shuffled by seed and annotator."""
-    return [*kept, *sorted(new, key=lambda task: fingerprint(seed, annotator, task))]
+def in_order(
+    kept: Sequence[str], new: Iterable[str], annotator: int, seed: int, practice: Container[str] = ()
+) -> list[str]:
+    """An annotator's tasks: those begun stay in front, then practice, the others shuffled by seed and annotator."""
+    return [*kept, *sorted(new, key=lambda task: (task not in practice, fingerprint(seed, annotator, task)))]

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from xlift.annotation.app import HEADERS
+from xlift.annotation.door import HEADERS
 from xlift.errors import ConfigError
 from xlift.progress import say
 

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from xlift.annotation import database as db
+from xlift.annotation.scheme import scheme_of
 from xlift.disk import encode_record, write_atomic, write_jsonl
 from xlift.errors import ConfigError, DataError, nearest, shortened
 from xlift.languages import find_language, known_code, language_problem
@@ -65,37 +66,42 @@ def judged_tasks(connection: Connection) -> Iterator[Judged]:
     names = {row.id: row.name for row in connection.execute(sa.select(db.annotators))}
     tasks = {row.id: row for row in connection.execute(sa.select(db.tasks))}
     rows = defaultdict(list)
+    facets = db.asked(connection)
     for row in connection.execute(sa.select(db.judgements).order_by(db.judgements.c.id)):
         rows[names[row.annotator], row.task].append(row)
     for (name, task), own in sorted(rows.items(), key=lambda item: item[0]):
         seconds = sum(row.seconds for row in own)
         last = {row.field: row for row in own}
-        yield Judged(name, tasks[task], db.verdicts(db.last_values(own)), last, seconds)
+        yield Judged(name, tasks[task], db.verdicts(db.last_values(own), facets), last, seconds)
 
 
 def rating_records(connection: Connection) -> list[Rating]:
     """The ratings of people without those of control items, and the imported ones."""
-    own = [record for one in judged_tasks(connection) if one.task.expected is None for record in _records(one)]
+    spans = {span.name: span.of for span in scheme_of(connection).spans}
+    judged = [one for one in judged_tasks(connection) if one.task.expected is None]
+    own = [record for one in judged for record in _records(one, spans)]
     taken = connection.execute(sa.select(db.imported.c.record).order_by(*db.imported.primary_key))
     return own + [cast(Rating, json.loads(row.record)) for row in taken]
 
 
 def control_records(connection: Connection) -> list[Rating]:
     """The ratings of control items."""
-    return [record for one in judged_tasks(connection) if one.task.expected is not None for record in _records(one)]
+    return [record for one in judged_tasks(connection) if one.task.expected is not None for record in _records(one, {})]
 
 
-def _records(one: Judged) -> Iterator[Rating]:
+def _records(one: Judged, spans: dict[str, str]) -> Iterator[Rating]:
     shared: dict[str, Any] = {"seconds": round(one.seconds, 1)} if one.seconds else {}
     comment = json.loads(one.last["comment"].value) if "comment" in one.last else ""
     if comment:
         shared["comment"] = comment
+    if "answers" in one.last and (answers := json.loads(one.last["answers"].value)):
+        shared["answers"] = answers
     for facet, verdict in one.verdicts.items():
         if not verdict.given:
             continue
         source = one.last[db.WHOLE if verdict.reason and _whole(one) else "fluency" if verdict.by_rule else facet]
         raw = {"raw": verdict.raw} if verdict.by_rule or (verdict.raw != verdict.value) else {}
-        detail = {**raw, **shared}
+        detail = {**raw, **shared, **_marked(one, facet, spans)}
         record: Rating = {
             "id": one.task.prompt,
             "language": one.task.language,
@@ -107,11 +113,21 @@ def _records(one: Judged) -> Iterator[Rating]:
             "response": one.task.response,
             "signature": f"{VERSION}|guidelines {source.guidelines}|{source.interface}",
         }
+        if (shown := json.loads(one.task.shown)).get("other"):
+            record = cast(Rating, record | {"other": shown["other"]["run"], "other_step": shown["other"]["step"]})
         if verdict.reason:
             record["reason"] = verdict.reason
         if detail:
             record["detail"] = detail
         yield record
+
+
+def _marked(one: Judged, facet: str, spans: dict[str, str]) -> dict[str, Any]:
+    """The spans that were marked of a facet, in characters of the response, with their text."""
+    text = json.loads(one.task.shown)["text"]
+    marked = json.loads(one.last["spans"].value) if "spans" in one.last else []
+    own = [span | {"text": text[span["start"] : span["end"]]} for span in marked if spans.get(span["label"]) == facet]
+    return {"spans": own} if own else {}
 
 
 def _whole(one: Judged) -> bool:
@@ -150,7 +166,8 @@ def save_study_ratings(workspace: StudyFolder, records: Iterable[Rating]) -> int
     runs = {run.id: run for run in workspace.runs}
     groups = defaultdict(list)
     for record in records:
-        if record["run"] in runs:
+        # A comparison is of two runs, a facet of one's own none of the study's: the exported file alone has them.
+        if record["run"] in runs and "other" not in record and record["facet"] in db.ASKED_FACETS:
             groups[record["run"], record["step"]].append(record)
     for (run, step), group in groups.items():
         write_atomic(runs[run].ratings(step, "human"), b"".join(map(encode_record, group)))

@@ -157,11 +157,18 @@ def judge(
 _ANNOTATE: Modes = {
     "SOURCE": {"database", "host", "port", "address", "proxy"},
     "SOURCE --add NAME": {
-        *("database", "add", "languages", "per_response", "per_cell", "seed", "split", "controls", "address", "days")
+        *("database", "add", "languages", "per_response", "per_cell", "seed", "split", "controls", "address", "days"),
+        *("scheme", "qualify"),
     },
     "SOURCE --add NAME --total N": {
-        *("database", "add", "languages", "per_response", "total", "seed", "split", "controls", "address", "days")
+        *("database", "add", "languages", "per_response", "total", "seed", "split", "controls", "address", "days"),
+        *("scheme", "qualify"),
     },
+    "SOURCE --extend NAME --languages CODES": {"database", "extend", "languages"},
+    "SOURCE --admit NAME": {"database", "admit"},
+    "SOURCE --coordinate": {"database", "coordinate", "address", "days"},
+    "SOURCE --pause": {"database", "pause"},
+    "SOURCE --resume": {"database", "resume"},
     "SOURCE --revoke NAME": {"database", "revoke"},
     "SOURCE --renew NAME": {"database", "renew", "address", "days"},
     "SOURCE --status": {"database", "status"},
@@ -184,6 +191,15 @@ def annotate(
         Literal["test", "validation", "all"] | None, typer.Option(help="Prompts to sample from; test at first.")
     ] = None,
     controls: Annotated[Path | None, typer.Option(help="JSONL of responses with expected values, mixed in.")] = None,
+    scheme: Annotated[Path | None, typer.Option(help="YAML: facets, scales, guidelines; ours without it.")] = None,
+    qualify: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Expected values to meet in practice to go on, such as 0.7.")
+    ] = None,
+    extend: Annotated[str | None, typer.Option(metavar="NAME", help="Give a person more --languages.")] = None,
+    admit: Annotated[str | None, typer.Option(metavar="NAME", help="Let a person go on after practice.")] = None,
+    coordinate: Annotated[bool, typer.Option("--coordinate", help="A link to the coordinator's page.")] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Close the page to annotators.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Open the page again.")] = False,
     revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Make a person's link invalid.")] = None,
     renew: Annotated[str | None, typer.Option(metavar="NAME", help="Give a person a new link.")] = None,
     status: Annotated[bool, typer.Option("--status", help="How far everybody is.")] = False,
@@ -212,6 +228,11 @@ def annotate(
         "add": add,
         "revoke": revoke,
         "renew": renew,
+        "extend": extend,
+        "admit": admit,
+        "coordinate": coordinate or None,
+        "pause": pause or None,
+        "resume": resume or None,
         "status": status or None,
         "export": export,
         "import_": import_,
@@ -221,8 +242,16 @@ def annotate(
     opened = campaign.open_campaign(source, database)
     link = address or campaign.ADDRESS
     if add is not None:
-        plan = campaign.Plan(per_response, per_cell, total, seed, split)
-        print(campaign.add(opened, add, languages.split(","), plan, controls, link, days))
+        plan = campaign.Plan(per_response, per_cell, total, seed, split, qualify)
+        print(campaign.add(opened, add, languages.split(","), plan, controls, link, days, scheme))
+    elif extend is not None:
+        print(campaign.extend(opened, extend, languages.split(",")))
+    elif admit is not None:
+        print(campaign.admit(opened, admit))
+    elif coordinate:
+        print(campaign.coordinate(opened, link, days))
+    elif pause or resume:
+        print(campaign.pause(opened, pause))
     elif revoke is not None:
         print(campaign.revoke(opened, revoke))
     elif renew is not None:

@@ -82,6 +82,7 @@ function tell(text, trouble = false) {
 
 async function leave(go) {
   saveComment();
+  saveAnswers();
   while (sending) await sending;
   if (!refused) go();
 }
@@ -105,7 +106,8 @@ function saveFacet(facet) {
 function applyRules() {
   const whole = find("#whole").checked;
   const fluency = facetOf("fluency");
-  const senseless = valueOf(fluency) === "0" && find("#senseless").checked && !whole;
+  const broken = fluency !== undefined && valueOf(fluency) === "0" && !whole;
+  const senseless = broken && find("#senseless").checked;
   for (const facet of facets) {
     const ruled = senseless && bound.includes(facet.dataset.facet);
     if (ruled && facet.dataset.own === undefined) {
@@ -116,11 +118,13 @@ function applyRules() {
       delete facet.dataset.own;
     }
     facet.classList.toggle("ruled", ruled);
-    facet.disabled = ruled || whole;
+    facet.disabled = ruled || whole || form.dataset.fixed !== undefined;
     facet.querySelector(".why").hidden = valueOf(facet) !== "x" || facet.disabled;
   }
-  find(".senseless").hidden = valueOf(fluency) !== "0" || whole;
-  find("#rule span").hidden = !senseless;
+  if (fluency) {
+    find(".senseless").hidden = !broken;
+    find("#rule span").hidden = !senseless;
+  }
   find(".whole .why").hidden = !whole;
   mark();
 }
@@ -158,7 +162,7 @@ function beside(facet, step) {
 
 function choose(value) {
   const facet = current();
-  if (facet === null) return;
+  if (facet === null || !facet.querySelector(`input[value="${value}"]`)) return;
   setValue(facet, value);
   saveFacet(facet);
   applyRules();
@@ -169,7 +173,7 @@ function choose(value) {
 
 function goOn() {
   const open = unset();
-  if (!open.length) return leave(() => location.assign("/"));
+  if (!open.length || form.dataset.fixed !== undefined) return leave(() => location.assign(find("#next").href));
   focusOn(open[0]);
   showLeft();
 }
@@ -185,12 +189,111 @@ function saveComment() {
   save("comment", find("#comment").value);
 }
 
+// Short answers: all of them are saved as one.
+
+let answerTimer = null;
+
+function saveAnswers() {
+  if (answerTimer === null) return;
+  clearTimeout(answerTimer);
+  answerTimer = null;
+  const fields = [...document.querySelectorAll("[data-answer]")];
+  save("answers", Object.fromEntries(fields.map((one) => [one.dataset.answer, one.value])));
+}
+
+// Spans: places are counted in characters (code points) of the response, which holds nothing but its text.
+
+const response = find("#response");
+let spans = JSON.parse(find(".marking")?.dataset.spans ?? "[]");
+
+function placeOf(node, offset) {
+  const before = document.createRange();
+  before.selectNodeContents(response);
+  before.setEnd(node, offset);
+  return [...before.toString()].length;
+}
+
+function markSelected(label) {
+  const chosen = getSelection();
+  const range = chosen.rangeCount ? chosen.getRangeAt(0) : null;
+  if (!range || !response.contains(range.commonAncestorContainer)) return;
+  const [start, end] = [placeOf(range.startContainer, range.startOffset), placeOf(range.endContainer, range.endOffset)];
+  if (start === end) return;
+  chosen.removeAllRanges();
+  const apart = spans.filter((one) => one.end <= start || end <= one.start);
+  keepSpans([...apart, { start, end, label }].sort((one, other) => one.start - other.start));
+}
+
+function keepSpans(kept) {
+  spans = kept;
+  save("spans", spans);
+  showSpans();
+}
+
+function showSpans() {
+  const letters = [...response.textContent], parts = [];
+  const text = (start, end) => letters.slice(start, end).join("");
+  let done = 0;
+  for (const { start, end, label } of spans) {
+    const mark = document.createElement("mark");
+    mark.dataset.label = label;
+    mark.textContent = text(start, end);
+    parts.push(text(done, start), mark);
+    done = end;
+  }
+  response.replaceChildren(...parts, text(done));
+  find("#marks").replaceChildren(...spans.map((one) => {
+    const line = document.createElement("li");
+    const remove = madeButton(`${find(".marking").dataset.unmark} ×`, () => keepSpans(spans.filter((other) => other !== one)));
+    line.append(`${find(`[data-mark="${one.label}"]`)?.textContent ?? one.label}: ${text(one.start, one.end)} `, remove);
+    return line;
+  }));
+}
+
+function madeButton(label, act) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "button small";
+  button.textContent = label;
+  button.addEventListener("click", act);
+  return button;
+}
+
+// Long texts are folded; a formatted one can be read raw.
+
+function wireReading() {
+  for (const text of document.querySelectorAll(".folding")) {
+    if (text.hidden || text.scrollHeight < 900) continue;
+    const button = madeButton(texts.more, () => {
+      const folded = text.classList.toggle("folded");
+      button.textContent = folded ? texts.more : texts.less;
+      button.setAttribute("aria-expanded", String(!folded));
+    });
+    button.setAttribute("aria-expanded", "false");
+    text.classList.add("folded");
+    text.after(button);
+  }
+  const switches = [...document.querySelectorAll("[data-raw]")];
+  for (const one of switches) one.addEventListener("click", () => showRaw(switches));
+}
+
+function showRaw(switches) {
+  const raw = switches[0].getAttribute("aria-pressed") !== "true";
+  for (const one of switches) {
+    const section = one.closest("section");
+    one.setAttribute("aria-pressed", String(raw));
+    one.firstChild.textContent = `${raw ? texts.formatted : texts.plain} `;
+    section.querySelector(".raw").hidden = !raw;
+    section.querySelector(".formatted").hidden = raw;
+  }
+}
+
 // Keys: letters by what is typed, or by their place where the layout types another script; digits by either.
 
 function keyName(event) {
-  const digit = /^(?:Digit|Numpad)([012])$/.exec(event.code);
+  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
   if (digit && !event.shiftKey) return digit[1];
-  if (/^[012a-z?]$/i.test(event.key)) return event.key.toLowerCase();
+  if (/^[0-9a-z?]$/i.test(event.key)) return event.key.toLowerCase();
   const place = /^Key([A-Z])$/.exec(event.code);
   return place && event.key.length === 1 ? place[1].toLowerCase() : event.key;
 }
@@ -220,7 +323,7 @@ function act(key, event) {
   if (opens) find(`#${opens}`).showModal();
   else if (control && !(key === "Enter" && onControl)) control.click();
   else if (!form) return false;
-  else if (/^[012]$/.test(key)) choose(key);
+  else if (/^[0-9]$/.test(key)) choose(key);
   else if (key === "x" && event.shiftKey) find("#whole").click();
   else if (key === "x") choose("x");
   else if (key === "c") find("#comment").focus();
@@ -249,6 +352,18 @@ function wireForm() {
     commentTimer = setTimeout(saveComment, 700);
   });
   find("#comment").addEventListener("change", saveComment);
+  for (const one of document.querySelectorAll("[data-answer]")) {
+    one.addEventListener("input", () => {
+      clearTimeout(answerTimer);
+      answerTimer = setTimeout(saveAnswers, 700);
+    });
+    one.addEventListener("change", saveAnswers);
+  }
+  for (const one of document.querySelectorAll("[data-mark]")) {
+    one.addEventListener("pointerdown", (event) => event.preventDefault()); // which would lose what is selected
+    one.addEventListener("click", () => markSelected(one.dataset.mark));
+  }
+  if (find(".marking")) showSpans();
   form.addEventListener("focusin", mark);
   form.addEventListener("submit", (event) => event.preventDefault());
   find("#next").addEventListener("click", (event) => { event.preventDefault(); goOn(); });
@@ -273,8 +388,8 @@ function saveEarly() {
 
 function wirePage() {
   document.addEventListener("keydown", onKey);
-  document.addEventListener("visibilitychange", () => { tick(); if (document.hidden) saveComment(); });
-  addEventListener("beforeunload", (event) => { saveComment(); if (sending) event.preventDefault(); });
+  document.addEventListener("visibilitychange", () => { tick(); if (document.hidden) { saveComment(); saveAnswers(); } });
+  addEventListener("beforeunload", (event) => { saveComment(); saveAnswers(); if (sending) event.preventDefault(); });
   // A page that comes back from the browser's memory would show values from before later clicks.
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   for (const link of document.querySelectorAll("a[data-key]")) {
@@ -298,4 +413,5 @@ function wirePage() {
 }
 
 if (form) wireForm();
+wireReading();
 wirePage();
