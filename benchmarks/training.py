@@ -237,6 +237,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch", type=int, default=8, help="examples in a step")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--smoke", action="store_true", help="a few small steps, to see that all of it runs")
     parser.add_argument("--alone", choices=["xlift", *PEERS], help="only the peak of memory of this one, in bytes")
     arguments = parser.parse_args()
@@ -249,8 +250,8 @@ def main() -> None:
     size = 64 if arguments.smoke else 2048
     rates = [ceiling(one.placement.torch_dtype, size)]
     rows: list[dict[str, Any]] = []
-    for name, how in PEERS.items():
-        us, them = in_turn(one, how)
+    for name in arguments.peers:
+        us, them = in_turn(one, PEERS[name])
         rates.append(ceiling(one.placement.torch_dtype, size))
         peaks = [0.0, 0.0] if arguments.smoke else [peak_alone("xlift"), peak_alone(name)]
         rows += [row(f"xlift beside {name}", us, one, max(rates), peaks[0]), row(name, them, one, max(rates), peaks[1])]

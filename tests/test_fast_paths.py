@@ -13,7 +13,14 @@ from torch import Tensor
 
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.tuning.adapters import adapted_product, with_adapters
-from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
+from xlift.tuning.attention import (
+    _attention,
+    _by_kernel,
+    attends_by_lengths,
+    forget_lengths,
+    starts_mask,
+    use_lengths,
+)
 from xlift.tuning.loss import Scores, linear_losses, response_loss
 from xlift.tuning.packing import pack, pad
 from xlift.tuning.proof import prove_training
@@ -193,3 +200,45 @@ def test_what_the_layer_does_not_know_is_left_to_peft(dropout: float) -> None:
     torch.testing.assert_close(model(ids).logits, found)
     with model.disable_adapter():
         torch.testing.assert_close(model(ids).logits, build("llama")(ids).logits)
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, **how: Any
+) -> Tensor:
+    """What torch documents of its kernel, in plain products: (tokens, heads, d), a window of (left, 0), -1 for all."""
+    assert longest >= int(starts.diff().max())
+    assert how["enable_gqa"] == (query.shape[1] != key.shape[1])
+    key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+    tokens, (left, right) = torch.arange(len(query)), how["window_size"]
+    example = torch.bucketize(tokens, starts[1:].long(), right=True)
+    back = tokens[:, None] - tokens[None]
+    seen = (example[:, None] == example[None]) & (back >= -right) & (back <= (left if left >= 0 else len(query)))
+    scores = torch.einsum("qhd,khd->hqk", query, key) * how["scale"]
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
+
+
+@pytest.mark.parametrize("window", [None, 3, 50])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_kernel_for_gpus_is_asked_for_what_the_pieces_compute(
+    window: int | None, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    torch.manual_seed(4)
+    query, key, value = (torch.randn(rows, heads, 11, 8) for heads in (4, 2, 2))
+    mask = starts_mask(torch.tensor([0, 4, 5, 11], dtype=torch.int32), 6)
+    wanted, _ = _attention(None, query, key, value, mask, sliding_window=window, scaling=0.3)
+    reach = window if window is not None and window < 6 else None
+    torch.testing.assert_close(_by_kernel(query, key, value, mask[0, 0, 0], 6, reach, 0.3), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text", "qwen3"])
+def test_on_a_gpu_the_fast_paths_in_bfloat16_are_the_plain_ones_in_float32(name: str) -> None:
+    exact = steps(plain_model(name, torch.float32), plain_loss, 12, examples())
+    fast = fast_model(name, torch.bfloat16).cuda()
+
+    def loss_of(model: Any, batch: list[Encoded]) -> Tensor:
+        return response_loss(model, {key: value.cuda() for key, value in pack(batch).items()})
+
+    assert steps(fast, loss_of, 12, examples()) == pytest.approx(exact, rel=0.03)

@@ -122,6 +122,14 @@ def test_micro_batches_keep_every_example_within_the_budget(padded: bool) -> Non
         assert cost <= 16 or len(group) == 1
 
 
+def test_packed_micro_batches_are_filled_by_best_fit() -> None:
+    assert split_micro_batches(range(4), [3, 4, 6, 7], 10, padded=False) == [[3, 0], [2, 1]]
+    lengths = [5, 9, 3, 7, 8, 2, 6, 4, 1, 9] * 4
+    groups = split_micro_batches(range(len(lengths)), lengths, 10, padded=False)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert len(groups) <= -(-sum(lengths) // 10) + 1
+
+
 def test_cosine_ends_at_a_tenth_after_warm_up(tiny: Path) -> None:
     settings = config(tiny, learning_rate=1.0, warmup_steps=2)
     rates = [learning_rate_at(settings, step, 102) for step in range(102)]

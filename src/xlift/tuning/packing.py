@@ -57,9 +57,9 @@ def group_by_tokens(order: Iterator[int], lengths: Sequence[int], budget: int) -
 
 def split_micro_batches(step: Sequence[int], lengths: Sequence[int], budget: int, padded: bool) -> list[list[int]]:
     """Cut a step's examples into forward passes of at most `budget` tokens, padding counted where there is any."""
-    order = sorted(step, key=lambda index: lengths[index])
     if not padded:
-        return list(group_by_tokens(iter(order), lengths, budget))
+        return _best_fit(step, lengths, budget)
+    order = sorted(step, key=lambda index: lengths[index])
     groups: list[list[int]] = []
     for index in order:
         # Ascending order: the newest example is the longest, so it sets the padded width.
@@ -67,6 +67,22 @@ def split_micro_batches(step: Sequence[int], lengths: Sequence[int], budget: int
             groups[-1].append(index)
         else:
             groups.append([index])
+    return groups
+
+
+def _best_fit(step: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """The longest first, each into the fullest group that has room: 3, 4, 6 and 7 tokens of a budget of 10 are two."""
+    groups: list[list[int]] = []
+    used: list[int] = []
+    for index in sorted(step, key=lambda index: -lengths[index]):
+        fitting = [place for place, tokens in enumerate(used) if tokens + lengths[index] <= budget]
+        if fitting:
+            place = max(fitting, key=used.__getitem__)
+            groups[place].append(index)
+            used[place] += lengths[index]
+        else:
+            groups.append([index])
+            used.append(lengths[index])
     return groups
 
 
