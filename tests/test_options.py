@@ -41,6 +41,7 @@ ALWAYS = {
     "compare": {"study", "rater", "split", "as_json"},
     "chat": {"system", "max_new_tokens", "offline"},
     "ls": {"as_json"},
+    "view": {"port"},
     "verify": {"as_json"},
 }
 """Options that apply however the command is asked."""

@@ -266,12 +266,18 @@ def _compared(
     row |= {"first_mean": float(pairs.first.mean()), "second_mean": float(pairs.second.mean())}
     row |= {"difference": float(differences.mean())} | _sizes(differences)
     parts = variances_of(pairs, seeds)
-    low, high = _interval(pairs, parts, resamples, confidence, seed, top)
+    low, high = _possible(_interval(pairs, parts, resamples, confidence, seed, top), top)
     row |= {"low": low, "high": high, "covers": None if low is None else SEEDS if parts.seeds else PROMPTS}
     p, test = _tested(pairs, parts, seed)
     reasons = [] if low is not None else [_no_interval(row["n_prompts"])]
     reasons += [] if row["standardised"] is not None else ["all differences are equal: no standardised difference"]
     return row | {"p": p, "test": test, "reason": "; ".join(reasons) or None}
+
+
+# e.g. of shares, +80 points [+55, +102] → [+55, +100]
+def _possible(bounds: tuple[float | None, float | None], top: float | None) -> tuple[float | None, float | None]:
+    low, high = bounds
+    return bounds if top is None or low is None or high is None else (max(-top, low), min(top, high))
 
 
 def _no_interval(clusters: int) -> str:

@@ -147,12 +147,39 @@ def report(
     format_: Annotated[str, typer.Option("--format", help="html, md, csv or latex.")] = "html",
     as_json: AsJson = False,
 ) -> None:
-    """Write the report from what there is, as a page, as Markdown, or its tables alone."""
+    """Write the report from what there is, as a page, as Markdown, or its tables alone; one page of several studies."""
     from xlift.report.page import write_report
 
+    others = [Path(one) for one in overrides or [] if "=" not in one]
+    if others:
+        return _side_by_side([study, *others], out)
     workspace = workspace_of(study, overrides, out)
     path = write_report(workspace, format_)
     print_result(workspace, path, as_json)
+
+
+def _side_by_side(studies: list[Path], out: Path | None) -> None:
+    from xlift.report.several import write_side_by_side
+    from xlift.workspace import find_study
+
+    if out is None:
+        raise ConfigError("several studies: where should the page be written?", "xlift report A B --out DIR")
+    print(f"report: {write_side_by_side([find_study(one) for one in studies], out)}")
+
+
+@app.command()
+def view(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or a study's folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any that is free.")] = 8766,
+) -> None:
+    """The report in a browser while the study runs: on this machine alone, read-only, always as it is now."""
+    from functools import partial
+
+    from xlift.report.live import view as serve
+    from xlift.workspace import find_study
+
+    find_study(study)
+    serve(partial(find_study, study), port)
 
 
 @app.command("ls")

@@ -5,7 +5,8 @@ responses and ratings of all checkpoints. All is JSON, gzipped and in base64, in
 
 head     prompts: one list a field (id, language, reply, split, category, constraint); checkpoints: run, label, step;
          scales: [facet, rater]; signatures; values: per checkpoint and scale one letter a prompt: 0, 1, 2, "m" missing,
-         "-" not rated, "x" another number; piece: prompts in a piece
+         "-" not rated, "x" another number; piece: prompts in a piece; order: places of prompts, the most telling first;
+         first: checkpoints that are shown at first
 piece    prompts: texts; answers: per checkpoint and prompt null or [text, cut (0 or 1), ratings], a rating being
          [scale, value, signature, reason or 0, spans or 0]
 """
@@ -50,8 +51,17 @@ class _Names(NamedTuple):
     signatures: dict[str, int]
 
 
-def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Answers]) -> Packed:
-    """All prompts with the responses and ratings of all checkpoints."""
+def packed_answers(
+    prompts: Sequence[Prompt],
+    answered: Sequence[Answers],
+    order: Sequence[int] | None = None,
+    first: Sequence[int] = (0, 1, 2),
+) -> Packed:
+    """All prompts with the responses and ratings of all checkpoints.
+
+    `order` is the order of the prompts that the page opens with, as they are where it is not given, and `first` are the
+    places of the checkpoints that stand side by side then.
+    """
     names = _Names({}, {})
     for one in answered:
         for rating in one.ratings:
@@ -66,6 +76,8 @@ def packed_answers(prompts: Sequence[Prompt], answered: Sequence[Answers]) -> Pa
         "signatures": list(names.signatures),
         "values": [[_letters(prompts, ratings, scale) for scale in names.scales] for ratings in rated],
         "piece": size,
+        "order": list(order or []),
+        "first": list(first),
         "rtl": sorted(code for code in _languages(prompts) if get_language(code).right_to_left),
     }
     return Packed(_packed(head), [_packed(piece) for piece in _pieces(prompts, answered, rated, names, size)])

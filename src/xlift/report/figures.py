@@ -19,6 +19,27 @@ from xlift.disk import write_atomic
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#F0E442"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]]
+FAMILIES = [
+    {"English", "German", "Dutch", "Swedish", "Danish", "Norwegian", "Icelandic"},
+    {"French", "Portuguese", "Spanish", "Italian", "Romanian", "Catalan", "Galician"},
+    {
+        "Russian",
+        "Ukrainian",
+        "Bulgarian",
+        "Serbian",
+        "Macedonian",
+        "Polish",
+        "Czech",
+        "Slovak",
+        "Croatian",
+        "Slovenian",
+    },
+    {"Chinese", "Japanese", "Korean"},
+    {"Hindi", "Bengali", "Marathi", "Urdu", "Punjabi", "Gujarati", "Tamil", "Telugu", "Kannada", "Malayalam"},
+    {"Arabic", "Hebrew", "Persian", "Amharic"},
+    {"Indonesian", "Malay", "Filipino", "Vietnamese", "Thai", "Khmer", "Lao", "Burmese"},
+]
+"""Languages that share a colour where there are more than colours: by family, or by script and region."""
 MOST_PANELS = 24
 """More panels than this cannot be read."""
 APART = 0.08
@@ -170,16 +191,26 @@ def _key(field: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Ke
     Colour and shape have the same domain, said outright, since only then do they share a legend.
     """
     there = {row[field] for row in rows}
-    places = [(name, place) for place, name in enumerate(dict.fromkeys([*names, *sorted(there)])) if name in there]
-    domain = [name for name, _ in places]
-    colours = alt.Scale(domain=domain, range=[PALETTE[place % len(PALETTE)] for _, place in places])
-    shapes = alt.Scale(domain=domain, range=[SHAPES[place % len(SHAPES)] for _, place in places])
+    known = list(dict.fromkeys([*names, *sorted(there)]))
+    looks = _grouped(known) if len(known) > len(PALETTE) else [(place, place) for place in range(len(known))]
+    domain = [name for name in known if name in there]
+    own = [look for name, look in zip(known, looks, strict=True) if name in there]
+    colours = alt.Scale(domain=domain, range=[PALETTE[colour % len(PALETTE)] for colour, _ in own])
+    shapes = alt.Scale(domain=domain, range=[SHAPES[shape % len(SHAPES)] for _, shape in own])
     encoded = f"{field}:N"
     return Key(
         alt.Color(encoded, scale=colours, title=None),
         alt.Shape(encoded, scale=shapes, title=None),
         alt.selection_point(fields=[field], bind="legend"),
     )
+
+
+# e.g. of 15 languages French, Portuguese, Spanish and Italian share a colour, and have a shape each
+def _grouped(names: Sequence[str]) -> list[tuple[int, int]]:
+    """A colour a family or script, by place, and a shape within it: more languages than colours stay apart."""
+    own = [next((place for place, family in enumerate(FAMILIES) if name in family), len(FAMILIES)) for name in names]
+    used = list(dict.fromkeys(own))
+    return [(used.index(family), own[:place].count(family)) for place, family in enumerate(own)]
 
 
 def _paneled(layers: Any, rows: Sequence[dict[str, Any]], width: int, height: int) -> Specification:
@@ -363,12 +394,19 @@ def save_figure(specification: Specification, folder: Path, name: str) -> str:
     """Write a figure as SVG and PNG on white paper; returns the SVG without the paper, for a page of any colour."""
     import vl_convert
 
-    svg = str(vl_convert.vegalite_to_svg(specification))
+    svg = svg_of(specification)
     start = svg.index(">") + 1
     on_paper = f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
     write_atomic(folder / f"{name}.svg", on_paper)
     write_atomic(folder / f"{name}.png", vl_convert.svg_to_png(on_paper, scale=2))
     return svg
+
+
+def svg_of(specification: Specification) -> str:
+    """A figure as SVG, without paper."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(specification))
 
 
 def script_bundle() -> str:

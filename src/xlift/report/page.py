@@ -22,14 +22,15 @@ from xlift.errors import ConfigError, nearest, shortened
 from xlift.progress import Progress, progress, say
 from xlift.report import methods
 from xlift.report.browser import Answers, packed_answers, packed_bytes, policy
-from xlift.report.figures import Figure, figure_records, save_figure, script_bundle
+from xlift.report.figures import Figure, figure_records, save_figure, script_bundle, svg_of
 from xlift.report.formats import ReportTable, cells, to_csv, to_markdown, write_tables
+from xlift.report.gallery import first_columns, telling_order
 from xlift.report.numbers import Findings, findings_of
 from xlift.report.overall import checkpoint_rows
 from xlift.report.reading import TITLES, Material, Scale, language_name, material_of, share_rows
 from xlift.report.rows import Range, ShareRow
 from xlift.report.sections import Section, sections_of
-from xlift.report.summary import summary_text, unknown_text
+from xlift.report.summary import summary_points, unknown_text
 from xlift.report.tables import rows_of, runs_table
 from xlift.terminal import paged, share_text
 from xlift.workspace import StudyFolder, now
@@ -72,6 +73,15 @@ def write_pages(material: Material, format: str = "html") -> Path:
     return path
 
 
+def page_text(material: Material, live: str = "") -> str:
+    """The page as text, nothing being written; `live` is a script that asks the page's own server for news."""
+    found = findings_of(material)
+    sections = sections_of(material, found)
+    figures = [block.figure for section in sections for block in section.blocks if block.figure]
+    drawn = {one.name: svg_of(one.specification) for one in figures}
+    return _html(material, found, sections, drawn, live)
+
+
 def _saved(figure: Figure, folder: Path, bar: Progress) -> str:
     drawn = save_figure(figure.specification, folder, figure.name)
     write_atomic(folder / f"{figure.name}.csv", to_csv(figure_records(figure.specification)))
@@ -83,7 +93,7 @@ def _title(material: Material) -> str:
     return material.workspace.study.report.title or material.workspace.study.name
 
 
-def _html(material: Material, found: Findings, sections: list[Section], drawn: dict[str, str]) -> str:
+def _html(material: Material, found: Findings, sections: list[Section], drawn: dict[str, str], live: str = "") -> str:
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     script, vega = (TEMPLATES / "report.js").read_text(encoding="utf-8"), script_bundle() if drawn else ""
     figures = [block.figure for one in sections for block in one.blocks if block.figure]
@@ -92,7 +102,8 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         study=material.workspace.study,
         made=now(),
         version=metadata.version("xlift"),
-        summary=summary_text(material, found),
+        points=summary_points(material, found),
+        targets=_targets(sections),
         unknown=unknown_text(material, found),
         sections=sections,
         scales=[scale for scale in material.scales if _shown(scale, sections)],
@@ -108,13 +119,23 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         packed=packed_answers(
             material.prompts,
             [Answers(one.run.id, one.run.label, one.step, one.responses, one.ratings) for one in material.answered],
+            telling_order(material),
+            first_columns(material, found.overall) if found.overall else (0, 1, 2),
         ),
         splits=True,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         vega=packed_bytes(vega.encode("utf-8")) if vega else "",
-        policy=policy(script, vega),
+        live=Markup(live),
+        policy=policy(script, vega, *([live] if live else [])) + ("; connect-src 'self'" if live else ""),
     )
+
+
+def _targets(sections: list[Section]) -> set[str]:
+    """Ids of the figures and tables on the page."""
+    blocks = [block for section in sections for block in section.blocks]
+    figures = {f"figure-{block.figure.name}" for block in blocks if block.figure}
+    return figures | {f"table-{block.table.name}" for block in blocks if block.table}
 
 
 def _shown(scale: Scale, sections: list[Section]) -> bool:
@@ -134,7 +155,8 @@ def _script_json(data: Any) -> str:
 
 def _markdown(material: Material, found: Findings, sections: list[Section]) -> str:
     study = material.workspace.study
-    parts = [f"# {_title(material)}", study.question.strip(), summary_text(material, found)]
+    points = "\n".join(f"- {point.text}" for point in summary_points(material, found))
+    parts = [f"# {_title(material)}", study.question.strip(), points]
     parts += [f"*What is not known.* {unknown_text(material, found)}"]
     for section in sections:
         parts += [f"## {section.title}", section.lead]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.report import figures, tables
+from xlift.report.breakdown import breakdown_table
+from xlift.report.facts import cost_table, data_table
 from xlift.report.figures import Figure, Specification
 from xlift.report.formats import ReportTable
 from xlift.report.numbers import Findings, curve_points
@@ -55,6 +57,8 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
         ),
         ("facts", "Facts", "Facts over languages", FACTS, _one(tables.facts_table(material, found.facts))),
         ("agreement", "Agreement", "Agreement and calibration", AGREEMENT, _agreement(material, found)),
+        ("data", "Data", "Data", DATA, _one(data_table(material))),
+        ("costs", "Costs", "Costs", COSTS, _one(cost_table(material))),
         ("missing", "Missing", "Missing ratings", MISSING, _one(tables.missing_table(material, found.missing))),
     ]
     sections = [Section(id, short, title, lead, list(blocks)) for id, short, title, lead, blocks in made]
@@ -88,6 +92,8 @@ GRAMMAR = "What tuning costs a language shows here before anybody has read an an
 INSTRUCTIONS = "What a program can check of a reply, and did: no judge is asked."
 FACTS = "Which of the facts that a model gives right in English does it lose in the user's language?"
 AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1 perfect, 0 chance."
+DATA = "Where the instruction data comes from, and what became of its records."
+COSTS = "What it took to train each run and to let it answer."
 MISSING = "Missing is not zero: what could not be rated says why, and counts neither as right nor as wrong."
 
 
@@ -148,6 +154,7 @@ def _results(material: Material, found: Findings) -> Iterator[Block]:
         yield from _tables(
             scale,
             tables.share_table_of(material, found.shares, scale, "test"),
+            breakdown_table(material, scale),
             tables.versus_table(material, found.versus, scale),
             tables.share_table_of(material, found.validation, scale, "validation"),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import polars as pl
 
@@ -17,7 +18,7 @@ from xlift.halving import saved
 from xlift.progress import duration
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import Findings, differences, smallest_detectable
-from xlift.report.overall import REFERENCE
+from xlift.report.overall import REFERENCE, others_text
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
 from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
 from xlift.report.tables import factor_name, rows_of
@@ -26,22 +27,49 @@ MOST_NAMED = 8
 """More languages than this are not gone through one by one."""
 
 
+class Point(NamedTuple):
+    """A finding in words, and the id of the figure or table of the page that shows it."""
+
+    text: str
+    target: str = ""
+
+
 def summary_text(material: Material, found: Findings) -> str:
     """What was found, as one paragraph."""
-    opening = _design(material)
+    return " ".join(point.text for point in summary_points(material, found))
+
+
+def summary_points(material: Material, found: Findings) -> list[Point]:
+    """What was found, a point a finding."""
+    opening = Point(_design(material))
     if not material.scales or not found.shares:
-        return f"{opening} Nothing has been rated yet, so nothing can be said."
+        return [opening, Point("Nothing has been rated yet, so nothing can be said.")]
     scale = material.scales[0]
-    sentences = [
+    points = [
         opening,
-        _untuned(material, found, scale),
-        _extremes(material, found, scale),
-        _versus(material, rows_of(found.versus, scale)),
-        _gaps(material, rows_of(found.gaps, scale)),
-        _choosing(material, found.selection),
-        _choices(rows_of(found.variance, scale)),
+        Point(_untuned(material, found, scale), f"figure-heat-map-{scale.slug}"),
+        Point(_overall(material, found, scale), f"table-overall-{scale.slug}"),
+        Point(_extremes(material, found, scale), f"table-overall-{scale.slug}"),
+        Point(_versus(material, rows_of(found.versus, scale)), f"table-versus-base-{scale.slug}"),
+        Point(_gaps(material, rows_of(found.gaps, scale)), f"figure-transfer-{scale.slug}"),
+        Point(_choosing(material, found.selection), "table-selection-cost"),
+        Point(_choices(rows_of(found.variance, scale)), f"table-variance-{scale.slug}"),
     ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    return [point for point in points if point.text]
+
+
+def _overall(material: Material, found: Findings, scale: Scale) -> str:
+    """The best run by the mean over the other languages, its worst language, and how many may be as good."""
+    own = [row for row in rows_of(found.overall, scale) if row.languages > 1]
+    if len(own) < 2:
+        return ""
+    best = own[0]
+    alike = [row for row in own[1:] if row.rank_from == 1]
+    rest = f"; {_counted(len(alike), 'other')} cannot be told from it" if alike else "; all others are behind it"
+    return (
+        f"Overall ({others_text(material)}), {best.run} is highest with {_share(best.share)}, in its worst language, "
+        f"{language_name(best.worst_language)}, {_share(best.lowest)}{rest}."
+    )
 
 
 def unknown_text(material: Material, found: Findings) -> str:

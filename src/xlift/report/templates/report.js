@@ -45,9 +45,30 @@
   }
   const views = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(entry => { views.unobserve(entry.target); enliven(entry.target); }), { rootMargin: "200px" });
 
+  // --- tables: a click on a head sorts by it, another one the other way round
+
+  const sortKey = cell => {
+    const text = (cell.querySelector(".value") ?? cell).textContent.trim().replace("−", "-").replace("< ", "");
+    const number = parseFloat(text);
+    return Number.isNaN(number) ? text : number;
+  };
+  const ordered = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+  function sortBy(head) {
+    const body = head.closest("table").tBodies[0], place = head.cellIndex, falling = head.getAttribute("aria-sort") === "ascending";
+    const rows = [...body.rows].sort((a, b) => ordered(sortKey(a.cells[place]), sortKey(b.cells[place])));
+    body.append(...falling ? rows.reverse() : rows);
+    for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+  }
+  all("main table").filter(table => table.tBodies[0]?.rows.length > 2).forEach(table => [...table.tHead.rows[0].cells].forEach(head => {
+    const button = make("button", "sort"); button.type = "button"; button.title = "sort";
+    button.append(...head.childNodes); head.append(button);
+    button.addEventListener("click", () => sortBy(head));
+  }));
+
   // --- the response browser
 
-  const CELLS = 60, FIRST_RUNS = 3;
+  const CELLS = 60;
   let head, count, chosen = [], shown = 1, matching = [], only = null, drawn = 0, search = "";
   const pieces = [], sources = all("script.piece");
   let read = 0;
@@ -79,8 +100,11 @@
     const rated = facet || value ? hasRating(scalesOf(facet), value) : () => true;
     search = byId("search").value.toLowerCase().trim();
     matching = [];
-    for (let i = 0; i < count; i++)
+    const telling = head.order.length && byId("order").value === "telling";
+    for (let place = 0; place < count; place++) {
+      const i = telling ? head.order[place] : place;
       if (only === null ? (!language || head.language[i] === language) && (!split || head.split[i] === split) && (!constraint || head.constraint[i] === constraint) && rated(i) && (!search || hasWords(i)) : i === only) matching.push(i);
+    }
     const reading = search && only === null && read < sources.length ? `; reading ${read} of ${sources.length} parts` : "";
     byId("count").textContent = `${matching.length} of ${count} prompts${reading}`;
     byId("all").hidden = only === null;
@@ -177,7 +201,7 @@
     count = head.id.length;
     const ids = head.checkpoints.map(one => one[0]);
     head.several = new Set(ids.filter((id, place) => ids.indexOf(id) !== place));
-    byId("runs").append(...head.checkpoints.map((_, run) => { const box = make("input"), label = make("label"); box.type = "checkbox"; box.value = run; box.checked = run < FIRST_RUNS; label.append(box, name(run)); return label; }));
+    byId("runs").append(...head.checkpoints.map((_, run) => { const box = make("input"), label = make("label"); box.type = "checkbox"; box.value = run; box.checked = head.first.includes(run); label.append(box, name(run)); return label; }));
     const facets = [...new Set(head.scales.map(one => one[0]))];
     byId("facet").append(...facets.flatMap(facet => {
       const own = head.scales.map((one, place) => [one, place]).filter(([one]) => one[0] === facet);

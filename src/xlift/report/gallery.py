@@ -1,0 +1,68 @@
+"""Which answers a reader should see first: the most telling failures, drawn by seed, a language at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+from xlift.checkpoint import Checkpoint
+from xlift.records import EMPTY, Prompt, reply_language
+from xlift.report.overall import REFERENCE, OverallRow
+from xlift.report.reading import Material
+
+FAILURES = {0.0: 2.0, 1.0: 1.0}
+"""How much a value of the rater language tells of a failure."""
+
+
+def telling_order(material: Material) -> list[int]:
+    """Places of all prompts, those first to which tuned runs fail most; test prompts before validation prompts.
+
+    What tuning has taken tells more than what was never there. Among equals a seed draws, and languages take turns.
+    """
+    prompts, shuffled = material.prompts, list(range(len(material.prompts)))
+    random.Random(material.workspace.study.decoding.seed).shuffle(shuffled)
+    told = _told(material)
+    failing = [place for place in shuffled if told.get(prompts[place]["id"], 0.0) > 0]
+    failing.sort(key=lambda place: -told[prompts[place]["id"]])
+    parts = [[place for place in failing if prompts[place]["split"] == split] for split in ("test", "validation")]
+    first = [place for part in parts for place in _in_turns(part, prompts)]
+    return [*first, *sorted(set(shuffled) - set(first))]
+
+
+def _in_turns(places: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
+    """The places so that each language's first come first."""
+    own: dict[str, list[int]] = {}
+    for place in places:
+        own.setdefault(reply_language(prompts[place]), []).append(place)
+    return [place for turn in zip_longest(*own.values()) for place in turn if place is not None]
+
+
+# e.g. the untuned model answers in French, one of two tuned runs in English: 2 / 2 runs, twice for what was lost = 2
+def _told(material: Material) -> dict[str, float]:
+    """By prompt, the mean failure of the tuned runs' answers, twice where the untuned model had it right."""
+    base = [_values(one) for one in material.answered if one.run.config.untuned]
+    tuned = [_values(one) for one in material.answered if not one.run.config.untuned] or base
+    found: dict[str, float] = {}
+    for prompt in material.prompts:
+        name = prompt["id"]
+        failed = sum(FAILURES.get(values.get(name, 2.0), 0.0) for values in tuned) / max(1, len(tuned))
+        lost = any(values.get(name) == 2 for values in base) and tuned is not base
+        found[name] = failed * (2 if lost else 1) * (0.5 if reply_language(prompt) == REFERENCE else 1)
+    return found
+
+
+def _values(one: Checkpoint) -> Mapping[str, float]:
+    """By prompt, what the rater language says; silence is 0."""
+    told = [rating for rating in one.ratings if rating["rater"] == "language"]
+    known = {rating["id"]: float(rating["value"]) for rating in told if rating["value"] is not None}
+    return known | {rating["id"]: 0.0 for rating in told if rating.get("reason") == EMPTY}
+
+
+def first_columns(material: Material, rows: Sequence[OverallRow]) -> list[int]:
+    """Which checkpoints stand side by side at first: the untuned model, the best and the worst run, else the first."""
+    places = {one.run.id: place for place, one in enumerate(material.answered)}
+    own = [row for row in rows if (row.facet, row.rater) == (rows[0].facet, rows[0].rater)]
+    tuned = [row.id for row in own if not row.untuned]
+    wanted = [*(row.id for row in own if row.untuned), *tuned[:1], *tuned[-1:]]
+    return sorted({places[run] for run in wanted[:3] if run in places}) or list(range(min(3, len(material.answered))))

@@ -1,0 +1,177 @@
+"""What a reader sees first, what runs cost, kinds of prompts, several studies side by side, and the live page."""
+
+from __future__ import annotations
+
+import csv
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixtures import GOOD, chances, made_study, rated_by, rated_study
+from warm import run_xlift
+
+from xlift.disk import write_jsonl
+from xlift.records import read_records
+from xlift.report.breakdown import breakdown_table
+from xlift.report.facts import cost_table, data_table
+from xlift.report.figures import FAMILIES, PALETTE, _grouped
+from xlift.report.gallery import first_columns, telling_order
+from xlift.report.live import server_of, state_of
+from xlift.report.numbers import findings_of
+from xlift.report.overall import overall_rows
+from xlift.report.summary import summary_points
+from xlift.workspace import find_study
+
+LANGUAGE = ("language", "language")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two tuned runs and the untuned model, in three languages, with two kinds of prompts."""
+    prompts = {"languages": ["en", "fr", "ru"], "test": {"source": ["builtin:open", "builtin:facts"], "size": 8}}
+    return made_study(
+        tmp_path_factory.mktemp("more") / "study", lambda _, prompt: GOOD[prompt["language"]], prompts=prompts
+    )
+
+
+def lost_russian(run: Any, prompt: Any) -> float:
+    high = not run.config.untuned and run.config.learning_rate > 5e-4
+    return 0.0 if high and prompt["language"] == "ru" else 2.0
+
+
+def test_the_browser_opens_on_what_tuning_has_taken_and_keeps_every_prompt(study: Any) -> None:
+    material = rated_by(study, {LANGUAGE: lost_russian})
+    order = telling_order(material)
+    assert sorted(order) == list(range(len(material.prompts)))
+    first = [material.prompts[place] for place in order[:8]]
+    assert {(one["language"], one["split"]) for one in first} == {("ru", "test")}
+    assert order == telling_order(rated_by(study, {LANGUAGE: lost_russian}))
+
+
+def test_languages_take_turns_among_equal_failures(study: Any) -> None:
+    material = rated_by(study, {LANGUAGE: lambda run, prompt: 0.0 if prompt["language"] != "en" else 2.0})
+    first = [material.prompts[place]["language"] for place in telling_order(material)[:6]]
+    assert first[::2] == [first[0]] * 3
+    assert set(first) == {"fr", "ru"}
+
+
+def test_the_untuned_the_best_and_the_worst_run_stand_side_by_side_at_first(study: Any) -> None:
+    material = rated_by(study, {LANGUAGE: lost_russian})
+    assert first_columns(material, overall_rows(material)) == [0, 1, 2]
+
+
+def test_what_was_not_measured_is_a_dash_and_not_nothing(study: Any) -> None:
+    assert cost_table(rated_by(study, {LANGUAGE: lost_russian})) is None
+    first, second = (run for run in study.runs if run.trains)
+    first.set_stage("train", "done", examples=9, heldout=1, too_long=0, seconds=90.0, peak_memory_bytes=2_000_000_000)
+    try:
+        table = cost_table(rated_by(study, {LANGUAGE: lost_russian}))
+        assert table is not None
+        lines = {line[0].value: [cell.value for cell in line[1:3]] for line in table.lines}
+        assert lines[first.label] == ["1 min 30 s", "2.0 GB"]
+        assert lines[second.label] == [None, None]
+        data = data_table(rated_by(study, {LANGUAGE: lost_russian}))
+        assert data is not None
+        assert "Apache-2.0" in str(data.lines)
+    finally:
+        first.update_manifest(stages={})
+
+
+def test_prompts_are_told_by_kind(study: Any) -> None:
+    def value(run: Any, prompt: Any) -> float:
+        return 0.0 if prompt.get("answers") else 2.0
+
+    material = rated_by(study, {LANGUAGE: value})
+    table = breakdown_table(material, material.scales[0])
+    assert table is not None
+    shares = {(row["prompt_kind"], row["mean"]) for row in table.records}
+    assert {mean for _, mean in shares} == {0.0, 1.0}
+    assert len({kind for kind, _ in shares}) == len(shares) > 1
+
+
+def test_each_point_of_the_summary_leads_to_what_shows_it(study: Any) -> None:
+    material = rated_by(study, {LANGUAGE: chances(lambda run, prompt: lost_russian(run, prompt) / 2.2, 1)})
+    points = summary_points(material, findings_of(material))
+    assert [point.target for point in points[:3]] == ["", "figure-heat-map-language", "table-overall-language"]
+    assert "Overall (mean of 2 other languages), " in points[2].text
+
+
+def test_no_interval_of_a_difference_of_shares_leaves_what_is_possible(study: Any) -> None:
+    material = rated_by(study, {LANGUAGE: chances(lambda run, prompt: 0.05 if run.config.untuned else 0.95, 3)})
+    rows = findings_of(material).versus
+    assert rows
+    assert all(-1 <= (row.low or 0) <= (row.high or 0) <= 1 for row in rows)
+
+
+def test_more_languages_than_colours_are_told_apart_by_colour_and_shape() -> None:
+    names = [name for family in FAMILIES for name in sorted(family)]
+    looks = _grouped(names)
+    assert len(set(looks)) == len(names)
+    assert max(colour for colour, _ in looks) < len(PALETTE)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies beside one another, rated; the second asks fewer prompts."""
+    folder = tmp_path_factory.mktemp("two")
+    for name, size in (("a", 4), ("b", 3)):
+        settings: dict[str, Any] = {"prompts": {"test": {"size": size}}}
+        rated_study(folder / name, lambda _, prompt: GOOD[prompt["language"]], **settings)
+    return folder
+
+
+def test_several_studies_are_one_page_that_says_what_they_do_not_share(two: Path) -> None:
+    done = run_xlift("report", "a", "b", "--out", "both", folder=two)
+    assert (done.returncode, done.stdout) == (0, "report: both/index.html\n"), done.stderr
+    page = (two / "both" / "index.html").read_text(encoding="utf-8")
+    assert "the studies do not have the same test prompts" in page
+    assert "../a/report/index.html" in page
+    rows = list(csv.DictReader((two / "both" / "tables" / "studies-language.csv").open(encoding="utf-8")))
+    assert len(rows) == 6
+    refused = run_xlift("report", "a", "b", folder=two)
+    assert (refused.returncode, "--out DIR" in refused.stderr) == (2, True)
+
+
+@pytest.fixture
+def live(two: Path) -> Iterator[str]:
+    with server_of(partial(find_study, two / "a"), 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def get(address: str, **headers: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+        return str(answer.read().decode("utf-8"))
+
+
+def test_the_live_page_shows_what_has_come_since_and_writes_nothing(two: Path, live: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (two / "a").rglob("*")}
+    page, state = get(live + "/"), get(live + "/state")
+    assert "Answers wholly in the user" in page
+    assert {path: path.stat().st_mtime_ns for path in (two / "a").rglob("*")} == before
+    file = next((two / "a" / "runs").glob("*/ratings/*.language.jsonl"))
+    ratings = list(read_records(file))
+    write_jsonl(file, ratings[:-2])
+    try:
+        assert get(live + "/state") != state
+        assert get(live + "/") != page
+    finally:
+        write_jsonl(file, ratings)
+
+
+def test_the_live_page_is_for_this_machine_alone_and_reads_only(live: str) -> None:
+    for path, headers in (("/study.yaml", {}), ("/../a/study.yaml", {}), ("/", {"Host": "evil.example:80"})):
+        with pytest.raises(urllib.error.HTTPError):
+            get(live + path, **headers)
+    with pytest.raises(urllib.error.HTTPError, match="501"):
+        urllib.request.urlopen(urllib.request.Request(live + "/", data=b"x", method="POST"))
+
+
+def test_the_state_of_a_study_is_still_while_nothing_is_written(two: Path) -> None:
+    assert state_of(two / "a") == state_of(two / "a") != state_of(two / "b")
