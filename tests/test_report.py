@@ -189,7 +189,7 @@ def test_the_markdown_links_only_to_what_is_there_and_holds_the_summary(small: A
     links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
     assert "figures/heat-map-language.svg" in links
     assert all((small.report / link).is_file() for link in links)
-    assert text.startswith("# made\n\nThis study compares 2 tuned runs of gemma-3-270m beside the untuned model")
+    assert text.startswith("# made\n\n- This study compares 2 tuned runs of gemma-3-270m beside the untuned model")
     assert "| lora-r16-lr1e-3 | 100 % \\[51–100\\] (of 4) | 0 % \\[0–49\\] (of 4) |" in text
 
 

@@ -89,6 +89,7 @@ def _result(shares: dict[str, float]) -> list[str]:
 # e.g. {"train": "done", "generate": "interrupted"} → "generate interrupted"; all of them done → "done"
 def _stage_text(run: dict[str, Any]) -> str:
     open_ones = [f"{name} {state}" for name, state in run["stages"].items() if state != "done"]
-    there = f"{list(run['stages'])[-1]} done" if run["stages"] else "not started"
+    whole = {"generate", "rate"} <= run["stages"].keys()
+    there = "done" if whole else f"{list(run['stages'])[-1]} done" if run["stages"] else "not started"
     told = ", ".join(open_ones) or there
     return told if run["in_study"] else f"no longer in the study ({told})"

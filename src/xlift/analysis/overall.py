@@ -60,10 +60,14 @@ class Group(NamedTuple):
         return np.asarray((self.sums.sum(axis=0) / np.where(counts > 0, counts, np.nan)).mean(axis=1))
 
     @property
+    def influences(self) -> Numbers:
+        """How far each request moves each language's share: requests × runs × languages, in sum 0."""
+        return np.asarray((self.sums - self.shares * self.counts) / self.counts.sum(axis=(0, 1)))
+
+    @property
     def influence(self) -> Numbers:
-        """How far each request moves the mean: requests × runs, in sum 0."""
-        away = (self.sums - self.shares * self.counts) / self.counts.sum(axis=(0, 1))
-        return np.asarray(away.mean(axis=2))
+        """The same of the mean: requests × runs."""
+        return np.asarray(self.influences.mean(axis=2))
 
     @property
     def asked(self) -> int:
@@ -125,15 +129,16 @@ def _group(part: pl.DataFrame, requests: int) -> Group:
 def _row(group: Group, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
     several = group.sums.shape[1] > 1
     shares, runs = group.shares, group.runs[np.isfinite(group.runs)]
-    prompts, seeds = _variances(group)
-    freedom = float(satterthwaite([prompts[0], *seeds[:1]], [prompts[1], *seeds[1:]]))
     drawn = _drawn(group, resamples, seed)
     worst = int(shares.argmin())
     bound = (1 + confidence) / 2
-    low, high = _interval(float(shares.mean()), drawn.mean(axis=1), freedom, group.asked, bound)
+    low, high = _interval(float(shares.mean()), drawn.mean(axis=1), _freedom(group.influence), group.asked, bound)
     # e.g. 95 % over 3 languages: each of them 98.3 %, so that the worst lies in its own whichever it is
     careful = 1 - (1 - bound) / len(shares)
-    ends = [_interval(float(one), drawn[:, i], freedom, group.asked, careful) for i, one in enumerate(shares)]
+    own = group.influences
+    ends = [
+        _interval(float(one), drawn[:, i], _freedom(own[:, :, i]), group.asked, careful) for i, one in enumerate(shares)
+    ]
     return {
         **{"mean": float(shares.mean()), "low": low, "high": high},
         **{"worst_language": group.languages[worst], "worst": float(shares[worst])},
@@ -145,9 +150,13 @@ def _row(group: Group, resamples: int, confidence: float, seed: int) -> dict[str
     }
 
 
-def _variances(group: Group) -> tuple[tuple[Any, int], tuple[Any, ...]]:
+def _freedom(influence: Numbers) -> float:
+    prompts, seeds = _variances(influence)
+    return float(satterthwaite([prompts[0], *seeds[:1]], [prompts[1], *seeds[1:]]))
+
+
+def _variances(influence: Numbers) -> tuple[tuple[Any, int], tuple[Any, ...]]:
     """Variance and degrees of freedom by requests, and by runs where there are several."""
-    influence = group.influence
     by_run = influence.sum(axis=0)
     return variance_part(influence.sum(axis=1)), variance_part(by_run) if len(by_run) > 1 else ()
 
@@ -189,7 +198,7 @@ def _apart(groups: Sequence[Group], means: Numbers, confidence: float) -> NDArra
     pairs = [(i, j) for i in range(len(groups)) for j in range(i)]
     influence = np.stack([group.influence.sum(axis=1) for group in groups], axis=1)
     scores = influence * len(influence) + means
-    seeds = [_variances(group)[1] for group in groups]
+    seeds = [_variances(group.influence)[1] for group in groups]
     spread = np.array([float(part[0]) if part else 0.0 for part in seeds])
     tested = holm([_p(scores[:, i] - scores[:, j], spread[i] + spread[j]) for i, j in pairs])
     found = np.zeros((len(groups), len(groups)), dtype=bool)

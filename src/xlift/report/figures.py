@@ -18,7 +18,6 @@ from xlift.disk import write_atomic
 # Okabe and Ito's palette, told apart with all common kinds of colour blindness; the text's colour stands for black.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#F0E442"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
-DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]]
 FAMILIES = [
     {"English", "German", "Dutch", "Swedish", "Danish", "Norwegian", "Icelandic"},
     {"French", "Portuguese", "Spanish", "Italian", "Romanian", "Catalan", "Galician"},
@@ -143,14 +142,19 @@ def curve_figure(
     known = [row for row in rows if row["share_2"] is not None]
     if not known or len({row["panel"] for row in known}) > MOST_PANELS:
         return None
-    key = _key("language", languages, known)
+    many = len({row["language"] for row in known}) > len(PALETTE)
+    if many:
+        # A panel a language, and what were the panels are the lines: so many languages in one panel hide one another.
+        known = [row | {"panel": row["language"], "series": row["panel"] or "tuned"} for row in known]
+    field, names = ("series", list(dict.fromkeys(row["series"] for row in known))) if many else ("language", languages)
+    key = _key(field, names, known)
     base = alt.Chart().encode(
         opacity=alt.condition(key.pick, alt.value(1), alt.value(0.12)),
         tooltip=_tooltip("run", "language", ("share_2", "share", ".0%"), ("share_2_low", "low", ".0%"),
                          ("share_2_high", "high", ".0%"), "rated", "missing"),
     )  # fmt: skip
     values = sorted({row[axis] for row in known if not row["untuned"]})
-    known = _apart(known, languages, axis, values)
+    known = _apart(known, field, names, axis, values)
     scale = alt.Scale(type="log", nice=False, padding=16)
     x = alt.X("place:Q", scale=scale, title=title, axis=alt.Axis(format=form, values=values))
     share = alt.Y("share_2:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
@@ -161,18 +165,19 @@ def curve_figure(
         x=x, y="share_2_low:Q", y2="share_2_high:Q", color=key.colour
     )
     before = untuned.mark_rule(strokeDash=[4, 4], strokeWidth=1.5).encode(y=share, color=key.colour)
-    return _paneled(alt.layer(bound, before, line, point.add_params(key.pick)), known, 300, 220)
+    size = (190, 140, 5) if many else (300, 220, 3)
+    return _paneled(alt.layer(bound, before, line, point.add_params(key.pick)), known, *size)
 
 
 def _apart(
-    rows: Sequence[dict[str, Any]], languages: Sequence[str], axis: str, values: Sequence[float]
+    rows: Sequence[dict[str, Any]], field: str, names: Sequence[str], axis: str, values: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """The rows with a `place` on a logarithmic axis beside their value, by language; none for the untuned model."""
-    there = [language for language in languages if any(row["language"] == language for row in rows)]
+    """The rows with a `place` on a logarithmic axis beside their value, by what `field` names; untuned: none."""
+    there = [name for name in names if any(row[field] == name for row in rows)]
     step = (values[-1] / values[0]) ** (APART / len(there)) if values else 1.0
     middle = (len(there) - 1) / 2
     return [
-        {**row, "place": None if row["untuned"] else row[axis] * step ** (there.index(row["language"]) - middle)}
+        {**row, "place": None if row["untuned"] else row[axis] * step ** (there.index(row[field]) - middle)}
         for row in rows
     ]
 
@@ -213,7 +218,7 @@ def _grouped(names: Sequence[str]) -> list[tuple[int, int]]:
     return [(used.index(family), own[:place].count(family)) for place, family in enumerate(own)]
 
 
-def _paneled(layers: Any, rows: Sequence[dict[str, Any]], width: int, height: int) -> Specification:
+def _paneled(layers: Any, rows: Sequence[dict[str, Any]], width: int, height: int, columns: int = 3) -> Specification:
     """The layers once a `panel`, side by side where there are several."""
     data = alt.Data(values=list(rows))
     panels = list(dict.fromkeys(row["panel"] for row in rows))
@@ -222,7 +227,7 @@ def _paneled(layers: Any, rows: Sequence[dict[str, Any]], width: int, height: in
         return _finished(one.properties(title=panels[0]) if panels[0] else one)
     header = alt.Header(labelFontSize=12, labelColor="currentColor", labelLimit=width)
     facet = alt.Facet("panel:N", sort=panels, title=None, header=header)
-    return _finished(layers.properties(width=width, height=height).facet(facet, columns=3, data=data))
+    return _finished(layers.properties(width=width, height=height).facet(facet, columns=columns, data=data))
 
 
 def transfer_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
@@ -285,31 +290,27 @@ def effects_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> 
 
 
 def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> Specification | None:
-    """One value of the training record over steps, a line a run. Rows: run, step and `value`."""
+    """One value of the training record over steps, a line a run. Rows: run, step, learning_rate and `value`."""
     known = [row for row in rows if row[value] is not None]
     if not known:
         return None
-    pick = alt.selection_point(fields=["run"], bind="legend")
-    return _finished(
-        alt.Chart(alt.Data(values=known))
-        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30))
-        .encode(
-            x=alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
-            color=alt.Color("run:N", sort=None, scale=alt.Scale(range=PALETTE), title=None),
-            strokeDash=alt.StrokeDash("run:N", sort=None, scale=alt.Scale(range=_dashes(known)), title=None),
-            opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
-            tooltip=_tooltip("run", "step", (value, title, ".3f")),
-        )
-        .properties(width=560, height=240)
-        .add_params(pick)
+    base = alt.Chart(alt.Data(values=known)).encode(
+        x=alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, format="d")),
+        y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
+        tooltip=_tooltip("run", "step", (value, title, ".3f")),
     )
-
-
-def _dashes(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-    # A dash a round of colours, so that a ninth run differs from the first.
-    runs = len({row["run"] for row in rows})
-    return [DASHES[i // len(PALETTE) % len(DASHES)] for i in range(max(1, runs))]
+    if len({row["run"] for row in known}) > len(PALETTE):
+        # More runs than colours: coloured by what is varied most often, named by the tooltip.
+        scale = alt.Scale(type="log", scheme="viridis")
+        rate = alt.Color("learning_rate:Q", scale=scale, title="learning rate", legend=alt.Legend(format="~e"))
+        line = base.mark_line(strokeWidth=1.5, opacity=0.8, point=alt.OverlayMarkDef(size=20))
+        return _finished(line.encode(color=rate, detail="run:N").properties(width=560, height=240))
+    pick = alt.selection_point(fields=["run"], bind="legend")
+    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30)).encode(
+        color=alt.Color("run:N", sort=None, scale=alt.Scale(range=PALETTE), title=None),
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
+    )
+    return _finished(line.properties(width=560, height=240).add_params(pick))
 
 
 def watched_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str], title: str) -> Specification | None:

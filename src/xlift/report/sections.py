@@ -210,7 +210,9 @@ def _effects(material: Material, found: Findings) -> Iterator[Block]:
 
 
 def _training(material: Material) -> Iterator[Block]:
-    rows = [row | {"run": row["label"]} for row in material.training.to_dicts()]
+    rates = {run.id: run.config.learning_rate for run in material.workspace.runs}
+    told = material.training.to_dicts()
+    rows = [row | {"run": row["label"], "learning_rate": rates.get(row["run"])} for row in told]
     named = {"heldout_loss": "loss on held-out English replies", "loss": "loss on training data"}
     for value, title in named.items():
         if value in material.training.columns:

@@ -184,6 +184,8 @@
   const pageSize = () => Math.min(20, Math.max(3, Math.floor(CELLS / Math.max(1, chosen.length))));
   const chooseRuns = () => { chosen = all("#runs input").filter(box => box.checked).map(box => Number(box.value)); };
   function follow() {
+    const target = byId(location.hash.slice(1));
+    if (target?.tagName === "DETAILS") target.open = true;
     if (!location.hash.startsWith("#response=")) return;
     const [run, step, id] = location.hash.slice(10).split("/").map(decodeURIComponent);
     const place = head.checkpoints.findIndex(one => one[0] === run && String(one[2]) === step), prompt = head.id.indexOf(id);
