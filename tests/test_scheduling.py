@@ -21,6 +21,8 @@ from xlift.records import read_records
 from xlift.results import ratings_of_runs
 from xlift.stages import generate_stage, prepare, run_study, train_stage
 from xlift.study.study import load_study
+from xlift.tuning import train as train_module
+from xlift.tuning.train import encode_data
 from xlift.workspace import RunFolder, StudyFolder, find_study, open_study
 
 CPU = Placement("cpu", "float32", "test")
@@ -115,6 +117,23 @@ def test_a_run_goes_on_in_the_dtype_that_it_was_begun_with(
         assert placement.dtype == expected
         run.update_manifest(dtype=placement.dtype)
     assert stages._base(workspace, trained(workspace)[1], True)[1].dtype == "bfloat16"
+
+
+def test_data_is_tokenised_once_for_the_runs_that_share_it(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenised: list[int] = []
+
+    def counted(config: Any, *arguments: Any) -> Any:
+        tokenised.append(config.max_length)
+        return encode_data(config, *arguments)
+
+    monkeypatch.setattr(train_module, "encode_data", counted)
+    grid = ["training.max_length=[100, 200]", "training.learning_rate=[1e-3, 1e-2]", "training.steps=1"]
+    workspace = prepare(load_study(study_file, [*grid, "validation={margins: False}"]), tmp_path / "out")
+    train_stage(workspace)
+    assert len(trained(workspace)) == 4
+    assert sorted(tokenised) == [100, 200]
 
 
 def test_the_base_model_is_loaded_once_in_a_process(

@@ -24,6 +24,8 @@ from xlift.workspace import RunFolder, StudyFolder
 RunWork = Callable[[StudyFolder, RunFolder, bool], None]
 SharedWork = Callable[[StudyFolder, list[RunFolder], bool], Mapping[str, UserError]]
 """Work on several runs in one; by run, what went wrong."""
+RETRIES = 2
+"""How often Ray begins a task again whose process or machine was lost; it goes on from the run's last checkpoint."""
 Ended = tuple[RunFolder, UserError | None]
 
 
@@ -123,7 +125,7 @@ def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, 
 def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork) -> Iterator[Ended]:
     """One task a run, each with the resources it asks for; yielded as they end."""
     ray = _connected(workspace)
-    task = ray.remote(**task_resources(workspace.study, ray.cluster_resources()), max_retries=0)(_attempt)
+    task = ray.remote(**task_resources(workspace.study, ray.cluster_resources()), max_retries=RETRIES)(_attempt)
     # Workers have a working directory of their own.
     absolute = {run.path: _absolute_run(run) for run in workspace.runs}
     whole = replace(workspace, path=workspace.path.resolve(), runs=tuple(absolute.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +38,7 @@ from xlift.workspace import (
 )
 
 if TYPE_CHECKING:
-    from xlift.tuning.train import Watching
+    from xlift.tuning.train import Tokenised, Watching
 
 
 def run_study(study: Study, folder: Path | None = None, offline: bool = False) -> StudyFolder:
@@ -67,6 +67,13 @@ class Kept:
         self.revisions: dict[str, str] = {}
         """Of the data that is kept, the commit of each hub dataset, by `path@revision` as the study names it."""
         self._readable: set[tuple[str | None, ...]] = set()
+
+    @cached_property
+    def tokenised(self) -> Tokenised:
+        """What the conversations that are kept were tokenised to."""
+        from xlift.tuning.train import Tokenised
+
+        return Tokenised()
 
     def refuse_unreadable(self, workspace: StudyFolder, config: RunConfig, base: Located) -> None:
         """Raises UserError where a run's model could not be asked the prompts of its study once it is trained."""
@@ -175,7 +182,7 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept, un
         agreed(lambda: _swap(workspace, run), placement.device)
         return
     told = (examples.train, examples.heldout, _watching(workspace))
-    train(run, base, placement, *told, until, kept.base, workspace.study.skip_unfit)
+    train(run, base, placement, *told, until, kept.base, workspace.study.skip_unfit, kept.tokenised)
 
 
 def _train_together(
@@ -198,7 +205,7 @@ def _train_together(
         try:
             examples, base, placement = _ready(workspace, run, offline, kept)
             told = (base, placement, examples.train, examples.heldout, until, workspace.study.skip_unfit)
-            aheads.append(read_ahead(run, *told))
+            aheads.append(read_ahead(run, *told, kept.tokenised))
             places.append((base.path, base.revision, placement))
         except UserError as error:
             failed[run.id] = error

@@ -98,6 +98,31 @@ def encode_data(
     return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held), refused or {}, wrong)
 
 
+class Tokenised:
+    """What the conversations asked for last were tokenised to, for the runs of a study that share them."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, object] = (None, None)
+        self._found: dict[tuple[Any, ...], Data] = {}
+
+    def data(
+        self,
+        config: RunConfig,
+        chat: ChatFormat,
+        train: Sequence[Conversation],
+        heldout: Sequence[Conversation],
+        skip_unfit: bool,
+    ) -> Data:
+        """What `encode_data` gives. Raises what it raises."""
+        if self._of[0] is not train or self._of[1] is not heldout:
+            self._of, self._found = (train, heldout), {}
+        spoken = (chat.tokenizer.name_or_path, chat.name, chat.system, chat.thinking)
+        key = (*spoken, config.max_length, bool(config.preference), skip_unfit)
+        if key not in self._found:
+            self._found[key] = encode_data(config, chat, train, heldout, skip_unfit)
+        return self._found[key]
+
+
 def data_lines(data: Data, max_length: int) -> list[str]:
     """What must be told of the data: conversations that the template refuses, and that none is left to hold out."""
     told = [f"{len(names):,} conversations left out: {why}; first {names[0]}" for why, names in data.refused.items()]
@@ -232,6 +257,7 @@ def train(
     until: int | None = None,
     kept: KeptBase | None = None,
     skip_unfit: bool = False,
+    tokenised: Tokenised | None = None,
 ) -> None:
     """Train one run to its end, or to step `until`, continuing from its last checkpoint; the base comes from `kept`.
 
@@ -243,7 +269,7 @@ def train(
     forgot = reset_peak_memory(placement)
     started = time.monotonic()
     with own_randomness(placement.device):
-        ahead = read_ahead(run, base, placement, conversations, heldout, until, skip_unfit)
+        ahead = read_ahead(run, base, placement, conversations, heldout, until, skip_unfit, tokenised)
         if ahead.first < ahead.last:
             full = run.config.adaptation.method == "full"
             holds = kept_memory() if full and placement.device == "cpu" else nullcontext()
@@ -273,11 +299,12 @@ def read_ahead(
     heldout: Sequence[Conversation],
     until: int | None,
     skip_unfit: bool,
+    tokenised: Tokenised | None = None,
 ) -> Ahead:
-    """Tokenise a run's data, tell what is left out, and plan its steps."""
+    """Tokenise a run's data, unless that is done, tell what is left out, and plan its steps."""
     config = run.config
     chat = chat_format(load_tokenizer(base.path, base.revision), config.template, config.system, config.thinking)
-    data = encode_data(config, chat, conversations, heldout, skip_unfit)
+    data = (tokenised or Tokenised()).data(config, chat, conversations, heldout, skip_unfit)
     for line in data_lines(data, config.max_length) if first_worker() else ():
         say(f"{run.label}: {line}")
     steps = plan(config, data.lengths)
