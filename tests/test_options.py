@@ -52,6 +52,7 @@ WORDS = {
     "NAME": "ana",
     "N": "3",
     "FILE": "ratings.csv",
+    "http://…": "http://localhost:9/v1",
     "RUN_A": "a",
     "RUN_B": "b",
     "LANGUAGES": "fr",

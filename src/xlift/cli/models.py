@@ -17,6 +17,10 @@ _DIAGNOSE: Modes = {
         *("base", "languages", "size", "system", "template", "repetition_penalty", "out", "html", "as_json"),
         *("fail_under", "offline"),
     },
+    "http://…": {
+        *("model", "api_key_env", "base", "languages", "size", "system", "template", "out", "html", "as_json"),
+        *("fail_under", "offline"),
+    },
     "--data FILE": {"data", "as_json", "offline"},
 }
 
@@ -25,8 +29,13 @@ _DIAGNOSE: Modes = {
 def diagnose(
     context: typer.Context,
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Folders, hub ids, adapters, runs; embedded:NAME.")
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...", help="Folders, hub ids, adapters, runs; embedded:NAME; FILE.gguf; http://HOST/v1."
+        ),
     ] = None,
+    model: Annotated[str | None, typer.Option(help="Of a server: the name that it knows.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Of a server: the environment variable with the key.")] = None,
     base: Annotated[str | None, typer.Option(help="The model that they were tuned from, to compare with.")] = None,
     languages: Annotated[str, typer.Option(help="Of the users, separated by commas; English is added.")] = "fr,pt,ru",
     size: Annotated[str, typer.Option(help="quick, usual or thorough: 4, 12 or 40 prompts of each kind.")] = "usual",
@@ -47,7 +56,8 @@ def diagnose(
 
     if not models and not data:
         raise ConfigError("what should be diagnosed?", "xlift diagnose MODEL, or xlift diagnose --data FILE")
-    refuse_others(context, "MODEL" if models else "--data FILE", _DIAGNOSE)
+    served = any(command.is_address(one) for one in [*(models or []), *([base] if base else [])])
+    refuse_others(context, "http://…" if served else "MODEL" if models else "--data FILE", _DIAGNOSE)
     failures: list[str] = []
     if data:
         found, said = command.diagnose_data(data, offline)
@@ -55,7 +65,7 @@ def diagnose(
         codes = [one.strip() for one in languages.split(",") if one.strip()]
         settings = {"system": system, "template": template, "repetition_penalty": repetition_penalty}
         found, said, failures = command.diagnose_models(
-            models or [], base, codes, size, out, html, offline, fail_under or [], **settings
+            models or [], base, codes, size, out, html, offline, fail_under or [], (model, api_key_env), **settings
         )
     print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else said)
     for line in failures:

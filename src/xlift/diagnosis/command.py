@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from xlift.analysis.comparison import compare
 from xlift.analysis.measures import holm
 from xlift.diagnosis import text
 from xlift.diagnosis.findings import findings
+from xlift.diagnosis.gguf import serving
 from xlift.diagnosis.measure import SIZES, Measured, diagnosis_study, measure, model_name
 from xlift.errors import ConfigError, nearest
+from xlift.hub import file_sha256
 from xlift.languages import language_code
 from xlift.progress import say
 from xlift.records import EMPTY
 from xlift.results import Results
-from xlift.workspace import StudyFolder
+from xlift.workspace import RunFolder, StudyFolder
 
 
 def diagnose_models(
@@ -32,21 +35,32 @@ def diagnose_models(
     page: Path | None,
     offline: bool,
     fail_under: Sequence[str],
+    server: tuple[str | None, str | None] = (None, None),
     **settings: Any,
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Measure models, and the base that they were tuned from: as data, as text, and what of `fail_under` is not met.
 
-    Raises ConfigError, ModelError, DataError for what cannot be measured.
+    `server` are, for models given as an address, the name that the server knows and the variable with its key. Raises
+    ConfigError, ModelError, DataError for what cannot be measured.
     """
     if size not in SIZES:
         raise ConfigError(f"unknown size '{size}'; {nearest(size, SIZES)}")
-    given = {model_name(one): one for one in (*models, *([base] if base else ()))}
-    study = diagnosis_study(list(given), list(map(language_code, languages)), SIZES[size], **settings)
-    asked = text.least_shares(fail_under, study.prompts.languages)
-    count = len(study.prompts.languages) * (3 * SIZES[size].prompts + 1)
-    say(f"{len(study.runs())} × {count} answers of at most {study.decoding.max_new_tokens} tokens")
-    workspace, found_out = measure(study, folder, offline)
-    measured = [replace(one, name=name) for one, name in zip(found_out, given.values(), strict=True)]
+    named = dict.fromkeys([*models, *([base] if base else ())])
+    local = {model_name(one): one for one in named if not is_served(one)}
+    with ExitStack() as servers:
+        served = {one: _served(one, *server, servers) for one in named if is_served(one)}
+        for one in served.values() if settings["repetition_penalty"] != 1 else ():
+            one["body"] = {"repeat_penalty": settings["repetition_penalty"]}  # as llama.cpp calls it
+        codes = list(map(language_code, languages))
+        study = diagnosis_study(list(local), codes, SIZES[size], list(served.values()), **settings)
+        asked = text.least_shares(fail_under, study.prompts.languages)
+        count = len(study.prompts.languages) * (3 * SIZES[size].prompts + 1)
+        say(f"{len(study.runs())} × {count} answers of at most {study.decoding.max_new_tokens} tokens")
+        workspace, found_out = measure(study, folder, offline)
+    # A study has its own order: models that are loaded, then those that are served.
+    of = dict(zip([*local.values(), *served], zip(workspace.runs, found_out, strict=True), strict=True))
+    runs = [of[name][0] for name in named if name in of]
+    measured = [replace(of[name][1], name=name) for name in named if name in of]
     if page:
         from xlift.report.page import write_report
 
@@ -54,14 +68,41 @@ def diagnose_models(
     tuned = measured[: len(measured) - bool(base)] or measured
     found = {one.name: findings(one, measured[-1] if base else None) for one in tuned}
     parts = [part for one in measured for part in text.parts(one, found.get(one.name)) if part]
-    beside = _side_by_side(workspace, measured, len(tuned) if base else 0)
+    beside = _side_by_side(workspace, runs, measured, len(tuned) if base else 0)
     said = "\n\n".join([*parts, *([text.beside(beside)] if beside else [])])
     failures = [line for one in tuned for line in text.failed(one, asked)]
     told = text.as_data(measured, found) | ({"side_by_side": [one._asdict() for one in beside]} if beside else {})
     return told, f"{said}\n\nanswers and ratings: {workspace.path}", failures
 
 
-def _side_by_side(workspace: StudyFolder, measured: Sequence[Measured], first: int) -> list[text.Beside]:
+def is_served(name: str) -> bool:
+    """Whether a model answers behind an address: a server's, or that of llama.cpp, which is started for a GGUF file."""
+    return is_address(name) or name.endswith(".gguf")
+
+
+def is_address(name: str) -> bool:
+    """Whether a model is called by the address of its server."""
+    return name.startswith(("http://", "https://"))
+
+
+def _served(name: str, model: str | None, api_key_env: str | None, servers: ExitStack) -> dict[str, Any]:
+    """A served model as a study names it. Raises ConfigError without the name that its server knows."""
+    if is_address(name):
+        if not model:
+            raise ConfigError(f"{name}: which of its models?", f"xlift diagnose {name} --model NAME")
+        called = f"{model} at {name.partition('://')[2]}"
+        return {"model": model, "name": called, "base_url": name} | (
+            {"api_key_env": api_key_env} if api_key_env else {}
+        )
+    file = Path(name)
+    # Named by its content, so that its answers are its own wherever it is served.
+    called = f"{file.stem}-{file_sha256(file)[:8]}" if file.is_file() else file.stem
+    return {"model": file.name, "name": called, "base_url": servers.enter_context(serving(file))}
+
+
+def _side_by_side(
+    workspace: StudyFolder, runs: Sequence[RunFolder], measured: Sequence[Measured], first: int
+) -> list[text.Beside]:
     """The share of answers wholly in the language of each model beside the one in place `first`: the base, if there is
     one; paired by prompt, p by Holm over languages and models."""
     if len(measured) < 2:
@@ -70,8 +111,8 @@ def _side_by_side(workspace: StudyFolder, measured: Sequence[Measured], first: i
     # An empty answer is none in the language, as in the table.
     right = pl.when(pl.col("reason") == EMPTY).then(0.0).otherwise((pl.col("value") == 2).cast(pl.Float64))
     wholly = ratings.with_columns(value=right)
-    against, *others = [workspace.runs[first], *(run for run in workspace.runs if run is not workspace.runs[first])]
-    names = {run.id: one.name for run, one in zip(workspace.runs, measured, strict=True)}
+    against, *others = [runs[first], *(run for run in runs if run is not runs[first])]
+    names = {run.id: one.name for run, one in zip(runs, measured, strict=True)}
     found = [
         (names[other.id], row)
         for other in others

@@ -25,7 +25,8 @@ def expected_seconds(workspace: StudyFolder, offline: bool) -> float:
     Raises ModelError where a model is not found.
     """
     study = workspace.study
-    left = [one for one in checkpoints(workspace) if one.unanswered or one.unmeasured or not one.run.formats.is_file()]
+    left = [one for one in checkpoints(workspace) if not one.run.config.remote]
+    left = [one for one in left if one.unanswered or one.unmeasured or not one.run.formats.is_file()]
     if not left:
         return 0.0
     placement = place(study.device, study.dtype)

@@ -53,6 +53,8 @@ def _spoilt(model: Measured) -> Finding | None:
 
 def _template(model: Measured) -> Finding | None:
     """Another chat format under which the model finds the same replies much likelier."""
+    if not model.formats:
+        return None
     own, *others = model.formats
     best = min(others, key=lambda fit: fit.nats, default=own)
     if own.nats - best.nats < BETTER_FIT:
@@ -69,8 +71,8 @@ def _fit(fit: FormatFit) -> str:
 def _no_end(model: Measured) -> Finding | None:
     """Answers that run to the limit although what would end them has been said."""
     running = [row for row in model.rows if _above(row.cut, OFTEN)]
-    own = model.formats[0]
-    if not running or own.ends >= ENDS:
+    own = next(iter(model.formats), None)
+    if not running or own is None or own.ends >= ENDS:
         return None
     cut = _each(running, "cut", "at the token limit: ")
     shown = [f"after a whole reply, the end of turn has a probability of {own.ends:.0e}", cut]

@@ -85,7 +85,7 @@ class FormatFit:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: its rows in the order of the languages, and its chat formats, its own first."""
+    """One model: its rows in the order of the languages, and its chat formats, its own first; none of a served one."""
 
     name: str
     rows: tuple[LanguageRow, ...]
@@ -94,15 +94,23 @@ class Measured:
     """By language, how many tokens the same questions take, English being 1."""
 
 
-def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Extent, **settings: Any) -> Study:
-    """The study that measures these models; `settings` are `system`, `template` and `repetition_penalty`.
+def diagnosis_study(
+    models: Sequence[str],
+    languages: Sequence[str],
+    size: Extent,
+    served: Sequence[dict[str, Any]] = (),
+    **settings: Any,
+) -> Study:
+    """The study that measures these models, and behind them those that are `served`, each as the study names them.
 
+    `settings` are `system`, `template` and `repetition_penalty`.
     Raises ConfigError for a language without built-in prompts.
     """
     there = sorted(path.name.split(".")[2] for path in builtin_path("").glob("prompts.open.*.jsonl"))
     if other := [code for code in languages if code not in there]:
         raise ConfigError([f"--languages {code}: no built-in prompts; there are: {', '.join(there)}" for code in other])
-    name = re.sub(r"[^A-Za-z0-9]+", "-", model_text(models[0])).strip("-") or "model"
+    called = model_text(models[0]) if models else served[0]["model"]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", called).strip("-") or "model"
     decoding = {"max_new_tokens": size.max_new_tokens, "repetition_penalty": settings.pop("repetition_penalty")}
     training = {"model": list(models), "adaptation": {"method": "none"}, **settings}
     prompts = {
@@ -110,7 +118,10 @@ def diagnosis_study(models: Sequence[str], languages: Sequence[str], size: Exten
         "validation": {"size": 1},
         "test": {"source": list(SETS), "size": size.prompts},
     }
-    study = {"name": f"diagnosis-{name}", "question": f"What is wrong with {models[0]}?", "training": training}
+    study = {"name": f"diagnosis-{name}", "question": f"What is wrong with {called}?"}
+    study |= {"training": training} if models else {}
+    asked = {"system": settings["system"], "template": settings["template"]}
+    study |= {"models": [one | asked for one in served]} if served else {}
     study |= {"prompts": prompts, "decoding": decoding, "raters": list(USED_RATERS)}
     return parse_study(study, folder=Path.cwd())
 
@@ -145,7 +156,7 @@ def measure(study: Study, folder: Path | None, offline: bool) -> tuple[StudyFold
 
 def _measured(checkpoint: Checkpoint, offline: bool) -> Measured:
     rows = tuple(language_row(checkpoint, code) for code in checkpoint.study.prompts.languages)
-    formats, tokens = _without_generating(checkpoint, offline)
+    formats, tokens = ((), {}) if checkpoint.run.config.remote else _without_generating(checkpoint, offline)
     return Measured(checkpoint.run.config.model, rows, formats, tokens)
 
 
