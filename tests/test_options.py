@@ -27,11 +27,13 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 MODES: dict[str, Modes] = {
     **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
     "check": studies._CHECK,
+    "mend": studies._MEND,
     "translate": data._TRANSLATE,
     **{"diagnose": models._DIAGNOSE, "export": models._EXPORT},
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
+    "import": {"target", "pattern", "text", "language", "columns", "factors", "raters"},
     "init": {"model", "data", "languages", "compare", "size", "yes"},
     "run": {"out", "offline", "skip_unfit", "as_json"},
     "train": {"out", "offline", "skip_unfit"},

@@ -70,8 +70,15 @@ def run(
 _CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe"}, "STUDY --gpus": {"gpus", "offline"}}
 
 
+_MEND: Modes = {
+    "MODEL": {"languages", "out", "offline", "as_json"},
+    "MODEL --dry-run": {"languages", "dry_run"},
+}
+
+
 @app.command()
 def mend(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A base model, or the folder of a run that ails.")],
     overrides: Overrides = None,
     languages: Annotated[str, typer.Option(help="Of the users, separated by commas.")] = "fr,pt,ru",
@@ -87,6 +94,7 @@ def mend(
     from xlift.stages import run_study
     from xlift.study.study import read_overridden
 
+    refuse_others(context, "MODEL --dry-run" if dry_run else "MODEL", _MEND)
     raw = mending_study(source, [one.strip() for one in languages.split(",") if one.strip()])
     study = read_overridden(raw, overrides or [])
     if dry_run:
