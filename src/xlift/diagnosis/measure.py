@@ -118,7 +118,7 @@ def diagnosis_study(
         "validation": {"size": 1},
         "test": {"source": list(SETS), "size": size.prompts},
     }
-    study = {"name": f"diagnosis-{name}", "question": f"What is wrong with {called}?"}
+    study: dict[str, Any] = {"name": f"diagnosis-{name}", "question": f"What is wrong with {called}?"}
     study |= {"training": training} if models else {}
     asked = {"system": settings["system"], "template": settings["template"]}
     study |= {"models": [one | asked for one in served]} if served else {}
