@@ -109,7 +109,8 @@ class Grouped(nn.Module):
         super().__init__()
         some = next(layer for layer in layers if layer is not None)
         self.base, self.rows = some.base_layer, rows
-        self.scales = [layer.scaling["default"] if layer else 0.0 for layer in layers]
+        scales = [layer.scaling["default"] if layer else 0.0 for layer in layers]
+        self.scale = torch.tensor(scales, device=some.lora_A["default"].weight.device)[:, None, None]
         self.dropouts = [layer.lora_dropout["default"] if layer else nn.Identity() for layer in layers]
         self.drops = any(isinstance(one, nn.Dropout) and one.p for one in self.dropouts)
         self.parts = [
@@ -128,8 +129,8 @@ class Grouped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         chosen, everyone = self.rows.runs, range(len(self.parts))
-        down, up = self.stacks if chosen == list(everyone) else [stack[chosen] for stack in self.stacks]
-        scale = torch.tensor([self.scales[run] for run in chosen], device=up.device)[:, None, None]
+        given_all = [*self.stacks, self.scale]
+        down, up, scale = given_all if chosen == list(everyone) else [one[chosen] for one in given_all]
         rows = x.reshape(len(chosen), -1, x.shape[-1])
         given = self._dropped(rows) if self.drops else None
         made: Tensor = _Product.apply(rows, given, self.base.weight, self.base.bias, down, up * scale)
@@ -250,14 +251,14 @@ def gradients(
         split_micro_batches(range(len(own)), [len(e) for e in own], one.loop.run.config.micro_batch_tokens, False)
         for one, own in zip(members, examples, strict=True)
     ]
-    losses = torch.zeros(len(members), device=device)
+    losses, drops = torch.zeros(len(members), device=device), any(layer.drops for layer in layers.values())
     put(base, dict(layers))
     try:
         for number in range(max(map(len, micro))):
             rows.runs = [i for i, groups in enumerate(micro) if number < len(groups)]
             given = [[examples[i][k] for k in micro[i][number]] for i in rows.runs]
             rows.lengths = [sum(map(len, own)) for own in given]
-            for i in rows.runs:
+            for i in rows.runs if drops else ():
                 torch.manual_seed(seed_of(members[i].loop.run.config, step, number))
                 rows.random[i] = random_state(torch.device(device))
             batch = in_rows(given, attends_by_lengths(base), device)
