@@ -256,7 +256,8 @@ def set_interface(connection: Connection, annotator: int, interface: str) -> Non
 
 def mark_read(connection: Connection, annotator: int) -> None:
     """From now on the first page is no longer the guidelines."""
-    connection.execute(annotators.update().where(annotators.c.id == annotator).values(read=now()))
+    first = sa.and_(annotators.c.id == annotator, annotators.c.read.is_(None))
+    connection.execute(annotators.update().where(first).values(read=now()))
 
 
 def admit(connection: Connection, annotator: int) -> None:

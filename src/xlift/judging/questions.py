@@ -27,7 +27,7 @@ SHOWN_CHARACTERS = 12_000
 KEPT_CHARACTERS = 4_000
 """Longest raw reply that is kept with a rating that could not be read."""
 BUILTIN_RUBRICS = Path(__file__).parent / "rubrics"
-INSTRUCTED_LANGUAGES = ("en", "fr", "pt", "ru")
+INSTRUCTED_LANGUAGES = tuple("en fr pt ru de es it nl tr ar hi zh ja ko id".split())
 
 # Sections of an instructions file and the placeholders that each must hold.
 _SECTIONS: dict[str, set[str]] = {

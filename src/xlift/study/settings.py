@@ -701,7 +701,7 @@ class Judge(Served):
     rubrics: str | None = None
     """Folder with rubrics of one's own (FACET.md), each replacing the built-in one."""
     rubric_language: Literal["en", "response"] = "en"
-    """Language of the judge's instructions: English, or the response's where it is en, fr, pt or ru."""
+    """Language of the judge's instructions: English, or the response's where it is one of the 15 built-in ones."""
     reference: bool = True
     """Show the judge the prompt's reference answer, where there is one."""
     json_schema: bool = True
