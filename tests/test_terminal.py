@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
 import unicodedata
 
 import pytest
 from rich.cells import cell_len
 
+from xlift.progress import time_left
 from xlift.terminal import aligned, middle, paged
 
 NAMES = ["Ana", "日本語の実行", "नमस्ते", "e\N{COMBINING ACUTE ACCENT}te\N{COMBINING ACUTE ACCENT}", "한국어", "", "ﾊﾛｰ"]
@@ -46,3 +53,25 @@ def test_a_table_for_another_program_is_one_table_however_wide() -> None:
 def test_what_is_left_out_of_a_name_is_its_middle() -> None:
     assert middle("builtin-128-lora-r16-lr1e-4-s1", 15) == "builtin…1e-4-s1"
     assert cell_len(middle("日本語の実行の名前", 9)) <= 9
+
+
+def test_what_is_left_is_told_by_the_speed_so_far_also_where_replies_come_at_once() -> None:
+    assert time_left(80.0, 48, 96) == 80.0
+    assert time_left(5.0, 1, 1000) == float("inf")
+    assert time_left(90.0, 3, 1000) == 90.0 * (1000 / 3 - 1)
+    assert time_left(90.0, 0, 1000) == float("inf")
+
+
+def test_a_bar_keeps_count_and_time_left_in_80_columns_whatever_the_note() -> None:
+    code = "from xlift.progress import progress\nwith progress('train ' + 'a-long-name-of-a-run-' * 3, 500) as bar:\n"
+    code += "    for _ in range(250): bar.advance(1, 'loss 1.234  2345 tokens/s' + '  fr 98%' * 15)\n"
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    done = subprocess.run([sys.executable, "-c", code], stderr=child, timeout=60, env=os.environ | {"TERM": "xterm"})
+    os.close(child)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(parent, 1 << 16).decode())
+    os.close(parent)
+    last = next(line for line in reversed(shown.splitlines()) if "250/500" in line)
+    assert done.returncode == 0
+    assert re.search(r"250/500 \d:\d\d:\d\d ETA \d+ s", last)
+    assert cell_len(last) <= 80

@@ -17,8 +17,8 @@ from xlift.redaction import redacted
 from xlift.terminal import middle
 
 LINE_EVERY_SECONDS = 15.0
-SPEED_SECONDS = 600.0
-"""Of how long the speed is taken: steps may take half a minute each, and two are needed."""
+LONG_ENOUGH_SECONDS = 60.0
+"""After this the speed is known, however small a share is done: a step may take half a minute."""
 TITLE_ROOM = 28
 TOO_EARLY = 0.04
 """Share of the work before which nobody can say how long the rest takes: replies, for one, end in batches."""
@@ -117,9 +117,16 @@ class _Lines:
         now = time.monotonic()
         if now - self.said >= LINE_EVERY_SECONDS or self.done >= self.total:
             self.said = now
-            share = (self.done - self.first) / max(self.total - self.first, 1e-9)
-            eta = (now - self.started) * (1 / share - 1) if share > TOO_EARLY else float("inf")
+            eta = time_left(now - self.started, self.done - self.first, self.total - self.first)
             say(f"{self.title}: {self.done:g}/{self.total:g}  {note}  ETA {duration(eta)}")
+
+
+# e.g. 48 of 96 replies after 80 s: 80 s, although they all came at once
+def time_left(elapsed: float, done: float, total: float) -> float:
+    """Seconds that the rest takes at the speed so far; infinite where it is too early to tell."""
+    share = done / max(total, 1e-9)
+    early = share <= TOO_EARLY and elapsed < LONG_ENOUGH_SECONDS
+    return float("inf") if early or not share else elapsed * (1 / share - 1)
 
 
 @contextmanager
@@ -129,7 +136,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
         yield _Lines(title, total, done)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
     from rich.text import Text
 
@@ -139,21 +146,23 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
             yield self.make_tasks_table(self.tasks)
             yield from (Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis") for task in self.tasks)
 
-    # An estimate needs two steps, and a step may take half a minute or more.
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        TextColumn("ETA {task.fields[left]}"),
     )
-    with _TwoLines(*columns, console=Console(stderr=True), speed_estimate_period=SPEED_SECONDS) as bar:
-        task = bar.add_task(middle(title, TITLE_ROOM), total=total, completed=done, note="")
+    with _TwoLines(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(middle(title, TITLE_ROOM), total=total, completed=done, note="", left="unknown")
+        started, made = time.monotonic(), 0
 
         class _Bar:
             def advance(self, amount: int = 1, note: str = "") -> None:
-                bar.update(task, advance=amount, note=note)
+                nonlocal made
+                made += amount
+                left = duration(time_left(time.monotonic() - started, made, total - done))
+                bar.update(task, advance=amount, note=note, left=left)
 
         yield _Bar()
 

@@ -52,7 +52,13 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     workspace, kept = prepare(study, folder), Kept()
     with locked(workspace.path):
         stages = (train_stage, generate_stage, rate_stage, judge_stage)
-        failures = [error for stage in stages for error in _failures(stage, workspace, offline, kept)]
+        failures: list[UserError] = []
+        for place, stage in enumerate(stages, 1):
+            if first_worker():
+                say(f"stage {place} of {len(stages) + 1}: {stage.__name__.removesuffix('_stage')}")
+            failures += _failures(stage, workspace, offline, kept)
+        if first_worker():
+            say(f"stage {len(stages) + 1} of {len(stages) + 1}: report")
         report_stage(workspace, offline)
         raise_together(failures)
     return workspace
