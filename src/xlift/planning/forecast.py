@@ -361,6 +361,7 @@ def _probe_training(
 def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Probing) -> dict[str, float]:
     """Times of one batch of prompts: one token of each reply, with what comes before it, and several."""
     keys = [str(number) for number in range(len(job.prompts))]
+    languages = [*job.languages, "en"][:1] * len(keys)
     made: list[int] = []
 
     def count(index: int, reply: Reply) -> None:
@@ -369,7 +370,7 @@ def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Prob
     def answer(tokens: int, prompts: int | None = None) -> None:
         made.clear()
         brief = decoding.model_copy(update={"max_new_tokens": tokens})
-        decode(model, chat, job.prompts[:prompts], keys[:prompts], brief, count)
+        decode(model, chat, job.prompts[:prompts], keys[:prompts], brief, count, languages[:prompts])
 
     answer(1, prompts=1)
     _, reading = _timed(lambda: answer(1))

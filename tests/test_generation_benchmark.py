@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "generation.py"
+
+
+def test_xlift_and_transformers_make_the_same_tokens_in_turn(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main(["--model", str(tiny), "--dtype", "float32", "--smoke", "--without", "generate_batch", "llama"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | 4 | " in line]
+    assert [row[0] for row in rows] == ["xlift", "generate, 2 rows", "generate, 4 rows"]
+    assert len({row[2] for row in rows}) == 1
