@@ -61,7 +61,7 @@ def in_processes(count: int, work: Callable[..., None], *given: Any) -> None:
 
 
 def trained(processes: int, model: Path, run: RunFolder, data: list[Any], until: int | None = None) -> RunFolder:
-    run.path.mkdir(exist_ok=True)
+    run.path.mkdir(parents=True, exist_ok=True)
     base = Located(str(model), None, {})
     in_processes(processes, train, run, base, CPU, data[2:], data[:2], Watching(), until)
     return run
@@ -129,6 +129,12 @@ def test_each_process_holds_its_share_of_every_weight(tiny: Path, tmp_path: Path
     first, second = (json.loads((tmp_path / rank).read_text()) for rank in "01")
     assert first[0] + second[0] == first[1]
     assert first[0] == pytest.approx(first[1] / 2, rel=0.02)
+
+
+def test_a_run_that_tunes_some_layers_alone_is_shared_out_too(tiny: Path, data: list[Any], tmp_path: Path) -> None:
+    last = {"adaptation": {"method": "full", "layers": "last 1"}, "steps": STEPS}
+    alone = trained(1, tiny, run_at(tmp_path / "run", **last), data)
+    assert_same(trained(2, tiny, run_at(tmp_path / "two" / "run", **last), data), alone)
 
 
 def test_activations_made_again_change_nothing(tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path) -> None:

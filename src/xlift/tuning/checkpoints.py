@@ -40,6 +40,7 @@ def save_checkpoint(
     call this where the model is shared out among them.
     """
     folder, state, tensors = run.checkpoint(step), run.training_state(step), _training_state(model, optimizer)
+    weights = _whole_weights(model, tensors) if is_sharded(model) else {}
     if not first_worker():
         return
     state.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ def save_checkpoint(
     temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
     if run.config.adaptation.method == "full":
-        weights = _whole_weights(model, tensors) if is_sharded(model) else model.state_dict()
+        weights = weights or model.state_dict()
         # Without the model library's own bar: ours has the line.
         with quiet():
             model.save_pretrained(temporary, state_dict=_cast(weights, placement.torch_dtype))
@@ -96,10 +97,18 @@ def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tenso
 def _whole_weights(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a sharded model's state dictionary would be, by its training state; tied weights are one tensor."""
     found = {name: value for name, value in model.state_dict().items() if not isinstance(value, DTensor)}
-    first: dict[int, str] = {}
+    made: dict[int, Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        found[name] = tensors[f"weight/{first.setdefault(id(parameter), name)}"]
+        if id(parameter) not in made:
+            known = tensors.get(f"weight/{name}")
+            # What is not trained is in no training state. Trained weights are known to the first worker alone.
+            made[id(parameter)] = known if known is not None else _frozen(parameter)
+        found[name] = made[id(parameter)]
     return found
+
+
+def _frozen(parameter: Tensor) -> Tensor:
+    return parameter.detach() if parameter.requires_grad else whole(parameter.detach())
 
 
 def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW) -> None:
