@@ -393,6 +393,17 @@ def test_the_text_shows_raters_figures_and_reasons() -> None:
     assert "nan" not in text
 
 
+def test_the_text_says_first_what_there_is_and_leaves_out_rows_without_a_figure() -> None:
+    records = [
+        {**one, "value": None} if one["rater"] == "human:bo" else one
+        for one in ratings(human_ana="012", human_bo="012")
+    ]
+    text = text_tables(agreement_tables(records, resamples=100))
+    assert text.startswith("6 ratings, 3 of them missing; responses: 3, languages: 1")
+    assert "Between people" not in text
+    assert "left out: " in text
+
+
 @pytest.mark.parametrize("records", [[], ratings(language="012"), ratings(human_ana="012")])
 def test_nothing_to_compare_is_said(records: list[dict[str, Any]]) -> None:
     assert "nothing to compare" in text_tables(agreement_tables(records))

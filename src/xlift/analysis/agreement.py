@@ -147,6 +147,7 @@ def agreement_tables(
 
     `ratings` are records as on disk or rows of the tidy frame; `clusters` gives the parallel_id of a prompt id.
 
+    there        what there is: ratings, missing (of them), responses, languages
     raters       names by kind: human, judge, check
     agreement    rows: between ("people", "judge and people", "check and people", "judges and checks"), facet, language,
                  first, second, items, pairs (of ratings), missing (items with records of both sides, but without a
@@ -170,6 +171,12 @@ def agreement_tables(
     order = {between: place for place, between in enumerate(HEADINGS)}
     names = sorted({rater for _, _, rater in found})
     return {
+        "there": {
+            "ratings": len(found),
+            "missing": sum(value is None for value in found.values()),
+            "responses": len({item for item, _, _ in found}),
+            "languages": len({item.language for item, _, _ in found}),
+        },
         "raters": {kind: [name for name in names if kind_of(name) == kind] for kind in KINDS},
         "agreement": sorted(
             _told_once(rows, ("facet", "first", "second", "items", "missing")), key=lambda row: order[row["between"]]
@@ -510,21 +517,28 @@ HEADINGS = {
 
 
 def text_tables(tables: Mapping[str, Any]) -> str:
-    """What `agreement_tables` gives, as text for the terminal."""
-    names = [f"{kind}: {', '.join(raters)}" for kind, raters in tables["raters"].items() if raters]
+    """What `agreement_tables` gives, as text for the terminal: what there is, then what was rated by two at least."""
+    there = tables["there"]
+    counted = "{ratings} ratings, {missing} of them missing; responses: {responses}, languages: {languages}"
+    names = [counted.format(**there)] if there["ratings"] else []
+    names += [f"{kind}: {', '.join(raters)}" for kind, raters in tables["raters"].items() if raters]
     people = len(tables["raters"]["human"])
     if people > SINGLY:
         names.append(f"of {people} people not every two are shown: look at who deviates")
     parts = ["\n".join(names)]
     for between, heading in HEADINGS.items():
-        rows = [row for row in tables["agreement"] if row["between"] == between]
+        rows = [row for row in tables["agreement"] if row["between"] == between and row["pairs"]]
         if rows:
             parts.append(f"{heading}\n{paged([AGREEMENT_HEAD, *map(_agreement_cells, rows)], keep=4)}")
     if tables["people"]:
         parts.append(f"Who deviates\n{paged([PEOPLE_HEAD, *map(_people_cells, tables['people'])], keep=3)}")
+    empty = sum(not row["pairs"] for row in tables["agreement"])
+    if empty:
+        parts.append(f"left out: {empty} rows of raters without a value in common")
     if not tables["agreement"]:
         parts.append("nothing to compare: no response has been rated by two raters for the same facet")
-    reasons = sorted({reason for row in tables["agreement"] for reason in row["reasons"].values()})
+    shown = [row for row in tables["agreement"] if row["pairs"]]
+    reasons = sorted({reason for row in shown for reason in row["reasons"].values()})
     if reasons:
         parts.append("\n".join(["where there is no figure or no interval:", *(f"  {reason}" for reason in reasons)]))
     return "\n\n".join(part for part in parts if part)
