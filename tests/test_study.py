@@ -14,7 +14,7 @@ import pytest
 import yaml
 from warm import run_xlift
 
-from xlift.chat import _open
+from xlift.chat import open_model
 from xlift.errors import ConfigError
 from xlift.hub import folder_sha256
 from xlift.records import Message
@@ -335,7 +335,7 @@ def test_the_system_prompt_of_a_chat_is_the_one_given_and_else_the_runs(
     given: str | None, spoken: str | None, study_file: Path, tmp_path: Path
 ) -> None:
     base = prepare(load_study(study_file, ["training.system=Be brief."]), tmp_path / "out").runs[0]
-    _, chat = _open(str(base.path), given, offline=True)
+    _, chat = open_model(str(base.path), given, offline=True)
     assert ("Be brief." in chat.render(ASKED, True)) == (spoken == "Be brief.")
     assert spoken is None or spoken in chat.render(ASKED, True)
 

@@ -24,7 +24,7 @@ from xlift.workspace import RunFolder, find_run
 
 def talk(name: str, system: str | None, max_new_tokens: int, offline: bool) -> None:
     """Answer the lines of stdin; the conversation so far is part of every prompt."""
-    opened, chat = _open(name, system, offline)
+    opened, chat = open_model(name, system, offline)
     with opened as model:
         _converse(model, chat, Decoding(max_new_tokens=max_new_tokens))
 
@@ -53,7 +53,11 @@ def _lines() -> Iterator[str]:
         yield line
 
 
-def _open(name: str, system: str | None, offline: bool) -> tuple[AbstractContextManager[Any], ChatFormat]:
+def open_model(name: str, system: str | None, offline: bool) -> tuple[AbstractContextManager[Any], ChatFormat]:
+    """A run's or any other model, to be entered, and its chat format; a `system` prompt in place of its own.
+
+    Raises UserError where it cannot be found or loaded.
+    """
     if (Path(name) / "run.yaml").is_file():
         return open_run(find_run(name), system=system, offline=offline)
     base = locate(name, None, offline)

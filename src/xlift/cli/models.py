@@ -87,6 +87,21 @@ def chat(
     talk(model, system, max_new_tokens, offline)
 
 
+@app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(metavar="RUN|MODEL…", help="Run folders, model folders or names.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine, 127.0.0.1.")] = 8766,
+    offline: Offline = False,
+) -> None:
+    """Let runs and models answer other tools: an OpenAI-compatible endpoint on this machine, by name."""
+    from xlift.extras import require
+
+    require("train", "serve")
+    from xlift.serving import serve as served
+
+    served(models, port, offline)
+
+
 _EXPORT: Modes = {
     "RUN": {"to", "step", "gguf", "push", "private", "offline"},
     "RUN --adapter": {"to", "step", "adapter", "push", "private", "offline"},

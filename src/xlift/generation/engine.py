@@ -96,14 +96,18 @@ def decode(
     decoding: Decoding,
     on_reply: Callable[[int, Reply], None],
     languages: Sequence[str] | None = None,
+    on_tokens: Callable[[int, list[int]], None] | None = None,
 ) -> None:
     """Answer tokenised prompts; `on_reply(index, reply)` is called as soon as each reply ends.
+
+    `on_tokens(index, tokens)` is called with each token, and all before it, of a reply that goes on.
 
     `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). `languages` are those that
     the replies must be in, which `decoding.allow` and `decoding.steer` want to know. Long prompts come first. Where
     memory is short, fewer are answered at a time.
     """
     work = _Work(model, chat, prompts, keys, decoding, on_reply, languages or [""] * len(prompts))
+    work.on_tokens = on_tokens
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
     size = min(decoding.batch_size, len(prompts), _rows_that_fit(model, longest))
     # States that are moved for one language are not those of another.
@@ -138,6 +142,7 @@ class _Work:
         self.stops = chat.stop_ids | ends_of(model)
         self.batch: Batch | None = None
         self.left_out: dict[str, torch.Tensor] = {}
+        self.on_tokens: Callable[[int, list[int]], None] | None = None
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)))
         self.rows: list[_Row] = []
 
@@ -214,6 +219,8 @@ class _Work:
             else:
                 row.tokens.append(token)
                 row.finish_reason = self._end(row.tokens)
+            if self.on_tokens and not row.finish_reason:
+                self.on_tokens(row.index, row.tokens)
             if row.finish_reason:
                 self._report(row, row.finish_reason)
 

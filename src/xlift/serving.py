@@ -1,0 +1,272 @@
+"""`xlift serve RUN…`: runs and models behind an OpenAI-compatible endpoint on this machine.
+
+Requests wait in one queue; those for the same model with the same decoding are answered together. Bound to 127.0.0.1:
+there is no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import uvicorn
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from xlift.chat import open_model
+from xlift.errors import ConfigError, UserError
+from xlift.generation.engine import Reply, decode
+from xlift.progress import say
+from xlift.records import check_messages
+from xlift.study.settings import Decoding
+from xlift.tuning.limits import beyond, limits_of
+from xlift.tuning.proof import refuse
+from xlift.tuning.templates import ChatFormat
+
+HOST = "127.0.0.1"
+LONGEST_BODY = 8_000_000
+"""Bytes of a request."""
+_DECODING = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")},
+}
+"""Parameters of a request by what `decoding` of a study calls them."""
+_IGNORED = {"model", "messages", "stream", "stream_options", "user", "metadata", "store", "stop", *_DECODING}
+_OFF: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "logprobs": (False,),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), (0,)),
+}
+"""What is not done here, with the values that ask for nothing."""
+
+
+class Opened(NamedTuple):
+    """A model that answers under a name."""
+
+    model: Any
+    chat: ChatFormat
+
+
+class Part(NamedTuple):
+    """A piece of a reply; the last one has the whole `reply`, or says why there is none."""
+
+    text: str
+    reply: Reply | None = None
+    failure: str | None = None
+
+
+@dataclass
+class Waiting:
+    """A request that is to be answered, and where its pieces go."""
+
+    name: str
+    prompt: list[int]
+    decoding: Decoding
+    loop: asyncio.AbstractEventLoop
+    parts: asyncio.Queue[Part] = field(default_factory=asyncio.Queue)
+    told: str = ""
+
+    def tell(self, text: str, reply: Reply | None = None, failure: str | None = None) -> None:
+        """Pass on what has come since last time; called by the thread that answers."""
+        new, self.told = text.removeprefix(self.told), text
+        self.loop.call_soon_threadsafe(self.parts.put_nowait, Part(new, reply, failure))
+
+
+def serve(names: Sequence[str], port: int, offline: bool) -> None:
+    """Answer until ended. Raises ConfigError for models that are called alike, UserError where one cannot be loaded."""
+    called = [_name(one) for one in names]
+    if len(set(called)) < len(called):
+        raise ConfigError(f"several are called {max(called, key=called.count)}: serve them one by one")
+    with ExitStack() as stack:
+        opened = {}
+        for name, one in zip(called, names, strict=True):
+            context, chat = open_model(one, None, offline)
+            opened[name] = Opened(stack.enter_context(context), chat)
+        queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
+        worker.start()
+        say(f"serving {', '.join(opened)} at http://{HOST}:{port}/v1 (Ctrl-C ends)")
+        try:
+            uvicorn.run(application(opened, queue), host=HOST, port=port, log_level="warning")
+        finally:
+            queue.put(None)
+            worker.join()
+
+
+def _name(one: str) -> str:
+    """What a run or a model is called: a run by its folder without the hash."""
+    path = Path(one)
+    return path.name.rsplit("-", 1)[0] if (path / "run.yaml").is_file() else path.name.removeprefix("embedded:")
+
+
+def application(opened: dict[str, Opened], queue: SimpleQueue[Waiting | None]) -> Starlette:
+    """The endpoint; a thread that runs `_answer_all` on the same queue answers."""
+    started = int(time.time())
+
+    async def models(request: Request) -> Response:
+        rows = [{"id": name, "object": "model", "created": started, "owned_by": "xlift"} for name in opened]
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def completions(request: Request) -> Response:
+        if int(request.headers.get("content-length") or 0) > LONGEST_BODY:
+            raise HTTPException(413, f"a request has at most {LONGEST_BODY:,} bytes")
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            raise HTTPException(400, "the body is not a JSON object")
+        waiting = _waiting(body, opened)
+        queue.put(waiting)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": waiting.name}
+        if body.get("stream"):
+            usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            return StreamingResponse(_streamed(waiting, head, usage), media_type="text/event-stream")
+        return JSONResponse(await _whole(waiting, head))
+
+    routes = [Route("/v1/models", models), Route("/v1/chat/completions", completions, methods=["POST"])]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """An error as OpenAI's servers tell it."""
+    assert isinstance(error, HTTPException)
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    code = "model_not_found" if error.status_code == 404 and "model" in error.detail else None
+    told = {"message": error.detail, "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": told}, status_code=error.status_code)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return await _refused(request, HTTPException(500, type(error).__name__))
+
+
+def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
+    """What a request asks for. Raises HTTPException that says all that is wrong with it."""
+    name = body.get("model")
+    if name not in opened:
+        raise HTTPException(404, f"no model {str(name)[:80]!r}; there are: {', '.join(opened)}")
+    problems = check_messages(body.get("messages"), "messages", ends_with="user")
+    problems += [
+        f"{key}: not supported here"
+        for key, value in body.items()
+        if key not in _IGNORED and value is not None and value not in _OFF.get(key, ())
+    ]
+    given = {own: body[key] for key, own in _DECODING.items() if body.get(key) is not None}
+    stop = body.get("stop")
+    given |= {"stop": [stop] if isinstance(stop, str) else stop} if stop else {}
+    if given.get("temperature"):
+        given["strategy"] = "sample"
+    else:
+        given.pop("temperature", None)
+    try:
+        decoding = Decoding.model_validate(given)
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    if problems:
+        raise HTTPException(400, "; ".join(problems))
+    model, chat = opened[name]
+    try:
+        prompt = chat.encode_prompt(body["messages"])
+        refuse(beyond(limits_of(model), "messages", [prompt], decoding.max_new_tokens))
+    except UserError as error:
+        raise HTTPException(400, "; ".join(error.problems)) from None
+    return Waiting(name, prompt, decoding, asyncio.get_running_loop())
+
+
+async def _whole(waiting: Waiting, head: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        part = await waiting.parts.get()
+        if part.failure:
+            raise HTTPException(500, part.failure)
+        if part.reply:
+            message = {"role": "assistant", "content": part.reply.text}
+            choice = {"index": 0, "message": message, "finish_reason": part.reply.finish_reason}
+            return {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(part.reply)}
+
+
+async def _streamed(waiting: Waiting, head: dict[str, Any], usage: bool) -> AsyncIterator[str]:
+    """The reply piece by piece, as server-sent events."""
+
+    def event(choices: list[dict[str, Any]], **more: Any) -> str:
+        chunk = {**head, "object": "chat.completion.chunk", "choices": choices, **more}
+        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+    def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": delta, "finish_reason": finish}]
+
+    yield event(choice({"role": "assistant", "content": ""}))
+    while True:
+        part = await waiting.parts.get()
+        if part.text:
+            yield event(choice({"content": part.text}))
+        if part.failure:
+            yield f"data: {json.dumps({'error': {'message': part.failure, 'type': 'server_error'}})}\n\n"
+            return
+        if part.reply:
+            yield event(choice({}, part.reply.finish_reason))
+            if usage:
+                yield event([], usage=_usage(part.reply))
+            yield "data: [DONE]\n\n"
+            return
+
+
+def _usage(reply: Reply) -> dict[str, int]:
+    total = reply.prompt_tokens + reply.new_tokens
+    return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.new_tokens, "total_tokens": total}
+
+
+def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, Opened]) -> None:
+    """Answer what waits, together what can be, until None comes."""
+    pending: list[Waiting] = []
+    while True:
+        while not pending or not queue.empty():
+            one = queue.get()
+            if one is None:
+                return
+            pending.append(one)
+        first = pending[0]
+        alike = [one for one in pending if (one.name, one.decoding) == (first.name, first.decoding)]
+        pending = [one for one in pending if one not in alike]
+        _answer(alike, opened[first.name])
+
+
+def _answer(asked: list[Waiting], opened: Opened) -> None:
+    held = max(map(len, asked[0].decoding.stop), default=0)
+
+    def on_tokens(index: int, tokens: list[int]) -> None:
+        # What may yet be taken back is not told: the beginning of a stop string, half a character, blanks at the end.
+        text = str(opened.chat.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
+        text = text[: len(text) - held].rstrip("\ufffd").rstrip()
+        if len(text) > len(asked[index].told):
+            asked[index].tell(text)
+
+    try:
+        decode(
+            opened.model,
+            opened.chat,
+            [one.prompt for one in asked],
+            ["served"] * len(asked),
+            asked[0].decoding,
+            lambda index, reply: asked[index].tell(reply.text, reply),
+            on_tokens=on_tokens,
+        )
+    except Exception as error:  # one batch that fails does not end the server
+        for one in asked:
+            one.tell(one.told, failure=f"{type(error).__name__}: {error}")

@@ -1,0 +1,117 @@
+"""`xlift serve`: the real openai client asks tiny models over HTTP; streamed or not, alone or together, the same."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from openai import BadRequestError, NotFoundError, OpenAI
+
+from xlift.chat import open_model
+from xlift.serving import Opened, Waiting, _answer_all, application
+
+ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+@pytest.fixture(scope="module")
+def client(tiny: Path) -> Iterator[OpenAI]:
+    context, chat = open_model(str(tiny), None, True)
+    queue: SimpleQueue[Waiting | None] = SimpleQueue()
+    with context as model, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        opened = {"tiny": Opened(model, chat)}
+        worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
+        worker.start()
+        server = uvicorn.Server(uvicorn.Config(application(opened, queue), log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield OpenAI(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", api_key="none", max_retries=0)
+        server.should_exit = True
+        thread.join()
+        queue.put(None)
+        worker.join()
+
+
+def said(client: OpenAI, **more: Any) -> Any:
+    create: Any = client.chat.completions.create
+    return create(**({"model": "tiny", "messages": ASKED, "max_tokens": 24} | more))
+
+
+def test_models_are_listed_by_name(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_a_streamed_reply_is_the_whole_one_with_its_usage(client: OpenAI) -> None:
+    whole = said(client)
+    chunks = list(said(client, stream=True, stream_options={"include_usage": True}))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert sum(map(bool, pieces)) > 2
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.completion_tokens == 24
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + 24
+    assert whole.choices[0].finish_reason == "length"
+
+
+def test_a_stop_string_ends_a_reply_and_no_piece_of_it_is_streamed(client: OpenAI) -> None:
+    text = said(client).choices[0].message.content
+    stop = text[len(text) // 2 :][:3]
+    whole = said(client, stop=stop).choices[0]
+    assert whole.message.content == text[: text.find(stop)].strip()
+    assert whole.finish_reason == "stop"
+    streamed = [chunk.choices[0].delta.content or "" for chunk in said(client, stop=[stop], stream=True)]
+    assert "".join(streamed) == whole.message.content
+
+
+def test_requests_that_come_together_are_answered_as_alone(client: OpenAI) -> None:
+    asked = [[{"role": "user", "content": f"Question {i}?"}] for i in range(6)]
+    alone = [said(client, messages=one).choices[0].message.content for one in asked]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda one: said(client, messages=one).choices[0].message.content, asked))
+    assert together == alone
+
+
+def test_a_seed_draws_the_same_reply_again(client: OpenAI) -> None:
+    first, again, other = (said(client, temperature=1.0, seed=seed).choices[0].message.content for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"messages": []}, "non-empty list"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "roles must alternate"),
+        ({"max_tokens": 0}, "max_new_tokens"),
+        ({"n": 2}, "n: not supported here"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: not supported here"),
+        ({"temperature": -1}, "temperature"),
+        ({"extra_body": {"min_p": 7}}, "min_p"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_what_is_wrong(
+    client: OpenAI, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadRequestError, match=message):
+        said(client, **more)
+
+
+def test_errors_are_told_as_openai_tells_them(client: OpenAI) -> None:
+    with pytest.raises(NotFoundError, match="no model 'large'; there are: tiny") as caught:
+        said(client, model="large")
+    assert caught.value.code == "model_not_found"
+    for path, body in (("/chat/completions", b"{"), ("/chat/completions", b"[]"), ("/nowhere", b"{}")):
+        answer = httpx2.post(f"{str(client.base_url).rstrip('/')}{path}", content=body)
+        assert answer.status_code in (400, 404)
+        assert json.loads(answer.content)["error"]["type"] == "invalid_request_error"
