@@ -292,7 +292,7 @@ def test_a_gguf_file_answers_through_llama_cpp(tmp_path: Path) -> None:
     ):
         pass
     with gguf.serving(file) as address, urllib.request.urlopen(f"{address}/models") as answer:
-        assert json.load(answer)["data"]
+        assert [one["id"] for one in json.load(answer)["data"]] == [file.name]
     with pytest.raises(ModelError, match="no such file"), gguf.serving(tmp_path / "none.gguf"):
         pass
 

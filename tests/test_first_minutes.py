@@ -149,3 +149,11 @@ def test_the_rating_in_the_docs_is_the_one_that_the_response_gets(tmp_path: Path
     }
     made = rate(shown["response"], "language")
     assert made | {"signature": ""} == shown["rating"] | {"signature": ""}
+
+
+def test_responses_where_a_study_is_wanted_become_one_by_the_command_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my answers.csv").write_text("language,text\nfr,Bonjour le monde entier.\n")
+    with pytest.raises(ConfigError) as refused:
+        load_study(tmp_path / "my answers.csv")
+    assert refused.value.hint
+    assert refused.value.hint.startswith(f"xlift import '{tmp_path}/my answers.csv' --as results/NAME ")

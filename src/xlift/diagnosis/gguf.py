@@ -54,6 +54,7 @@ def main() -> None:
 
     settings = xllamacpp.CommonParams()
     settings.model.path = sys.argv[1]
+    settings.model_alias = {Path(sys.argv[1]).name}
     settings.n_ctx = CONTEXT
     # Its threads wait for each other spinning, so that on busy cores one is far faster than two.
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1

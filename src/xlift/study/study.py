@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -206,15 +207,17 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool =
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such study file", "xlift ls shows what is there; studies/ has examples")
+    named = path.suffix in {".yaml", ".yml"}
+    responses = f"xlift import {shlex.quote(str(path))} --as results/NAME makes a study of a file of responses"
     try:
         raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     except ConfigError as error:
-        hint = error.hint if path.suffix in {".yaml", ".yml"} else "files of responses or ratings end in .jsonl"
-        raise ConfigError(error.problems, hint) from None
+        raise ConfigError(error.problems, error.hint if named else responses) from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a study file is a mapping of settings, found {type(raw).__name__}")
+        problem = f"{path}: a study file is a mapping of settings, found {type(raw).__name__}"
+        raise ConfigError(problem, None if named else responses)
     raw.setdefault("name", path.stem)
     for override in overrides:
         _apply_override(raw, override)
