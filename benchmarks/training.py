@@ -1,6 +1,6 @@
 """Training beside TRL's SFTTrainer on a CPU: tokens a second, memory, and the share of what the core could compute.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py [--method full] [--data LIMA.jsonl --max-length 512] [--smoke]
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--method full] [--data LIMA.jsonl --max-length 512] [--growth]
 
 Both train the same model on the same token ids, the same examples in each step, in turn in one process: a step of TRL,
 then the same step of xlift. Other work on the machine so slows both alike, and changes seconds of the processor little;
@@ -31,6 +31,8 @@ from xlift.hub import locate
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import Placement, load_model, load_tokenizer, place
 from xlift.study.settings import Adaptation, RunConfig, Source
+from xlift.tuning.attention import attention, starts_mask
+from xlift.tuning.loss import Scores, linear_losses
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import encode_data, make_optimizer, prepared_model, train_step
 
@@ -228,6 +230,45 @@ def row(name: str, took: Sequence[Took], one: Setting, best: float, peak: float)
     }
 
 
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Seconds of the processor, the better of two behind a first one."""
+    took = []
+    for _ in range(3):
+        clock = Clock()
+        work()
+        took.append(clock.read()[1])
+    return min(took[1:])
+
+
+def loss_seconds(vocabulary: int, dtype: torch.dtype, rows: int = 256, width: int = 640) -> float:
+    """Of the loss of one response token and its gradient."""
+    layer, hidden = torch.randn(vocabulary, width).to(dtype), torch.randn(rows, width).to(dtype).requires_grad_()
+    told = torch.randint(vocabulary, (rows,)), torch.zeros(rows, dtype=torch.long)
+    return seconds_of(lambda: linear_losses(hidden, layer, *told, 1, Scores()).sum().backward()) / rows
+
+
+def attention_seconds(length: int, dtype: torch.dtype, tokens: int = 4096) -> float:
+    """Of one layer's attention (4 heads of 256, one of keys) for a token of a packed row of examples this long."""
+    query, key, value = (torch.randn(1, heads, tokens, 256).to(dtype).requires_grad_() for heads in (4, 1, 1))
+    mask = starts_mask(torch.arange(0, tokens + 1, length, dtype=torch.int32), length)
+
+    def work() -> None:
+        found, _ = attention(None, query, key, value, mask, scaling=1 / 16)
+        found.sum().backward()
+
+    return seconds_of(work) / tokens
+
+
+def growth(one: Setting, smoke: bool) -> None:
+    """How the parts that grow with vocabulary and length grow, in microseconds of the processor a token."""
+    dtype = one.placement.torch_dtype
+    for size in [512] if smoke else [32768, 65536, 131072, 262144]:
+        print(f"vocabulary {size}: {1e6 * loss_seconds(size, dtype):.0f} µs a response token")
+    for length in [64] if smoke else [128, 512, 1024, 4096]:
+        tokens = 128 if smoke else 4096
+        print(f"examples of {length} tokens: {1e6 * attention_seconds(length, dtype, tokens):.1f} µs a token and layer")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:gemma-3-270m")
@@ -239,6 +280,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--smoke", action="store_true", help="a few small steps, to see that all of it runs")
+    parser.add_argument("--growth", action="store_true", help="how cost grows with vocabulary and length, alone")
     parser.add_argument("--alone", choices=["xlift", *PEERS], help="only the peak of memory of this one, in bytes")
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -246,6 +288,9 @@ def main() -> None:
     one = setting(arguments)
     if arguments.alone:
         print(alone(one, arguments.alone))
+        return
+    if arguments.growth:
+        growth(one, arguments.smoke)
         return
     size = 64 if arguments.smoke else 2048
     rates = [ceiling(one.placement.torch_dtype, size)]

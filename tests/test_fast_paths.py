@@ -14,9 +14,9 @@ from torch import Tensor
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.tuning.adapters import adapted_product, with_adapters
 from xlift.tuning.attention import (
-    _attention,
     _by_kernel,
     attends_by_lengths,
+    attention,
     forget_lengths,
     starts_mask,
     use_lengths,
@@ -226,7 +226,7 @@ def test_the_kernel_for_gpus_is_asked_for_what_the_pieces_compute(
     torch.manual_seed(4)
     query, key, value = (torch.randn(rows, heads, 11, 8) for heads in (4, 2, 2))
     mask = starts_mask(torch.tensor([0, 4, 5, 11], dtype=torch.int32), 6)
-    wanted, _ = _attention(None, query, key, value, mask, sliding_window=window, scaling=0.3)
+    wanted, _ = attention(None, query, key, value, mask, sliding_window=window, scaling=0.3)
     reach = window if window is not None and window < 6 else None
     torch.testing.assert_close(_by_kernel(query, key, value, mask[0, 0, 0], 6, reach, 0.3), wanted)
 

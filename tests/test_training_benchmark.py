@@ -21,3 +21,14 @@ def test_the_benchmark_trains_beside_trl_with_the_same_losses(
     names, losses = zip(*[(line.split(" | ")[0], float(line.split(" | ")[-1])) for line in table], strict=True)
     assert names == ("xlift beside TRL flattened", "TRL flattened", "xlift beside TRL padded", "TRL padded")
     assert losses[2] == pytest.approx(losses[3], rel=2e-3)
+
+
+def test_the_benchmark_tells_how_cost_grows(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--model", str(tiny), "--dtype", "float32", "--smoke", "--growth"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        "vocabulary 512",
+        "examples of 64 tokens",
+    ]

@@ -53,11 +53,11 @@ def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(BY_LENGTHS, _attention)
+    AttentionInterface.register(BY_LENGTHS, attention)
     AttentionMaskInterface.register(BY_LENGTHS, sdpa_mask)
 
 
-def _attention(
+def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
 ) -> tuple[Tensor, None]:
     """transformers' interface: query (batch, heads, tokens, d), key and value with as many heads or fewer; returns
