@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from report_fixtures import GOOD, chances, made_study, rated_by
+from report_fixtures import GOOD, chances, made_study, rated_by, rated_study
 
 from xlift.analysis.estimates import with_silence
 from xlift.analysis.overall import overall
@@ -19,6 +19,7 @@ from xlift.report.overall import OverallRow, marks_of, overall_rows
 from xlift.report.reading import Material
 from xlift.report.sections import sections_of
 from xlift.report.tables import rows_of
+from xlift.results import load
 
 LANGUAGE = ("language", "language")
 LANGUAGES = ["en", "fr", "ru"]
@@ -126,3 +127,11 @@ def test_overall_table_and_outcomes_open_the_results(seeded: Any) -> None:
     results = sections_of(material, findings_of(material))[0]
     shown = [block.figure.name if block.figure else block.table.name for block in results.blocks if block]  # type: ignore[union-attr]
     assert shown[:4] == ["heat-map-language", "overall-language", "outcomes", "outcomes"]
+
+
+def test_python_reads_the_overall_number_of_a_study_as_the_report_tells_it(tmp_path: Path) -> None:
+    study = rated_study(
+        tmp_path / "study", lambda run, prompt: GOOD["en" if run.config.untuned else prompt["language"]]
+    )
+    told = {row["condition"]: row["mean"] for row in load(study.path).overall.filter(rater="language").to_dicts()}
+    assert told == {run.id: 0.0 if run.config.untuned else 1.0 for run in study.runs}

@@ -15,6 +15,8 @@ from typing import Any
 
 import polars as pl
 
+from xlift.analysis.estimates import last_steps
+from xlift.analysis.overall import overall
 from xlift.checkpoint import checkpoints, readable, written_prompts
 from xlift.progress import or_told
 from xlift.records import Logged, Prompt, Rating, Response, kind_of, read_records
@@ -78,6 +80,18 @@ class Results:
         prompts = written_prompts(self.workspace)
         found = readable(checkpoints(self.workspace, prompts=prompts))
         return tidy_table(((one.run, one.ratings) for one in found), prompts)
+
+    @cached_property
+    def overall(self) -> pl.DataFrame:
+        """One row a setting (runs that differ only in their seed), facet and rater: the mean over the languages other
+        than English on test prompts, the worst of them, and ranks; the columns are analysis.overall.OVERALL."""
+        study = self.workspace.study
+        how: dict[str, Any] = {
+            "resamples": study.report.bootstrap,
+            "confidence": study.report.confidence,
+            "seed": study.decoding.seed,
+        }
+        return overall(last_steps(self.ratings.filter(pl.col("split") == "test")), ["condition"], **how)
 
     @cached_property
     def instructions(self) -> pl.DataFrame:

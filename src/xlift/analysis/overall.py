@@ -199,8 +199,7 @@ def _apart(groups: Sequence[Group], means: Numbers, confidence: float) -> NDArra
     influence = np.stack([group.influence.sum(axis=1) for group in groups], axis=1)
     scores = influence * len(influence) + means
     seeds = [_variances(group.influence)[1] for group in groups]
-    spread = np.array([float(part[0]) if part else 0.0 for part in seeds])
-    tested = holm([_p(scores[:, i] - scores[:, j], spread[i] + spread[j]) for i, j in pairs])
+    tested = holm([_p(scores[:, i] - scores[:, j], [part for part in (seeds[i], seeds[j]) if part]) for i, j in pairs])
     found = np.zeros((len(groups), len(groups)), dtype=bool)
     for (i, j), p in zip(pairs, tested, strict=True):
         found[i, j] = found[j, i] = p is not None and p < 1 - confidence
@@ -208,7 +207,10 @@ def _apart(groups: Sequence[Group], means: Numbers, confidence: float) -> NDArra
 
 
 # e.g. four requests that all differ alike: p = 0.10, since four coins fall alike one time in eight
-def _p(differences: Numbers, spread: float) -> float:
+def _p(differences: Numbers, seeds: Sequence[tuple[Any, ...]]) -> float:
+    """`seeds`: variance and degrees of freedom by the runs of either side that has several."""
     moved = np.concatenate([differences, PSEUDO])
-    variance = float(moved.var(ddof=1)) / len(moved) + spread
-    return float(2 * stdtr(len(moved) - 1, -abs(float(moved.mean())) / variance**0.5))
+    parts = [(float(moved.var(ddof=1)) / len(moved), len(moved) - 1), *seeds]
+    freedom = satterthwaite([variance for variance, _ in parts], [own for _, own in parts])
+    spread = sum(float(variance) for variance, _ in parts) ** 0.5
+    return float(2 * stdtr(freedom, -abs(float(moved.mean())) / spread))
