@@ -265,6 +265,13 @@ def test_adding_a_language_in_which_nothing_is_to_be_read_is_told(tmp_path: Path
     assert "nothing to read in ru" in campaigns.extend(campaign, "Ben", ["ru"])
 
 
+def test_a_share_to_qualify_by_without_practice_is_told(tmp_path: Path) -> None:
+    campaign = open_campaign(response_file(tmp_path, responses(["fr"], 1)))
+    assert "without practice" in campaigns.add(campaign, "Ana", ["fr"], Plan(qualify=0.7))
+    told = campaigns.add(campaign, "Ben", ["fr"], controls=control_file(tmp_path, accuracy=0))
+    assert "without practice" not in told
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

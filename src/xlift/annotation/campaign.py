@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from xlift.annotation import database as db
-from xlift.annotation import people, sampling, transfer
+from xlift.annotation import people, practice, sampling, transfer
 from xlift.annotation.scheme import Scheme, read_scheme, scheme_of
 from xlift.annotation.words import INTERFACES
 from xlift.errors import ConfigError, DataError
@@ -106,6 +106,8 @@ def add(
         people.share_again(connection)
         lines = [_link(name, token, address, days), *_summary(connection, name, settled["per_response"])]
         lines += _unread(connection, codes, codes)
+        if settled["qualify"] and not any(map(practice.is_practice, connection.execute(sa.select(db.tasks)))):
+            lines.append('warning: everybody goes on without practice; give --controls with "practice": true')
     return "\n".join(lines)
 
 
