@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from warm import run_xlift
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
 from xlift.mending import AILING, EXAMPLES, mending_study
-from xlift.report.formats import cells, to_markdown
+from xlift.report.formats import cells, to_markdown, value_text
 from xlift.report.numbers import findings_of
 from xlift.report.reading import Material
 from xlift.report.remedies import remedies_of, remedies_table, remedies_text, remedy_name
@@ -106,7 +107,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     for run in folder.runs:
         if run.trains:
             write_jsonl(run.train_log, [{"step": i, "loss": 1.0, "tokens": 100} for i in (1, 2)])
-            run.set_stage("train", "done", seconds=3.2, examples=40)
+            run.set_stage("train", "done", seconds=3.2, examples=40, heldout=0, too_long=0)
 
     def language(run: Any, prompt: Any) -> float:
         return 2.0 if run.config.weight < 1 or run.config.untuned or prompt["language"] == "en" else 0.0
@@ -173,3 +174,15 @@ def test_a_remedy_is_called_by_what_differs() -> None:
     ):
         settings = {**AILING, "instructions": {"name": "english"}, **change}
         assert remedy_name(first, run_settings(RunConfig.model_validate(settings))) == name
+
+
+def test_the_published_figures_are_those_of_the_data_behind_them() -> None:
+    docs = STUDIES.parent / "docs"
+    told = (docs / "remedies.md").read_text(encoding="utf-8")
+    with (docs / "remedies.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["remedy"] for row in rows}) == 5
+    for row in (one for one in rows if one["measure"] == "language" and one["language"] != "en"):
+        value, low, high = (value_text(float(row[name]), "points") for name in ("difference", "low", "high"))
+        shown = f"{value} [{low}, {high}]"
+        assert any(line.strip().startswith(row["remedy"]) and shown in line for line in told.splitlines()), row

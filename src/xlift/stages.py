@@ -258,8 +258,9 @@ def _swap(workspace: StudyFolder, run: RunFolder) -> None:
         by_hash = {other.config.content_hash: other for other in workspace.runs}
         parents = [by_hash[parent.content_hash] for parent in run.config.parents]
         swap_layers(run, *parents)
-        examples = sum(parent.stage("train").get("examples", 0) for parent in parents)
-        run.set_stage("train", "done", examples=examples, swapped=[parent.id for parent in parents])
+        names = ("examples", "too_long", "heldout", "heldout_too_long", "refused")
+        facts = {name: sum(parent.stage("train").get(name, 0) for parent in parents) for name in names}
+        run.set_stage("train", "done", **facts, swapped=[parent.id for parent in parents])
 
 
 def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Located, Placement]:

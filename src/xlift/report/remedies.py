@@ -157,7 +157,10 @@ def _columns(codes: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def _value(row: DifferenceRow | None) -> Value:
-    return Value() if row is None else Value(*row.points, "" if row.p_holm is None else f"p {_p(row.p_holm)}")
+    if row is None:
+        return Value()
+    told = [f"p {_p(row.p_holm)}" if row.p_holm is not None else "", f"{row.missing} missing" if row.missing else ""]
+    return Value(*row.points, ", ".join(filter(None, told)))
 
 
 def _p(p: float) -> str:
@@ -171,11 +174,11 @@ def remedies_text(material: Material) -> str:
         return ""
     codes = [code for code in material.languages if code != REFERENCE]
     found.sort(key=lambda one: -(_mean(one, "language", ALL_LANGUAGES) or 0.0))
-    head = ["What mends it", "right language", "p", REFERENCE, "facts", "tokens"]
+    head = ["What mends it", "right language", "p", "missing", REFERENCE, "facts", "tokens"]
     rows = [head, *(_line(one) for one in found)]
     parts = [codes[start : start + AT_ONCE] for start in range(0, len(codes), AT_ONCE)]
     each = "\n\n".join(_by_language(found, part) for part in parts)
-    return f"{aligned(rows, {3, 4, 5})}\n\n{each}\n\n{LEGEND}"
+    return f"{aligned(rows, {3, 4, 5, 6})}\n\n{each}\n\n{LEGEND}"
 
 
 def _by_language(found: Sequence[Remedy], codes: Sequence[str]) -> str:
@@ -185,8 +188,8 @@ def _by_language(found: Sequence[Remedy], codes: Sequence[str]) -> str:
 
 LEGEND = (
     "Percentage points beside the run as it was, with intervals; p corrected (Holm).\n"
-    "right language: answers wholly in it, all but English together; facts: in these;\n"
-    "tokens: of the remedy's own training."
+    "right language: answers wholly in it, all but English together; missing: how\n"
+    "many could not be compared; facts: in these; tokens: of its own training."
 )
 
 
@@ -195,7 +198,8 @@ def _line(one: Remedy) -> list[str]:
     losses = [_mean(one, "language", REFERENCE), _mean(one, "facts", ALL_LANGUAGES)]
     p = "" if gain is None or gain.p_holm is None else _p(gain.p_holm)
     tokens = "–" if one.tokens is None else f"{one.tokens:,}"
-    return [fitted(one.name, NAME), _points(gain), p, *(value_text(loss, "points") for loss in losses), tokens]
+    missing = "" if gain is None else str(gain.missing)
+    return [fitted(one.name, NAME), _points(gain), p, missing, *(value_text(loss, "points") for loss in losses), tokens]
 
 
 def _mean(one: Remedy, measure: str, language: str) -> float | None:
