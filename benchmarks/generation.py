@@ -194,6 +194,8 @@ def main(options: Sequence[str] | None = None) -> None:
     chat = chat_format(load_tokenizer(base.tokenizer, base.revision), "auto")
     prompts = asked(chat, given.prompts)
     with loaded_checkpoint(base, None, placement) as model, tempfile.TemporaryDirectory() as folder:
+        # Of frozen weights, `generate` copies the output layer once a row: it would take 16 GB and minutes for 48 rows.
+        model.requires_grad_(True)
         batch = given.batches[-1]
         peers: dict[str, Callable[[], Answer]] = {"xlift": lambda: with_xlift(model, chat, prompts, batch)}
         for size in given.batches:

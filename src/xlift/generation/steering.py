@@ -94,9 +94,10 @@ def steered(model: Any, vectors: dict[int, Tensor], strength: float, owners: Cal
 
         return hook
 
-    layers = _layers(model)
+    layers, share = _layers(model), strength / max(1, len(vectors))
+    # What one layer adds the next ones hand on: each adds its share, so that 1 comes to the whole difference.
     hooks = [
-        layers[layer].register_forward_hook(push((strength * rows).to(model.dtype))) for layer, rows in vectors.items()
+        layers[layer].register_forward_hook(push((share * rows).to(model.dtype))) for layer, rows in vectors.items()
     ]
     try:
         yield

@@ -260,7 +260,7 @@ class Decoding(Settings):
         text += f"|stop{fingerprint(self.stop, length=8)}" if self.stop else ""
         text += "|allow v1" if self.allow else ""
         layers = "" if self.steer_layers is None else ",".join(map(str, self.steer_layers))
-        return text + (f"|steer v1 {self.steer:g} {layers}" if self.steer else "")
+        return text + (f"|steer v2 {self.steer:g} {layers}" if self.steer else "")
 
     @model_validator(mode="after")
     def _of_samples(self) -> Decoding:
