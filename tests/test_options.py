@@ -41,6 +41,7 @@ ALWAYS = {
     "report": {"out", "format_", "as_json"},
     "agreement": {"as_json"},
     "compare": {"study", "rater", "split", "as_json"},
+    "serve": {"port", "offline"},
     "chat": {"system", "max_new_tokens", "offline"},
     "ls": {"as_json"},
     "view": {"port"},
