@@ -68,6 +68,7 @@ def test_served_models_answer_are_rated_and_stand_in_the_report_without_any_trai
     assert {"factor.size"} <= set(effects["factor"])
     page = (workspace.report / "index.html").read_text(encoding="utf-8")
     assert "right, left and mid" in page
+    assert "No two models can be told apart" in page
 
 
 def test_a_record_tells_tokens_engine_and_all_that_the_model_was_asked(tmp_path: Path) -> None:

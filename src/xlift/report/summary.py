@@ -141,7 +141,7 @@ def _untuned(material: Material, found: Findings, scale: Scale) -> str:
 
 def _settings(conditions: Sequence[Condition]) -> str:
     """What is compared: tuned settings, or models that are not tuned here."""
-    return "models" if any(one.settings["method"] == "none" for one in conditions) else "tuned settings"
+    return "models" if any(one.settings["method"] is None for one in conditions) else "tuned settings"
 
 
 def _extremes(material: Material, found: Findings, scale: Scale) -> str:
