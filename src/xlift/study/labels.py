@@ -59,7 +59,8 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     found = {path.rpartition(".")[2]: value for path, value in flat(dumped).items()}
     del found["name"]
     found |= {"sources": " + ".join(map(_source_text, config.instructions.sources))}
-    found |= {name: _joined(found[name]) for name in ("targets", "modules_to_save", "layers")}
+    found |= {name: _joined(found[name]) for name in ("targets", "layers")}
+    found |= {"modules_to_save": _joined(config.adaptation.modules_to_save or ["none"])}
     found = {"model": found.pop("model"), "instructions": config.instructions.label} | found
     if config.untuned:
         return {name: value if name in UNTUNED else None for name, value in found.items()}

@@ -120,7 +120,8 @@ def _check_names(model: Any, targets: str | list[str], setting: str) -> None:
     unknown = [name for name in wanted if not any(one == name or one.endswith(f".{name}") for one in modules)]
     if unknown:
         kinds = nn.Linear if setting == "targets" else nn.Module
-        names = {name.split(".")[-1] for name, one in modules.items() if isinstance(one, kinds)} - {""}
+        whole = {name: one for name, one in modules.items() if isinstance(one, kinds) and one._parameters}
+        names = {name.split(".")[-1] for name in whole}
         where = f"adaptation.{setting}: the model has no layer"
         hint = "name layers" + (", or set adaptation.targets to all-linear" if setting == "targets" else "")
         raise ModelError([f"{where} '{name}'; {nearest(name, names)}" for name in unknown], hint)
