@@ -6,8 +6,8 @@ All answer the same built-in prompts in four languages greedily with repetition 
 that other work on the machine slows all alike; seconds of the processor decide. `generate` takes batches of several
 sizes, with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp answers over HTTP in this
 process from the Q4_K_M file of the embedded model, where the package xllamacpp is installed. The limit is what products
-with all weights would take at the rate of a product of 1024 x 1024 matrices, or moving the weights once a step at the
-rate of a copy, whichever is slower. Peak memory is that of the whole process while a peer answers.
+with all weights would take at the rate of a product of 1024 x 1024 matrices, or reading the weights once a step at the
+rate of memory, whichever is slower. Peak memory is that of the whole process while a peer answers.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def limit_rate(model: Any, batch: int) -> float:
 
     square = torch.randn(1024, 1024).to(model.dtype)
     operations = 2 * 1024**3 / seconds(lambda: square @ square)
-    block = torch.zeros(1 << 26, dtype=torch.uint8)
-    moved = len(block) / seconds(block.clone)
+    block = torch.ones(1 << 26)
+    moved = 4 * len(block) / seconds(block.amax)
     embeddings = model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight is embeddings
     weights = sum(one.numel() for one in model.parameters()) - (0 if tied else embeddings.numel())
