@@ -36,7 +36,7 @@ from xlift.records import Prompt
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.limits import Limits, limits_of
-from xlift.tuning.loss import LOSS_CHUNK
+from xlift.tuning.loss import PIECES
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
@@ -172,8 +172,9 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
     """Bytes that training cannot do without, by what takes them: a lower bound.
 
     Weights (float32 in full fine-tuning), gradients and AdamW's two moments of the trainable ones in float32, what each
-    layer hands on for the widest micro-batch, and one chunk of logits with its gradient.
+    layer hands on for the widest micro-batch, and one piece of the logits with its gradient.
     """
+    rows, entries = PIECES["cuda" if placement.device == "cuda" else "cpu"]
     full = config.adaptation.method == "full"
     tokens = sum(len(example) for example in work.widest)
     learned = sum(sum(example.mask[1:]) for example in work.widest)
@@ -181,7 +182,7 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
         "weights": 4 * size.parameters if full else _bytes_per(placement) * size.parameters + 4 * size.trainable,
         "gradients and AdamW": 12 * size.trainable,
         "activations": size.layers * tokens * size.hidden * _bytes_per(placement)
-        + 8 * min(LOSS_CHUNK, learned) * size.vocabulary,
+        + 8 * min(rows, learned) * min(entries, size.vocabulary),
     }
 
 
