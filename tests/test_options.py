@@ -60,6 +60,7 @@ WORDS = {
     "RUN_B": "b",
     "LANGUAGES": "fr",
     "OUT": "out.jsonl",
+    "DIR": "exported",
 }
 
 
@@ -76,7 +77,8 @@ def value_of(option: Any) -> list[str]:
     """A value that an option takes."""
     if getattr(option, "is_flag", False):
         return []
-    return ["test"] if option.name == "split" else ["1"] * option.nargs
+    chosen = {"split": "test", "gguf": "q8_0"}.get(option.name)
+    return [chosen] if chosen else ["1"] * option.nargs
 
 
 def asks(command: str, mode: str, name: str) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ from xlift.workspace import RunFolder, StudyFolder, find_study, open_study
 CPU = Placement("cpu", "float32", "test")
 
 
+_SECONDS = re.compile(rb'"seconds": [0-9.e-]+')
+
+
 def content(folder: Path) -> dict[str, str]:
     """Hash of every file that does not say when it was made, by its path without the run's hash."""
-    timed = {"manifest.json", "train.jsonl", "index.html", "log.txt"}
+    timed = {"manifest.json", "train.jsonl", "index.html", "log.txt", "costs.csv", "costs.tex"}
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(_SECONDS.sub(b"", path.read_bytes())).hexdigest()
         for path in folder.rglob("*")
         if path.is_file() and path.name not in timed and "tracking" not in path.parts
     }

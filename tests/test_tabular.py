@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_read_is_told_by_its_line_and_the_rest_is_read(tmp_
         ("a.json", b"3", "expected an array of objects, found int"),
         ("a.csv", b"a,b,a\n1,2,3", "a.csv:1: the column a is there twice"),
         ("a.csv", b"a\n\xff", "not UTF-8"),
-        ("a.jsonl.gz", gzip.compress(lines(RECORDS))[:-9], "ended before"),
+        ("a.jsonl.gz", gzip.compress(lines(RECORDS), mtime=0)[:-9], "ended before"),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd rest", "a.jsonl.zst: cannot be read"),
         ("a.jsonl", "{}".encode("utf-16"), "a.jsonl: UTF-16 text, expected UTF-8"),
         ("a.csv", b"PK\x03\x04 of a spreadsheet", "a.csv: a spreadsheet or a zip archive"),

@@ -39,9 +39,14 @@ EARLY_LINES = 10_000
 
 def say(text: str) -> None:
     """A line for the person at the terminal and for the study's log, apart from results; without any secret."""
-    logging.getLogger("xlift").info(redacted(text))
+    _log(text)
     if not os.environ.get(QUIET):
         print(redacted(text), file=sys.stderr, flush=True)
+
+
+def _log(text: str) -> None:
+    # Half a character, as a file name may hold one, can be written nowhere: its code is.
+    logging.getLogger("xlift").info(redacted(text).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class _LogFile(logging.FileHandler):
@@ -56,7 +61,7 @@ def kept_for_a_log(first: str) -> Iterator[None]:
     logger, kept = logging.getLogger("xlift"), MemoryHandler(EARLY_LINES, flushLevel=logging.CRITICAL + 1)
     logger.setLevel(logging.INFO)
     logger.addHandler(kept)
-    logger.info(first)
+    _log(first)
     try:
         yield
     finally:
@@ -84,11 +89,11 @@ def logged_in(path: Path) -> Iterator[None]:
     try:
         yield
         if file.stream:
-            logger.info("done")
+            _log("done")
     except BaseException as error:
         said = error.problems if isinstance(error, UserError) else [f"{type(error).__name__}: {error}".rstrip(": ")]
         for line in said:
-            logger.info(redacted(f"ended: {line}"))
+            _log(f"ended: {line}")
         raise
     finally:
         logger.removeHandler(file)

@@ -103,9 +103,9 @@ def serve(
 
 
 _EXPORT: Modes = {
-    "RUN": {"to", "step", "gguf", "push", "private", "offline"},
-    "RUN --adapter": {"to", "step", "adapter", "push", "private", "offline"},
-    "STUDY --data": {"to", "data", "push", "private"},
+    "SOURCE --to DIR": {"to", "step", "gguf", "push", "private", "offline"},
+    "SOURCE --to DIR --adapter": {"to", "step", "adapter", "push", "private", "offline"},
+    "SOURCE --to DIR --data": {"to", "data", "push", "private"},
 }
 
 
@@ -128,7 +128,7 @@ def export(
     """Write a run's weights for other tools, or a study's data, with a card of what was found."""
     from xlift.export.push import checked_name, push_folder
 
-    refuse_others(context, "STUDY --data" if data else "RUN --adapter" if adapter else "RUN", _EXPORT)
+    refuse_others(context, "SOURCE --to DIR" + (" --data" if data else " --adapter" if adapter else ""), _EXPORT)
     repository = checked_name(push)
     if data:
         from xlift.export.dataset import export_data

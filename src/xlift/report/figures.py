@@ -291,7 +291,8 @@ def effects_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> 
 
 def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> Specification | None:
     """One value of the training record over steps, a line a run. Rows: run, step, learning_rate and `value`."""
-    known = [row for row in rows if row[value] is not None]
+    fields = ("run", "step", "learning_rate", value)
+    known = [{field: row[field] for field in fields} for row in rows if row[value] is not None]
     if not known:
         return None
     base = alt.Chart(alt.Data(values=known)).encode(
