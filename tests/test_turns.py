@@ -82,7 +82,8 @@ def test_what_was_lost_is_answered_again_with_the_turns_after_it_and_nothing_els
     write(path, [one for one in records if one["id"] != "a3"])
     assert "answer 1 of 6 prompts" in str(pending(asked))
     generate_stage(asked)
-    assert responses(asked) == whole
+    again = responses(asked)
+    assert again | {"a3": again["a3"] | {"seconds": whole["a3"]["seconds"]}} == whole
     changed = [one | {"text": "Because."} if one["id"] == "a1" else one for one in records]
     write(path, changed)
     left = checkpoints_of(asked, asked.runs[0])[0]
