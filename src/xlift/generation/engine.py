@@ -56,6 +56,9 @@ class _Row:
 
 
 Batch = Slots | Padded
+ROUGH_SCORES = 0.15
+"""Relative error of scores that is rounding in half precision: those of a text at once are 0.03 from float32's in tuned
+models of 270 M, those token by token 0.05, and up to 0.07 from each other; without one token of the text, 0.28."""
 
 
 @contextmanager
@@ -82,7 +85,7 @@ def _has_slots(model: Any) -> bool:
             batch.join([ids[0, :3].tolist()])
             batch.logits()
             batch.add(ids[0, 3:])
-            return equal(batch.logits(), wanted)
+            return equal(batch.logits(), wanted, ROUGH_SCORES)
     except Exception:  # a model of a family that nobody has tried may fail in any way
         return False
 
