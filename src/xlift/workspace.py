@@ -176,7 +176,7 @@ def create_study(folder: StudyFolder) -> None:
 
 
 _OWN = re.compile(
-    r"\.lock|study\.yaml|(?:prompts|imported)\.jsonl|runs|report|comparisons|annotations\.sqlite.*"
+    r"\.lock|log\.txt|study\.yaml|(?:prompts|imported)\.jsonl|runs|report|comparisons|annotations\.sqlite.*"
     r"|judge-.*\.jsonl|\..*\.(?:tmp|lock)"
 )
 
