@@ -18,6 +18,7 @@ import uvicorn
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from xlift.chat import open_model
+from xlift.generation.engine import answering
 from xlift.serving import Opened, Waiting, _answer_all, application
 
 ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -27,9 +28,9 @@ ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 def client(tiny: Path) -> Iterator[OpenAI]:
     context, chat = open_model(str(tiny), None, True)
     queue: SimpleQueue[Waiting | None] = SimpleQueue()
-    with context as model, socket.socket() as listener:
+    with context as model, answering(model) as batch_of, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        opened = {"tiny": Opened(model, chat)}
+        opened = {"tiny": Opened(model, chat, batch_of)}
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
         server = uvicorn.Server(uvicorn.Config(application(opened, queue), log_level="error"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xlift.errors import ConfigError
-from xlift.generation.engine import Reply, decode
+from xlift.generation.engine import BatchOf, Reply, answering, decode
 from xlift.generation.responses import run_chat
 from xlift.hub import locate
 from xlift.integrity import refuse_other_base
@@ -25,11 +25,11 @@ from xlift.workspace import RunFolder, find_run
 def talk(name: str, system: str | None, max_new_tokens: int, offline: bool) -> None:
     """Answer the lines of stdin; the conversation so far is part of every prompt."""
     opened, chat = open_model(name, system, offline)
-    with opened as model:
-        _converse(model, chat, Decoding(max_new_tokens=max_new_tokens))
+    with opened as model, answering(model) as batch_of:
+        _converse(model, chat, Decoding(max_new_tokens=max_new_tokens), batch_of)
 
 
-def _converse(model: Any, chat: ChatFormat, decoding: Decoding) -> None:
+def _converse(model: Any, chat: ChatFormat, decoding: Decoding, batch_of: BatchOf) -> None:
     messages: list[Message] = []
     for line in _lines():
         messages.append({"role": "user", "content": line})
@@ -40,7 +40,7 @@ def _converse(model: Any, chat: ChatFormat, decoding: Decoding) -> None:
 
         asked = [chat.encode_prompt(messages)]
         refuse(beyond(limits_of(model), "the conversation", asked, decoding.max_new_tokens))
-        decode(model, chat, asked, ["chat"], decoding, reply_with)
+        decode(model, chat, asked, ["chat"], decoding, reply_with, batch_of=batch_of)
 
 
 def _lines() -> Iterator[str]:

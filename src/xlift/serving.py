@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from xlift.chat import open_model
 from xlift.errors import ConfigError, UserError
-from xlift.generation.engine import Reply, decode
+from xlift.generation.engine import BatchOf, Reply, answering, decode
 from xlift.progress import say
 from xlift.records import check_messages
 from xlift.study.settings import Decoding
@@ -61,6 +61,7 @@ class Opened(NamedTuple):
 
     model: Any
     chat: ChatFormat
+    batch_of: BatchOf
 
 
 class Part(NamedTuple):
@@ -97,7 +98,8 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
         opened = {}
         for name, one in zip(called, names, strict=True):
             context, chat = open_model(one, None, offline)
-            opened[name] = Opened(stack.enter_context(context), chat)
+            model = stack.enter_context(context)
+            opened[name] = Opened(model, chat, stack.enter_context(answering(model)))
         queue: SimpleQueue[Waiting | None] = SimpleQueue()
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
@@ -181,7 +183,7 @@ def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
         problems += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     if problems:
         raise HTTPException(400, "; ".join(problems))
-    model, chat = opened[name]
+    model, chat, _ = opened[name]
     try:
         prompt = chat.encode_prompt(body["messages"])
         refuse(beyond(limits_of(model), "messages", [prompt], decoding.max_new_tokens))
@@ -266,6 +268,7 @@ def _answer(asked: list[Waiting], opened: Opened) -> None:
             asked[0].decoding,
             lambda index, reply: asked[index].tell(reply.text, reply),
             on_tokens=on_tokens,
+            batch_of=opened.batch_of,
         )
     except Exception as error:  # one batch that fails does not end the server
         for one in asked:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal
@@ -56,14 +56,16 @@ class _Row:
 
 
 Batch = Slots | Padded
+BatchOf = Callable[[list[int]], Batch]
+"""A new batch of rows, by what their prompts begin with."""
 ROUGH_SCORES = 0.15
 """Relative error of scores that is rounding in half precision: those of a text at once are 0.03 from float32's in tuned
 models of 270 M, those token by token 0.05, and up to 0.07 from each other; without one token of the text, 0.28."""
 
 
 @contextmanager
-def answering(model: Any) -> Iterator[Callable[[list[int]], Batch]]:
-    """While it lasts, the model answers fast; a function of what prompts begin with makes a batch that suits it."""
+def answering(model: Any) -> Iterator[BatchOf]:
+    """While it lasts, and its weights stay as they are, the model answers fast, in batches that suit it."""
     with ExitStack() as stack:
         stack.enter_context(fast_products(model))
         if _has_slots(model):
@@ -73,6 +75,7 @@ def answering(model: Any) -> Iterator[Callable[[list[int]], Batch]]:
             yield lambda prefix: Padded(model)
 
 
+@torch.inference_mode()
 def _has_slots(model: Any) -> bool:
     """Whether rows can join one another in this model: tried, since some change keys and values once they are kept."""
     if not may_have_slots(model):
@@ -100,6 +103,7 @@ def decode(
     on_reply: Callable[[int, Reply], None],
     languages: Sequence[str] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
+    batch_of: BatchOf | None = None,
 ) -> None:
     """Answer tokenised prompts; `on_reply(index, reply)` is called as soon as each reply ends.
 
@@ -107,18 +111,17 @@ def decode(
 
     `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). `languages` are those that
     the replies must be in, which `decoding.allow` and `decoding.steer` want to know. Long prompts come first. Where
-    memory is short, fewer are answered at a time.
+    memory is short, fewer are answered at a time. `batch_of` is that of `answering` where it is open already.
     """
-    work = _Work(model, chat, prompts, keys, decoding, on_reply, languages or [""] * len(prompts))
-    work.on_tokens = on_tokens
+    work = _Work(model, chat, prompts, keys, decoding, on_reply, languages or [""] * len(prompts), on_tokens)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
     size = min(decoding.batch_size, len(prompts), _rows_that_fit(model, longest))
     # States that are moved for one language are not those of another.
     prefix = [] if decoding.steer else _prefix(chat)
-    with work.steered(), answering(model) as batch_of:
+    with work.steered(), nullcontext(batch_of) if batch_of else answering(model) as made:
         while work.queue:
             try:
-                work.run(batch_of(prefix), size)
+                work.run(made(prefix), size)
             except RuntimeError as error:
                 if size == 1 or not _is_out_of_memory(error):
                     raise
@@ -127,26 +130,25 @@ def decode(
                 work.begin_again()
 
 
+@dataclass
 class _Work:
     """Prompts that wait, rows that are under way, and where replies go."""
 
-    def __init__(
-        self,
-        model: Any,
-        chat: ChatFormat,
-        prompts: Sequence[list[int]],
-        keys: Sequence[str],
-        decoding: Decoding,
-        on_reply: Callable[[int, Reply], None],
-        languages: Sequence[str],
-    ) -> None:
-        self.chat, self.prompts, self.keys, self.decoding, self.on_reply = chat, prompts, keys, decoding, on_reply
-        self.model, self.device, self.languages = model, model.device, languages
-        self.stops = chat.stop_ids | ends_of(model)
+    model: Any
+    chat: ChatFormat
+    prompts: Sequence[list[int]]
+    keys: Sequence[str]
+    decoding: Decoding
+    on_reply: Callable[[int, Reply], None]
+    languages: Sequence[str]
+    on_tokens: Callable[[int, list[int]], None] | None
+
+    def __post_init__(self) -> None:
+        self.device = self.model.device
+        self.stops = self.chat.stop_ids | ends_of(self.model)
         self.batch: Batch | None = None
         self.left_out: dict[str, torch.Tensor] = {}
-        self.on_tokens: Callable[[int, list[int]], None] | None = None
-        self.queue = deque(sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)))
+        self.queue = deque(sorted(range(len(self.prompts)), key=lambda i: (-len(self.prompts[i]), i)))
         self.rows: list[_Row] = []
 
     def run(self, batch: Batch, size: int) -> None:

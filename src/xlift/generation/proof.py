@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlift.generation.engine import ROUGH_SCORES, answering
+from xlift.generation.engine import ROUGH_SCORES, Batch, BatchOf, answering
 from xlift.tuning.proof import Claim, equal, probe_ids, refuse
 
 
@@ -22,32 +22,32 @@ def prove_answering(model: Any, batch_size: int) -> None:
     short, long = ids[:5], ids[5:]
     whole = model(input_ids=torch.tensor([long], device=model.device), use_cache=False).logits[0, -3:]
 
-    def claim(prompts: list[list[int]], problem: str, hint: str) -> Claim:
+    def claim(batch_of: BatchOf, prompts: list[list[int]], problem: str, hint: str) -> Claim:
         try:
-            found = _scores(model, prompts, long[-2:])
+            found = _scores(batch_of([]), prompts, long[-2:])
         except Exception as error:  # a model of a family that nobody has tried may fail in any way
             return Claim(False, f"{problem}: {type(error).__name__}: {error}", hint)
         return Claim(equal(found.to(whole.dtype), whole, ROUGH_SCORES), problem, hint)
 
     alone = "this model, asked token by token, does not give the scores that it gives to the whole text"
-    claims = [claim([long[:-2]], alone, "no setting mends that; please report it with the model's name")]
-    if batch_size > 1 and claims[0].holds:
-        beside = "this model answers otherwise beside another prompt"
-        claims.append(claim([short, long[:-2]], beside, "set decoding.batch_size to 1"))
+    with answering(model) as batch_of:
+        hopeless = "no setting mends that; please report it with the model's name"
+        claims = [claim(batch_of, [long[:-2]], alone, hopeless)]
+        if batch_size > 1 and claims[0].holds:
+            beside = "this model answers otherwise beside another prompt"
+            claims.append(claim(batch_of, [short, long[:-2]], beside, "set decoding.batch_size to 1"))
     refuse(claims)
 
 
-def _scores(model: Any, prompts: list[list[int]], goes_on: list[int]) -> Tensor:
+def _scores(batch: Batch, prompts: list[list[int]], goes_on: list[int]) -> Tensor:
     """The scores of the last prompt's next tokens, `goes_on` being those that come; the others end after one."""
-    with answering(model) as batch_of:
-        batch = batch_of([])
-        batch.join(prompts)
-        rows = len(prompts)
-        found = [batch.logits()[-1]]
-        for token in goes_on:
-            batch.add(torch.full((rows,), token, device=model.device))
-            if rows > 1 and len(found) == 1 and batch.can_keep:
-                batch.keep([rows - 1])
-                rows = 1
-            found.append(batch.logits()[-1])
+    batch.join(prompts)
+    rows = len(prompts)
+    found = [batch.logits()[-1]]
+    for token in goes_on:
+        batch.add(torch.full((rows,), token, device=found[0].device))
+        if rows > 1 and len(found) == 1 and batch.can_keep:
+            batch.keep([rows - 1])
+            rows = 1
+        found.append(batch.logits()[-1])
     return torch.stack(found)
