@@ -13,6 +13,7 @@ from xlift.errors import ConfigError, DataError, ModelError
 from xlift.hub import Located, quiet
 from xlift.languages import get_language
 from xlift.models import Placement
+from xlift.tuning.packing import split_micro_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +56,9 @@ class Seq2Seq:
             self.tokenizer.src_lang = naming.source  # type: ignore[attr-defined]
         ids = [cast(list[int], self.tokenizer(naming.prefix + text)["input_ids"]) for text in texts]
         found: list[str | None] = [None] * len(texts)
-        for places in _batches(ids, self.batch_tokens, self._longest):
+        lengths = [len(one) for one in ids]
+        fitting = [place for place, length in enumerate(lengths) if length <= self._longest]
+        for places in split_micro_batches(fitting, lengths, self.batch_tokens, padded=True):
             for place, text in zip(places, self._said([ids[place] for place in places], naming), strict=True):
                 found[place] = text
         return found
@@ -83,17 +86,6 @@ class Seq2Seq:
 
 def _ids(given: int | list[int] | None) -> set[int]:
     return set(given) if isinstance(given, list) else set() if given is None else {given}
-
-
-def _batches(ids: Sequence[Sequence[int]], tokens: int, longest: int) -> list[list[int]]:
-    """Places of the texts in batches of at most so many padded tokens, texts of like length together."""
-    batches: list[list[int]] = []
-    for place in sorted((i for i, one in enumerate(ids) if len(one) <= longest), key=lambda i: -len(ids[i])):
-        if batches and (len(batches[-1]) + 1) * len(ids[batches[-1][0]]) <= tokens:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
 
 
 def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2Seq:

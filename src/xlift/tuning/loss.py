@@ -229,6 +229,15 @@ def row_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return _losses(model, hidden, learned, batch, torch.arange(len(hidden), device=hidden.device), len(hidden))
 
 
+def rows_in_turn(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The mean of each row's response tokens, (rows,), one row after another: the output layer may be trained."""
+    hidden, learned = _states(model, batch)
+    alone = torch.zeros(1, dtype=torch.long, device=hidden.device)
+    rows = zip(hidden.split(1), learned.split(1), batch["labels"].split(1), strict=True)
+    losses = [_losses(model, states, told, {"labels": labels}, alone, 1) for states, told, labels in rows]
+    return torch.cat(losses) / learned.sum(dim=1)
+
+
 def _states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Hidden states (rows, tokens, d), and which of their next tokens are learned (rows, tokens - 1)."""
     hidden: Tensor = decoder_of(model)(**decoder_inputs(model, batch), use_cache=False).last_hidden_state

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlift.records import Conversation, Message
-from xlift.tuning.loss import LOSS_CHUNK, decoder_of, projection, summed_loss
+from xlift.tuning.loss import rows_in_turn
 from xlift.tuning.templates import ChatFormat, Encoded
 
 Negatives = Mapping[tuple[int, ...], Encoded]
@@ -54,15 +54,6 @@ def _log_odds(log_prob: Tensor) -> Tensor:
     return log_prob - torch.log1p(-log_prob.exp())
 
 
-def mean_log_probs(model: Any, batch: dict[str, Tensor], chunk: int = LOSS_CHUNK) -> Tensor:
+def mean_log_probs(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Mean log-probability of each row's response tokens: (rows,), float32."""
-    hidden = decoder_of(model)(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state
-    project, weights = projection(model)
-    found = []
-    for states, labels in zip(hidden[:, :-1], batch["labels"][:, 1:], strict=True):
-        learned = labels != -100
-        summed = summed_loss(project, states[learned], labels[learned], weights, chunk)
-        found.append(-summed / learned.sum())
-    return torch.stack(found)
+    return -rows_in_turn(model, batch)
