@@ -34,9 +34,9 @@ from xlift.annotation.door import (
     guarded_by_link,
     interface_of,
     is_json,
+    let_in,
     message,
     refusal,
-    seconds_left,
     sendable,
     shielded_app,
 )
@@ -104,12 +104,7 @@ async def _enter(request: Request) -> Response:
     annotator, refused = await admit(request, token)
     if annotator is None:
         return refused
-    # Not to "/" at once: a strict cookie is not sent along where the visit began on another site, such as a mailbox.
-    response = RedirectResponse("/welcome", 303)
-    secure = request.app.state.secure or request.url.scheme == "https"
-    age = seconds_left(annotator)
-    response.set_cookie(COOKIE, token, max_age=age, httponly=True, samesite="strict", secure=secure)
-    return response
+    return let_in(request, "/welcome", COOKIE, token, annotator.expires)
 
 
 async def _welcome(request: Request) -> Response:

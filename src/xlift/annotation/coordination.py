@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import Connection
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from xlift.analysis.agreement import agreement_tables
 from xlift.annotation import database as db
 from xlift.annotation import people, transfer
-from xlift.annotation.door import TEMPLATES, csrf_of, form_of, message, own_body, refusal, sendable
+from xlift.annotation.door import TEMPLATES, csrf_of, form_of, let_in, message, own_body, refusal, sendable
 from xlift.errors import UserError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.workspace import now
@@ -65,12 +64,7 @@ async def _enter(request: Request) -> Response:
     known, refused = await _admit(request, token)
     if known is None:
         return refused
-    response = RedirectResponse("/coordination/welcome", 303)
-    secure = request.app.state.secure or request.url.scheme == "https"
-    left = datetime.fromisoformat(known["expires"]) - datetime.now(timezone.utc)
-    age = max(0, int(left.total_seconds()))
-    response.set_cookie(COOKIE, token, max_age=age, httponly=True, samesite="strict", secure=secure)
-    return response
+    return let_in(request, "/coordination/welcome", COOKIE, token, known["expires"])
 
 
 async def _welcome(request: Request) -> Response:

@@ -19,7 +19,7 @@ import jinja2
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xlift.annotation import database as db
@@ -178,10 +178,21 @@ def csrf_of(token: str) -> str:
     return hmac.new(token.encode("utf-8", "replace"), b"csrf", hashlib.sha256).hexdigest()
 
 
-def seconds_left(annotator: Any) -> int:
-    if annotator.expires is None:
+def let_in(request: Request, to: str, cookie: str, token: str, expires: str | None) -> Response:
+    """Whoever holds a valid link goes on to a page of ours, with the link's token in a cookie that ends with it."""
+    # Not to what is protected at once: a strict cookie is not sent along where the visit began on another site, such as
+    # a mailbox.
+    response = RedirectResponse(to, 303)
+    secure = request.app.state.secure or request.url.scheme == "https"
+    response.set_cookie(cookie, token, max_age=_left(expires), httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+def _left(expires: str | None) -> int:
+    """Seconds until a link ends."""
+    if expires is None:
         return db.DAYS * 24 * 3600
-    left = datetime.fromisoformat(annotator.expires) - datetime.now(timezone.utc)
+    left = datetime.fromisoformat(expires) - datetime.now(timezone.utc)
     return max(0, int(left.total_seconds()))
 
 
