@@ -76,13 +76,18 @@ class Checkpoint:
         return self.model.signature if self.model and self.model.remote else self.decoding.signature
 
     def _chat(self, name: str) -> str:
-        """What the tuned model's chat template and tokenizer are known by; of a model that is not here, its engine."""
+        """The chat format that a response is made with; of a model that is not here, its engine."""
         if self.model and self.model.remote:
             return self.model.by
         if self.weights and not self.weights.is_dir():
             # Its folder is gone, to be made again as it was: a response has been made with what it says.
             return str(self.made.get(name, {}).get("signature")).rpartition("|")[2].partition(".")[2]
-        return chat_sha256(self.weights)[:8] if self.weights else ""
+        return self._chat_mark
+
+    @property
+    def _chat_mark(self) -> str:
+        """What the chat template and the tokenizer of tuned weights are known by; "" without them."""
+        return chat_sha256(self.weights)[:8] if self.weights and self.weights.is_dir() else ""
 
     def seen(self, prompt: Prompt) -> list[Message]:
         """What the model sees of an askable prompt: before a later turn, the turns that it follows and its replies."""
@@ -131,8 +136,8 @@ class Checkpoint:
         """The responses as raters see them.
 
         Where an imported file does not tell the request (`untold`), they see the answer alone. A modified request ("…,
-        in a few words") carries the same run's answer to the request that it modifies
-        (`modifies`), which short and long are relative to.
+        in a few words") carries the same run's answer to the request that it modifies (`modifies`), which short and
+        long are relative to.
         """
         texts = {response["id"]: response["text"] for response in self.responses}
         return [
@@ -208,17 +213,15 @@ class Checkpoint:
         return {code: rows[code] for code in languages if code in rows and self._as_now(kind, rows[code])}
 
     def _as_now(self, kind: str, row: dict[str, Any]) -> bool:
-        signature = margin_signature if kind == "languages" else grammar_signature
+        bare = (margin_signature if kind == "languages" else grammar_signature)(row["language"])
         # Margins of earlier versions do not tell the chat format; those of a folder that is gone are made with its own.
-        told = {signature(row["language"]), self.signed(signature(row["language"]))}
         gone = self.weights and not self.weights.is_dir()
-        return row.get("signature") in told or bool(
-            gone and str(row.get("signature")).startswith(signature(row["language"]))
-        )
+        told = str(row.get("signature"))
+        return told in (bare, self.signed(bare)) or bool(gone and told.startswith(bare))
 
     def signed(self, signature: str) -> str:
         """A margin's signature with the chat format that it is measured under."""
-        return f"{signature}|{chat_sha256(self.weights)[:8]}" if self.weights and self.weights.is_dir() else signature
+        return f"{signature}|{self._chat_mark}" if self._chat_mark else signature
 
     @property
     def unmeasured(self) -> list[str]:
