@@ -12,7 +12,7 @@ from xlift.disk import is_locked
 from xlift.errors import DataError
 from xlift.languages import get_language
 from xlift.progress import or_told
-from xlift.records import EMPTY, Logged, read_records
+from xlift.records import Logged, counted, read_records
 from xlift.report.formats import NONE
 from xlift.terminal import middle, paged, terminal_room
 from xlift.workspace import RunFolder, StudyFolder, manifest_of, unused_runs
@@ -57,9 +57,8 @@ def _shares(one: Checkpoint) -> dict[str, float]:
     for rating in or_told(lambda: one.ratings, []):
         if rating["rater"] != rater or rating["id"] not in tests:
             continue
-        # As in the report: who says nothing does not say it in the language.
-        if rating["value"] is not None or (rater == "language" and rating.get("reason") == EMPTY):
-            values.setdefault(rating["language"], []).append(rating["value"] == 2)
+        if (value := counted(rating)) is not None:
+            values.setdefault(rating["language"], []).append(value == 2)
     return {code: sum(own) / len(own) for code, own in values.items()}
 
 

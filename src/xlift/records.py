@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, cast
@@ -33,6 +33,12 @@ SCALES: dict[str, float] = dict.fromkeys(FACETS, 2.0)
 """Upper end of each facet's scale, which begins at 0."""
 EMPTY = "empty response"
 """Why a rating of an answer that says nothing has no value."""
+
+
+def counted(rating: Mapping[str, Any]) -> float | None:
+    """A rating's value, 0 for the language of an empty answer: who says nothing does not say it in the language."""
+    silent = rating["facet"] == "language" and rating.get("reason") == EMPTY
+    return 0.0 if silent and rating["value"] is None else rating["value"]
 
 
 class Message(TypedDict):

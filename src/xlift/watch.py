@@ -12,7 +12,7 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.margin import language_margins, summarise
 from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.rating.language.rater import rate_text
-from xlift.records import EMPTY, Prompt, reply_language
+from xlift.records import Prompt, counted, reply_language
 from xlift.study.settings import Decoding
 from xlift.study.study import Study
 from xlift.tuning.templates import ChatFormat
@@ -72,7 +72,8 @@ def _language_shares(
 
     def keep(index: int, reply: Reply) -> None:
         value, _, reason = rate_text(reply.text, reply_language(prompts[index]))
-        if value is not None or reason == EMPTY:
+        value = counted({"facet": "language", "value": value, "reason": reason})
+        if value is not None:
             values[prompts[index]["language"]].append(float(value == 2))
 
     encoded = encoded_prompts(chat, prompts)

@@ -13,7 +13,7 @@ from xlift.data.tabular import Row, rows
 from xlift.errors import DataError, nearest, shortened
 from xlift.languages import get_language
 from xlift.records import Message, Prompt, Split, check_prompt, fingerprint, reply_language
-from xlift.study.settings import NO_PROMPTS, Prompts, PromptSet, builtin_path
+from xlift.study.settings import NO_PROMPTS, Prompts, PromptSet, builtin_languages, builtin_path
 
 
 def builtin_sets() -> list[str]:
@@ -136,7 +136,8 @@ def _load_source(source: str, size: int | None, split: Split, languages: list[st
         for path in _files(source, languages):
             records |= _read_prompts(path)
     there = {where: prompt for where, prompt in records.items() if prompt["split"] == split}
-    have = ", ".join(sorted(_builtin_languages(source) or {prompt["language"] for prompt in there.values()})) or "none"
+    built_in = builtin_languages(source.replace("builtin:", "prompts.")) if source.startswith("builtin:") else []
+    have = ", ".join(built_in or sorted({prompt["language"] for prompt in there.values()})) or "none"
     chosen: dict[str, Prompt] = {}
     problems = []
     for language in languages:
@@ -160,13 +161,6 @@ def _conversations(prompts: list[tuple[str, Prompt]], names: set[str]) -> dict[s
             names.add(prompt["id"])
             chosen[where] = prompt
     return chosen
-
-
-def _builtin_languages(source: str) -> set[str]:
-    """All languages of a built-in set; none of any other source."""
-    kind, _, name = source.partition(":")
-    paths = builtin_path("").glob(f"prompts.{name}.*.jsonl") if kind == "builtin" else ()
-    return {path.name.split(".")[2] for path in paths}
 
 
 def _files(source: str, languages: list[str]) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from xlift.analysis.comparison import compare
+from xlift.analysis.estimates import with_silence
 from xlift.analysis.measures import holm
 from xlift.diagnosis import text
 from xlift.diagnosis.findings import findings
@@ -21,7 +22,6 @@ from xlift.errors import ConfigError, nearest
 from xlift.hub import file_sha256
 from xlift.languages import language_code
 from xlift.progress import say
-from xlift.records import EMPTY
 from xlift.results import Results
 from xlift.workspace import RunFolder, StudyFolder
 
@@ -108,9 +108,7 @@ def _side_by_side(
     if len(measured) < 2:
         return []
     ratings = Results(workspace).ratings.filter((pl.col("rater") == "language") & (pl.col("split") == "test"))
-    # An empty answer is none in the language, as in the table.
-    right = pl.when(pl.col("reason") == EMPTY).then(0.0).otherwise((pl.col("value") == 2).cast(pl.Float64))
-    wholly = ratings.with_columns(value=right)
+    wholly = with_silence(ratings).with_columns(value=(pl.col("value") == 2).cast(pl.Float64))
     against, *others = [runs[first], *(run for run in runs if run is not runs[first])]
     names = {run.id: one.name for run, one in zip(runs, measured, strict=True)}
     found = [

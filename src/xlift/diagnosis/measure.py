@@ -23,9 +23,9 @@ from xlift.errors import ConfigError, TemplateError
 from xlift.intervals import Estimate, estimate
 from xlift.languages import get_language
 from xlift.progress import duration, say
-from xlift.records import EMPTY, Message, Rating, Response, fingerprint
+from xlift.records import Message, Rating, Response, counted, fingerprint
 from xlift.study.labels import model_text
-from xlift.study.settings import builtin_path
+from xlift.study.settings import builtin_languages
 from xlift.study.study import Study, parse_study
 from xlift.workspace import StudyFolder, find_run, locked
 
@@ -106,7 +106,7 @@ def diagnosis_study(
     `settings` are `system`, `template` and `repetition_penalty`.
     Raises ConfigError for a language without built-in prompts.
     """
-    there = sorted(path.name.split(".")[2] for path in builtin_path("").glob("prompts.open.*.jsonl"))
+    there = builtin_languages("prompts.open")
     if other := [code for code in languages if code not in there]:
         raise ConfigError([f"--languages {code}: no built-in prompts; there are: {', '.join(there)}" for code in other])
     called = model_text(models[0]) if models else served[0]["model"]
@@ -191,9 +191,8 @@ def language_row(checkpoint: Checkpoint, code: str) -> LanguageRow:
 
 
 def _holds(rating: Rating, values: Sequence[float]) -> float | None:
-    # Who says nothing does not say it in the language, nor in another one.
-    silent = rating["facet"] == "language" and rating.get("reason") == EMPTY
-    return None if rating["value"] is None and not silent else float(rating["value"] in values)
+    # Who says nothing does not say it in another language either.
+    return None if counted(rating) is None else float(rating["value"] in values)
 
 
 def _instead(ratings: dict[str, Rating], asked: Sequence[Response]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from xlift.checkpoint import Checkpoint
-from xlift.records import EMPTY, Prompt, reply_language
+from xlift.records import Prompt, counted, reply_language
 from xlift.report.overall import REFERENCE, OverallRow
 from xlift.report.reading import Material
 
@@ -55,8 +55,7 @@ def _told(material: Material) -> dict[str, float]:
 def _values(one: Checkpoint) -> Mapping[str, float]:
     """By prompt, what the rater language says; silence is 0."""
     told = [rating for rating in one.ratings if rating["rater"] == "language"]
-    known = {rating["id"]: float(rating["value"]) for rating in told if rating["value"] is not None}
-    return known | {rating["id"]: 0.0 for rating in told if rating.get("reason") == EMPTY}
+    return {rating["id"]: value for rating in told if (value := counted(rating)) is not None}
 
 
 def first_columns(material: Material, rows: Sequence[OverallRow]) -> list[int]:

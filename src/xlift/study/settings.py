@@ -34,9 +34,9 @@ def builtin_path(name: str) -> Path:
     return Path(__file__).parents[1] / "data" / "builtin" / name
 
 
-def builtin_languages() -> list[str]:
-    """The languages that have built-in instructions."""
-    return sorted(path.name.split(".")[1] for path in builtin_path("").glob("instructions.*.jsonl"))
+def builtin_languages(name: str = "instructions") -> list[str]:
+    """The languages that have a built-in file of this name: `instructions`, `prompts.open` and others."""
+    return sorted(path.name.split(".")[-2] for path in builtin_path("").glob(f"{name}.*.jsonl"))
 
 
 def _code(text: Any) -> str:
