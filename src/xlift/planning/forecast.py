@@ -25,7 +25,7 @@ from accelerate import PartialState
 
 from xlift.disk import encode_record
 from xlift.errors import ConfigError, UserError
-from xlift.generation.engine import Reply, decode
+from xlift.generation.engine import Reply, answering, decode
 from xlift.generation.margin import language_margins
 from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
@@ -371,11 +371,12 @@ def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Prob
     def answer(tokens: int, prompts: int | None = None) -> None:
         made.clear()
         brief = decoding.model_copy(update={"max_new_tokens": tokens})
-        decode(model, chat, job.prompts[:prompts], keys[:prompts], brief, count, languages[:prompts])
+        decode(model, chat, job.prompts[:prompts], keys[:prompts], brief, count, languages[:prompts], batch_of=batch_of)
 
-    answer(1, prompts=1)
-    _, reading = _timed(lambda: answer(1))
-    _, whole = _timed(lambda: answer(NEW_TOKENS))
+    with answering(model) as batch_of:
+        answer(1, prompts=1)
+        _, reading = _timed(lambda: answer(1))
+        _, whole = _timed(lambda: answer(NEW_TOKENS))
     pairs = margin_pairs(job.languages)[:PAIRS]
     _, margins = _timed(lambda: language_margins(model, chat, pairs))
     return {

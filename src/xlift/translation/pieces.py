@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from xlift.languages import get_language
@@ -37,7 +38,8 @@ KEPT = re.compile(
 
 
 # e.g. pieces("1. Open `a.py`.\n", "en") → keep "1. ", say "Open `a.py`.", keep "\n"
-def pieces(text: str, language: str) -> list[Piece]:
+@lru_cache(maxsize=1024)
+def pieces(text: str, language: str) -> tuple[Piece, ...]:
     """The text cut into sentences and what stands between them; joined they are the text."""
     found: list[Piece] = []
     start = 0
@@ -45,7 +47,7 @@ def pieces(text: str, language: str) -> list[Piece]:
         if kept.start() >= start:
             found += [*_prose(text[start : kept.start()], language), Piece(kept[0], False)]
             start = kept.end()
-    return _merged([*found, *_prose(text[start:], language)])
+    return tuple(_merged([*found, *_prose(text[start:], language)]))
 
 
 def _prose(text: str, language: str) -> Iterable[Piece]:
