@@ -243,8 +243,9 @@ def members_of(bench: Bench, base: Located, folder: Path, count: int) -> Iterato
     """So many LoRA runs that differ in their learning rate, ready for their first step, and their base."""
     from xlift.models import KeptBase
     from xlift.tuning.attention import forget_lengths, use_lengths
+    from xlift.tuning.encoding import Data
     from xlift.tuning.together import member_of
-    from xlift.tuning.train import Ahead, Data, Watching
+    from xlift.tuning.train import Ahead, Watching
     from xlift.workspace import RunFolder
 
     chat = chat_of(base)

@@ -23,9 +23,10 @@ from xlift.hub import locate
 from xlift.models import KeptBase, load_tokenizer, place
 from xlift.study.settings import EMBEDDED_MODEL, RunConfig, Source
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
+from xlift.tuning.encoding import encode_data
 from xlift.tuning.templates import chat_format
 from xlift.tuning.together import Member, Passes, member_of, step_in_turn, step_together
-from xlift.tuning.train import Ahead, Watching, encode_data, plan
+from xlift.tuning.train import Ahead, Watching, plan
 from xlift.workspace import RunFolder
 
 

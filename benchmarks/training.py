@@ -32,9 +32,10 @@ from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import Placement, load_model, load_tokenizer, place
 from xlift.study.settings import Adaptation, RunConfig, Source
 from xlift.tuning.attention import attention, starts_mask
+from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import Scores, linear_losses
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import encode_data, make_optimizer, prepared_model, train_step
+from xlift.tuning.train import make_optimizer, prepared_model, train_step
 
 PEERS = {"TRL flattened": {"padding_free": True}, "TRL padded": {"padding_free": False}}
 Batches = Sequence[Sequence[Encoded]]

@@ -34,8 +34,9 @@ from xlift.records import read_records
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.study.study import Study, load_study
+from xlift.tuning.encoding import encode_data
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import encode_data, make_optimizer, prepared_model
+from xlift.tuning.train import make_optimizer, prepared_model
 from xlift.workspace import StudyFolder
 
 CPU = Placement("cpu", "float32", "test")

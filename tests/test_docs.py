@@ -35,8 +35,8 @@ from xlift.study.settings import (
     Validation,
 )
 from xlift.study.study import Study, _settings_class, load_study
+from xlift.tuning.encoding import encode_data
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import encode_data
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -23,11 +23,12 @@ from xlift.records import Prompt
 from xlift.stages import generate_stage, prepare, train_stage
 from xlift.study.settings import Halving, Instructions, Prompts, RunConfig, Source, builtin_path
 from xlift.study.study import Study, parse_study
+from xlift.tuning.encoding import encode_data
 from xlift.tuning.packing import pad
 from xlift.tuning.preference import mean_log_probs, odds_ratio_loss, pairs_of, preference_loss
 from xlift.tuning.swap import layer_of, swapped
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import encode_data, make_optimizer, prepared_model, train_step
+from xlift.tuning.train import make_optimizer, prepared_model, train_step
 from xlift.verifying import verify
 from xlift.workspace import StudyFolder
 

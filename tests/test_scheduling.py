@@ -22,8 +22,8 @@ from xlift.records import read_records
 from xlift.results import ratings_of_runs
 from xlift.stages import generate_stage, prepare, run_study, train_stage
 from xlift.study.study import load_study
-from xlift.tuning import train as train_module
-from xlift.tuning.train import encode_data
+from xlift.tuning import encoding
+from xlift.tuning.encoding import encode_data
 from xlift.workspace import RunFolder, StudyFolder, find_study, open_study
 
 CPU = Placement("cpu", "float32", "test")
@@ -132,7 +132,7 @@ def test_data_is_tokenised_once_for_the_runs_that_share_it(
         tokenised.append(config.max_length)
         return encode_data(config, *arguments)
 
-    monkeypatch.setattr(train_module, "encode_data", counted)
+    monkeypatch.setattr(encoding, "encode_data", counted)
     grid = ["training.max_length=[100, 200]", "training.learning_rate=[1e-3, 1e-2]", "training.steps=1"]
     workspace = prepare(load_study(study_file, [*grid, "validation={margins: False}"]), tmp_path / "out")
     train_stage(workspace)

@@ -44,16 +44,9 @@ from xlift.stages import Kept, generate_stage, prepare, rate_stage, runs_at_once
 from xlift.study.labels import run_settings
 from xlift.study.settings import FILLED_IN, INDIFFERENT, Prompts, RunConfig
 from xlift.study.study import Study, _settings_class, parse_study
+from xlift.tuning.encoding import Data, encode_data
 from xlift.tuning.templates import ChatFormat, chat_format
-from xlift.tuning.train import (
-    Data,
-    encode_data,
-    learning_rate_at,
-    make_optimizer,
-    plan,
-    prepared_model,
-    train_step,
-)
+from xlift.tuning.train import learning_rate_at, make_optimizer, plan, prepared_model, train_step
 from xlift.watch import validation_prompts, watcher
 from xlift.workspace import StudyFolder, open_study
 

@@ -19,18 +19,11 @@ from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint
 from xlift.study.settings import Adaptation, RunConfig
 from xlift.tuning.adapters import with_adapters
+from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import response_loss, summed_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import (
-    encode_data,
-    learning_rate_at,
-    make_optimizer,
-    plan,
-    prepared_model,
-    train,
-    train_step,
-)
+from xlift.tuning.train import learning_rate_at, make_optimizer, plan, prepared_model, train, train_step
 from xlift.workspace import RunFolder
 
 CPU = Placement("cpu", "float32", "test")

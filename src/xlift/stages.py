@@ -38,7 +38,8 @@ from xlift.workspace import (
 )
 
 if TYPE_CHECKING:
-    from xlift.tuning.train import Tokenised, Watching
+    from xlift.tuning.encoding import Tokenised
+    from xlift.tuning.train import Watching
 
 
 def run_study(study: Study, folder: Path | None = None, offline: bool = False) -> StudyFolder:
@@ -77,7 +78,7 @@ class Kept:
     @cached_property
     def tokenised(self) -> Tokenised:
         """What the conversations that are kept were tokenised to."""
-        from xlift.tuning.train import Tokenised
+        from xlift.tuning.encoding import Tokenised
 
         return Tokenised()
 

@@ -46,8 +46,8 @@ from xlift.servers.client import served_where
 from xlift.study.settings import Model, RunConfig
 from xlift.study.study import Study
 from xlift.terminal import paged
+from xlift.tuning.encoding import Data, data_lines, encode_data
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import Data, data_lines, encode_data
 from xlift.watch import validation_prompts
 from xlift.workspace import RunFolder, StudyFolder, open_study
 

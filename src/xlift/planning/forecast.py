@@ -35,19 +35,13 @@ from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkp
 from xlift.records import Prompt
 from xlift.study.settings import Adaptation, Decoding, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
+from xlift.tuning.encoding import Data
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import PIECES
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import (
-    Data,
-    heldout_loss,
-    make_optimizer,
-    plan,
-    prepared_model,
-    train_step,
-)
+from xlift.tuning.train import heldout_loss, make_optimizer, plan, prepared_model, train_step
 
 NEW_TOKENS = 6
 """Tokens that the probe lets a reply have."""

@@ -8,9 +8,9 @@ from xlift.errors import ModelError, UserError
 from xlift.hub import Located
 from xlift.models import empty_model
 from xlift.planning.forecast import Asked
+from xlift.tuning.encoding import Data
 from xlift.tuning.limits import Limits, beyond, reach
 from xlift.tuning.templates import TODAY, ChatFormat
-from xlift.tuning.train import Data
 
 
 def unfit_files(base: Located) -> list[UserError]:
