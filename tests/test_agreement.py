@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, SINGLY, agreement_tables, text_tables
+from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, SINGLY, agreement_tables
+from xlift.analysis.agreement_text import text_tables
 from xlift.analysis.measures import holm
 from xlift.errors import DataError
 from xlift.records import kind_of

@@ -283,7 +283,8 @@ def agreement(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How far people, judge models and surface checks agree, by facet and language."""
-    from xlift.analysis.agreement import agreement_tables, text_tables
+    from xlift.analysis.agreement import agreement_tables
+    from xlift.analysis.agreement_text import text_tables
     from xlift.records import read_jsonl
     from xlift.results import load
 
