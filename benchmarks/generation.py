@@ -30,7 +30,8 @@ from xlift.generation.engine import Reply, decode
 from xlift.hub import EMBEDDED, _part_files, locate
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import Placement, load_tokenizer, loaded_checkpoint, place
-from xlift.study.settings import Decoding, builtin_path
+from xlift.study.data import builtin_path
+from xlift.study.served import Decoding
 from xlift.tuning.templates import ChatFormat, chat_format
 
 LANGUAGES = ("en", "fr", "pt", "ru")

@@ -34,7 +34,8 @@ import torch
 from xlift.hub import Located
 from xlift.memory import free_memory, peak_memory, reset_peak_memory
 from xlift.models import Placement, load_model, load_tokenizer, place
-from xlift.study.settings import Decoding, RunConfig
+from xlift.study.runs import RunConfig
+from xlift.study.served import Decoding
 from xlift.tuning.packing import pad
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import make_optimizer, prepared_model, train_step

@@ -16,7 +16,7 @@ from xlift.data.prompts import grammar_pairs
 from xlift.generation.grammar import plain_text
 from xlift.generation.margin import token_log_probs
 from xlift.models import load_model, load_tokenizer, place
-from xlift.study.settings import builtin_path
+from xlift.study.data import builtin_path
 from xlift.tuning.templates import chat_format
 
 

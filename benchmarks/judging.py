@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 ROOT = Path(__file__).parent.parent
 TEXT = "Le ciel est bleu parce que les molécules de l'air diffusent surtout la lumière bleue du soleil. " * 12

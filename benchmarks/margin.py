@@ -30,8 +30,10 @@ from xlift.disk import write_atomic
 from xlift.rating.language.rater import rate_text
 from xlift.records import Message, Prompt
 from xlift.stages import train_stage
-from xlift.study.settings import Decoding, builtin_path
-from xlift.study.study import Study, parse_study
+from xlift.study.data import builtin_path
+from xlift.study.loading import parse_study
+from xlift.study.served import Decoding
+from xlift.study.study import Study
 from xlift.workspace import create_study, open_study
 
 KEPT_TOKENS = 300

@@ -18,7 +18,7 @@ from xlift.data.overlap import overlaps
 from xlift.data.prompts import load_prompts
 from xlift.disk import write_jsonl
 from xlift.records import Prompt
-from xlift.study.settings import Prompts, PromptSet, Source
+from xlift.study.data import Prompts, PromptSet, Source
 
 LANGUAGES = ["ar", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pt", "ru", "tr", "zh"]
 

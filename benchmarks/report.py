@@ -23,7 +23,7 @@ from xlift.checkpoint import Checkpoint
 from xlift.disk import write_jsonl
 from xlift.report.page import write_pages
 from xlift.report.reading import Material, material_of
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 from xlift.workspace import RunFolder, open_study
 
 LETTERS = {"en": "etaoinshrdlu", "fr": "esaitnrulodé", "pt": "aeosrindmtuç", "ru": "оеаинтсрвлкм"}

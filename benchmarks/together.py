@@ -21,7 +21,8 @@ import torch
 from xlift.data.instructions import load_source
 from xlift.hub import locate
 from xlift.models import KeptBase, load_tokenizer, place
-from xlift.study.settings import EMBEDDED_MODEL, RunConfig, Source
+from xlift.study.data import Source
+from xlift.study.runs import EMBEDDED_MODEL, RunConfig
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.templates import chat_format

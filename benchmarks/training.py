@@ -30,7 +30,8 @@ from xlift.data.instructions import load_source
 from xlift.hub import locate
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import Placement, load_model, load_tokenizer, place
-from xlift.study.settings import Adaptation, RunConfig, Source
+from xlift.study.data import Source
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.attention import attention, starts_mask
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import Scores, linear_losses

@@ -15,7 +15,8 @@ from torch import Tensor
 from xlift.generation.engine import Reply, decode
 from xlift.hub import Located
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
-from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
+from xlift.study.served import Decoding
 from xlift.tuning.attention import forget_lengths, use_lengths
 from xlift.tuning.encoding import Data
 from xlift.tuning.loss import response_loss

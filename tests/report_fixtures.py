@@ -12,7 +12,7 @@ from xlift.disk import write_jsonl
 from xlift.records import Rating, response_signature
 from xlift.report.reading import Material, material_of
 from xlift.stages import prepare, rate_stage
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 from xlift.workspace import RunFolder, StudyFolder
 
 GOOD = {

@@ -14,7 +14,7 @@ from xlift.errors import ModelError
 from xlift.hub import locate
 from xlift.models import KeptBase, Placement, load_model, loaded_checkpoint
 from xlift.planning.forecast import model_size
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.train import prepared_model, train
 from xlift.workspace import RunFolder

@@ -32,7 +32,7 @@ from xlift.errors import ConfigError, DataError
 from xlift.rating import text_fingerprint
 from xlift.records import read_jsonl, response_signature
 from xlift.stages import prepare
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 
 GOOD = dict.fromkeys(db.ASKED_FACETS, 2)
 

@@ -9,7 +9,7 @@ import pytest
 
 from xlift.rating.answers import rate_answers, signature
 from xlift.records import read_jsonl
-from xlift.study.settings import builtin_path
+from xlift.study.data import builtin_path
 
 OTTAWA = {
     "en": ["Ottawa"],

@@ -17,7 +17,8 @@ from xlift.generation.engine import Reply, decode
 from xlift.generation.proof import prove_answering
 from xlift.hub import Located
 from xlift.models import KeptBase, Placement, empty_model, load_model, loaded_checkpoint
-from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
+from xlift.study.served import Decoding
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import response_loss

@@ -13,7 +13,7 @@ from xlift.languages import LANGUAGES
 from xlift.rating import rate
 from xlift.rating.constraints import CHECKS, rate_constraint
 from xlift.rating.language.rater import rate_text
-from xlift.study.settings import Prompts, PromptSet, builtin_path
+from xlift.study.data import Prompts, PromptSet, builtin_path
 
 CODES = ["en", "fr", "pt", "ru", "de", "es", "it", "nl", "tr", "ar", "hi", "zh", "ja", "ko", "id"]
 UNCASED = {"ar", "hi", "zh", "ja", "ko"}

@@ -32,8 +32,9 @@ from xlift.planning.forecast import (
 )
 from xlift.records import read_records
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
-from xlift.study.settings import Adaptation, RunConfig
-from xlift.study.study import Study, load_study
+from xlift.study.loading import load_study
+from xlift.study.runs import Adaptation, RunConfig
+from xlift.study.study import Study
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.templates import chat_format
 from xlift.tuning.train import make_optimizer, prepared_model

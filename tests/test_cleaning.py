@@ -16,7 +16,7 @@ from warm import run_xlift
 
 from xlift.cleaning import needless, opened, remove
 from xlift.planning.pending import pending
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.workspace import RunFolder, StudyFolder, locked
 
 NARROWED = ["training.learning_rate=[1e-3]"]

@@ -11,7 +11,7 @@ from xlift.data.prompts import load_prompts, read_prompt_file
 from xlift.disk import JsonlWriter
 from xlift.errors import DataError
 from xlift.records import read_jsonl, read_records
-from xlift.study.settings import Instructions, Prompts, PromptSet, Source, builtin_path
+from xlift.study.data import Instructions, Prompts, PromptSet, Source, builtin_path
 
 GOOD: dict[str, Any] = {
     "messages": {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},

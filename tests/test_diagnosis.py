@@ -25,7 +25,7 @@ from xlift.diagnosis.text import Beside, as_data, beside, least_shares, table, t
 from xlift.errors import ConfigError, ModelError
 from xlift.intervals import Estimate, wilson
 from xlift.mending import mending_study
-from xlift.study.study import load_study, parse_study
+from xlift.study.loading import load_study, parse_study
 from xlift.workspace import create_study, open_study
 
 # --- what is told -----------------------------------------------------------------------------------------------

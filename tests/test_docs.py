@@ -17,24 +17,13 @@ import xlift
 from xlift.data.instructions import load_instructions
 from xlift.hub import cache_dir, locate
 from xlift.models import load_tokenizer
-from xlift.study.settings import (
-    FILLED_IN,
-    Adaptation,
-    Decoding,
-    Halving,
-    Instructions,
-    Judge,
-    Model,
-    Prompts,
-    PromptSet,
-    Ray,
-    Report,
-    RunConfig,
-    Settings,
-    Source,
-    Validation,
-)
-from xlift.study.study import Study, _settings_class, load_study
+from xlift.study.data import Instructions, Prompts, PromptSet, Source
+from xlift.study.loading import load_study, section_class
+from xlift.study.runs import FILLED_IN, Adaptation, RunConfig
+from xlift.study.sections import Halving, Ray, Report, Validation
+from xlift.study.served import Decoding, Judge, Model
+from xlift.study.settings import Settings
+from xlift.study.study import Study
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.templates import chat_format
 
@@ -113,7 +102,7 @@ def test_every_setting_has_a_row_of_its_own_with_its_default(head: str) -> None:
 def test_every_section_of_settings_is_documented() -> None:
     found: set[Any] = {Study, RunConfig}
     for section in SECTIONS.values():
-        found |= {nested for one in section.model_fields.values() if (nested := _settings_class(one.annotation))}
+        found |= {nested for one in section.model_fields.values() if (nested := section_class(one.annotation))}
     assert found == set(SECTIONS.values())
 
 

@@ -16,7 +16,7 @@ from xlift.analysis.comparison import compare
 from xlift.analysis.effects import FACTORS, REST, factor_effects, variance_shares
 from xlift.analysis.estimates import SETTINGS
 from xlift.errors import ConfigError, DataError
-from xlift.study.settings import FILLED_IN
+from xlift.study.runs import FILLED_IN
 
 Axes = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from xlift.errors import UserError, os_problem
 from xlift.executors import each_run
 from xlift.records import read_records
 from xlift.report.formats import to_csv
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 from xlift.workspace import RunFolder, StudyFolder, create_study, open_study
 
 LINE = [sys.executable, "-m", "xlift"]

@@ -14,7 +14,8 @@ from xlift.data.prompts import load_prompts
 from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose
 from xlift.generation.engine import Reply, closed_up, decode
-from xlift.study.settings import Decoding, Prompts
+from xlift.study.data import Prompts
+from xlift.study.served import Decoding
 from xlift.tuning.templates import ChatFormat, chat_format
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral"]

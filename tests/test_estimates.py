@@ -16,7 +16,7 @@ from xlift.errors import DataError
 from xlift.intervals import KEPT_DRAWS, Table, draw, estimate, interval_of_mean, prompt_draws, wilson
 from xlift.results import AXES, RATING_COLUMNS
 from xlift.study.labels import run_settings
-from xlift.study.settings import INDIFFERENT, RunConfig
+from xlift.study.runs import INDIFFERENT, RunConfig
 
 SCHEMA: dict[str, Any] = RATING_COLUMNS | AXES
 USUAL: dict[str, Any] = {

@@ -29,7 +29,7 @@ from xlift.models import Placement, load_model, loaded_checkpoint
 from xlift.report.reading import material_of, share_rows
 from xlift.results import load
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
-from xlift.study.study import load_study, parse_study
+from xlift.study.loading import load_study, parse_study
 from xlift.tuning.templates import chat_format
 from xlift.workspace import StudyFolder
 

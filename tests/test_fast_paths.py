@@ -11,16 +11,9 @@ from architectures import build
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.adapters import adapted_product, with_adapters
-from xlift.tuning.attention import (
-    _by_kernel,
-    attends_by_lengths,
-    attention,
-    forget_lengths,
-    starts_mask,
-    use_lengths,
-)
+from xlift.tuning.attention import _by_kernel, attends_by_lengths, attention, forget_lengths, starts_mask, use_lengths
 from xlift.tuning.loss import Scores, linear_losses, response_loss
 from xlift.tuning.packing import pack, pad
 from xlift.tuning.proof import prove_training

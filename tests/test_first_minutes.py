@@ -17,8 +17,8 @@ from xlift.progress import kept_for_a_log, logged_in, say
 from xlift.rating import rate
 from xlift.records import Logged, Prompt, Rating, Response, read_records
 from xlift.stages import prepare
+from xlift.study.loading import load_study
 from xlift.study.new import Answers, Compare, Extent, study_text, write_first_study
-from xlift.study.study import load_study
 
 ROOT = Path(__file__).parent.parent
 

@@ -27,8 +27,9 @@ from xlift.redaction import redacted
 from xlift.servers.calls import ServedReply
 from xlift.servers.completions import Features, adapted, read_completion, retry_after, said
 from xlift.servers.ledger import read_ledger
-from xlift.study.settings import Judge, Source
-from xlift.study.study import load_study
+from xlift.study.data import Source
+from xlift.study.loading import load_study
+from xlift.study.served import Judge
 from xlift.workspace import find_run, manifest_of
 
 ODD: list[Any] = [

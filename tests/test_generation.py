@@ -8,7 +8,7 @@ import torch
 
 from xlift.generation.engine import Reply, decode
 from xlift.models import Placement, load_model, load_tokenizer
-from xlift.study.settings import Decoding
+from xlift.study.served import Decoding
 from xlift.tuning.templates import chat_format
 
 CPU = Placement("cpu", "float32", "test")

@@ -13,7 +13,7 @@ from xlift.hub import Located
 from xlift.models import Placement
 from xlift.planning.forecast import model_size
 from xlift.planning.gpus import kept_bytes, training_needs, training_operations
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack
 from xlift.tuning.templates import Encoded

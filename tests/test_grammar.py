@@ -14,7 +14,7 @@ from xlift.data.prompts import GrammarPair, grammar_pairs
 from xlift.generation.grammar import grammar_margins, plain_text
 from xlift.models import Placement, load_model, load_tokenizer
 from xlift.stages import generate_stage, prepare
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.tuning.templates import chat_format
 
 CODES = ["en", "fr", "pt", "ru", "de", "es", "it", "nl", "tr", "ar", "hi", "zh", "ja", "ko", "id"]

@@ -224,7 +224,7 @@ def test_a_datasets_revision_is_never_replaced_by_another_one_in_the_cache(
         import json, sys
         from xlift.data.instructions import load_source
         from xlift.errors import DataError
-        from xlift.study.settings import Source
+        from xlift.study.data import Source
 
         def count(revision, offline):
             try:

@@ -24,8 +24,8 @@ from xlift.records import read_jsonl
 from xlift.report.numbers import instruction_rows
 from xlift.report.reading import material_of
 from xlift.stages import generate_stage, prepare, rate_stage
-from xlift.study.settings import Prompts, PromptSet
-from xlift.study.study import load_study
+from xlift.study.data import Prompts, PromptSet
+from xlift.study.loading import load_study
 
 Told = bool | None
 

@@ -11,8 +11,8 @@ import pytest
 
 from xlift.data.instructions import Unfit, load_source
 from xlift.errors import ConfigError, DataError
-from xlift.study.settings import Source
-from xlift.study.study import parse_study
+from xlift.study.data import Source
+from xlift.study.loading import parse_study
 
 USER, REPLY = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 ONE: dict[str, dict[str, Any]] = {

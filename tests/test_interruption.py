@@ -22,7 +22,7 @@ from judge_server import Serving, serving
 from warm import start_xlift
 
 from xlift.stages import generate_stage, rate_stage
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.workspace import open_study
 
 ROOT = Path(__file__).parent.parent

@@ -26,7 +26,7 @@ from xlift.judging.questions import (
 )
 from xlift.judging.replies import read_preference, read_values, read_why, refuses
 from xlift.servers.calls import ServedAnswer, ServedReply
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness")
 JUDGE = Judge(model="m")

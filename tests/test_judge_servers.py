@@ -17,7 +17,7 @@ from xlift.judging.replies import read_preference, read_values, refuses
 from xlift.servers import bounds
 from xlift.servers.calls import ServedReply
 from xlift.servers.completions import Features, adapted, model_names, read_completion, said
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 ODD: list[Any] = [None, 5, -1, 1.5, True, "", "x", [], [5], {}, {"a": [1]}, [{"text": 5}], [[]], "\ud800", 10**30]
 

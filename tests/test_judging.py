@@ -34,7 +34,7 @@ from xlift.rating import text_fingerprint
 from xlift.records import read_records
 from xlift.servers.client import Pace
 from xlift.servers.ledger import estimated_tokens, most_tokens
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 FACETS = ["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 QUICK = Pace(tries=6, first_wait=0.01, longest_wait=0.05)
@@ -283,7 +283,7 @@ import json, sys
 from pathlib import Path
 from xlift.servers.client import Pace
 from xlift.judging.judges import judge_file
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 folder, settings = Path(sys.argv[1]), Judge(**json.loads(sys.argv[2]))
 pace = Pace(tries=8, first_wait=0.01, longest_wait=0.2)
 judge_file(folder / "responses.jsonl", folder / "ratings.jsonl", settings, folder / "ledger.jsonl", pace)

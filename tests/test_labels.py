@@ -10,8 +10,8 @@ import pytest
 from xlift.report.reading import conditions_of
 from xlift.results import AXES, RATING_COLUMNS
 from xlift.study.labels import LONGEST, run_labels, run_settings, setting_kinds
-from xlift.study.settings import FILLED_IN, UNTUNED, Adaptation, RunConfig
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
+from xlift.study.runs import FILLED_IN, UNTUNED, Adaptation, RunConfig
 
 VALUES: dict[str, list[Any]] = {
     "model": ["a/tiny", "b/tiny", "b/Tiny", "c"],

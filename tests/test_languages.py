@@ -23,8 +23,8 @@ from xlift.languages import LANGUAGES, find_language, get_language, language_cod
 from xlift.rating import rate, text_fingerprint
 from xlift.rating.files import rate_file
 from xlift.records import check_prompt, read_languages, read_records
-from xlift.study.settings import Prompts, PromptSet, Source
-from xlift.study.study import parse_study
+from xlift.study.data import Prompts, PromptSet, Source
+from xlift.study.loading import parse_study
 
 SAME = {
     "fr": "fr FR fra fre fr-CA fr_Latn FRA_Latn French french français FRANCAIS fr-Latn-FR",

@@ -22,8 +22,8 @@ from xlift.planning.check import check_study
 from xlift.planning.forecast import Asked
 from xlift.planning.proof import notes
 from xlift.stages import prepare, train_stage
-from xlift.study.settings import Adaptation, Method, RunConfig
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
+from xlift.study.runs import Adaptation, Method, RunConfig
 from xlift.tuning.limits import Limits, beyond, reach
 from xlift.tuning.templates import chat_format
 from xlift.tuning.train import prepared_model

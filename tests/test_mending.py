@@ -21,8 +21,8 @@ from xlift.report.reading import Material
 from xlift.report.remedies import remedies_of, remedies_table, remedies_text, remedy_name
 from xlift.report.sections import sections_of
 from xlift.study.labels import run_settings
-from xlift.study.settings import RunConfig
-from xlift.study.study import load_study, parse_study
+from xlift.study.loading import load_study, parse_study
+from xlift.study.runs import RunConfig
 from xlift.workspace import create_study, open_study
 
 STUDIES = Path(__file__).parent.parent / "studies"

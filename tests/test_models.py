@@ -18,8 +18,9 @@ from xlift.generation.served import LEDGER, answer_served
 from xlift.records import read_records
 from xlift.servers.client import Pace, served_where
 from xlift.stages import prepare, run_study
-from xlift.study.settings import Model
-from xlift.study.study import Study, load_study
+from xlift.study.loading import load_study
+from xlift.study.served import Model
+from xlift.study.study import Study
 from xlift.workspace import StudyFolder, find_study
 
 ANSWERS = {"en": "The sky is blue because the air scatters light.", "fr": "Le ciel est bleu à cause de la lumière."}

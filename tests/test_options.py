@@ -21,7 +21,7 @@ from xlift.disk import write_jsonl
 from xlift.judging.pairs import compare_pairs, current_comparisons, summarise_pairs
 from xlift.judging.probe import probe, probe_cases
 from xlift.stages import prepare
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 MODES: dict[str, Modes] = {

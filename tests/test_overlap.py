@@ -15,7 +15,7 @@ from xlift.data.overlap import Overlaps, overlaps, units
 from xlift.data.prompts import builtin_sets, load_prompts
 from xlift.disk import write_jsonl
 from xlift.errors import DataError
-from xlift.study.settings import Instructions, Prompts, PromptSet, Source
+from xlift.study.data import Instructions, Prompts, PromptSet, Source
 
 ASKED = {
     "en": "Please explain to a curious child why the sky turns red in the evening, in three short sentences.",

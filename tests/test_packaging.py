@@ -27,7 +27,7 @@ from xlift.extras import EXTRAS, missing_extra
 from xlift.planning.check import check_study
 from xlift.records import read_records
 from xlift.stages import run_study
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "xlift"

@@ -21,7 +21,7 @@ from xlift.judging.pairs import (
     summarise_pairs,
 )
 from xlift.judging.questions import load_texts
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 
 def side(run: str, count: int, text: str) -> list[dict[str, Any]]:

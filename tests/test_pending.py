@@ -17,7 +17,8 @@ from xlift.planning.pending import pending, say_pending
 from xlift.rating import signature_of
 from xlift.records import read_records
 from xlift.stages import generate_stage, judge_stage, prepare, rate_stage, train_stage
-from xlift.study.study import Study, load_study
+from xlift.study.loading import load_study
+from xlift.study.study import Study
 from xlift.tuning import checkpoints
 from xlift.workspace import RunFolder, StudyFolder, open_study
 

@@ -17,7 +17,7 @@ from xlift.rating import RATERS, Rater, files, in_scope, rate, text_fingerprint
 from xlift.rating.files import Job, rate_file, rate_files
 from xlift.rating.foreign import Reading
 from xlift.records import FACETS, read_jsonl, read_records
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 
 ROOT = Path(__file__).parent.parent
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."

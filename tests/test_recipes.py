@@ -19,7 +19,8 @@ from xlift.disk import write_jsonl
 from xlift.languages import LANGUAGES
 from xlift.results import load
 from xlift.stages import run_study
-from xlift.study.study import Study, load_study
+from xlift.study.loading import load_study
+from xlift.study.study import Study
 
 RECIPES = sorted((Path(__file__).parent.parent / "studies" / "paper").glob("*.yaml"))
 LIKE: dict[str, tuple[str, Callable[[], Any]]] = {

@@ -21,8 +21,11 @@ from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.rating.language.detection import identify
 from xlift.records import Prompt
 from xlift.stages import generate_stage, prepare, train_stage
-from xlift.study.settings import Halving, Instructions, Prompts, RunConfig, Source, builtin_path
-from xlift.study.study import Study, parse_study
+from xlift.study.data import Instructions, Prompts, Source, builtin_path
+from xlift.study.loading import parse_study
+from xlift.study.runs import RunConfig
+from xlift.study.sections import Halving
+from xlift.study.study import Study
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.packing import pad
 from xlift.tuning.preference import mean_log_probs, odds_ratio_loss, pairs_of, preference_loss

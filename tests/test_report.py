@@ -20,7 +20,7 @@ from xlift.report.reading import Material, Scale, material_of, share_rows
 from xlift.report.summary import summary_text, unknown_text
 from xlift.report.tables import rows_of
 from xlift.stages import prepare, rate_stage, report_stage
-from xlift.study.study import parse_study
+from xlift.study.loading import parse_study
 
 LANGUAGE = ("language", "language")
 

@@ -21,7 +21,7 @@ from xlift.models import Placement, load_model, loaded_checkpoint
 from xlift.records import read_records
 from xlift.results import ratings_of_runs
 from xlift.stages import generate_stage, prepare, run_study, train_stage
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.tuning import encoding
 from xlift.tuning.encoding import encode_data
 from xlift.workspace import RunFolder, StudyFolder, find_study, open_study

@@ -15,8 +15,8 @@ from xlift.cli import main
 from xlift.errors import ConfigError, UserError
 from xlift.progress import say
 from xlift.redaction import redacted
-from xlift.study.settings import Judge
-from xlift.study.study import load_study, problems_of
+from xlift.study.loading import load_study, problems_of
+from xlift.study.served import Judge
 
 KEY = "sk-planted-1234567890abcdef"
 WORD = "planted-word-77"

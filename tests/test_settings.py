@@ -41,9 +41,11 @@ from xlift.report.remedies import remedies_table
 from xlift.results import tidy_table
 from xlift.servers.client import Pace
 from xlift.stages import Kept, generate_stage, prepare, rate_stage, runs_at_once, train_stage
+from xlift.study.data import Prompts
 from xlift.study.labels import run_settings
-from xlift.study.settings import FILLED_IN, INDIFFERENT, Prompts, RunConfig
-from xlift.study.study import Study, _settings_class, parse_study
+from xlift.study.loading import parse_study, section_class
+from xlift.study.runs import FILLED_IN, INDIFFERENT, RunConfig
+from xlift.study.study import Study
 from xlift.tuning.encoding import Data, encode_data
 from xlift.tuning.templates import ChatFormat, chat_format
 from xlift.tuning.train import learning_rate_at, make_optimizer, plan, prepared_model, train_step
@@ -612,7 +614,7 @@ FILLED = {"model_hashes", "training.instructions.sources.sha256", *(f"training.{
 def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every setting of a section by its path, those of sections in it, of lists of sections and of `training` too."""
     for name, one in section.model_fields.items():
-        nested = RunConfig if name == "training" else _settings_class(one.annotation) if name != "given" else None
+        nested = RunConfig if name == "training" else section_class(one.annotation) if name != "given" else None
         yield from leaves(nested, f"{prefix}{name}.") if nested else [prefix + name]
 
 

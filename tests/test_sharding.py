@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from xlift.hub import Located
 from xlift.models import Placement, load_model
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.sharding import shard
 from xlift.tuning.train import Watching, train
 from xlift.workspace import RunFolder

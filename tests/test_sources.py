@@ -11,7 +11,7 @@ import pytest
 from xlift.data.prompts import load_prompts
 from xlift.data.sources import lcb_prompts, modifier_constraint, paper_prompts
 from xlift.errors import DataError
-from xlift.study.settings import Prompts, PromptSet
+from xlift.study.data import Prompts, PromptSet
 
 PLAIN = {
     "en": ["How do fish breathe?", "Name two rivers."],

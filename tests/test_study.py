@@ -20,8 +20,10 @@ from xlift.hub import folder_sha256
 from xlift.records import Message
 from xlift.stages import prepare
 from xlift.study.labels import run_labels
-from xlift.study.settings import FILLED_IN, Adaptation, RunConfig
-from xlift.study.study import Study, dump_yaml, load_study, parse_study, problems_of
+from xlift.study.loading import load_study, parse_study, problems_of
+from xlift.study.runs import FILLED_IN, Adaptation, RunConfig
+from xlift.study.study import Study
+from xlift.study.yaml_text import dump_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -138,7 +140,7 @@ def test_some_of_a_studys_raters_can_be_asked_for_and_no_others(study_file: Path
 def test_hashes_are_the_same_in_another_process_and_key_order() -> None:
     raw = {"name": "x", "training": {"steps": 5, "learning_rate": 1e-4, "adaptation": {"rank": 8, "alpha": 4}}}
     turned = {"training": {"adaptation": {"alpha": 4, "rank": 8}, "learning_rate": 1e-4, "steps": 5}, "name": "x"}
-    code = f"from xlift.study.study import parse_study; print(parse_study({turned!r}).runs()[1].content_hash)"
+    code = f"from xlift.study.loading import parse_study; print(parse_study({turned!r}).runs()[1].content_hash)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == parse_study(raw).runs()[1].content_hash
 

@@ -20,7 +20,7 @@ from warm import run_xlift, start_xlift
 from xlift.errors import UserError
 from xlift.executors import groups_of
 from xlift.stages import prepare, train_stage
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.tuning.together import Choice
 from xlift.workspace import RunFolder, StudyFolder, open_study
 

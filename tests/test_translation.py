@@ -16,7 +16,7 @@ from xlift.data.prompts import read_prompt_file
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
 from xlift.records import read_jsonl
-from xlift.study.settings import Source
+from xlift.study.data import Source
 from xlift.translation.command import Translation, report, translate_file
 from xlift.translation.gate import fault
 from xlift.translation.pieces import fragments, joined, kept_in, pieces

@@ -14,7 +14,7 @@ from xlift.errors import UserError
 from xlift.hub import locate
 from xlift.memory import kept_memory
 from xlift.models import KeptBase, Placement
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.train import train
 from xlift.tuning.trouble import is_spike, out_of_memory, spike_watch
 from xlift.workspace import RunFolder

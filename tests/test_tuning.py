@@ -17,7 +17,7 @@ from xlift.errors import ConfigError, DataError, ModelError, UserError
 from xlift.hub import locate
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import response_loss, summed_loss

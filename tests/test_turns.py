@@ -13,7 +13,7 @@ from xlift.data.prompts import read_prompt_file
 from xlift.errors import DataError
 from xlift.planning.pending import pending
 from xlift.stages import generate_stage, prepare, rate_stage
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.workspace import StudyFolder
 
 

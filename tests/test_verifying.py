@@ -20,7 +20,7 @@ from xlift.hub import locate
 from xlift.models import loaded_checkpoint, place
 from xlift.records import on_scale, read_records
 from xlift.stages import run_study
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.checkpoints import restore
 from xlift.tuning.train import make_optimizer

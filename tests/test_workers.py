@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from xlift.errors import ConfigError
 from xlift.stages import generate_stage, prepare, rate_stage, report_stage
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.workspace import locked
 
 MICRO_BATCH = 60

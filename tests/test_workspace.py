@@ -16,7 +16,7 @@ from xlift.checkpoint import checkpoints, checkpoints_of
 from xlift.disk import remove_leftovers, temporary_path, write_atomic
 from xlift.errors import ConfigError
 from xlift.stages import prepare, run_study
-from xlift.study.study import load_study
+from xlift.study.loading import load_study
 from xlift.workspace import StudyFolder, find_run, find_study, is_created, locked
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlift.study.study import Study, load_study, parse_study
+from xlift.study.loading import load_study, parse_study
+from xlift.study.study import Study
 
 if TYPE_CHECKING:
     from xlift.results import Results

@@ -15,7 +15,7 @@ from xlift.hub import locate
 from xlift.integrity import refuse_other_base
 from xlift.models import load_tokenizer, loaded_checkpoint, place
 from xlift.records import Message
-from xlift.study.settings import Decoding
+from xlift.study.served import Decoding
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse
 from xlift.tuning.templates import ChatFormat, chat_format

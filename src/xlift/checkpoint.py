@@ -20,7 +20,7 @@ from xlift.hub import chat_sha256
 from xlift.progress import or_told
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Message, Prompt, Rating, Response, fingerprint, read_json, read_records, response_signature
-from xlift.study.settings import Decoding, Judge, Model
+from xlift.study.served import Decoding, Judge, Model
 from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
 

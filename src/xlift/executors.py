@@ -16,7 +16,7 @@ from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import require
 from xlift.progress import or_told
 from xlift.redaction import redacted
-from xlift.study.settings import RunConfig
+from xlift.study.runs import RunConfig
 from xlift.study.study import Study
 from xlift.workers import several_workers
 from xlift.workspace import RunFolder, StudyFolder

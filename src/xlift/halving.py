@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from xlift.data.prompts import margin_languages
 from xlift.records import Logged, read_records
-from xlift.study.settings import DEFAULT_STEPS
+from xlift.study.runs import DEFAULT_STEPS
 from xlift.study.study import Study
 from xlift.workspace import RunFolder, StudyFolder
 

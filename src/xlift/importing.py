@@ -22,8 +22,9 @@ from xlift.rating.files import FIRST_ROWS, opened, response_files, rows_of
 from xlift.rating.foreign import Asked, look, responses
 from xlift.records import ROLES, check_prompt, response_signature
 from xlift.stages import prepare
-from xlift.study.settings import Model
-from xlift.study.study import Study, parse_study
+from xlift.study.loading import parse_study
+from xlift.study.served import Model
+from xlift.study.study import Study
 from xlift.workspace import StudyFolder, locked, refuse_foreign
 
 PROMPTS = "imported.jsonl"

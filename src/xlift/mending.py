@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xlift.errors import ConfigError
+from xlift.study.data import BUILTIN, Source, builtin_languages
 from xlift.study.labels import model_text
-from xlift.study.settings import (
-    ANSWERING,
-    BUILTIN,
-    DEFAULT_STEPS,
-    EMBEDDED_MODEL,
-    FILLED_IN,
-    Source,
-    builtin_languages,
-)
+from xlift.study.runs import ANSWERING, DEFAULT_STEPS, EMBEDDED_MODEL, FILLED_IN
 from xlift.workspace import find_run
 
 AILING: dict[str, Any] = {

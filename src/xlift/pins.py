@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xlift.hub import hub_snapshot
-from xlift.study.settings import Instructions
+from xlift.study.data import Instructions
 from xlift.workspace import RunFolder, StudyFolder
 
 

@@ -31,7 +31,7 @@ from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import BatchOf, Reply, answering, decode
 from xlift.progress import say
 from xlift.records import check_messages
-from xlift.study.settings import Decoding
+from xlift.study.served import Decoding
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse
 from xlift.tuning.templates import ChatFormat

@@ -23,7 +23,9 @@ from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
-from xlift.study.settings import Instructions, Judge, RunConfig
+from xlift.study.data import Instructions
+from xlift.study.runs import RunConfig
+from xlift.study.served import Judge
 from xlift.study.study import Study
 from xlift.workers import agreed, first_worker, one_after_another
 from xlift.workspace import (

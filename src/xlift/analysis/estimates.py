@@ -13,7 +13,7 @@ from xlift.errors import DataError
 from xlift.intervals import Table, interval_of_mean
 from xlift.records import EMPTY, SCALES
 from xlift.study.labels import setting_kinds
-from xlift.study.settings import INDIFFERENT
+from xlift.study.runs import INDIFFERENT
 
 SETTINGS = tuple(name for name in setting_kinds() if name not in {"seed", *INDIFFERENT})
 """Columns that make a condition: runs alike in all of them differ only in `seed`."""

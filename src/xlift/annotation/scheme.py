@@ -29,8 +29,9 @@ from sqlalchemy import Connection
 from xlift.annotation import database as db
 from xlift.annotation import words
 from xlift.errors import ConfigError, nearest
+from xlift.study.loading import problems_of
 from xlift.study.settings import Settings
-from xlift.study.study import problems_of, read_yaml
+from xlift.study.yaml_text import read_yaml
 
 Said = str | dict[str, str]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")]

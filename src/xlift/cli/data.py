@@ -45,7 +45,7 @@ def translate(
     from xlift.data.instructions import Unfit
     from xlift.errors import ConfigError
     from xlift.languages import language_code
-    from xlift.study.settings import Source
+    from xlift.study.data import Source
     from xlift.translation import command
 
     if model is None and served is None:

@@ -92,7 +92,7 @@ def mend(
 
     from xlift.mending import mending_study
     from xlift.stages import run_study
-    from xlift.study.study import read_overridden
+    from xlift.study.loading import read_overridden
 
     refuse_others(context, "MODEL --dry-run" if dry_run else "MODEL", _MEND)
     raw = mending_study(source, [one.strip() for one in languages.split(",") if one.strip()])

@@ -13,7 +13,7 @@ from xlift.errors import DataError, shortened
 from xlift.hub import hub_snapshot
 from xlift.languages import language_code
 from xlift.records import Conversation, Prompt, fingerprint, unique
-from xlift.study.settings import BUILTIN, Instructions, Source
+from xlift.study.data import BUILTIN, Instructions, Source
 
 Unfit = dict[str, list[str]]
 """Records that cannot be learned from and were left out: where they stand, by the reason."""

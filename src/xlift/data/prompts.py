@@ -13,7 +13,7 @@ from xlift.data.tabular import Row, rows
 from xlift.errors import DataError, nearest, shortened
 from xlift.languages import get_language
 from xlift.records import Message, Prompt, Split, check_prompt, fingerprint, reply_language
-from xlift.study.settings import NO_PROMPTS, Prompts, PromptSet, builtin_languages, builtin_path
+from xlift.study.data import NO_PROMPTS, Prompts, PromptSet, builtin_languages, builtin_path
 
 
 def builtin_sets() -> list[str]:

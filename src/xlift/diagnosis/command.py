@@ -128,7 +128,7 @@ def diagnose_data(path: str, offline: bool) -> tuple[dict[str, Any], str]:
     """What is wrong with instruction data, in any form that `sources` of a study takes: as data and as text."""
     from xlift.data.instructions import load_source
     from xlift.diagnosis.data import data_as_data, data_findings, data_table, turns
-    from xlift.study.settings import Source
+    from xlift.study.data import Source
 
     conversations = load_source(Source(path=path), offline)
     found = list(turns(conversations))

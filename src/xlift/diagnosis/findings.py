@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from xlift.diagnosis.measure import FormatFit, LanguageRow, Measured
 from xlift.intervals import Estimate
-from xlift.study.settings import builtin_languages
+from xlift.study.data import builtin_languages
 from xlift.terminal import share_text
 
 SPOILT = 0.95

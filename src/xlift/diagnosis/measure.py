@@ -24,9 +24,10 @@ from xlift.intervals import Estimate, estimate
 from xlift.languages import get_language
 from xlift.progress import duration, say
 from xlift.records import Message, Rating, Response, counted, fingerprint
+from xlift.study.data import builtin_languages
 from xlift.study.labels import model_text
-from xlift.study.settings import builtin_languages
-from xlift.study.study import Study, parse_study
+from xlift.study.loading import parse_study
+from xlift.study.study import Study
 from xlift.workspace import StudyFolder, find_run, locked
 
 FORMATS_VERSION = 1

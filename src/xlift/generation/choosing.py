@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xlift.study.settings import Decoding
+from xlift.study.served import Decoding
 
 BLOCK = 512
 """Scores whose maximum is looked at first: the index of a maximum is slow to find in bfloat16, the maximum is not."""

@@ -25,7 +25,7 @@ from xlift.generation.steering import language_vectors, steered
 from xlift.memory import free_memory
 from xlift.models import Placement
 from xlift.progress import say
-from xlift.study.settings import Decoding
+from xlift.study.served import Decoding
 from xlift.tuning.proof import equal, probe_ids
 from xlift.tuning.templates import ChatFormat
 

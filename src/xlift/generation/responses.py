@@ -20,7 +20,7 @@ from xlift.integrity import refuse_damaged
 from xlift.models import KeptBase, Placement, empty_model, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
 from xlift.records import Message, Prompt, reply_language
-from xlift.study.settings import RunConfig
+from xlift.study.runs import RunConfig
 from xlift.study.study import Study
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse

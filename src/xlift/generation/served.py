@@ -14,7 +14,7 @@ from xlift.records import Message, Prompt, fingerprint
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups, served_where
 from xlift.servers.ledger import Ledger, open_ledger
-from xlift.study.settings import Model
+from xlift.study.served import Model
 from xlift.tuning.formats import written
 
 LEDGER = "served.ledger.jsonl"

@@ -26,7 +26,7 @@ from xlift.servers.calls import Asked, ServedAnswer, ServedReply, text_of
 from xlift.servers.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
 from xlift.servers.completions import Features, read_completion, request_body, said
 from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 if TYPE_CHECKING:
     from openai import OpenAI

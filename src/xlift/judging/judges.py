@@ -23,8 +23,8 @@ from xlift.judging.ratings import (
 from xlift.progress import say
 from xlift.rating.files import check_files
 from xlift.servers.client import PACE, Pace
-from xlift.study.settings import Judge
-from xlift.study.study import problems_of
+from xlift.study.loading import problems_of
+from xlift.study.served import Judge
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
 
 PROBES = Path("results") / "probes"

@@ -42,7 +42,7 @@ from xlift.records import fingerprint, read_records
 from xlift.servers.calls import ServedAnswer
 from xlift.servers.client import PACE, Pace, RequestGroup
 from xlift.servers.ledger import open_ledger
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 from xlift.terminal import aligned
 
 Pair = tuple[dict[str, Any], dict[str, Any]]

@@ -22,7 +22,7 @@ from xlift.judging.ratings import (
 )
 from xlift.records import FACETS, Rating, read_jsonl
 from xlift.servers.client import PACE, Pace
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 from xlift.terminal import aligned
 
 PROBE = Path(__file__).parent.parent / "data" / "builtin" / "probe.jsonl"

@@ -19,7 +19,7 @@ from xlift.languages import find_language, known_code
 from xlift.rating import identity, text_fingerprint
 from xlift.records import Message, Rating, fingerprint, reply_language
 from xlift.servers.calls import ServedAnswer, ServedReply
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 VERSION = "judge v2"
 SHOWN_CHARACTERS = 12_000

@@ -33,7 +33,7 @@ from xlift.records import Rating, on_scale, parse_line, parse_response
 from xlift.servers.calls import ServedAnswer, text_of
 from xlift.servers.client import PACE, Pace, RequestGroup, check_budget
 from xlift.servers.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger
-from xlift.study.settings import Judge
+from xlift.study.served import Judge
 
 Part = tuple[Iterable[dict[str, Any]], Path]
 """Response records, and the file that their ratings go to."""

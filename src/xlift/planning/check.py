@@ -43,7 +43,8 @@ from xlift.planning.proof import notes, unfit_files, unreadable
 from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
 from xlift.servers.client import served_where
-from xlift.study.settings import Model, RunConfig
+from xlift.study.runs import RunConfig
+from xlift.study.served import Model
 from xlift.study.study import Study
 from xlift.terminal import paged
 from xlift.tuning.encoding import Data, data_lines, encode_data

@@ -33,7 +33,8 @@ from xlift.hub import CHAT_FILES, Located, quiet
 from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt
-from xlift.study.settings import Adaptation, Decoding, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
+from xlift.study.served import Decoding
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.encoding import Data
 from xlift.tuning.limits import Limits, limits_of

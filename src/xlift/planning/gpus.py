@@ -19,7 +19,7 @@ from xlift.hub import Located, locate, quiet
 from xlift.models import causal_config
 from xlift.planning.forecast import Size, model_size
 from xlift.progress import byte_size, duration
-from xlift.study.settings import DEFAULT_STEPS, Adaptation, RunConfig
+from xlift.study.runs import DEFAULT_STEPS, Adaptation, RunConfig
 from xlift.study.study import Study
 from xlift.terminal import aligned
 from xlift.tuning.adapters import with_adapters

@@ -18,7 +18,9 @@ from xlift.judging.ratings import judge_records, unrated
 from xlift.progress import say
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Prompt, read_records
-from xlift.study.settings import DEFAULT_STEPS, Judge, flat
+from xlift.study.runs import DEFAULT_STEPS
+from xlift.study.served import Judge
+from xlift.study.settings import flat
 from xlift.workspace import RunFolder, StudyFolder, unused_runs
 
 NAMED = 3

@@ -24,14 +24,7 @@ from xlift.analysis.selection import selection_table
 from xlift.checkpoint import Checkpoint
 from xlift.intervals import Estimate, estimate
 from xlift.report.overall import REFERENCE, OverallRow, checkpoint_rows, overall_rows
-from xlift.report.reading import (
-    Condition,
-    Material,
-    Scale,
-    language_place,
-    setting_texts,
-    share_rows,
-)
+from xlift.report.reading import Condition, Material, Scale, language_place, setting_texts, share_rows
 from xlift.report.rows import (
     AgreementRow,
     CalibrationRow,
@@ -51,7 +44,7 @@ from xlift.report.rows import (
     read,
 )
 from xlift.results import instruction_table
-from xlift.study.settings import UNTUNED
+from xlift.study.runs import UNTUNED
 
 
 class Findings(NamedTuple):

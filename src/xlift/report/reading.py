@@ -24,7 +24,7 @@ from xlift.records import FACETS, Prompt
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
 from xlift.study.labels import learning_rate_text, model_text
-from xlift.study.settings import FILLED_IN
+from xlift.study.runs import FILLED_IN
 from xlift.workspace import StudyFolder
 
 # What a value of 2 says, by rater.

@@ -36,7 +36,7 @@ from xlift.servers.completions import (
     said,
 )
 from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
-from xlift.study.settings import Served, checked_address
+from xlift.study.served import Served, checked_address
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from xlift.records import Message
 from xlift.redaction import redacted
 from xlift.servers.calls import Asked, ServedReply, text_of
-from xlift.study.settings import Served
+from xlift.study.served import Served
 
 LONGEST_SAID = 200
 """Characters of a server's own words that are shown and kept."""

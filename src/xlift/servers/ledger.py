@@ -25,7 +25,7 @@ from xlift.errors import DataError
 from xlift.progress import say
 from xlift.records import parse_line
 from xlift.servers.calls import ServedReply
-from xlift.study.settings import Served
+from xlift.study.served import Served
 
 # Characters of a token by script, set between the tokenizers of Gemma 3 (262,144 tokens) and SmolLM2 (49,152) on the
 # built-in prompts, nearer to the first: letters up to U+024F, Greek to Arabic, other alphabets, East Asia.

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from xlift.errors import ConfigError, nearest
 from xlift.study.labels import run_settings
-from xlift.study.settings import RunConfig, as_number, flat, with_numbers
+from xlift.study.runs import RunConfig
+from xlift.study.settings import as_number, flat, with_numbers
 
 
 def matches(run: RunConfig, rule: dict[str, Any]) -> bool:

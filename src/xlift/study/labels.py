@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from xlift.records import fingerprint
-from xlift.study.settings import FILLED_IN, UNTUNED, Model, RunConfig, Source, flat, kinds_of
+from xlift.study.data import Source
+from xlift.study.runs import FILLED_IN, UNTUNED, RunConfig
+from xlift.study.served import Model
+from xlift.study.settings import flat, kinds_of
 
 LONGEST = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""

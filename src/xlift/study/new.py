@@ -12,8 +12,9 @@ import yaml
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError, nearest
 from xlift.languages import language_code
-from xlift.study.settings import EMBEDDED_MODEL
-from xlift.study.study import parse_study, read_yaml
+from xlift.study.loading import parse_study
+from xlift.study.runs import EMBEDDED_MODEL
+from xlift.study.yaml_text import read_yaml
 
 Compare = Literal["rates", "amounts", "methods", "nothing"]
 Extent = Literal["quick", "usual", "thorough"]

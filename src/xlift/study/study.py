@@ -1,65 +1,26 @@
-"""The study file as a whole: its settings, and reading it. The grid of runs that it spans: grid.py."""
+"""The study file as a whole. Its sections: data.py, runs.py, served.py, sections.py; reading it: loading.py."""
 
 from __future__ import annotations
 
-import shlex
-import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from xlift.data.tabular import content_sha256
-from xlift.errors import ConfigError, nearest, shortened
-from xlift.hub import folder_sha256
-from xlift.records import is_halved
-from xlift.redaction import HIDDEN, redacted
-from xlift.study.grid import (
-    collapsed,
-    expand,
-    matches,
-    merged,
-    range_problems,
-    read_rules,
-    shape_of,
-    unmatched,
-    with_ranges,
-)
+from xlift.errors import ConfigError
+from xlift.study.data import Prompts
+from xlift.study.grid import expand, matches
 from xlift.study.labels import model_label
-from xlift.study.settings import (
-    ANSWERING,
-    BUILTIN,
-    FILLED_IN,
-    NO_PROMPTS,
-    UNTUNED,
-    Adaptation,
-    Decoding,
-    Halving,
-    Judge,
-    Model,
-    Prompts,
-    PromptSet,
-    Ray,
-    Report,
-    RunConfig,
-    Settings,
-    Source,
-    Validation,
-    with_numbers,
-)
+from xlift.study.runs import ANSWERING, UNTUNED, Adaptation, RunConfig
+from xlift.study.sections import Halving, Ray, Report, Validation
+from xlift.study.served import Decoding, Judge, Model
+from xlift.study.settings import Settings
 
 
 def _default_raters() -> list[str]:
     from xlift.rating import default_raters
 
     return default_raters()
-
-
-MAX_ENTRIES, MAX_DEPTH = 100_000, 40
-"""Of a study file: values with every alias written out, and levels."""
 
 
 class Study(Settings):
@@ -179,13 +140,13 @@ class Study(Settings):
         bases = [RunConfig(adaptation=Adaptation(method="none"), **one) for one in asked]
         drawn = [one for run in tuned for one in (run.trained, run)]
         parents = [one for run in tuned for one in run.parents]
-        given = [self._given(model) for model in self.models]
+        given = [self.given_run(model) for model in self.models]
         found: dict[str, RunConfig] = {}
         for run in [*(bases if self.include_base else []), *drawn, *parents, *given]:
             found.setdefault(run.content_hash, run)
         return list(found.values())
 
-    def _given(self, model: Model) -> RunConfig:
+    def given_run(self, model: Model) -> RunConfig:
         """A model that answers, as a run that trains nothing; one behind a server has no dtype or files here."""
         here = {} if model.remote else {"dtype": self.dtype, "model_sha256": self.model_hashes.get(model.model)}
         spoken = model.model_dump(include={"model", "revision", "template", "system", "thinking"})
@@ -194,346 +155,3 @@ class Study(Settings):
     def _run(self, settings: dict[str, Any]) -> RunConfig:
         filled = {"dtype": self.dtype, "model_sha256": self.model_hashes.get(str(settings.get("model")))}
         return RunConfig.model_validate(settings | filled)
-
-
-def load_study(path: str | Path, overrides: Sequence[str] = (), resolved: bool = False) -> Study:
-    """Read a study file and apply `key=value` overrides (dots reach into sections).
-
-    A `resolved` file, one of a study folder, is believed: nothing outside is looked at, so that a study can be read
-    where its data and models are not, or have changed since.
-
-    Raises ConfigError that lists every problem at once.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such study file", "xlift ls shows what is there; studies/ has examples")
-    named = path.suffix in {".yaml", ".yml"}
-    responses = f"xlift import {shlex.quote(str(path))} --as results/NAME makes a study of a file of responses"
-    try:
-        raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text") from None
-    except ConfigError as error:
-        raise ConfigError(error.problems, error.hint if named else responses) from None
-    if not isinstance(raw, dict):
-        problem = f"{path}: a study file is a mapping of settings, found {type(raw).__name__}"
-        raise ConfigError(problem, None if named else responses)
-    raw.setdefault("name", path.stem)
-    for override in overrides:
-        _apply_override(raw, override)
-    return parse_study(raw, str(path), path.parent, resolved)
-
-
-def read_overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Study:
-    """A study from raw settings, to which the overrides are applied; paths are relative to the working directory."""
-    for override in overrides:
-        _apply_override(raw, override)
-    return parse_study(raw, folder=Path.cwd())
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """What a YAML text says.
-
-    Raises ConfigError where it is none, gives a setting twice, or makes a few lines endless by aliases.
-    """
-    try:
-        twice = [
-            f"{where}:{line}: {problem}" for line, problem in _repeated(yaml.compose(text, yaml.SafeLoader), set())
-        ]
-        if twice:
-            raise ConfigError(shortened(twice), "leave one of them")
-        found = yaml.safe_load(text)
-        if _size(found, {}) > MAX_ENTRIES:
-            raise ConfigError(f"{where}: more than {MAX_ENTRIES:,} entries")
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"{where}:{mark.line + 1}" if mark else where
-        raise ConfigError(f"{line}: not YAML, as a study file is: {getattr(error, 'problem', error)}") from None
-    except ValueError as error:  # a date or a number that is none
-        raise ConfigError(f"{where}: a value is not usable: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: nested too deeply") from None
-    return found
-
-
-def _repeated(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:
-    """Keys that a mapping holds twice, of which YAML would silently take the last: line, and what is wrong there."""
-    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    lines: dict[str, int] = {}
-    for item in node.value:
-        key, value = item if isinstance(item, tuple) else (None, item)
-        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                yield line, f"'{key.value}' is there already, on line {lines[key.value]}"
-            lines.setdefault(key.value, line)
-        yield from _repeated(value, seen)
-
-
-def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
-    """How many entries there are with every alias written out. Raises ValueError for a text that UTF-8 cannot hold."""
-    if depth > MAX_DEPTH:
-        raise RecursionError
-    texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else []
-    if any(isinstance(one, str) and is_halved(one) for one in texts):
-        raise ValueError("a text holds half of a character (a lone surrogate)")
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(one, known, depth + 1) for one in inner)
-    return known[id(value)]
-
-
-def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None = None, resolved: bool = False) -> Study:
-    """Check a raw mapping and fill in what is left to defaults. Paths are taken relative to `folder`."""
-    if isinstance(raw.get("models"), dict):  # a resolved file of before models could be named
-        raw = {**raw, "model_hashes": raw["models"], "models": []}
-    problems = problems_of(Study, raw)
-    training = raw.get("training") or {}
-    # Without settings of training, a study of models trains nothing.
-    changes = [*([] if raw.get("models") and not training else [{}]), *_mappings(raw, "include")]
-    grids = [merged(training, change) for change in changes] if isinstance(training, dict) else []
-    problems += [problem for grid in grids for problem in range_problems(grid, "training")]
-    grids = [with_ranges(with_numbers(RunConfig, grid)) for grid in grids]
-    problems += [problem for grid in grids for problem in _training_problems(grid)]
-    exclude, wrong = read_rules(_mappings(raw, "exclude"))
-    _refuse([*problems, *wrong], where)
-    filled = [_with_defaults(RunConfig, grid) for grid in grids]
-    located = filled if resolved else [_locate(grid, folder or Path()) for grid in filled]
-    placed = exclude if resolved else [_locate_rule(rule, folder or Path()) for rule in exclude]
-    models = [_locate_given(one, None if resolved else folder or Path()) for one in raw.get("models") or []]
-    hashes = raw.get("model_hashes", {}) if resolved else _model_hashes(located, models)
-    if len(located) == len(_mappings(raw, "include")):
-        located.insert(0, {})
-    filled_in = {"exclude": placed, "models": models, "model_hashes": hashes}
-    study = Study.model_validate({**raw, "training": located[0], "include": located[1:], **filled_in})
-    if resolved:
-        return study
-    _refuse(unmatched(study.exclude, study.named_runs()), where)
-    tuned = study.tuned_runs()
-    _refuse([_UNSWAPPABLE] if any(run.unswappable for run in tuned) else [], where)
-    _refuse(collapsed(tuned) if tuned or study.models else ["exclude: no run is left"], where)
-    _refuse([*_twice(study), *_unservable(study)], where)
-    return _locate_files(study, folder or Path())
-
-
-_UNSWAPPABLE = (
-    "training.swap: wants English sources and others, with sizes of their own and none of all together: "
-    "[{path: builtin, size: 64}, {path: builtin, language: fr, size: 40}]"
-)
-
-
-def _refuse(problems: Iterable[str], where: str) -> None:
-    said = shortened([f"{where}: {problem}" for problem in dict.fromkeys(problems)])
-    if said:
-        raise ConfigError(said, f"edit {where}" if where != "study" else None)
-
-
-def _mappings(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Those of a list of mappings that are; what else is there is refused by type."""
-    given = raw.get(key)
-    return [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-
-
-def _training_problems(training: dict[str, Any]) -> list[str]:
-    try:
-        runs = expand(RunConfig, training)
-    except ConfigError as error:
-        return [f"training: {problem}" for problem in error.problems]
-    if not runs:
-        return ["training: a list without values names no run"]
-    found = [f"{name}: no setting of training; the study has it" for name in FILLED_IN if name in training]
-    found += [problem for settings in runs for problem in problems_of(RunConfig, settings)]
-    return [f"training.{problem}" for problem in dict.fromkeys(found)]
-
-
-def problems_of(model: type[BaseModel], raw: dict[str, Any]) -> list[str]:
-    """What is wrong with raw settings, each with where it stands; an empty list if nothing is."""
-    try:
-        model.model_validate(raw)
-    except ValidationError as error:
-        return [_describe(model, dict(item)) for item in error.errors()]
-    return []
-
-
-def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
-    location = [str(part) for part in item["loc"]]
-    if item["type"] == "extra_forbidden":
-        owner = _owner(model, item["loc"][:-1]) or model
-        choices = [name for name in owner.model_fields if owner is not RunConfig or name not in FILLED_IN]
-        return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {nearest(location[-1], choices)}"
-    message = item["msg"].removeprefix("Value error, ")
-    if not location:
-        return message
-    shown = "" if location[-1] == "api_key_env" else f" (found {redacted(repr(_masked(item['input']))):.100})"
-    return f"{'.'.join(location)}: {message}{shown}"
-
-
-def _masked(value: Any) -> Any:
-    """What a message may show: in place of a key's name may stand the key."""
-    if isinstance(value, dict):
-        return {key: HIDDEN if key == "api_key_env" else _masked(one) for key, one in value.items()}
-    return [_masked(one) for one in value] if isinstance(value, list) else value
-
-
-def _owner(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
-    owner: type[BaseModel] | None = model
-    for part in location:
-        if isinstance(part, int) or owner is None:
-            continue
-        field = owner.model_fields.get(part)
-        owner = _settings_class(field.annotation) if field else None
-    return owner
-
-
-def _settings_class(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _settings_class(part))), None)
-
-
-def _with_defaults(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with every setting written out, so that the resolved study file is complete."""
-    filled = dict(raw)
-    for key, field in model.model_fields.items():
-        if model is RunConfig and key in FILLED_IN:
-            continue
-        default = field.get_default(call_default_factory=True)
-        value = filled.get(key, default)
-        nested = shape_of(field.annotation)[1]
-        if nested is not None:
-            values = value if isinstance(value, list) else [value]
-            dumped = [_with_defaults(nested, v if isinstance(v, dict) else v.model_dump(mode="json")) for v in values]
-            filled[key] = dumped if isinstance(value, list) else dumped[0]
-        elif key not in filled:
-            filled[key] = _plain(default)
-    return filled
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _locate(training: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Local data files and model folders as absolute paths, data files with the hash of their content."""
-    located = dict(training)
-    models = training["model"] if isinstance(training["model"], list) else [training["model"]]
-    paths = [_locate_model(name, folder) for name in models]
-    located["model"] = paths if isinstance(training["model"], list) else paths[0]
-    sets = training["instructions"] if isinstance(training["instructions"], list) else [training["instructions"]]
-    placed = [{**one, "sources": _locate_sources(one["sources"], folder)} for one in sets]
-    located["instructions"] = placed if isinstance(training["instructions"], list) else placed[0]
-    return located
-
-
-def _locate_rule(rule: dict[str, Any], folder: Path) -> dict[str, Any]:
-    if "model" not in rule:
-        return rule
-    names = rule["model"] if isinstance(rule["model"], list) else [rule["model"]]
-    return rule | {"model": [_locate_model(name, folder) for name in names]}
-
-
-def _locate_given(raw: Any, folder: Path | None) -> Any:
-    """A model of the study with its folder as an absolute path; one behind a server is not looked for."""
-    model = Model.model_validate({"model": raw} if isinstance(raw, str) else raw)
-    place = {} if model.remote or folder is None else {"model": _locate_model(model.model, folder)}
-    return model.model_dump(mode="json") | place
-
-
-def _twice(study: Study) -> list[str]:
-    """What to say of models that are in the study already: as a base, or under another name."""
-    others = Study.model_copy(study, update={"models": []})
-    there = {run.content_hash: "the untuned base model" for run in others.runs()} if others.training else {}
-    problems = []
-    for number, model in enumerate(study.models):
-        key = study._given(model).content_hash
-        if key in there:
-            hint = "; leave it out, or set include_base: false" if "base" in there[key] else ""
-            problems.append(f"models.{number}: {model.model} is in the study already, as {there[key]}{hint}")
-        there.setdefault(key, f"models.{number}")
-    return problems
-
-
-def _unservable(study: Study) -> list[str]:
-    """What to say of decoding that needs the model itself, where a server has it."""
-    problems = []
-    for number, model in enumerate(study.models):
-        own = study.decoding.model_dump() | model.decoding
-        names = [name for name in ("allow", "steer") if own[name] and model.by == "openai"]
-        if names:
-            off = ", ".join(f"{name}: {Decoding.model_fields[name].default}".lower() for name in names)
-            problems.append(f"models.{number}: a served model has no {' or '.join(names)}; decoding: {{{off}}}")
-    return problems
-
-
-def _model_hashes(grids: list[dict[str, Any]], models: list[dict[str, Any]]) -> dict[str, str]:
-    names = [name for grid in grids for name in (grid["model"] if isinstance(grid["model"], list) else [grid["model"]])]
-    names += [one["model"] for one in models if not one["base_url"]]
-    return {name: folder_sha256(Path(name)) for name in dict.fromkeys(names) if Path(name).is_dir()}
-
-
-def _locate_model(name: str, folder: Path) -> str:
-    return str((folder / name).resolve()) if (folder / name).is_dir() else name
-
-
-def _locate_sources(sources: list[Any], folder: Path) -> list[Any]:
-    return [
-        _locate_sources(item, folder) if isinstance(item, list) else _locate_source(item, folder) for item in sources
-    ]
-
-
-def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    source = Source.model_validate(raw)
-    if source.path.startswith("hub:"):
-        return source.model_dump(mode="json")
-    path = (folder / source.file).resolve()
-    digest = content_sha256(path) if path.exists() else None
-    shown = BUILTIN if source.path == BUILTIN else str(path)
-    return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}
-
-
-def _locate_files(study: Study, folder: Path) -> Study:
-    def located(source: str) -> str:
-        kind, colon, where = source.partition(":")
-        if kind in ("builtin", NO_PROMPTS):
-            return source
-        return f"{kind}:{(folder / where).resolve()}" if colon else str((folder / kind).resolve())
-
-    def placed(prompt_set: PromptSet) -> PromptSet:
-        found = [located(source) for source in prompt_set.sources]
-        return prompt_set.model_copy(update={"source": found[0] if isinstance(prompt_set.source, str) else found})
-
-    prompts = study.prompts
-    update = {"validation": placed(prompts.validation), "test": placed(prompts.test)}
-    judges = [
-        judge.model_copy(update={"rubrics": str((folder / judge.rubrics).resolve())}) if judge.rubrics else judge
-        for judge in study.judges
-    ]
-    return study.model_copy(update={"prompts": prompts.model_copy(update=update), "judges": judges})
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override '{override:.60}' is not of the form key=value", "for instance training.steps=50")
-    *sections, last = key.strip().split(".")
-    place = raw
-    for section in sections:
-        if place.get(section) is None:
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
-            raise ConfigError(f"override '{key}=…': '{section}' is not a section of the study file")
-    place[last] = read_yaml(text, f"override '{key}=…'")
-
-
-def dump_yaml(settings: BaseModel) -> str:
-    """Settings as YAML that loads back to the same settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

@@ -20,7 +20,7 @@ from xlift.disk import JsonlWriter, exclusive, write_jsonl
 from xlift.errors import ConfigError
 from xlift.progress import progress
 from xlift.records import Message, fingerprint, read_jsonl
-from xlift.study.settings import Source
+from xlift.study.data import Source
 from xlift.translation.gate import copied, fault
 from xlift.translation.pieces import Piece, fragments, joined, kept_in, pieces
 

@@ -17,7 +17,7 @@ from xlift.records import Message, fingerprint
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups
 from xlift.servers.ledger import open_ledger
-from xlift.study.settings import Served
+from xlift.study.served import Served
 
 ASKED = (
     "Translate the following text from {source} into {target}. Keep code, links, placeholders, numbers and formatting "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xlift.errors import ModelError, nearest
 from xlift.hub import quiet
-from xlift.study.settings import Adaptation, RunConfig
+from xlift.study.runs import Adaptation, RunConfig
 
 
 def with_adapters(model: Any, config: RunConfig) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from xlift.errors import DataError, TemplateError
 from xlift.records import Conversation
-from xlift.study.settings import RunConfig
+from xlift.study.runs import RunConfig
 from xlift.tuning.preference import Negatives, negatives, pairs_of
 from xlift.tuning.templates import ChatFormat, Encoded, each_by_name
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from xlift.errors import TemplateError, shortened
 from xlift.records import Message
-from xlift.study.settings import Thinking
+from xlift.study.served import Thinking
 from xlift.tuning.formats import NAMED, TURN_TOKENS, filled, fitting
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from xlift.memory import kept_memory, peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, unwrapped
 from xlift.progress import progress, say
 from xlift.records import Conversation, Logged, fingerprint, read_records
-from xlift.study.settings import DEFAULT_STEPS, RunConfig
+from xlift.study.runs import DEFAULT_STEPS, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint

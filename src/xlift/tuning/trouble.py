@@ -11,7 +11,7 @@ import torch
 
 from xlift.errors import UserError
 from xlift.progress import say
-from xlift.study.settings import RunConfig
+from xlift.study.runs import RunConfig
 
 WINDOW = 20
 """Steps that a loss is compared with; the first that can be a spike is the one behind them."""

@@ -1,0 +1,71 @@
+"""The settings of what a study does with its runs: measuring meanwhile, halving, a cluster, the report."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from xlift.errors import nearest
+from xlift.records import FACETS
+from xlift.study.settings import Settings
+
+
+class Validation(Settings):
+    """What is measured during training, on validation prompts only: at every checkpoint, and every so many steps."""
+
+    every: int | None = Field(None, ge=1)
+    """Optimiser steps between measurements; at checkpoints alone where it is not given."""
+    margins: bool = True
+    """Measure the language margin in every language of the study."""
+    grammar: bool = True
+    """Measure the grammar margin of checkpoints that answer, in the languages that have built-in pairs of sentences."""
+    responses: int = Field(0, ge=0)
+    """Also let the model answer so many validation prompts in each language, and rate the language of the answers."""
+    max_new_tokens: int = Field(48, ge=1)
+    """Longest of these answers in tokens."""
+
+
+class Halving(Settings):
+    """Stop hopeless runs early: after `first` steps, and then after each `factor` times as many, the best
+    1 / `factor` of the runs by the validation measure go on."""
+
+    first: int = Field(ge=1)
+    """Optimiser steps before the first comparison."""
+    factor: int = Field(3, ge=2)
+
+
+class Ray(Settings):
+    """Resources of one run's task when `executor` is `ray`."""
+
+    address: str | None = None
+    """Address of a running cluster, or `auto`; a cluster on this machine is started where it is not given."""
+    cpus: float = Field(1, gt=0)
+    """CPU cores of a run."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of a run; one where the device is CUDA, else none, where it is not given."""
+
+
+class Report(Settings):
+    """What the report says about itself."""
+
+    title: str | None = None
+    remedies: bool = False
+    """Tell of every other run what it mends, beside the first run of the grid, and what it costs."""
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples behind each bootstrap interval."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    measure: dict[str, float] = Field({"language": 1.0}, min_length=1)
+    """What makes a response good when runs are selected: facets with weights; `facet:judge` or `facet:human` says who
+    is believed, else people before judges before surface checks."""
+
+    @field_validator("measure")
+    @classmethod
+    def _known_facets(cls, measure: dict[str, float]) -> dict[str, float]:
+        for name, weight in measure.items():
+            facet, _, kind = name.partition(":")
+            if facet not in FACETS or kind not in {"", "human", "judge", "check"}:
+                raise ValueError(
+                    f"unknown facet '{name}'; {nearest(facet, FACETS)}, each also as FACET:human and the like"
+                )
+            if weight <= 0:
+                raise ValueError(f"the weight of '{name}' must be above 0")
+        return measure
