@@ -18,7 +18,7 @@ from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import result_text, write_report
 from xlift.report.reading import Material, Scale, material_of, share_rows
 from xlift.report.summary import summary_text, unknown_text
-from xlift.report.tables import rows_of
+from xlift.report.wide import rows_of
 from xlift.stages import prepare, rate_stage, report_stage
 from xlift.study.loading import parse_study
 

@@ -14,11 +14,14 @@ from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
 from xlift.analysis.agreement import agreement_tables
 from xlift.report import tables
+from xlift.report.agreement import agreement_tables_of
+from xlift.report.factors import level_names
 from xlift.report.formats import Column, ReportTable, Value, cells, to_latex, to_markdown, write_tables
 from xlift.report.numbers import curve_points, findings_of
 from xlift.report.reading import Material, Scale
 from xlift.report.sections import sections_of
 from xlift.report.summary import unknown_text
+from xlift.report.wide import rows_of
 
 LANGUAGE = ("language", "language")
 JUDGE = ("helpfulness", "judge:mistral")
@@ -57,7 +60,7 @@ def test_shares_are_counts_with_the_score_interval(material: Material) -> None:
     from statsmodels.stats.proportion import proportion_confint
 
     values = answers_of(material, LANGUAGE)
-    rows = tables.rows_of(findings_of(material).shares, Scale(*LANGUAGE, "check"))
+    rows = rows_of(findings_of(material).shares, Scale(*LANGUAGE, "check"))
     assert len(rows) == 10
     for row in rows:
         own = [value for (run, code, _), value in values.items() if (run, code) == (row.id, row.language)]
@@ -78,7 +81,7 @@ def test_differences_to_the_untuned_model_are_paired_by_prompt(material: Materia
     values = answers_of(material, LANGUAGE)
     base = next(one.run for one in material.answered if one.run.config.untuned)
     labels = {one.run.label: one.run.id for one in material.answered}
-    rows = tables.rows_of(findings_of(material).versus, Scale(*LANGUAGE, "check"))
+    rows = rows_of(findings_of(material).versus, Scale(*LANGUAGE, "check"))
     assert len(rows) == 8
     for row in rows:
         sides = [
@@ -94,7 +97,7 @@ def test_the_gap_to_english_is_paired_by_request(material: Material) -> None:
     values = answers_of(material, LANGUAGE)
     labels = {one.run.label: one.run.id for one in material.answered}
     requests = {prompt["id"]: prompt["parallel_id"] for prompt in material.prompts}
-    rows = tables.rows_of(findings_of(material).gaps, Scale(*LANGUAGE, "check"))
+    rows = rows_of(findings_of(material).gaps, Scale(*LANGUAGE, "check"))
     assert [row.language for row in rows] == ["fr"] * 5
     for row in rows:
         sides = [
@@ -131,7 +134,7 @@ def test_models_of_one_name_and_revisions_of_one_model_are_told_apart(tmp_path: 
     points = curve_points(made, found.means, Scale(*LANGUAGE, "check"), "learning_rate")
     assert len({point.panel for point in points}) == 4
     assert all(len([one for one in points if one.panel == point.panel]) == 2 * 3 for point in points)
-    levels = tables.level_names([row for row in found.effects if row.factor == "model"])
+    levels = level_names([row for row in found.effects if row.factor == "model"])
     assert sorted(levels.values()) == ["one/gemma", "two/gemma"]
 
 
@@ -170,7 +173,7 @@ def test_people_are_one_scale_and_a_judge_another(material: Material) -> None:
 
 def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(material: Material) -> None:
     found = findings_of(material)
-    named = {table.name: table for table in tables.agreement_tables_of(material, found)}
+    named = {table.name: table for table in agreement_tables_of(material, found)}
     assert set(named) == {"agreement-people", "agreement-judge-and-people", "people", "calibration"}
     rows = [row for row in material.everyone.to_dicts() if row["facet"] == "helpfulness"]
     alone = agreement_tables(rows, resamples=100)["agreement"]
@@ -181,7 +184,7 @@ def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(
 
 def test_without_judges_and_people_nothing_is_said_of_agreement(material: Material) -> None:
     only = rated_by(material.workspace, {LANGUAGE: lambda *_: 2.0, ("language", "language_lcb"): lambda *_: 2.0})
-    assert tables.agreement_tables_of(only, findings_of(only)) == []
+    assert agreement_tables_of(only, findings_of(only)) == []
     assert "agreement" not in {section.id for section in sections_of(only, findings_of(only))}
 
 

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from xlift.report.reading import Material
-from xlift.report.tables import confidence_text
+from xlift.report.wide import confidence_text
 from xlift.workspace import RunFolder
 
 

@@ -31,7 +31,8 @@ from xlift.report.reading import TITLES, Material, Scale, language_name, materia
 from xlift.report.rows import Range, ShareRow
 from xlift.report.sections import Section, sections_of
 from xlift.report.summary import summary_points, unknown_text
-from xlift.report.tables import rows_of, runs_table
+from xlift.report.tables import runs_table
+from xlift.report.wide import rows_of
 from xlift.terminal import paged, share_text
 from xlift.workspace import StudyFolder, now
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.report import figures, tables
+from xlift.report.agreement import agreement_tables_of
 from xlift.report.breakdown import breakdown_table
+from xlift.report.factors import effects_table, factor_name, level_names, variance_table
 from xlift.report.facts import cost_table, data_table
 from xlift.report.figures import Figure, Specification
 from xlift.report.formats import ReportTable
@@ -17,6 +19,7 @@ from xlift.report.overall import REFERENCE, marks_of, overall_table
 from xlift.report.reading import Material, Scale, language_name, rater_name
 from xlift.report.remedies import remedies_table
 from xlift.report.rows import CurvePoint, record
+from xlift.report.wide import rows_of
 
 
 class Block(NamedTuple):
@@ -102,11 +105,11 @@ MARKS = "▲ ▼: above or below the untuned model beyond chance (corrected for 
 
 def _heat_rows(material: Material, found: Findings, scale: Scale) -> list[dict[str, Any]]:
     """The cells of the heat map: the overall numbers first, where there are several other languages, then each one."""
-    marks = marks_of(material, tables.rows_of(found.versus, scale))
+    marks = marks_of(material, rows_of(found.versus, scale))
     shared = {"low", "high", "rated", "missing"}
-    whole = tables.rows_of(found.checkpoints, scale)
+    whole = rows_of(found.checkpoints, scale)
     rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in tables.rows_of(found.shares, scale):
+    for row in rows_of(found.shares, scale):
         name = material.name(row.id, row.step)
         cell = {"run": name, "language": language_name(row.language), "mean": row.mean, "mark": ""}
         cell |= {key: getattr(row, key) for key in shared}
@@ -184,7 +187,7 @@ def _names(material: Material) -> list[str]:
 
 def _transfer(material: Material, found: Findings) -> Iterator[Block]:
     for scale in material.scales:
-        rows = [record(row) | {"language": language_name(row.language)} for row in tables.rows_of(found.gaps, scale)]
+        rows = [record(row) | {"language": language_name(row.language)} for row in rows_of(found.gaps, scale)]
         yield from _figure(
             "transfer", "English beside the others", figures.transfer_figure(rows, _names(material)), scale
         )
@@ -193,20 +196,20 @@ def _transfer(material: Material, found: Findings) -> Iterator[Block]:
 
 def _effects(material: Material, found: Findings) -> Iterator[Block]:
     for scale in material.scales:
-        table = tables.effects_table(material, found.effects, scale)
+        table = effects_table(material, found.effects, scale)
         if table is None:
             continue
-        names = tables.level_names(tables.rows_of(found.effects, scale))
+        names = level_names(rows_of(found.effects, scale))
         rows: list[dict[str, Any]] = [
-            {"choice": tables.factor_name(row.factor), "level": names[row.factor, row.level]}
+            {"choice": factor_name(row.factor), "level": names[row.factor, row.level]}
             | {"language": language_name(row.language), "effect": row.effect, "low": row.low, "high": row.high}
-            for row in tables.rows_of(found.effects, scale)
+            for row in rows_of(found.effects, scale)
             if row.language != ALL_LANGUAGES
         ]
         yield from _figure(
             "effects", "effects of the training choices", figures.effects_figure(rows, _names(material)), scale
         )
-        yield from _tables(scale, table, tables.variance_table(material, found.variance, scale))
+        yield from _tables(scale, table, variance_table(material, found.variance, scale))
 
 
 def _training(material: Material) -> Iterator[Block]:
@@ -252,4 +255,4 @@ def _agreement(material: Material, found: Findings) -> Iterator[Block]:
     ]
     who = list(shown[0].estimates) if shown else []
     yield from _figure("calibration", "Judges calibrated by people", figures.calibration_figure(panels, who))
-    yield from (Block(table=table) for table in tables.agreement_tables_of(material, found))
+    yield from (Block(table=table) for table in agreement_tables_of(material, found))

@@ -16,12 +16,13 @@ import polars as pl
 from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.halving import saved
 from xlift.progress import duration
+from xlift.report.factors import factor_name
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import Findings, differences, smallest_detectable
 from xlift.report.overall import REFERENCE, others_text
 from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
 from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
-from xlift.report.tables import factor_name, rows_of
+from xlift.report.wide import rows_of
 
 MOST_NAMED = 8
 """More languages than this are not gone through one by one."""

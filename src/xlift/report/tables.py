@@ -2,105 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from xlift.analysis.agreement import HEADINGS, MEASURES
 from xlift.report.formats import Column, Form, ReportTable, Value
-from xlift.report.numbers import Findings
 from xlift.report.overall import REFERENCE
-from xlift.report.reading import Material, Scale, language_name, measure_text, rater_name
-from xlift.report.rows import (
-    AgreementRow,
-    CalibrationRow,
-    DifferenceRow,
-    EffectRow,
-    FactRow,
-    InstructionRow,
-    MarginRow,
-    MissingRow,
-    PersonRow,
-    Range,
-    SelectionRow,
-    ShareRow,
-    VarianceRow,
-    record,
+from xlift.report.reading import Material, Scale, language_name, measure_text
+from xlift.report.rows import DifferenceRow, FactRow, InstructionRow, MarginRow, MissingRow, SelectionRow, ShareRow
+from xlift.report.wide import (
+    Wide,
+    checkpoint_line,
+    confidence_text,
+    counted,
+    missing_note,
+    records_of,
+    rows_of,
+    value_of,
 )
 from xlift.study.labels import learning_rate_text
-
-
-class _OnScale(Protocol):
-    @property
-    def facet(self) -> str: ...
-    @property
-    def rater(self) -> str: ...
-
-
-class _InLanguage(Protocol):
-    @property
-    def language(self) -> str: ...
-
-
-OnScale = TypeVar("OnScale", bound=_OnScale)
-InLanguage = TypeVar("InLanguage", bound=_InLanguage)
-
-
-def rows_of(rows: Sequence[OnScale], scale: Scale) -> list[OnScale]:
-    """The rows that belong to a scale."""
-    return [row for row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
-
-
-def confidence_text(material: Material) -> str:
-    """The confidence of all intervals: 95 %."""
-    return f"{material.workspace.study.report.confidence * 100:g} %"
-
-
-def _value(found: Range, note: str = "") -> Value:
-    return Value(*found, note)
-
-
-def _records(rows: Sequence[Any]) -> list[dict[str, Any]]:
-    return [record(row) for row in rows]
-
-
-class Wide:
-    """A table with a line a name and a cell a language, of rows with one language each."""
-
-    def __init__(
-        self,
-        material: Material,
-        rows: Sequence[InLanguage],
-        name: Callable[[InLanguage], tuple[str, str]],
-        cell: Callable[[InLanguage], Value],
-        form: Form,
-        first: str = "run",
-    ) -> None:
-        """`name` gives a row's line: what tells it from others, and what people read."""
-        codes = [code for code in material.languages if any(row.language == code for row in rows)]
-        self.columns = [Column(first), *(Column(language_name(code), form) for code in codes)]
-        told: dict[str, tuple[str, dict[str, Value]]] = {}
-        for row in rows:
-            key, shown = name(row)
-            told.setdefault(key, (shown, {}))[1][row.language] = cell(row)
-        self.names = list(told)
-        self.lines = [[Value(shown), *(own.get(code, Value()) for code in codes)] for shown, own in told.values()]
-
-    def insert(self, place: int, column: Column, values: dict[str, Value]) -> None:
-        """One more column, by what tells the lines apart."""
-        self.columns.insert(place, column)
-        for name, line in zip(self.names, self.lines, strict=True):
-            line.insert(place, values[name])
-
-
-def _counted(rated: int, missing: int) -> str:
-    """How many went in and how many are missing, in short."""
-    return ", ".join(part for part in (f"of {rated}" if rated else "", _missing(missing)) if part)
-
-
-def _missing(count: int) -> str:
-    return f"{count} missing" if count else ""
 
 
 def share_table_of(material: Material, rows: Sequence[ShareRow], scale: Scale, split: str) -> ReportTable | None:
@@ -116,15 +35,11 @@ def share_table_of(material: Material, rows: Sequence[ShareRow], scale: Scale, s
     wide = Wide(
         material,
         own,
-        lambda row: _checkpoint(material, row.id, row.step),
-        lambda row: _value(row.share, _counted(row.rated, row.missing)),
+        lambda row: checkpoint_line(material, row.id, row.step),
+        lambda row: value_of(row.share, counted(row.rated, row.missing)),
         "share",
     )
-    return ReportTable(name, f"{scale.title}: {split} prompts", note, wide.columns, wide.lines, _records(own))
-
-
-def _checkpoint(material: Material, run: str, step: int) -> tuple[str, str]:
-    return f"{run} {step}", material.name(run, step)
+    return ReportTable(name, f"{scale.title}: {split} prompts", note, wide.columns, wide.lines, records_of(own))
 
 
 def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -> ReportTable | None:
@@ -147,14 +62,14 @@ def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale
         [
             Value(row.run),
             Value(language_name(row.language)),
-            _value(row.points, (row.reason or "") if row.low is None else ""),
+            value_of(row.points, (row.reason or "") if row.low is None else ""),
             Value(row.p_holm),
-            Value(row.pairs, note=_missing(row.missing)),
+            Value(row.pairs, note=missing_note(row.missing)),
         ]
         for row in own
     ]
     title = f"{scale.title}: what tuning changes"
-    return ReportTable(f"versus-base-{scale.slug}", title, note, columns, lines, _records(own))
+    return ReportTable(f"versus-base-{scale.slug}", title, note, columns, lines, records_of(own))
 
 
 def gap_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -> ReportTable | None:
@@ -170,11 +85,11 @@ def gap_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -
         material,
         own,
         lambda row: (row.run, row.run),
-        lambda row: _value(row.points, ", ".join(filter(None, (f"{row.pairs} pairs", _missing(row.missing))))),
+        lambda row: value_of(row.points, ", ".join(filter(None, (f"{row.pairs} pairs", missing_note(row.missing))))),
         "points",
     )
     return ReportTable(
-        f"gap-{scale.slug}", f"{scale.title}: beside English", note, wide.columns, wide.lines, _records(own)
+        f"gap-{scale.slug}", f"{scale.title}: beside English", note, wide.columns, wide.lines, records_of(own)
     )
 
 
@@ -192,9 +107,9 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     def by_rule(cell: Callable[[SelectionRow], Value], form: Form) -> Wide:
         return Wide(material, rows, lambda row: (row.rule, row.rule), cell, form, "rule")
 
-    score = by_rule(lambda row: _value(row.scored, f"of {row.rated}" if row.rated else ""), "share")
+    score = by_rule(lambda row: value_of(row.scored, f"of {row.rated}" if row.rated else ""), "share")
     score.insert(1, Column("picks"), picks)
-    cost = by_rule(lambda row: _value(row.costs), "points")
+    cost = by_rule(lambda row: value_of(row.costs), "points")
     cost.insert(1, Column("picks"), {rule: pick._replace(note="") for rule, pick in picks.items()})
     cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
     chosen = (
@@ -206,89 +121,11 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
         f"points, paired by prompt, {seen}: above zero, this rule's users are served worse. Regret: the best candidate "
         "on test prompts less the pick (known only afterwards, no interval; below zero where the pick is better)."
     )
-    said, records = "What each way of choosing picks, and what the pick is worth", _records(rows)
+    said, records = "What each way of choosing picks, and what the pick is worth", records_of(rows)
     return [
         ReportTable("selection", said, chosen, score.columns, score.lines, records),
         ReportTable("selection-cost", "What choosing so costs", costs, cost.columns, cost.lines, records),
     ]
-
-
-def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -> ReportTable | None:
-    """What each training choice contributes on one scale."""
-    own = rows_of(rows, scale)
-    if not own:
-        return None
-    note = (
-        "Test prompts: share of 2 at a level, and its difference from the mean over the levels in percentage points, "
-        f"all other choices balanced, with {confidence_text(material)} interval. Beside English: the effect less the "
-        "same effect in English."
-    )
-    columns = [
-        Column("choice"),
-        Column("level"),
-        Column("language"),
-        Column("share", "share"),
-        Column("effect", "points"),
-        Column("beside English", "points"),
-    ]
-    names = level_names(own)
-    lines = [
-        [
-            Value(factor_name(row.factor)),
-            Value(names[row.factor, row.level]),
-            Value(language_name(row.language)),
-            Value(row.mean),
-            Value(row.effect, row.low, row.high, row.reason or ""),
-            Value(row.interaction, row.interaction_low, row.interaction_high),
-        ]
-        for row in own
-    ]
-    title = f"{scale.title}: effects of the training choices"
-    return ReportTable(f"effects-{scale.slug}", title, note, columns, lines, _records(own))
-
-
-FACTOR_NAMES = {
-    "model": "base model", "learning_rate": "learning rate", "size": "conversations", "instructions": "data",
-    "weight": "weight of the tuning", "system": "system prompt", "rest": "choices together",
-}  # fmt: skip
-
-
-def factor_name(factor: str) -> str:
-    """A factor in words, with those that follow from it."""
-    first, *others = (FACTOR_NAMES.get(name, name) for name in factor.split(", "))
-    return f"{first} (with {', '.join(others)})" if others else first
-
-
-def level_names(rows: Sequence[EffectRow]) -> dict[tuple[str, str], str]:
-    """By factor and level, the level in words; of factors that go together the first one's, where that tells it."""
-    names = {(row.factor, row.level): _level_name(row.factor, row.level) for row in rows}
-    times = Counter((factor, name) for (factor, _), name in names.items())
-    return {key: key[1] if times[key[0], name] > 1 else name for key, name in names.items()}
-
-
-def _level_name(factor: str, level: str) -> str:
-    first = level.split(", ")[0]
-    if factor.startswith("learning_rate"):
-        return learning_rate_text(float(first))
-    return Path(first.split(":")[-1]).name if factor.startswith("model") else first
-
-
-def variance_table(material: Material, rows: Sequence[VarianceRow], scale: Scale) -> ReportTable | None:
-    """How much of what differs between settings each training choice accounts for."""
-    own = [row for row in rows_of(rows, scale) if row.share is not None]
-    if not own:
-        return None
-    note = (
-        "Share of the variance between settings that a choice accounts for beyond chance (test prompts), with "
-        f"{confidence_text(material)} interval."
-    )
-    columns = [Column("choice"), Column("language"), Column("share of variance", "share")]
-    lines = [
-        [Value(factor_name(row.factor)), Value(language_name(row.language)), Value(row.share, row.low, row.high)]
-        for row in own
-    ]
-    title = f"{scale.title}: what makes settings differ"
-    return ReportTable(f"variance-{scale.slug}", title, note, columns, lines, _records(own))
 
 
 def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTable | None:
@@ -303,12 +140,12 @@ def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTabl
     wide = Wide(
         material,
         [row for row in rows if row.language != REFERENCE],
-        lambda row: _checkpoint(material, row.id, row.step),
-        lambda row: Value(row.mean, row.low, row.high, _counted(row.rated, row.missing)),
+        lambda row: checkpoint_line(material, row.id, row.step),
+        lambda row: Value(row.mean, row.low, row.high, counted(row.rated, row.missing)),
         "share",
     )
     title = "Leaning to the user's language, without generating"
-    return ReportTable("margins", title, note, wide.columns, wide.lines, _records(rows))
+    return ReportTable("margins", title, note, wide.columns, wide.lines, records_of(rows))
 
 
 def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTable | None:
@@ -323,11 +160,11 @@ def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTab
     wide = Wide(
         material,
         rows,
-        lambda row: _checkpoint(material, row.id, row.step),
-        lambda row: Value(row.mean, row.low, row.high, _counted(row.rated, row.missing)),
+        lambda row: checkpoint_line(material, row.id, row.step),
+        lambda row: Value(row.mean, row.low, row.high, counted(row.rated, row.missing)),
         "share",
     )
-    return ReportTable("grammar", "Grammar told right", note, wide.columns, wide.lines, _records(rows))
+    return ReportTable("grammar", "Grammar told right", note, wide.columns, wide.lines, records_of(rows))
 
 
 def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> ReportTable | None:
@@ -341,7 +178,7 @@ def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> Re
     )
 
     def line(row: InstructionRow) -> tuple[str, str]:
-        key, name = _checkpoint(material, row.id, row.step)
+        key, name = checkpoint_line(material, row.id, row.step)
         manner = "strictly" if row.criterion == "strict" else "loosely"
         return f"{key} {row.counted} {manner}", f"{name}: {row.counted}, {manner}"
 
@@ -349,10 +186,10 @@ def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> Re
         material,
         rows,
         line,
-        lambda row: Value(row.mean, row.low, row.high, _counted(row.rated, row.missing)),
+        lambda row: Value(row.mean, row.low, row.high, counted(row.rated, row.missing)),
         "share",
     )
-    return ReportTable("instructions", "Instructions followed", note, wide.columns, wide.lines, _records(rows))
+    return ReportTable("instructions", "Instructions followed", note, wide.columns, wide.lines, records_of(rows))
 
 
 def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | None:
@@ -371,7 +208,7 @@ def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | No
         [
             Value(material.name(row.id, row.step)),
             Value(language_name(row.second)),
-            Value(row.alike, row.alike_low, row.alike_high, _counted(row.rated, row.missing)),
+            Value(row.alike, row.alike_low, row.alike_high, counted(row.rated, row.missing)),
             Value(row.first_only, row.first_only_low, row.first_only_high),
             Value(row.lost, row.lost_low, row.lost_high, f"of {row.lost_rated}" if row.lost_rated else ""),
         ]
@@ -379,7 +216,7 @@ def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | No
     ]
     note = "Test prompts; 95 % intervals. A fact counts where it could be rated in both languages."
     title = "The same facts in English and in the user's language"
-    return ReportTable("facts", title, note, columns, lines, _records(rows))
+    return ReportTable("facts", title, note, columns, lines, records_of(rows))
 
 
 def missing_table(material: Material, rows: Sequence[MissingRow]) -> ReportTable | None:
@@ -399,91 +236,7 @@ def missing_table(material: Material, rows: Sequence[MissingRow]) -> ReportTable
     columns = [Column("what"), Column("why"), *(Column(language_name(code), "count") for code in codes)]
     columns.append(Column("all", "count"))
     note = "Both splits, all checkpoints. Missing ratings are left out of every number of this report."
-    return ReportTable("missing", "Ratings that are missing, and why", note, columns, lines, _records(rows))
-
-
-def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
-    """Agreement between raters, people who deviate, and judges calibrated by people; as far as there is any."""
-    tables = []
-    columns = [Column("facet"), Column("language"), Column("first"), Column("second"), Column("items", "count")]
-    columns += [Column(name, "number") for name in MEASURES]
-    for between, heading in HEADINGS.items():
-        own = [row for row in found.agreement if row.between == between]
-        if own:
-            why = sorted({reason for row in own for reason in row.reasons.values()})
-            note = f"Brackets: {confidence_text(material)} interval over prompts. Leniency is first minus second."
-            note += f" No figure or interval where: {'; '.join(why)}." if why else ""
-            name = f"agreement-{between.replace(' ', '-')}"
-            lines = [_agreement_line(row) for row in own]
-            tables.append(ReportTable(name, heading, note, columns, lines, [_flat(row) for row in own]))
-    return [*tables, *_people_table(found.people), *_calibration_table(material, found.calibration)]
-
-
-def _agreement_line(row: AgreementRow) -> list[Value]:
-    named = [row.facet, language_name(row.language), rater_name(row.first), rater_name(row.second)]
-    items = Value(row.items, note=_missing(row.missing))
-    return [*map(Value, named), items, *(_value(row.measure(name)) for name in MEASURES)]
-
-
-def _flat(row: AgreementRow) -> dict[str, Any]:
-    table = [f"{i}{j}" for i in range(3) for j in range(3)]
-    counts = [count for line in row.confusion for count in line] if row.confusion else [None] * 9
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in row.reasons.items())
-    kept = {key: value for key, value in record(row).items() if key not in ("confusion", "reasons")}
-    return kept | {f"count_{pair}": count for pair, count in zip(table, counts, strict=True)} | {"reasons": reasons}
-
-
-def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:
-    if not rows:
-        return []
-    columns = [
-        Column("facet"),
-        Column("language"),
-        Column("person"),
-        Column("items", "count"),
-        Column("leniency", "signed"),
-        Column("kappa with others", "number"),
-        Column("of the others", "number"),
-        Column("deviates"),
-    ]
-    lines = [
-        [
-            Value(row.facet),
-            Value(language_name(row.language)),
-            Value(rater_name(row.rater)),
-            Value(row.items),
-            Value(row.leniency, row.leniency_low, row.leniency_high),
-            Value(row.kappa),
-            Value(row.kappa_others),
-            Value(", ".join(row.deviates)),
-        ]
-        for row in rows
-    ]
-    records = [record(row) | {"rater": rater_name(row.rater), "deviates": ", ".join(row.deviates)} for row in rows]
-    note = "Each person beside the mean of the others who read the same responses; marks are corrected (Holm)."
-    return [ReportTable("people", "Who deviates", note, columns, lines, records)]
-
-
-def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> list[ReportTable]:
-    if not rows:
-        return []
-    columns = [Column("run"), Column("language"), Column("facet"), Column("judge")]
-    columns += [Column(who, "number") for who in rows[0].estimates]
-    columns.append(Column("rated by people", "count"))
-    lines = [
-        [
-            *map(Value, (row.run, language_name(row.language), row.facet, rater_name(row.judge))),
-            *map(_value, row.estimates.values()),
-            Value(row.labelled, note=row.reason or ""),
-        ]
-        for row in rows
-    ]
-    note = (
-        f"Test prompts: mean value from 0 to 2, {confidence_text(material)} interval. Calibrated: the people's mean, "
-        "corrected by what the judge says of the responses that no person has read (prediction-powered inference); the "
-        "responses that people rate must be a random sample."
-    )
-    return [ReportTable("calibration", "Judges calibrated by people", note, columns, lines, _records(rows))]
+    return ReportTable("missing", "Ratings that are missing, and why", note, columns, lines, records_of(rows))
 
 
 def runs_table(material: Material) -> ReportTable:

@@ -1,0 +1,97 @@
+"""The tables of the report that say how far raters can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xlift.analysis.agreement import HEADINGS, MEASURES
+from xlift.report.formats import Column, ReportTable, Value
+from xlift.report.numbers import Findings
+from xlift.report.reading import Material, language_name, rater_name
+from xlift.report.rows import AgreementRow, CalibrationRow, PersonRow, record
+from xlift.report.wide import confidence_text, missing_note, records_of, value_of
+
+
+def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
+    """Agreement between raters, people who deviate, and judges calibrated by people; as far as there is any."""
+    tables = []
+    columns = [Column("facet"), Column("language"), Column("first"), Column("second"), Column("items", "count")]
+    columns += [Column(name, "number") for name in MEASURES]
+    for between, heading in HEADINGS.items():
+        own = [row for row in found.agreement if row.between == between]
+        if own:
+            why = sorted({reason for row in own for reason in row.reasons.values()})
+            note = f"Brackets: {confidence_text(material)} interval over prompts. Leniency is first minus second."
+            note += f" No figure or interval where: {'; '.join(why)}." if why else ""
+            name = f"agreement-{between.replace(' ', '-')}"
+            lines = [_agreement_line(row) for row in own]
+            tables.append(ReportTable(name, heading, note, columns, lines, [_flat(row) for row in own]))
+    return [*tables, *_people_table(found.people), *_calibration_table(material, found.calibration)]
+
+
+def _agreement_line(row: AgreementRow) -> list[Value]:
+    named = [row.facet, language_name(row.language), rater_name(row.first), rater_name(row.second)]
+    items = Value(row.items, note=missing_note(row.missing))
+    return [*map(Value, named), items, *(value_of(row.measure(name)) for name in MEASURES)]
+
+
+def _flat(row: AgreementRow) -> dict[str, Any]:
+    table = [f"{i}{j}" for i in range(3) for j in range(3)]
+    counts = [count for line in row.confusion for count in line] if row.confusion else [None] * 9
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in row.reasons.items())
+    kept = {key: value for key, value in record(row).items() if key not in ("confusion", "reasons")}
+    return kept | {f"count_{pair}": count for pair, count in zip(table, counts, strict=True)} | {"reasons": reasons}
+
+
+def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:
+    if not rows:
+        return []
+    columns = [
+        Column("facet"),
+        Column("language"),
+        Column("person"),
+        Column("items", "count"),
+        Column("leniency", "signed"),
+        Column("kappa with others", "number"),
+        Column("of the others", "number"),
+        Column("deviates"),
+    ]
+    lines = [
+        [
+            Value(row.facet),
+            Value(language_name(row.language)),
+            Value(rater_name(row.rater)),
+            Value(row.items),
+            Value(row.leniency, row.leniency_low, row.leniency_high),
+            Value(row.kappa),
+            Value(row.kappa_others),
+            Value(", ".join(row.deviates)),
+        ]
+        for row in rows
+    ]
+    records = [record(row) | {"rater": rater_name(row.rater), "deviates": ", ".join(row.deviates)} for row in rows]
+    note = "Each person beside the mean of the others who read the same responses; marks are corrected (Holm)."
+    return [ReportTable("people", "Who deviates", note, columns, lines, records)]
+
+
+def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> list[ReportTable]:
+    if not rows:
+        return []
+    columns = [Column("run"), Column("language"), Column("facet"), Column("judge")]
+    columns += [Column(who, "number") for who in rows[0].estimates]
+    columns.append(Column("rated by people", "count"))
+    lines = [
+        [
+            *map(Value, (row.run, language_name(row.language), row.facet, rater_name(row.judge))),
+            *map(value_of, row.estimates.values()),
+            Value(row.labelled, note=row.reason or ""),
+        ]
+        for row in rows
+    ]
+    note = (
+        f"Test prompts: mean value from 0 to 2, {confidence_text(material)} interval. Calibrated: the people's mean, "
+        "corrected by what the judge says of the responses that no person has read (prediction-powered inference); the "
+        "responses that people rate must be a random sample."
+    )
+    return [ReportTable("calibration", "Judges calibrated by people", note, columns, lines, records_of(rows))]

@@ -1,0 +1,91 @@
+"""The tables of the report that say what each training choice contributes, and the words for choices and levels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from xlift.report.formats import Column, ReportTable, Value
+from xlift.report.reading import Material, Scale, language_name
+from xlift.report.rows import EffectRow, VarianceRow
+from xlift.report.wide import confidence_text, records_of, rows_of
+from xlift.study.labels import learning_rate_text
+
+
+def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -> ReportTable | None:
+    """What each training choice contributes on one scale."""
+    own = rows_of(rows, scale)
+    if not own:
+        return None
+    note = (
+        "Test prompts: share of 2 at a level, and its difference from the mean over the levels in percentage points, "
+        f"all other choices balanced, with {confidence_text(material)} interval. Beside English: the effect less the "
+        "same effect in English."
+    )
+    columns = [
+        Column("choice"),
+        Column("level"),
+        Column("language"),
+        Column("share", "share"),
+        Column("effect", "points"),
+        Column("beside English", "points"),
+    ]
+    names = level_names(own)
+    lines = [
+        [
+            Value(factor_name(row.factor)),
+            Value(names[row.factor, row.level]),
+            Value(language_name(row.language)),
+            Value(row.mean),
+            Value(row.effect, row.low, row.high, row.reason or ""),
+            Value(row.interaction, row.interaction_low, row.interaction_high),
+        ]
+        for row in own
+    ]
+    title = f"{scale.title}: effects of the training choices"
+    return ReportTable(f"effects-{scale.slug}", title, note, columns, lines, records_of(own))
+
+
+FACTOR_NAMES = {
+    "model": "base model", "learning_rate": "learning rate", "size": "conversations", "instructions": "data",
+    "weight": "weight of the tuning", "system": "system prompt", "rest": "choices together",
+}  # fmt: skip
+
+
+def factor_name(factor: str) -> str:
+    """A factor in words, with those that follow from it."""
+    first, *others = (FACTOR_NAMES.get(name, name) for name in factor.split(", "))
+    return f"{first} (with {', '.join(others)})" if others else first
+
+
+def level_names(rows: Sequence[EffectRow]) -> dict[tuple[str, str], str]:
+    """By factor and level, the level in words; of factors that go together the first one's, where that tells it."""
+    names = {(row.factor, row.level): _level_name(row.factor, row.level) for row in rows}
+    times = Counter((factor, name) for (factor, _), name in names.items())
+    return {key: key[1] if times[key[0], name] > 1 else name for key, name in names.items()}
+
+
+def _level_name(factor: str, level: str) -> str:
+    first = level.split(", ")[0]
+    if factor.startswith("learning_rate"):
+        return learning_rate_text(float(first))
+    return Path(first.split(":")[-1]).name if factor.startswith("model") else first
+
+
+def variance_table(material: Material, rows: Sequence[VarianceRow], scale: Scale) -> ReportTable | None:
+    """How much of what differs between settings each training choice accounts for."""
+    own = [row for row in rows_of(rows, scale) if row.share is not None]
+    if not own:
+        return None
+    note = (
+        "Share of the variance between settings that a choice accounts for beyond chance (test prompts), with "
+        f"{confidence_text(material)} interval."
+    )
+    columns = [Column("choice"), Column("language"), Column("share of variance", "share")]
+    lines = [
+        [Value(factor_name(row.factor)), Value(language_name(row.language)), Value(row.share, row.low, row.high)]
+        for row in own
+    ]
+    title = f"{scale.title}: what makes settings differ"
+    return ReportTable(f"variance-{scale.slug}", title, note, columns, lines, records_of(own))

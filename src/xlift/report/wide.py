@@ -1,0 +1,86 @@
+"""What the tables of the report are made with: rows of a scale, values and notes in cells, a column a language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from xlift.report.formats import Column, Form, Value
+from xlift.report.reading import Material, Scale, language_name
+from xlift.report.rows import Range, record
+
+
+class _OnScale(Protocol):
+    @property
+    def facet(self) -> str: ...
+    @property
+    def rater(self) -> str: ...
+
+
+class _InLanguage(Protocol):
+    @property
+    def language(self) -> str: ...
+
+
+OnScale = TypeVar("OnScale", bound=_OnScale)
+InLanguage = TypeVar("InLanguage", bound=_InLanguage)
+
+
+def rows_of(rows: Sequence[OnScale], scale: Scale) -> list[OnScale]:
+    """The rows that belong to a scale."""
+    return [row for row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
+
+
+def confidence_text(material: Material) -> str:
+    """The confidence of all intervals: 95 %."""
+    return f"{material.workspace.study.report.confidence * 100:g} %"
+
+
+def value_of(found: Range, note: str = "") -> Value:
+    return Value(*found, note)
+
+
+def records_of(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [record(row) for row in rows]
+
+
+class Wide:
+    """A table with a line a name and a cell a language, of rows with one language each."""
+
+    def __init__(
+        self,
+        material: Material,
+        rows: Sequence[InLanguage],
+        name: Callable[[InLanguage], tuple[str, str]],
+        cell: Callable[[InLanguage], Value],
+        form: Form,
+        first: str = "run",
+    ) -> None:
+        """`name` gives a row's line: what tells it from others, and what people read."""
+        codes = [code for code in material.languages if any(row.language == code for row in rows)]
+        self.columns = [Column(first), *(Column(language_name(code), form) for code in codes)]
+        told: dict[str, tuple[str, dict[str, Value]]] = {}
+        for row in rows:
+            key, shown = name(row)
+            told.setdefault(key, (shown, {}))[1][row.language] = cell(row)
+        self.names = list(told)
+        self.lines = [[Value(shown), *(own.get(code, Value()) for code in codes)] for shown, own in told.values()]
+
+    def insert(self, place: int, column: Column, values: dict[str, Value]) -> None:
+        """One more column, by what tells the lines apart."""
+        self.columns.insert(place, column)
+        for name, line in zip(self.names, self.lines, strict=True):
+            line.insert(place, values[name])
+
+
+def counted(rated: int, missing: int) -> str:
+    """How many went in and how many are missing, in short."""
+    return ", ".join(part for part in (f"of {rated}" if rated else "", missing_note(missing)) if part)
+
+
+def missing_note(count: int) -> str:
+    return f"{count} missing" if count else ""
+
+
+def checkpoint_line(material: Material, run: str, step: int) -> tuple[str, str]:
+    return f"{run} {step}", material.name(run, step)
