@@ -7,6 +7,7 @@ step), is decided by the first and told to all: else two workers could train two
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -22,6 +23,17 @@ def first_worker() -> bool:
 
 def several_workers() -> bool:
     return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def part() -> None:
+    """Close this worker's connection to the others, once nothing is under way between them.
+
+    Its threads may still hold what the interpreter owns; at the interpreter's end that would abort the process
+    (pytorch/pytorch#179291). With something under way it would wait for the others.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if several_workers() and distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def agreed(decide: Callable[[], Decision], device: str) -> Decision:

@@ -18,6 +18,7 @@ from xlift.errors import UserError, os_problem
 from xlift.extras import missing_extra
 from xlift.progress import QUIET, VERBOSE, kept_for_a_log
 from xlift.redaction import redacted
+from xlift.workers import part
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, or a polite end from outside."""
@@ -93,6 +94,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print(f"stopped; what is done is kept. To go on: {typed}", file=sys.stderr)
+        elif not end.code:
+            part()
         raise
     except Exception:
         # A mistake of ours; what it says may hold a key.
