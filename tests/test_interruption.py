@@ -144,6 +144,53 @@ def killed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+KILLS, KILLS_A_STUDY = 200, 10
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_a_study_killed_at_random_ends_like_one_left_alone(study: Path, whole: Path, tmp_path: Path) -> None:
+    """Fresh studies, each killed up to ten times anywhere between its first and its last moment."""
+    chance, kills, studies = random.Random(1), 0, 0
+    began = time.monotonic()
+    (tmp_path / "timed").mkdir()
+    finish(study, tmp_path / "timed")
+    needed = time.monotonic() - began
+    while kills < KILLS:
+        folder = tmp_path / str(studies)
+        folder.mkdir()
+        for _ in range(KILLS_A_STUDY):
+            process = start(study, folder)
+            time.sleep(chance.uniform(0, needed / 2))
+            process.kill()
+            kills += process.wait(timeout=60) == -signal.SIGKILL
+        finish(study, folder)
+        assert different(whole, folder / "results" / "cut") == []
+        studies += 1
+    print(f"{kills} kills in {studies} studies of {needed:.1f} s: nothing lost, nothing twice, nothing left over")
+
+
+def different(whole: Path, found: Path) -> list[str]:
+    """Files that are not in both folders, or whose contents differ in more than the time that something took."""
+    expected, there = files(whole), files(found)
+    same_names = expected.keys() & there.keys()
+    kept = {name for name in same_names if Path(name).parts[0] != "report" and Path(name).name not in TIMED_FILES}
+    return sorted(
+        [*(expected.keys() ^ there.keys()), *(one for one in kept if contents(expected[one]) != contents(there[one]))]
+    )
+
+
+TIMED_FILES = {"log.txt", "manifest.json"}
+
+
+def contents(path: Path) -> object:
+    """What a file holds; of records their set, without the seconds that they took."""
+    if path.suffix != ".jsonl":
+        return path.read_bytes()
+    lines = [json.dumps(one, sort_keys=True) for one in records(path, "seconds", "tokens_per_second", "time")]
+    return Counter(lines)
+
+
 def files(study: Path) -> dict[str, Path]:
     return {str(path.relative_to(study)): path for path in sorted(study.rglob("*")) if path.is_file()}
 

@@ -32,6 +32,7 @@ from xlift.judging.ratings import (
 )
 from xlift.rating import text_fingerprint
 from xlift.records import read_records
+from xlift.servers.calls import ServedReply
 from xlift.servers.client import Pace
 from xlift.servers.ledger import estimated_tokens, most_tokens
 from xlift.study.served import Judge
@@ -277,7 +278,8 @@ def test_tokens_are_estimated_by_script(text: str, characters: float) -> None:
 
 # --- the fault run ---------------------------------------------------------------------------------------------------
 
-RESPONSES, FAULTS, KILLS = 500, 0.3, 5
+FAULTS, KILLS = 0.3, 5
+CALLS = [500, pytest.param(10_000, marks=[pytest.mark.torture, pytest.mark.timeout(3600)])]
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -329,28 +331,24 @@ class FaultRun:
             for record in read_records(self.folder / "responses.jsonl")
             for one in requests_for(record, self.settings, texts)
         }
+        lines = [line for line in read_records(self.folder / "ledger.jsonl") if "reply" in line]
+        firsts = {
+            line["request"]: ServedReply(line["reply"], line["finish"], line["refusal"])
+            for line in lines
+            if line["part"] == 1
+        }
         marks = []
-        for line in read_records(self.folder / "ledger.jsonl"):
-            if "reply" in line:
-                request = requests[line["request"]]
-                first = next(iter(_first_replies(self.folder, line["request"])))
-                messages = request.messages if line["part"] == 1 else request.follow_up([first])
-                marks.append(identity([dict(one) for one in messages]))
+        for line in lines:
+            request = requests[line["request"]]
+            messages = request.messages if line["part"] == 1 else request.follow_up([firsts[line["request"]]])
+            marks.append(identity([dict(one) for one in messages]))
         return marks
 
 
-def _first_replies(folder: Path, key: str) -> Iterator[Any]:
-    from xlift.servers.calls import ServedReply
-
-    for line in read_records(folder / "ledger.jsonl"):
-        if line["request"] == key and line["part"] == 1 and "reply" in line:
-            yield ServedReply(line["reply"], line["finish"], line["refusal"])
-
-
-@pytest.fixture(scope="module")
-def fault_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRun]:
+@pytest.fixture(scope="module", params=CALLS)
+def fault_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRun]:
     folder = tmp_path_factory.mktemp("faults")
-    write_jsonl(folder / "responses.jsonl", records(RESPONSES))
+    write_jsonl(folder / "responses.jsonl", records(request.param))
     command = [sys.executable, str(Path(__file__).parent / "judge_server.py"), "--faults", str(FAULTS)]
     command += ["--latency", "0.02", "--slow", "3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -360,8 +358,8 @@ def fault_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRun]:
         run = FaultRun(folder, settings, url.removesuffix("/v1") + "/state")
         chance = random.Random(0)
         for i in range(KILLS):
-            run.kill_after(60 + 90 * i, chance.uniform(0, 0.2))
-        assert run.start().wait(timeout=120) == 0, (folder / "stderr").read_text()
+            run.kill_after(request.param * (12 + 18 * i) // 100, chance.uniform(0, 0.2))
+        assert run.start().wait(timeout=3000) == 0, (folder / "stderr").read_text()
         yield run
         server.terminate()
 
@@ -370,7 +368,7 @@ def test_after_faults_and_kills_every_response_is_rated_or_missing_with_a_reason
     items = read_records(fault_run.folder / "responses.jsonl")
     current = current_judge_ratings(fault_run.folder / "ratings.jsonl", items, fault_run.settings)
     assert Counter((one["id"], one["facet"]) for one in current) == {
-        (f"p{i}", facet): 1 for i in range(RESPONSES) for facet in FACETS
+        (f"p{i}", facet): 1 for i in range(len(items)) for facet in FACETS
     }
     missing = [one for one in current if one["value"] is None]
     assert all(one.get("reason") for one in missing)
