@@ -113,6 +113,9 @@ def test_labels_are_readable() -> None:
     labels = run_labels(parse_study({"name": "grid", "training": training}).runs())
     hows = ("lora-r8", "lora-r16", "full")
     assert labels[1:] == [f"builtin-{size}-{how}-lr1e-4" for how in hows for size in (8, 64)]
+    training = {"adaptation": [{"rslora": [False, True]}, {"method": "full"}]}
+    labels = run_labels(parse_study({"name": "grid", "training": training}).runs())
+    assert labels[1:] == ["lora-r16-lr1e-4", "lora-r16-lr1e-4-rslora=on", "full-lr1e-4"]
 
 
 def test_untuned_bases_that_differ_in_what_they_are_told_have_labels_of_their_own() -> None:

@@ -26,6 +26,8 @@ _OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to
 _OFF: dict[str, Any] = {
     "preference": 0,
     "swap": 0,
+    "rslora": False,
+    "dora": False,
     "weight": 1,
     "remind": False,
     "heldout": 16,
@@ -140,11 +142,12 @@ def _texts(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     texts: list[dict[str, str]] = [{} for _ in parts]
     for name in parts[0] if parts else ():
         values = {fingerprint(part[name]): part[name] for part in parts}
-        words = {key: _safe(_text(name, value)) for key, value in values.items()}
+        said = {key: _text(name, value) for key, value in values.items()}
+        words = {key: _safe(text) for key, text in said.items()}
         times = Counter(word.casefold() for word in words.values())
         for text, part in zip(texts, parts, strict=True):
             key = fingerprint(part[name])
-            alone = times[words[key].casefold()] == 1
+            alone = not said[key] or times[words[key].casefold()] == 1
             text[name] = words[key] if alone else f"{words[key]}-{key[:4]}".lstrip("-")
     return texts
 
