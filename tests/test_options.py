@@ -28,12 +28,11 @@ MODES: dict[str, Modes] = {
     **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
     "check": studies._CHECK,
     "mend": studies._MEND,
-    "translate": data._TRANSLATE,
+    **{"translate": data._TRANSLATE, "import": data._IMPORT},
     **{"diagnose": models._DIAGNOSE, "export": models._EXPORT},
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
-    "import": {"target", "pattern", "text", "language", "columns", "factors", "raters"},
     "init": {"model", "data", "languages", "compare", "size", "yes"},
     "run": {"out", "offline", "skip_unfit", "as_json"},
     "train": {"out", "offline", "skip_unfit"},

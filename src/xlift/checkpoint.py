@@ -299,10 +299,13 @@ def checkpoints_of(workspace: StudyFolder, run: RunFolder, prompts: Sequence[Pro
 
 
 def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:
-    """The steps of a run that answer prompts: 0 for an untuned base; of a trained run the last, all, or some."""
+    """The steps of a run that answer prompts: 0 for an untuned base; of a trained run the last, all, or some.
+
+    A study may be sent without its weights: then those that have answered.
+    """
     if run.config.untuned:
         return [0]
-    wanted, there = workspace.study.decoding.checkpoints, run.checkpoint_steps()
+    wanted, there = workspace.study.decoding.checkpoints, run.checkpoint_steps() or run.answered_steps()
     if isinstance(wanted, str):
         return there if wanted == "all" else there[-1:]
     return [step for step in there if step in wanted]

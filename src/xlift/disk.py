@@ -177,6 +177,24 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name[:150]}.xlift-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+@contextlib.contextmanager
+def whole_folder(to: Path) -> Iterator[Path]:
+    """A folder to write beside `to`, moved there at the end of the block, and gone where it fails.
+
+    Raises ConfigError where `to` holds something already.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"{to}: there is something already", "name a new folder")
+    folder = temporary_path(to)
+    try:
+        yield folder
+        if to.is_dir():
+            to.rmdir()
+        os.replace(folder, to)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def leftovers(folder: Path) -> list[Path]:
     """What processes that were killed had under temporary names of ours; nothing else, and of nobody alive."""
     named = [(path, _TEMPORARY.fullmatch(path.name)) for path in sorted(folder.rglob(".*.tmp"))]

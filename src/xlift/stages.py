@@ -304,6 +304,8 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Kept)
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
         return
+    if any(one.weights and not one.weights.is_dir() for one in found):
+        raise UserError("its answers are here, its weights are not", "xlift train makes them anew")
     say_changed(run)
     answer = _answering(workspace, run, offline, kept)
     run.set_stage("generate", "running")

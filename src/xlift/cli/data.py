@@ -66,9 +66,19 @@ def translate(
     print(command.report(result, codes, output))
 
 
+_IMPORT: Modes = {
+    "FOLDER --as NAME": {"target", "pattern", "text", "language", "columns", "factors", "raters"},
+    "ARCHIVE.tar.xz --as NAME": {"target"},
+}
+
+
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE", help="Responses in files of any known format.")],
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|FILE", help="Responses in any known format, or a study's archive."),
+    ],
     target: Annotated[Path, typer.Option("--as", metavar="results/NAME", help="The study's folder, made if need be.")],
     pattern: Annotated[
         str | None, typer.Option(help="What files are called: {model}/{language}.csv; other {names} are factors.")
@@ -86,6 +96,12 @@ def import_(
     raters: Annotated[str | None, typer.Option(help="The study's raters, separated by commas.")] = None,
 ) -> None:
     """Make a study of responses that exist already, to rate, judge, annotate, compare and report."""
+    from xlift.export.archive import is_archive, read_archive
+
+    refuse_others(context, list(_IMPORT)[is_archive(source)], _IMPORT)
+    if is_archive(source):
+        print(f"{len(read_archive(source, target).runs)} runs\nnext: xlift report {target}")
+        return
     from xlift.importing import Wanted, import_study
     from xlift.rating import checked_raters
     from xlift.rating.foreign import asked_for

@@ -106,14 +106,15 @@ _EXPORT: Modes = {
     "SOURCE --to DIR": {"to", "step", "gguf", "push", "private", "offline"},
     "SOURCE --to DIR --adapter": {"to", "step", "adapter", "push", "private", "offline"},
     "SOURCE --to DIR --data": {"to", "data", "push", "private"},
+    "SOURCE --to DIR --archive": {"to", "archive"},
 }
 
 
 @app.command()
 def export(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="RUN|STUDY", help="A run's folder; with --data a study.")],
-    to: Annotated[Path, typer.Option(help="The folder to write, which is not there yet.")],
+    source: Annotated[str, typer.Argument(metavar="RUN|STUDY", help="A run's folder; with --data, --archive a study.")],
+    to: Annotated[Path, typer.Option(help="The folder to write, or the file of an archive; not there yet.")],
     step: Annotated[int | None, typer.Option(min=1, help="Of this checkpoint; the last where it is not given.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, not merged into its base.")] = False,
     gguf: Annotated[
@@ -121,6 +122,9 @@ def export(
         typer.Option(help="Also one file for llama.cpp, with a Modelfile for Ollama."),
     ] = None,
     data: Annotated[bool, typer.Option("--data", help="The study's responses and ratings instead of weights.")] = False,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="The study without its weights as one file, which xlift import reads.")
+    ] = False,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Also send it to this repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="The repository is private where it is new.")] = False,
     offline: Offline = False,
@@ -128,9 +132,14 @@ def export(
     """Write a run's weights for other tools, or a study's data, with a card of what was found."""
     from xlift.export.push import checked_name, push_folder
 
-    refuse_others(context, "SOURCE --to DIR" + (" --data" if data else " --adapter" if adapter else ""), _EXPORT)
+    asked = " --archive" if archive else " --data" if data else " --adapter" if adapter else ""
+    refuse_others(context, "SOURCE --to DIR" + asked, _EXPORT)
     repository = checked_name(push)
-    if data:
+    if archive:
+        from xlift.export.archive import write_archive
+
+        made = write_archive(Path(source), to)
+    elif data:
         from xlift.export.dataset import export_data
 
         made = export_data(Path(source), to)

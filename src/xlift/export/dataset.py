@@ -8,10 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from xlift.disk import write_atomic
+from xlift.disk import whole_folder, write_atomic
 from xlift.errors import ConfigError
 from xlift.export.card import findings, front
-from xlift.export.weights import whole_folder
 from xlift.report.reading import Material, material_of, share_rows
 from xlift.results import Results, load
 from xlift.tuning.card import public_settings

@@ -5,15 +5,12 @@ The folder appears whole: it is written beside its place, read back and compared
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xlift.chat import open_run
-from xlift.disk import temporary_path, write_atomic
+from xlift.disk import whole_folder, write_atomic
 from xlift.errors import ConfigError, ModelError
 from xlift.export.card import export_card
 from xlift.export.gguf import GgufType, find_converter, write_gguf, write_modelfile
@@ -57,24 +54,6 @@ def export_run(
         licence = keep_licence(run, folder, offline)
         write_atomic(folder / "README.md", export_card(run, step, not adapter, licence))
     return to
-
-
-@contextmanager
-def whole_folder(to: Path) -> Iterator[Path]:
-    """A folder to write beside `to`, moved there at the end of the block, and gone where it fails.
-
-    Raises ConfigError where `to` holds something already.
-    """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"{to}: there is something already", "name a new folder")
-    folder = temporary_path(to)
-    try:
-        yield folder
-        if to.is_dir():
-            to.rmdir()
-        os.replace(folder, to)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _step_of(run: RunFolder, step: int | None) -> int:

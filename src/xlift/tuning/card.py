@@ -36,7 +36,7 @@ def card_body(run: RunFolder, step: int, whole: bool, public: bool = False) -> s
     data = ", ".join(f"`{Path(source.path).name}` ({source.language})" for source in config.instructions.sources)
     how = "all weights" if config.adaptation.method == "full" else f"LoRA, rank {config.adaptation.rank}"
     model = _named(config.model, public)
-    told = _without_paths(config.model_dump(mode="json")) if public else config.model_dump(mode="json")
+    told = without_paths(config.model_dump(mode="json")) if public else config.model_dump(mode="json")
     settings = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     return (
         f"# {run.label}, step {step}\n\n"
@@ -50,16 +50,16 @@ def card_body(run: RunFolder, step: int, whole: bool, public: bool = False) -> s
 
 def public_settings(study: Study) -> str:
     """A study's settings as YAML, without paths of this machine."""
-    told = _without_paths(study.model_dump(mode="json", exclude_defaults=True))
+    told = without_paths(study.model_dump(mode="json", exclude_defaults=True))
     return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _without_paths(told: Any) -> Any:
+def without_paths(told: Any) -> Any:
     """Settings in which an absolute path is its last part; of a source's, as of a model's folder."""
     if isinstance(told, dict):
-        return {name: _without_paths(one) for name, one in told.items()}
+        return {name: without_paths(one) for name, one in told.items()}
     if isinstance(told, list):
-        return [_without_paths(one) for one in told]
+        return [without_paths(one) for one in told]
     if not isinstance(told, str) or "://" in told:
         return told
     kind, colon, path = told.partition(":")
