@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from xlift.rating.constraints import CHECKS, rate_constraint, signature
-from xlift.rating.text import count_words, split_sentences
+from xlift.rating.sentences import split_sentences
+from xlift.rating.text import count_words
 from xlift.records import Rated
 
 PARAMETERS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,8 @@ from xlift.diagnosis.findings import Finding
 from xlift.languages import get_language, known_code
 from xlift.rating.fluency import cut, leaked
 from xlift.rating.language.detection import MIN_LINE, SURE, identify
-from xlift.rating.text import parse_lines, split_sentences
+from xlift.rating.sentences import split_sentences
+from xlift.rating.text import parse_lines
 from xlift.records import Conversation
 from xlift.terminal import aligned, fitted
 

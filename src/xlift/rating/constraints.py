@@ -42,6 +42,7 @@ from xlift.rating.ifeval import is_instruction, rate_instructions, without_answe
 from xlift.rating.ifeval_counts import CASED
 from xlift.rating.language.rater import rate_text
 from xlift.rating.reasoning import without_reasoning
+from xlift.rating.sentences import split_sentences as split_sentences
 from xlift.rating.text import (
     FENCE,
     Line,
@@ -61,7 +62,6 @@ from xlift.rating.text import (
     visible,
 )
 from xlift.rating.text import count_words as count_words
-from xlift.rating.text import split_sentences as split_sentences
 from xlift.records import Rated
 
 VERSION = 2

@@ -13,15 +13,8 @@ from typing import Any, NamedTuple
 
 from xlift.languages import find_language
 from xlift.rating.endings import other_forms
-from xlift.rating.text import (
-    cased_words,
-    count_words,
-    fold,
-    occurrences,
-    parse_lines,
-    spaced,
-    split_sentences,
-)
+from xlift.rating.sentences import split_sentences
+from xlift.rating.text import cased_words, count_words, fold, occurrences, parse_lines, spaced
 
 CASED = {"Latn", "Cyrl", "Grek", "Armn", "Cher", "Copt", "Glag", "Adlm"}
 """Scripts with capital letters."""

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from xlift.languages import get_language
-from xlift.rating.text import FENCE, split_block
+from xlift.rating.sentences import split_block
+from xlift.rating.text import FENCE
 
 
 class Piece(NamedTuple):
