@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from xlift.analysis.agreement import EACH, MAJORITY, agreement_tables
+from xlift.analysis.agreement import agreement_tables
+from xlift.analysis.pairings import EACH, MAJORITY
 from xlift.records import kind_of, read_jsonl
 
 PUBLISHED = {"people": "0.32–0.44", "judge": "0.19–0.31"}

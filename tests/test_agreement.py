@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from xlift.analysis.agreement import EACH, MAJORITY, MEAN, MEASURES, SINGLY, agreement_tables
+from xlift.analysis.agreement import MEASURES, agreement_tables
 from xlift.analysis.agreement_text import text_tables
 from xlift.analysis.measures import holm
+from xlift.analysis.pairings import EACH, MAJORITY, MEAN, SINGLY
 from xlift.errors import DataError
 from xlift.records import kind_of
 
@@ -125,7 +126,7 @@ def test_several_people_are_the_mean_of_pairs_weighted_by_ratings() -> None:
 def test_figures_do_not_depend_on_how_many_pairs_are_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     records = noisy(7, [*PEOPLE, "judge:big"])
     whole = agreement_tables(records, resamples=100)
-    monkeypatch.setattr("xlift.analysis.agreement.PAIRS_AT_ONCE", 2)
+    monkeypatch.setattr("xlift.analysis.pairings.PAIRS_AT_ONCE", 2)
     parts = agreement_tables(records, resamples=100)
     assert len(parts["agreement"]) == len(whole["agreement"]) == 10
     for one, other in zip(parts["agreement"] + parts["people"], whole["agreement"] + whole["people"], strict=True):
@@ -147,7 +148,7 @@ def test_a_crowd_is_measured_together_and_not_two_by_two() -> None:
 def test_of_very_many_pairs_some_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     records = noisy(9, [f"human:{i:02}" for i in range(25)], items=40)
     exact = row(records, "all people", "each other")
-    monkeypatch.setattr("xlift.analysis.agreement.MOST_PAIRS", 150)
+    monkeypatch.setattr("xlift.analysis.pairings.MOST_PAIRS", 150)
     some = row(records, "all people", "each other")
     assert some == row(records, "all people", "each other")
     assert exact["pairs"] > some["pairs"]

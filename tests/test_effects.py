@@ -11,10 +11,10 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.anova import anova_lm
 from test_estimates import run_rows, tidy
 
-from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.analysis.comparison import compare
 from xlift.analysis.effects import FACTORS, REST, factor_effects, variance_shares
 from xlift.analysis.estimates import SETTINGS
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.errors import ConfigError, DataError
 from xlift.study.runs import FILLED_IN
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xlift.analysis.agreement import HEADINGS, MEASURES, SINGLY
+from xlift.analysis.agreement import HEADINGS, MEASURES
+from xlift.analysis.pairings import SINGLY
 from xlift.terminal import paged
 
 

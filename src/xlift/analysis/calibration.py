@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import stdtrit
 
-from xlift.analysis.agreement import ALL_LANGUAGES, Item, cluster_of, latest
+from xlift.analysis.pairings import ALL_LANGUAGES, Item, cluster_of, latest
 from xlift.errors import DataError
 from xlift.intervals import Estimate, Integers, Numbers, estimate
 from xlift.records import kind_of

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.errors import ConfigError, nearest
 from xlift.intervals import (
     NOTHING,

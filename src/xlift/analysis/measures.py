@@ -116,6 +116,14 @@ def pooled(total: Sums) -> dict[str, Numbers]:
 OF_TABLES: dict[str, Callable[[Numbers], Numbers]] = {"kappa": kappa, "agreement": same, "alpha": alpha, "tau": tau}
 
 
+DRAWS = 4_000_000
+"""Pairs of people times resamples; of 5,000 pairs 800 resamples are drawn instead of 2,000."""
+
+
+def affordable(resamples: int, pairs: int) -> int:
+    return min(resamples, max(200, DRAWS // max(pairs, 1)))
+
+
 def resampled(counts: Numbers | csr_array, resamples: int, seed: int) -> Numbers:
     """Sums [resamples, …] of `counts` [clusters, …] over clusters drawn with replacement, some resamples at a time."""
     generator, number = np.random.default_rng(seed), int(counts.shape[0])

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 
-from xlift.analysis.agreement import ALL_LANGUAGES, agreement_tables
+from xlift.analysis.agreement import agreement_tables
 from xlift.analysis.calibration import calibration_table
 from xlift.analysis.comparison import compare
 from xlift.analysis.consistency import consistency, with_requests
 from xlift.analysis.effects import factor_effects, variance_shares
 from xlift.analysis.estimates import SETTINGS, summary, with_conditions
 from xlift.analysis.measures import holm
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
 from xlift.checkpoint import Checkpoint

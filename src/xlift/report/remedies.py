@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from xlift.analysis.agreement import ALL_LANGUAGES
 from xlift.analysis.measures import holm
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.report.formats import Column, ReportTable, Value, value_text
 from xlift.report.numbers import differences
 from xlift.report.overall import REFERENCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xlift.analysis.agreement import ALL_LANGUAGES
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.report import figures, tables
 from xlift.report.agreement import agreement_tables_of
 from xlift.report.breakdown import breakdown_table

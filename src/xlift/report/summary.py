@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from xlift.analysis.agreement import ALL_LANGUAGES
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.halving import saved
 from xlift.progress import duration
 from xlift.report.factors import factor_name
