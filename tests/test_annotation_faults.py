@@ -39,7 +39,7 @@ from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
 from xlift.annotation.app import build_app
 from xlift.annotation.campaign import Plan
-from xlift.annotation.door import COOKIE, HEADERS, csrf_of
+from xlift.annotation.door import ANNOTATOR_COOKIE, HEADERS, csrf_of
 from xlift.annotation.server import OnceAMinute, trusted
 from xlift.annotation.words import TEXTS
 from xlift.errors import ConfigError
@@ -217,7 +217,7 @@ def insert_old(connection: sa.Connection, table: str, row: dict[str, Any]) -> No
 def client_of(app: Starlette, token: str = "", **options: Any) -> TestClient:
     client = TestClient(app, "http://127.0.0.1", follow_redirects=False, **options)
     if token:
-        client.cookies.set(COOKIE, token)
+        client.cookies.set(ANNOTATOR_COOKIE, token)
     return client
 
 
@@ -475,7 +475,7 @@ def test_no_form_query_path_or_header_breaks_the_page(open_door: dict[str, Any])
             headers[b"X-Other"] = header
         answer = client.request(method, target, content=body, headers=headers)
         assert answer.status_code < 500
-        answer = client.get("/", headers={b"Cookie": f"{COOKIE}=".encode() + header})
+        answer = client.get("/", headers={b"Cookie": f"{ANNOTATOR_COOKIE}=".encode() + header})
         assert answer.status_code in {303, 403, 429}
 
     ask()
@@ -497,7 +497,7 @@ def test_what_is_no_http_is_answered_in_kind_or_cut(tmp_path: Path) -> None:
             b"POST / HTTP/1.1\r\n" + host + b"Content-Length: -1\r\n\r\n",
             b"POST / HTTP/1.1\r\n" + host + b"Content-Length: 1, 2\r\n\r\n",
             b"POST / HTTP/1.1\r\n" + host + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-            f"POST / HTTP/1.1\r\nHost: localhost\r\nCookie: {COOKIE}={link.rsplit('/', 1)[1]}\r\n".encode()
+            f"POST / HTTP/1.1\r\nHost: localhost\r\nCookie: {ANNOTATOR_COOKIE}={link.rsplit('/', 1)[1]}\r\n".encode()
             + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\nzz\r\n",
             b"POST / HTTP/1.1\r\n" + host + both,
             b"OPTIONS * HTTP/1.1\r\n" + host + b"\r\n",

@@ -158,7 +158,7 @@ def test_fluency_0_without_sense_makes_three_facets_0_and_keeps_the_own_values()
 
 def test_cannot_judge_is_missing_with_the_reason_never_0() -> None:
     values = {**GOOD, "accuracy": {"cannot": "I do not know the subject"}}
-    assert db.verdicts(values)["accuracy"] == db.Verdict(None, "cannot judge: I do not know the subject")
+    assert db.verdicts(values)["accuracy"] == db.FacetVerdict(None, "cannot judge: I do not know the subject")
     whole = db.verdicts({"language": 2, "response": {"cannot": ""}})
     assert {verdict.value for verdict in whole.values()} == {None}
     assert {verdict.reason for verdict in whole.values()} == {"cannot judge: no reason given"}

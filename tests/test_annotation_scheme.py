@@ -16,7 +16,7 @@ from xlift.annotation import coordination
 from xlift.annotation import database as db
 from xlift.annotation.app import build_app
 from xlift.annotation.campaign import Plan
-from xlift.annotation.door import COOKIE, csrf_of
+from xlift.annotation.door import ANNOTATOR_COOKIE, csrf_of
 from xlift.annotation.rendering import formatted
 from xlift.annotation.scheme import Scheme, guidelines_of, read_scheme, shown_facets
 from xlift.errors import ConfigError
@@ -42,7 +42,7 @@ class Reader:
     def __init__(self, campaign: campaigns.Campaign, told: str) -> None:
         self.token = link_in(told).rsplit("/", 1)[1]
         self.client = TestClient(build_app(campaign.database), "http://127.0.0.1")
-        self.client.cookies.set(COOKIE, self.token)
+        self.client.cookies.set(ANNOTATOR_COOKIE, self.token)
         self.client.post("/begin", data={"csrf": csrf_of(self.token)})
 
     def open(self, path: str = "/") -> Any:
@@ -78,7 +78,7 @@ def test_the_first_visit_shows_the_guidelines_and_only_that_one(tmp_path: Path) 
     campaign = open_campaign(response_file(tmp_path, responses(["fr"], 1)))
     token = link_in(campaigns.add(campaign, "Ana", ["fr"])).rsplit("/", 1)[1]
     client = TestClient(build_app(campaign.database), "http://127.0.0.1")
-    client.cookies.set(COOKIE, token)
+    client.cookies.set(ANNOTATOR_COOKIE, token)
     assert client.get("/").url.path == "/guidelines"
     assert client.post("/begin", data={"csrf": "forged"}).status_code == 403
     assert client.get("/").url.path == "/guidelines"
@@ -242,7 +242,12 @@ def test_the_coordinator_sees_how_far_all_are_and_pauses_extends_and_revokes(tmp
 def test_only_the_coordinator_s_own_link_coordinates(tmp_path: Path) -> None:
     campaign, ana = begun(tmp_path, responses(["fr"], 1))
     client, token = coordinator(campaign)
-    for cookies in ({}, {coordination.COOKIE: ana.token}, {coordination.COOKIE: "wrong"}, {COOKIE: token}):
+    for cookies in (
+        {},
+        {coordination.COORDINATOR_COOKIE: ana.token},
+        {coordination.COORDINATOR_COOKIE: "wrong"},
+        {ANNOTATOR_COOKIE: token},
+    ):
         stranger = TestClient(build_app(campaign.database), "http://127.0.0.1", cookies=cookies)
         for csrf in (csrf_of(ana.token), csrf_of(token)):
             assert stranger.get("/coordination").status_code == 403

@@ -14,7 +14,7 @@ from test_study import xlift
 from test_workspace import left_by_a_killed_process
 from warm import run_xlift
 
-from xlift.cleaning import needless, opened, remove
+from xlift.cleaning import needless, open_folder, remove
 from xlift.planning.pending import pending
 from xlift.study.loading import load_study
 from xlift.workspace import RunFolder, StudyFolder, locked
@@ -73,7 +73,7 @@ def test_links_and_files_of_others_stay(study_file: Path, tmp_path: Path) -> Non
     shutil.copytree(kept.path, kept.path.with_name(f"copy of {kept.id}"), symlinks=True)
     outside, copied = contents(elsewhere), contents(kept.path.with_name(f"copy of {kept.id}"))
 
-    said = remove(needless(opened(workspace.path)))
+    said = remove(needless(open_folder(workspace.path)))
     assert contents(elsewhere) == outside
     assert contents(kept.path.with_name(f"copy of {kept.id}")) == copied
     assert (workspace.path / "runs" / "mine" / "run.yaml").is_file()
@@ -86,12 +86,12 @@ def test_a_link_to_all_runs_is_not_followed(study_file: Path, tmp_path: Path) ->
     workspace, _ = narrowed(study_file, tmp_path / "out")
     shutil.move(workspace.path / "runs", tmp_path / "elsewhere")
     (workspace.path / "runs").symlink_to(tmp_path / "elsewhere")
-    assert needless(opened(workspace.path)) == []
+    assert needless(open_folder(workspace.path)) == []
     # The study's own folder may well be a link: it was named.
     (workspace.path / "runs").unlink()
     shutil.move(tmp_path / "elsewhere", workspace.path / "runs")
     (tmp_path / "link").symlink_to(workspace.path)
-    assert [one.place.parts[-1] for one in needless(opened(tmp_path / "link"))] != []
+    assert [one.place.parts[-1] for one in needless(open_folder(tmp_path / "link"))] != []
 
 
 def test_it_asks_and_without_a_terminal_removes_nothing_unasked(study_file: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_either_the_file_or_the_folder_still_has_is_kept(study_file: Path, 
 def test_what_training_would_continue_from_is_kept(state: str, study_file: Path, tmp_path: Path) -> None:
     run = tuned(carried_out(load_study(study_file, NARROWED), tmp_path / "out"))[0]
     run.set_stage("train", state, problems=["memory"])
-    assert needless(opened(tmp_path / "out")) == []
+    assert needless(open_folder(tmp_path / "out")) == []
 
 
 def test_runs_that_left_the_study_are_listed_as_such(study_file: Path, tmp_path: Path) -> None:

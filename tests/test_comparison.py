@@ -9,7 +9,7 @@ from scipy.stats import binomtest, bootstrap, permutation_test
 from statsmodels.stats.multitest import multipletests
 from test_estimates import run_rows, tidy
 
-from xlift.analysis.comparison import compare, sign_flip_test, text_table
+from xlift.analysis.comparison import compare, comparison_text, sign_flip_test
 from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError
 
@@ -239,7 +239,7 @@ def test_the_text_table_shows_each_row_and_what_is_missing() -> None:
         + run_rows("b", [2, 2, 2, 1, 2, 2, 1])
         + run_rows("a", [1], facet="fluency")
     )
-    head, fluency, helpful = text_table(compare(frame, "a", "b"), "base", "tuned").splitlines()
+    head, fluency, helpful = comparison_text(compare(frame, "a", "b"), "base", "tuned").splitlines()
     assert head.split()[:5] == ["facet", "language", "rater", "base", "tuned"]
     assert fluency.split() == ["fluency", "en", "judge:m", "–", "–", "–", "–", "–", "0", "1"]
     assert helpful.startswith("helpfulness  en        judge:m  0.33  1.83   +1.50 [")

@@ -21,7 +21,7 @@ from xlift.diagnosis import gguf
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
 from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, diagnosis_study, model_name
-from xlift.diagnosis.text import Beside, as_data, beside, least_shares, table, told
+from xlift.diagnosis.text import Beside, as_data, beside, findings_text, least_shares, table
 from xlift.errors import ConfigError, ModelError
 from xlift.intervals import Estimate, wilson
 from xlift.mending import mending_study
@@ -85,7 +85,7 @@ def test_each_fault_is_told_alone_and_sound_models_have_none(measured: Measured,
 def test_what_chance_explains_is_not_told() -> None:
     few = {"right": share(0.75, 4), "wrong": share(0.25, 4), "instead": "en", "fluent": share(0.75, 4)}
     assert kinds(model(row("fr", **few), row("ru", **few))) == []
-    assert "Nothing is wrong beyond chance" in told([])
+    assert "Nothing is wrong beyond chance" in findings_text([])
 
 
 def test_the_command_that_compares_remedies_is_one_that_can_be_run(tiny: Path, tmp_path: Path) -> None:

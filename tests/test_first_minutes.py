@@ -18,15 +18,15 @@ from xlift.rating import rate
 from xlift.records import Logged, Prompt, Rating, Response, read_records
 from xlift.stages import prepare
 from xlift.study.loading import load_study
-from xlift.study.new import Answers, Compare, Extent, study_text, write_first_study
+from xlift.study.new import Compare, FirstStudy, SizeName, study_text, write_first_study
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("compare", get_args(Compare))
-@pytest.mark.parametrize("size", get_args(Extent))
+@pytest.mark.parametrize("size", get_args(SizeName))
 def test_every_first_study_loads_and_has_the_runs_that_were_asked_for(compare: Any, size: Any, tmp_path: Path) -> None:
-    path = write_first_study(tmp_path / "my study.yaml", Answers(compare=compare, size=size))
+    path = write_first_study(tmp_path / "my study.yaml", FirstStudy(compare=compare, size=size))
     study = load_study(path)
     tuned = [run for run in study.runs() if not run.untuned]
     assert len(tuned) == {"rates": 3, "amounts": 3, "methods": 2, "nothing": 1}[compare]
@@ -35,7 +35,7 @@ def test_every_first_study_loads_and_has_the_runs_that_were_asked_for(compare: A
 
 
 def test_answers_are_written_as_they_are_meant(tmp_path: Path) -> None:
-    answers = Answers(model="my: model #1", data="a, b}.jsonl", languages="German, pt-BR,en")
+    answers = FirstStudy(model="my: model #1", data="a, b}.jsonl", languages="German, pt-BR,en")
     told = yaml.safe_load(study_text(tmp_path / "s.yaml", answers))
     assert told["training"]["model"] == "my: model #1"
     assert told["training"]["instructions"]["sources"] == [{"path": "a, b}.jsonl"}]
@@ -45,11 +45,11 @@ def test_answers_are_written_as_they_are_meant(tmp_path: Path) -> None:
 def test_a_file_that_is_there_and_a_wrong_answer_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("mine")
     with pytest.raises(ConfigError, match="there already"):
-        write_first_study(tmp_path / "s.yaml", Answers())
+        write_first_study(tmp_path / "s.yaml", FirstStudy())
     with pytest.raises(DataError, match="klingon"):
-        write_first_study(tmp_path / "t.yaml", Answers(languages="klingon"))
+        write_first_study(tmp_path / "t.yaml", FirstStudy(languages="klingon"))
     with pytest.raises(ConfigError, match=r"--compare rate: did you mean 'rates'"):
-        write_first_study(tmp_path / "t.yaml", Answers(compare="rate"))  # type: ignore[arg-type]
+        write_first_study(tmp_path / "t.yaml", FirstStudy(compare="rate"))  # type: ignore[arg-type]
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("s.yaml", "mine")]
 
 

@@ -14,19 +14,19 @@ import polars as pl
 import pytest
 
 from xlift.errors import ConfigError, DataError, UserError
-from xlift.rating.files import Job, Rated, rate_files, response_files
-from xlift.rating.foreign import Asked, asked_for, language_in, reading_of, responses, said, told
+from xlift.rating.files import Job, RatedFiles, rate_files, response_files
+from xlift.rating.foreign import ReadingOptions, asked_for, language_in, reading_of, reading_text, reply_text, responses
 
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
 EN = "Sorry, I can only answer in English today, my friend."
 JOB = Job(["language"], ["language"], keep=True)
 
 
-def rated(path: Path, asked: Asked = Asked(), job: Job = JOB) -> Rated:  # noqa: B008
+def rated(path: Path, asked: ReadingOptions = ReadingOptions(), job: Job = JOB) -> RatedFiles:  # noqa: B008
     return rate_files([path], None, job, asked, workers=1)
 
 
-def values(path: Path, asked: Asked = Asked()) -> list[tuple[str, str | None, Any]]:  # noqa: B008
+def values(path: Path, asked: ReadingOptions = ReadingOptions()) -> list[tuple[str, str | None, Any]]:  # noqa: B008
     """Id, language and value of every response."""
     kept = rated(path, asked).kept
     return [(record["id"], record.get("language"), ratings[0]["value"]) for _, record, ratings in kept]
@@ -177,7 +177,7 @@ def test_message_batches_and_predictions_are_read(tmp_path: Path) -> None:
     assert values(path) == [("q1-fr", "fr", 2), ("q2-fr", "fr", None)]
     lines = [{"prompt": "user: Pourquoi ?", "predict": text, "label": FR} for text in (FR, EN)]
     predictions = jsonl(tmp_path / "generated_predictions.jsonl", lines)
-    assert [value for _, _, value in values(predictions, Asked(language="fr"))] == [2, 0]
+    assert [value for _, _, value in values(predictions, ReadingOptions(language="fr"))] == [2, 0]
 
 
 def outputs() -> list[dict[str, Any]]:
@@ -210,16 +210,18 @@ def test_one_table_in_any_format_has_the_same_ratings(name: str, tmp_path: Path)
 
 def test_what_was_taken_for_what_is_said_in_a_line_and_nothing_is_said_of_our_own_records(tmp_path: Path) -> None:
     rows = [{"question": "Pourquoi ?", "response": FR, "lang": "fr", "generator": "m1"}]
-    reading = reading_of(tmp_path / "x.csv", rows, Asked())
+    reading = reading_of(tmp_path / "x.csv", rows, ReadingOptions())
     line = "x.csv: columns; text from 'response', language from 'lang', prompt from 'question', model from 'generator'"
-    assert told(tmp_path / "x.csv", reading) == line
-    own = reading_of(tmp_path / "x.jsonl", [{"text": FR, "language": "fr", "lang": "x", "response": "y"}], Asked())
-    assert told(tmp_path / "x.jsonl", own) == ""
+    assert reading_text(tmp_path / "x.csv", reading) == line
+    own = reading_of(
+        tmp_path / "x.jsonl", [{"text": FR, "language": "fr", "lang": "x", "response": "y"}], ReadingOptions()
+    )
+    assert reading_text(tmp_path / "x.jsonl", own) == ""
 
 
 def test_fields_of_the_same_name_that_mean_something_else_are_not_taken_for_ours(tmp_path: Path) -> None:
     row = {"response": FR, "lang": "fr", "answers": {"text": ["x"]}, "step": [1], "messages": "none", "category": "a"}
-    (record,) = responses(row, reading_of(tmp_path / "x", [row], Asked()), "x:1", 7)
+    (record,) = responses(row, reading_of(tmp_path / "x", [row], ReadingOptions()), "x:1", 7)
     assert record == {"id": "7", "text": FR, "language": "fr", "category": "a", "step": 0}
 
 
@@ -234,7 +236,7 @@ AMBIGUOUS = [
 @pytest.mark.parametrize(("rows", "problem"), AMBIGUOUS)
 def test_what_is_not_certain_is_asked_and_not_guessed(rows: list[Any], problem: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        reading_of(tmp_path / "x.csv", rows, Asked())
+        reading_of(tmp_path / "x.csv", rows, ReadingOptions())
     assert [one.partition(": ")[2] for one in caught.value.problems] == [problem]
     assert "--language fr" in str(caught.value.hint)
 
@@ -292,7 +294,7 @@ def test_a_language_is_read_from_a_name_only_where_it_names_one(name: str, langu
     ],
 )
 def test_the_text_of_a_reply_is_found_in_messages_and_their_parts(value: Any, text: str | None) -> None:
-    assert said(value) == text
+    assert reply_text(value) == text
 
 
 def test_conversations_are_rated_by_their_last_reply(tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_responses_of_several_files_keep_names_of_their_own(tmp_path: Path) -> N
 def test_rows_of_any_shape_end_in_words(rows: list[Any], tmp_path: Path) -> None:
     said_of = []
     try:
-        found = rated(jsonl(tmp_path / "x.jsonl", rows), Asked(language="fr"))
+        found = rated(jsonl(tmp_path / "x.jsonl", rows), ReadingOptions(language="fr"))
         said_of = [*found.counts.problems, *(str(ratings[0].get("reason")) for _, _, ratings in found.kept)]
     except UserError as error:
         said_of = error.problems

@@ -25,7 +25,7 @@ from xlift.rating.files import rate_file
 from xlift.records import Prompt, Rating, Response, parse_response, read_records
 from xlift.redaction import redacted
 from xlift.servers.calls import ServedReply
-from xlift.servers.completions import Features, adapted, read_completion, retry_after, said
+from xlift.servers.completions import Features, adapted, read_completion, retry_after, server_words
 from xlift.servers.ledger import read_ledger
 from xlift.study.data import Source
 from xlift.study.loading import load_study
@@ -126,7 +126,7 @@ def look_at_reply(raw: bytes, folder: Path) -> None:
 def look_at_completion(raw: bytes, folder: Path) -> None:
     data = parsed(raw)
     reply, _ = read_completion(data)
-    assert said(data, "x", "").isprintable()
+    assert server_words(data, "x", "").isprintable()
     if isinstance(reply, ServedReply):
         look_at_reply(reply.text.encode("utf-8", "replace"), folder)
 

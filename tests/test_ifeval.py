@@ -16,9 +16,9 @@ from xlift.data.prompts import load_prompts
 from xlift.errors import DataError
 from xlift.rating.constraints import rate_constraint
 from xlift.rating.files import Job, rate_files
-from xlift.rating.foreign import Asked
+from xlift.rating.foreign import ReadingOptions
 from xlift.rating.ifeval import rate_instructions
-from xlift.rating.ifeval_checks import CHECKS
+from xlift.rating.ifeval_checks import INSTRUCTION_CHECKS
 from xlift.rating.ifeval_counts import COUNTS
 from xlift.records import read_jsonl
 from xlift.report.numbers import instruction_rows
@@ -158,8 +158,8 @@ def test_each_instruction_is_told_followed_from_not_followed(
 def test_every_instruction_of_ifeval_and_m_ifeval_has_a_case() -> None:
     cased = {"english_capital": "capital", "english_lowercase": "lowercase", "spanish_capital": "capital"}
     names = [name.split(":")[-2:] for name, *_ in CASES]
-    assert {f"{group}:{cased.get(kind, kind)}" for group, kind in names} == COUNTS.keys() | CHECKS.keys()
-    assert len(COUNTS.keys() | CHECKS.keys()) == 25 + 22
+    assert {f"{group}:{cased.get(kind, kind)}" for group, kind in names} == COUNTS.keys() | INSTRUCTION_CHECKS.keys()
+    assert len(COUNTS.keys() | INSTRUCTION_CHECKS.keys()) == 25 + 22
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_no_text_makes_an_instruction_slow(unit: str) -> None:
         "word_to_accentuate": {"a": "à"},
     }
     given |= {number: 3 for _, number, _ in COUNTS.values()}
-    names = [name for name in [*CHECKS, *COUNTS] if "language" not in name and "case:" not in name]
+    names = [name for name in [*INSTRUCTION_CHECKS, *COUNTS] if "language" not in name and "case:" not in name]
     started = time.process_time()
     rate_instructions(text, "fr", False, [{"id": name} | given for name in names])
     assert time.process_time() - started < 10
@@ -380,7 +380,10 @@ def test_responses_to_ifeval_that_other_programs_wrote_are_rated_by_its_instruct
         {"doc_id": row["key"], "doc": row, "resps": [[reply]], "filtered_resps": [reply]}
         for row, reply in zip(ROWS, replies, strict=True)
     ]
-    for name, rows, asked in (("a.jsonl", plain, Asked()), ("samples.jsonl", samples, Asked(language="en"))):
+    for name, rows, asked in (
+        ("a.jsonl", plain, ReadingOptions()),
+        ("samples.jsonl", samples, ReadingOptions(language="en")),
+    ):
         source, target = write(tmp_path / name, rows), tmp_path / f"out-{name}"
         found = rate_files([source], target, Job(["language", "constraint"]), asked, workers=1)
         rated = [record for _, record in read_jsonl(target)]

@@ -14,15 +14,15 @@ from xlift.judging.questions import (
     BUILTIN_RUBRICS,
     INSTRUCTED_LANGUAGES,
     SHOWN_CHARACTERS,
-    Request,
+    JudgeRequest,
     apply_rules,
     boundary_code,
     fill,
+    judge_signature,
     load_texts,
     ratings_for,
     requests_for,
     shown,
-    signature,
 )
 from xlift.judging.replies import read_preference, read_values, read_why, refuses
 from xlift.servers.calls import ServedAnswer, ServedReply
@@ -37,11 +37,11 @@ def record(text: str, question: str = "Pourquoi le ciel est-il bleu ?", **more: 
     return {"id": "p1", "language": "fr", "messages": [{"role": "user", "content": question}], "text": text, **more}
 
 
-def asked(one: dict[str, Any], settings: Judge = JUDGE) -> Request:
+def asked(one: dict[str, Any], settings: Judge = JUDGE) -> JudgeRequest:
     return requests_for(one, settings, load_texts(settings))[0]
 
 
-def blocks(request: Request) -> dict[str, str]:
+def blocks(request: JudgeRequest) -> dict[str, str]:
     """The blocks of a request, found by its code alone, as the judge is told to."""
     user = request.messages[1]["content"]
     code = re.match(r"\w+ ?: ([0-9a-f]{16})\n", user)
@@ -79,7 +79,7 @@ def test_no_response_changes_anything_outside_its_block(name: str) -> None:
     assert attacked.messages[0] == plain.messages[0]
     assert [message["role"] for message in attacked.messages] == ["system", "user"]
 
-    def frame(request: Request) -> str:
+    def frame(request: JudgeRequest) -> str:
         user = request.messages[1]["content"]
         inner = blocks(request)["RESPONSE"]
         return re.sub(r"[0-9a-f]{16}", "CODE", user.replace(f">>>\n{inner}\n<<<END RESPONSE", ">>>\n\n<<<END RESPONSE"))
@@ -211,12 +211,12 @@ def _changes() -> dict[str, Any]:
 
 
 def test_the_signature_names_model_and_rubrics_and_changes_with_an_edit(tmp_path: Path) -> None:
-    built_in = signature(JUDGE, load_texts(JUDGE))
+    built_in = judge_signature(JUDGE, load_texts(JUDGE))
     assert re.fullmatch(r"judge v2\|m\|t0\|all\|rubrics [0-9a-f]{8}", built_in)
     own = Judge(model="m", rubrics=str(tmp_path))
-    assert signature(own, load_texts(own)) == built_in
+    assert judge_signature(own, load_texts(own)) == built_in
     (tmp_path / "accuracy.md").write_text("Is it true?")
-    assert signature(own, load_texts(own)) != built_in
+    assert judge_signature(own, load_texts(own)) != built_in
     assert "=== accuracy ===\nIs it true?" in asked(record("x"), own).messages[0]["content"]
 
 

@@ -16,7 +16,7 @@ from xlift.errors import ConfigError, UserError
 from xlift.judging.replies import read_preference, read_values, refuses
 from xlift.servers import bounds
 from xlift.servers.calls import ServedReply
-from xlift.servers.completions import Features, adapted, model_names, read_completion, said
+from xlift.servers.completions import Features, adapted, model_names, read_completion, server_words
 from xlift.study.served import Judge
 
 ODD: list[Any] = [None, 5, -1, 1.5, True, "", "x", [], [5], {}, {"a": [1]}, [{"text": 5}], [[]], "\ud800", 10**30]
@@ -192,7 +192,7 @@ def test_a_key_that_no_header_can_hold_is_refused_at_once_and_not_shown(
 
 def test_words_of_a_server_are_one_short_line_whatever_their_shape() -> None:
     for body in [*ODD, *({"error": one} for one in ODD), *({"message": one} for one in ODD)]:
-        text = said(body, "\x1b[31m\nbad gateway", "secret-key")
+        text = server_words(body, "\x1b[31m\nbad gateway", "secret-key")
         assert text.isprintable()
         assert len(text) <= 200
     assert model_names({"data": [{"id": "a"}, {"id": 5}, 3, {"id": "\x1b"}]}) == ["a"]

@@ -9,7 +9,7 @@ import pytest
 
 from xlift.report.reading import conditions_of
 from xlift.results import AXES, RATING_COLUMNS
-from xlift.study.labels import LONGEST, run_labels, run_settings, setting_kinds
+from xlift.study.labels import LONGEST_LABEL, run_labels, run_settings, setting_kinds
 from xlift.study.loading import parse_study
 from xlift.study.runs import FILLED_IN, UNTUNED, Adaptation, RunConfig
 
@@ -81,7 +81,7 @@ def test_runs_that_differ_in_any_settings_have_labels_that_differ_even_as_folder
         runs = [config(**dict(zip(values, one, strict=True))) for one in itertools.product(*values.values())][:400]
         labels = run_labels(runs)
         assert len({label.casefold() for label in labels}) == len(runs), (trial, varied)
-        assert all(0 < len(label.encode()) <= LONGEST for label in labels)
+        assert all(0 < len(label.encode()) <= LONGEST_LABEL for label in labels)
         assert not any(set(label) & set(' /\\:*?"<>|,\n') for label in labels)
 
 

@@ -19,7 +19,7 @@ from xlift.errors import ConfigError, UserError
 from xlift.hub import locate
 from xlift.models import Placement
 from xlift.planning.check import check_study
-from xlift.planning.forecast import Asked
+from xlift.planning.forecast import CheckpointWork
 from xlift.planning.proof import notes
 from xlift.stages import prepare, train_stage
 from xlift.study.loading import load_study
@@ -142,7 +142,9 @@ def test_characters_that_the_tokenizer_does_not_know_are_told() -> None:
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"unk_token": "<unk>", "eos_token": "</s>", "additional_special_tokens": words[2:4]}
     chat = chat_format(PreTrainedTokenizerFast(tokenizer_object=vocabulary, **special), "chatml")
-    asked = Asked([chat.encode_prompt([{"role": "user", "content": text}]) for text in ("Why?", "Почему?")], 0, 8)
+    asked = CheckpointWork(
+        [chat.encode_prompt([{"role": "user", "content": text}]) for text in ("Why?", "Почему?")], 0, 8
+    )
     told = ["1 of 2 prompts hold characters that the tokenizer does not know"]
     assert notes(chat, Limits(8, None, None), None, asked) == told
 

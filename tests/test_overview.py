@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 from xlift.cli import app
 from xlift.intervals import wilson
 from xlift.rating import rate
-from xlift.rating.overview import percent, text_table
-from xlift.rating.tally import Cell, Tally, count, figures, merge, wholly_right
+from xlift.rating.overview import overview_text, percent
+from xlift.rating.tally import LanguageCounts, Tally, count, figures, merge, wholly_right
 from xlift.records import read_records
 from xlift.terminal import printable
 
@@ -82,7 +82,7 @@ def test_chunks_in_any_order_give_the_same_figures() -> None:
     together: Tally = {}
     for one in parts:
         merge(together, one)
-    assert text_table(together, ["language"], "model") == text_table(whole, ["language"], "model")
+    assert overview_text(together, ["language"], "model") == overview_text(whole, ["language"], "model")
 
 
 def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
@@ -168,7 +168,7 @@ def test_no_share_is_rounded_to_none_or_all(share: float | None, text: str) -> N
 
 
 def test_cells_without_responses_have_no_share_instead_of_none_right() -> None:
-    assert wholly_right(Cell()).share is None
+    assert wholly_right(LanguageCounts()).share is None
     assert printable("a\tb\r\nc\x07") == "a b c "
 
 

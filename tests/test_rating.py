@@ -126,7 +126,7 @@ def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, mo
     records = [{"id": str(i), "text": f"{texts[i % 5]} {i}", "language": "fr"} for i in range(700)]
     source = write(tmp_path / "responses.jsonl", [*records[:400], b"{\n", *records[400:]])
     monkeypatch.setattr(files, "MIN_FOR_WORKERS", 1)
-    monkeypatch.setattr(files, "CHUNK", 10_000)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 10_000)
     raters = ["language", "fluency"]
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
     job = Job(raters, raters, keep=True)
@@ -143,7 +143,7 @@ def test_a_process_that_the_system_ends_is_told_and_what_is_rated_is_kept(
 ) -> None:
     source = write(tmp_path / "r.jsonl", [{"id": str(i), "text": f"{FR} {i}", "language": "fr"} for i in range(400)])
     monkeypatch.setattr(files, "MIN_FOR_WORKERS", 1)
-    monkeypatch.setattr(files, "CHUNK", 500)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 500)
     plain = files._chunks
 
     def one_is_killed(*given: Any) -> Any:
@@ -167,7 +167,7 @@ def test_chunks_are_all_lines_in_order_with_their_numbers(
 ) -> None:
     lines = [b"x" * (i % 7) * 40 + b"\n" for i in range(200)] + [b"no end"]
     source = write(tmp_path / "lines.jsonl", lines)
-    monkeypatch.setattr(files, "CHUNK", size)
+    monkeypatch.setattr(files, "CHUNK_BYTES", size)
     chunks = list(files._chunks(source, Reading("records of xlift", {}, {}), 0))
     numbered = [(chunk.first + i, line) for chunk in chunks for i, line in enumerate(chunk.rows)]
     assert numbered == list(enumerate(lines, start=1))

@@ -28,7 +28,7 @@ from xlift.study.sections import Halving
 from xlift.study.study import Study
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.packing import pad
-from xlift.tuning.preference import mean_log_probs, odds_ratio_loss, pairs_of, preference_loss
+from xlift.tuning.preference import mean_log_probs, odds_ratio_loss, preference_loss, preferred_pairs
 from xlift.tuning.swap import layer_of, swapped
 from xlift.tuning.templates import chat_format
 from xlift.tuning.train import make_optimizer, prepared_model, train_step
@@ -116,7 +116,7 @@ def test_the_preference_loss_is_trls_on_the_same_logits(
     _, chat, data = pairs
     model = load_model(str(tiny), CPU)
     beside: Any = SimpleNamespace(beta=1.0, accelerator=SimpleNamespace(device="cpu"))
-    found = pairs_of(data.train, data.wrong)
+    found = preferred_pairs(data.train, data.wrong)
     assert len(found) >= 4
     for pair in found:
         batch = pad(pair, chat.end_of_turn_id)
@@ -149,7 +149,7 @@ def test_preference_widens_the_distance_to_replies_in_the_wrong_language(
             for step in range(4):
                 train_step(model, optimizer, data.train, settings, chat, CPU, step, 4, wrong)
             with torch.no_grad():
-                rows = [mean_log_probs(model, pad(pair, 0)) for pair in pairs_of(data.train, data.wrong)]
+                rows = [mean_log_probs(model, pad(pair, 0)) for pair in preferred_pairs(data.train, data.wrong)]
         found[weight] = float(torch.stack(rows).diff(dim=1).mean())
     assert found[2.0] < found[0.0]
 

@@ -11,7 +11,7 @@ from tokenizers_at_hand import REAL, real_tokenizer, sentencepiece_tokenizer
 
 from xlift.errors import TemplateError
 from xlift.records import RENDERING, fingerprint
-from xlift.tuning.formats import NAMED
+from xlift.tuning.formats import NAMED_FORMATS
 from xlift.tuning.templates import ChatFormat, chat_format
 
 SINGLE: Any = [{"role": "user", "content": "Why is it blue?"}, {"role": "assistant", "content": "Light scatters."}]
@@ -100,7 +100,7 @@ def check_invariant(chat: ChatFormat, messages: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("template", sorted(NAMED))
+@pytest.mark.parametrize("template", sorted(NAMED_FORMATS))
 @pytest.mark.parametrize("messages", [SINGLE, MULTI, SYSTEM], ids=["single", "multi", "system"])
 def test_mask_covers_exactly_the_reply_and_its_end(tokenizer: Any, template: str, messages: Any) -> None:
     chat = chat_format(tokenizer, template)
@@ -112,14 +112,14 @@ def test_mask_covers_exactly_the_reply_and_its_end(tokenizer: Any, template: str
     assert learned.count(chat.end_of_turn_id) == len(replies)
 
 
-@pytest.mark.parametrize("template", sorted(NAMED))
+@pytest.mark.parametrize("template", sorted(NAMED_FORMATS))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=conversations())
 def test_prompt_and_learned_ids_make_the_conversation(tokenizer: Any, template: str, messages: Any) -> None:
     check_invariant(chat_format(tokenizer, template), messages)
 
 
-@pytest.mark.parametrize("template", sorted(NAMED))
+@pytest.mark.parametrize("template", sorted(NAMED_FORMATS))
 @settings(max_examples=60, deadline=None)
 @given(messages=conversations())
 def test_the_same_where_a_blank_is_put_before_every_text(template: str, messages: Any) -> None:
@@ -127,7 +127,7 @@ def test_the_same_where_a_blank_is_put_before_every_text(template: str, messages
 
 
 @pytest.mark.parametrize("name", REAL)
-@pytest.mark.parametrize("template", ["auto", *sorted(NAMED)])
+@pytest.mark.parametrize("template", ["auto", *sorted(NAMED_FORMATS)])
 def test_the_same_with_real_tokenizers_in_every_script(name: str, template: str) -> None:
     chat = chat_format(real_tokenizer(name), template)
     texts = sorted(WORDS.values())
@@ -150,7 +150,7 @@ def test_control_tokens_in_somebodys_words_are_text(tokenizer: Any) -> None:
     control = ["<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|im_end|>"]
     ids = set(tokenizer.convert_tokens_to_ids(control))
     hostile = "".join(control)
-    for template in NAMED:
+    for template in NAMED_FORMATS:
         chat = chat_format(tokenizer, template)
         plain = chat.encode_prompt([{"role": "user", "content": "x"}])
         asked = chat.encode_prompt([{"role": "user", "content": hostile}])
@@ -163,7 +163,7 @@ def test_control_tokens_in_somebodys_words_are_text(tokenizer: Any) -> None:
 
 
 def test_own_template_is_used_and_its_end_found(tokenizer: Any) -> None:
-    tokenizer.chat_template = NAMED["chatml"].replace("END", "<|im_end|>").replace("BOS", "")
+    tokenizer.chat_template = NAMED_FORMATS["chatml"].replace("END", "<|im_end|>").replace("BOS", "")
     chat = chat_format(tokenizer)
     assert (chat.name, chat.end_of_turn) == ("own", "<|im_end|>")
 
@@ -209,7 +209,7 @@ def test_a_template_that_drops_earlier_thoughts_trains_replies_in_the_context_th
     check_invariant(chat, messages)
 
 
-@pytest.mark.parametrize("template", [*sorted(NAMED), "own"])
+@pytest.mark.parametrize("template", [*sorted(NAMED_FORMATS), "own"])
 @pytest.mark.parametrize("silent", [0, 1, 2])
 def test_of_replies_that_are_context_alone_nothing_is_learned_and_all_of_the_others(
     tokenizer: Any, template: str, silent: int
@@ -407,7 +407,7 @@ def test_a_dated_template_writes_the_same_prompt_every_day(tokenizer: Any, form:
     check_invariant(chat, MULTI)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(NAMED_FORMATS))
 def test_named_formats_do_without_a_token_that_opens_texts(tokenizer: Any, name: str) -> None:
     tokenizer.bos_token = None
     chat = chat_format(tokenizer, name)
@@ -415,7 +415,7 @@ def test_named_formats_do_without_a_token_that_opens_texts(tokenizer: Any, name:
     check_invariant(chat, MULTI)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(NAMED_FORMATS))
 def test_a_text_is_opened_once_where_the_tokenizer_opens_texts(tokenizer: Any, name: str) -> None:
     from tokenizers.processors import TemplateProcessing
 
@@ -501,7 +501,7 @@ def test_messages_are_written_as_those_of_older_responses_were(tokenizer: Any) -
     messages: Any = [*SYSTEM[:2], {"role": "assistant", "content": THOUGHT}, {"role": "user", "content": " </s> \n"}]
     formats = [chat_format(tokenizer, thinking=thinking) for thinking in ("strip", "keep", "learn")]
     written = [one.render(messages, True) for one in formats]
-    for name in sorted(NAMED):
+    for name in sorted(NAMED_FORMATS):
         named = chat_format(tokenizer, name, system="Be kind.")
         written += [named.render(messages, True), named.render(MULTI)]
     assert (RENDERING, fingerprint(written)) == (1, "c2c5aa1a907c")

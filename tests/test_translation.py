@@ -17,7 +17,7 @@ from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
 from xlift.records import read_jsonl
 from xlift.study.data import Source
-from xlift.translation.command import Translation, report, translate_file
+from xlift.translation.command import Translation, translate_file, translation_text
 from xlift.translation.gate import fault
 from xlift.translation.pieces import fragments, joined, kept_in, pieces
 from xlift.translation.seq2seq import Naming, naming_of
@@ -142,7 +142,7 @@ def test_a_file_of_conversations_becomes_one_that_can_be_learned_from(tmp_path: 
     assert (record["parallel_id"], record["category"]) == (original["id"], "open")
     (dropped,) = [row for _, row in read_jsonl(tmp_path / "fr.dropped.jsonl")]
     assert "has no end" in dropped["reason"]
-    assert "fr: 1 of 2 translated\n  1 left out: a sentence" in report(result, ["fr"], tmp_path / "fr.jsonl")
+    assert "fr: 1 of 2 translated\n  1 left out: a sentence" in translation_text(result, ["fr"], tmp_path / "fr.jsonl")
 
 
 def test_no_sentence_is_asked_for_twice_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_no_sentence_is_asked_for_twice_and_an_interrupted_run_goes_on(tmp_path:
 
 
 def test_what_was_translated_before_an_interruption_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlift.translation.command.AT_ONCE", 1)
+    monkeypatch.setattr("xlift.translation.command.RECORDS_AT_ONCE", 1)
     texts = list(FRENCH)
     source = conversations(tmp_path / "a.jsonl", (texts[0], texts[1]), (texts[2], texts[3]))
     with pytest.raises(KeyboardInterrupt):
@@ -325,4 +325,4 @@ def test_a_model_is_told_its_languages_as_its_vocabulary_names_them(
 
 
 def test_nothing_translated_is_said_plainly(tmp_path: Path) -> None:
-    assert report(Translation(), ["fr"], tmp_path / "o").splitlines()[0] == "fr: 0 of 0 translated"
+    assert translation_text(Translation(), ["fr"], tmp_path / "o").splitlines()[0] == "fr: 0 of 0 translated"

@@ -497,7 +497,7 @@ def test_a_damaged_training_state_is_named(tiny: Path, conversations: list[Any],
 
 
 def test_the_peak_of_memory_is_that_of_the_run(tiny: Path) -> None:
-    if not memory.CLEAR.exists():
+    if not memory.CLEAR_REFS.exists():
         pytest.skip("this system cannot forget a process's peak")
     held = torch.ones(60_000_000)
     high = peak_memory(CPU)
@@ -519,7 +519,7 @@ def test_without_proc_the_peak_of_memory_is_that_of_the_process_in_bytes(
 def test_a_peak_of_memory_that_is_not_the_runs_own_is_missing(
     tiny: Path, conversations: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "CLEAR", tmp_path / "absent" / "clear_refs")
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "absent" / "clear_refs")
     settings = config(tiny, steps=1)
     run = run_folder(tmp_path, settings)
     train(run, locate(settings.model), CPU, conversations, [])

@@ -236,7 +236,7 @@ class Checkpoint:
         return [code for code in wanted if code not in self.grammar]
 
 
-class Margin(TypedDict):
+class LanguageMargin(TypedDict):
     """How far a model leans to one language."""
 
     language: str
@@ -256,7 +256,7 @@ class GrammarMargin(TypedDict):
 class Margins(TypedDict):
     """The file of a checkpoint's margins."""
 
-    languages: list[Margin]
+    languages: list[LanguageMargin]
     grammar: NotRequired[list[GrammarMargin]]
 
 

@@ -38,7 +38,7 @@ class Needless(NamedTuple):
     bytes: int
 
 
-def opened(source: Path) -> StudyFolder:
+def open_folder(source: Path) -> StudyFolder:
     """The study of a file or a folder, with its runs as written down and, of a file, as they would be now.
 
     So neither settings tried for once nor a file edited since can make a run look needless. Raises ConfigError where

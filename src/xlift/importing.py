@@ -18,8 +18,8 @@ import yaml
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.progress import say
-from xlift.rating.files import FIRST_ROWS, opened, response_files, rows_of
-from xlift.rating.foreign import Asked, look, responses
+from xlift.rating.files import FIRST_ROWS, file_rows, open_reading, response_files
+from xlift.rating.foreign import ReadingOptions, look, responses
 from xlift.records import ROLES, check_prompt, response_signature
 from xlift.stages import prepare
 from xlift.study.loading import parse_study
@@ -27,7 +27,7 @@ from xlift.study.served import Model
 from xlift.study.study import Study
 from xlift.workspace import StudyFolder, locked, refuse_foreign
 
-PROMPTS = "imported.jsonl"
+PROMPTS_FILE = "imported.jsonl"
 """In the study's folder: the prompts that the responses answer."""
 UNTOLD = "(The request is not in the imported file.)"
 OF_PROMPTS = ("reply_language", "parallel_id", "category", "constraint", "answers", "answers_any", "wrong", "reference")
@@ -49,7 +49,7 @@ class Wanted(NamedTuple):
     """What a user says of the files."""
 
     pattern: str | None = None
-    asked: Asked = Asked()
+    asked: ReadingOptions = ReadingOptions()
     factors: tuple[str, ...] = ()
     raters: tuple[str, ...] = ()
 
@@ -69,7 +69,7 @@ def import_study(source: Path, target: Path, wanted: Wanted) -> StudyFolder:
     target.mkdir(parents=True, exist_ok=True)
     study = _study(found, list(prompts.values()), target, wanted)
     _refuse_other(target, study)
-    write_jsonl(target / PROMPTS, list(prompts.values()))
+    write_jsonl(target / PROMPTS_FILE, list(prompts.values()))
     workspace = prepare(study, target)
     with locked(workspace.path):
         for run in workspace.runs:
@@ -87,9 +87,9 @@ def _imported(source: Path, wanted: Wanted) -> Iterator[Imported]:
     problems: list[str] = []
     for path, told in paths:
         asked = wanted.asked._replace(language=told.get("language") or wanted.asked.language)
-        reading = opened(path, asked, None)
+        reading = open_reading(path, asked, None)
         _refuse_columns(path, wanted.factors)
-        for row in rows_of(path):
+        for row in file_rows(path):
             try:
                 if row.problem:
                     raise DataError(row.problem)
@@ -106,7 +106,7 @@ def _imported(source: Path, wanted: Wanted) -> Iterator[Imported]:
 
 
 def _refuse_columns(path: Path, factors: Sequence[str]) -> None:
-    first = [row.record for row in islice(rows_of(path), FIRST_ROWS) if row.problem is None]
+    first = [row.record for row in islice(file_rows(path), FIRST_ROWS) if row.problem is None]
     if lacking := [name for name in factors if first and all(look(row, name) is None for row in first)]:
         raise ConfigError(f"{path}: no column '{lacking[0]}' for --factor; columns: {', '.join(first[0])}")
 
@@ -245,7 +245,7 @@ def _study(found: Sequence[Imported], prompts: Sequence[dict[str, Any]], target:
     raw: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", target.resolve().name).strip("-._") or "imported",
         "models": [{key: value for key, value in one.items() if value} for one in models],
-        "prompts": {"languages": languages, "validation": {"source": "none"}, "test": {"source": PROMPTS}},
+        "prompts": {"languages": languages, "validation": {"source": "none"}, "test": {"source": PROMPTS_FILE}},
     }
     raw |= {"raters": list(wanted.raters)} if wanted.raters else {}
     return parse_study(raw, str(target / "study.yaml"), target)

@@ -13,9 +13,9 @@ from xlift.hub import Located, file_sha256, folder_sha256
 from xlift.progress import say
 from xlift.workspace import RunFolder, manifest_of
 
-FACTS = "xlift.json"
+FACTS_FILE = "xlift.json"
 """In the folder of a checkpoint: its step, its chat format, and the hashes of the other files and of its state."""
-UNHASHED = {FACTS, "README.md"}
+UNHASHED = {FACTS_FILE, "README.md"}
 """Files of a checkpoint without a hash: it stands in one, and people write in the other."""
 AGAIN = "remove the checkpoint and run again: it is made anew"
 
@@ -27,7 +27,7 @@ def hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself; {} for a folder that xlift did not write. Raises ModelError where damaged."""
-    path = folder / FACTS
+    path = folder / FACTS_FILE
     if not path.is_file():
         return {}
     try:

@@ -13,7 +13,7 @@ from xlift.errors import DataError
 from xlift.languages import get_language
 from xlift.progress import or_told
 from xlift.records import Logged, counted, read_records
-from xlift.report.formats import NONE
+from xlift.report.formats import EMPTY_CELL
 from xlift.terminal import middle, paged, terminal_room
 from xlift.workspace import RunFolder, StudyFolder, manifest_of, unused_runs
 
@@ -70,7 +70,9 @@ def states_text(states: Sequence[dict[str, Any]]) -> str:
 
 
 def _state_text(state: dict[str, Any]) -> str:
-    rows = [[one["run"], _stage_text(one), str(one["step"] or NONE), *_result(one["result"])] for one in state["runs"]]
+    rows = [
+        [one["run"], _stage_text(one), str(one["step"] or EMPTY_CELL), *_result(one["result"])] for one in state["runs"]
+    ]
     room = max(10, terminal_room() - 48)
     names = [[middle(row[0], room) if terminal_room() else row[0], *row[1:]] for row in rows]
     return f"{state['study']}  {state['folder']}\n" + paged([["run", "state", "step", "others", "worst"], *names])
@@ -80,7 +82,7 @@ def _result(shares: dict[str, float]) -> list[str]:
     """The mean over the languages other than English, and the worst of them."""
     others = {code: share for code, share in shares.items() if code != "en"} or shares
     if not others:
-        return [NONE, NONE]
+        return [EMPTY_CELL, EMPTY_CELL]
     worst = min(others, key=lambda code: others[code])
     return [f"{sum(others.values()) / len(others):.0%}", f"{others[worst]:.0%} {get_language(worst).code}"]
 

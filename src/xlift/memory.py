@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xlift.models import Placement
 
-CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak_memory(placement: Placement) -> bool:
@@ -22,7 +22,7 @@ def reset_peak_memory(placement: Placement) -> bool:
         torch.cuda.reset_peak_memory_stats()
         return True
     try:
-        CLEAR.write_text("5")
+        CLEAR_REFS.write_text("5")
     except OSError:
         return False
     return True

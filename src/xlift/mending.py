@@ -27,7 +27,7 @@ AILING: dict[str, Any] = {
 """How a model that is no run is made to ail: tuned on English at a learning rate ten times too high."""
 EXAMPLES = (9, 30, 90)
 """Examples in all languages together; the middle one is tried with a preference, the last with swapped layers."""
-PROMPTS = 24
+PROMPTS_EACH = 24
 """Test prompts of each kind in each language."""
 
 
@@ -60,7 +60,7 @@ def mending_study(source: str, languages: Sequence[str]) -> dict[str, Any]:
         "prompts": {
             "languages": ["en", *codes],
             "validation": {"source": "builtin:open", "size": 8},
-            "test": {"source": ["builtin:open", "builtin:facts"], "size": PROMPTS},
+            "test": {"source": ["builtin:open", "builtin:facts"], "size": PROMPTS_EACH},
         },
         "decoding": {"max_new_tokens": 32},
         "raters": ["language", "fluency", "answers"],

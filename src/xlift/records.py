@@ -31,6 +31,8 @@ SPLITS = ("validation", "test")
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint")
 SCALES: dict[str, float] = dict.fromkeys(FACETS, 2.0)
 """Upper end of each facet's scale, which begins at 0."""
+LIMITED = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "incomplete"})
+"""How servers and programs say that the token limit ended a reply."""
 EMPTY = "empty response"
 """Why a rating of an answer that says nothing has no value."""
 

@@ -7,7 +7,7 @@ import re
 from urllib.parse import quote
 
 HIDDEN = "[hidden]"
-SHORTEST = 6
+SHORTEST_SECRET = 6
 """Characters of a secret; what is shorter protects nothing, and stands in every other word."""
 _NAMES = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 """Names of environment variables that hold a secret."""
@@ -21,7 +21,7 @@ _KEY = re.compile(r"\b(?:sk|pk|rk|hf|gsk|xai|pplx|ghp|glpat|nvapi)[-_](?=[\w-]{0
 def redacted(text: str, *secrets: str) -> str:
     """A text without these secrets, those of the environment, and what looks like one: in addresses, headers, keys."""
     for secret in sorted({*secrets, *_environment()}, key=len, reverse=True):
-        if len(secret) >= SHORTEST:
+        if len(secret) >= SHORTEST_SECRET:
             for written in {secret, quote(secret, safe=""), repr(secret)[1:-1]}:
                 text = text.replace(written, HIDDEN)
     text = _ADDRESS.sub(lambda found: f"{found[1] or ''}{HIDDEN}@", text)
@@ -32,4 +32,4 @@ def redacted(text: str, *secrets: str) -> str:
 def _environment() -> set[str]:
     """Values of variables that are secret by their names; the path of a key's file is none."""
     found = {value.strip() for name, value in os.environ.items() if _NAMES.search(name)}
-    return {value for value in found if not value.startswith(("/", "~", ".")) and len(value) > SHORTEST}
+    return {value for value in found if not value.startswith(("/", "~", ".")) and len(value) > SHORTEST_SECRET}

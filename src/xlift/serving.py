@@ -64,7 +64,7 @@ class Opened(NamedTuple):
     batch_of: BatchOf
 
 
-class Part(NamedTuple):
+class ReplyPiece(NamedTuple):
     """A piece of a reply; the last one has the whole `reply`, or says why there is none."""
 
     text: str
@@ -80,13 +80,13 @@ class Waiting:
     prompt: list[int]
     decoding: Decoding
     loop: asyncio.AbstractEventLoop
-    parts: asyncio.Queue[Part] = field(default_factory=asyncio.Queue)
+    parts: asyncio.Queue[ReplyPiece] = field(default_factory=asyncio.Queue)
     told: str = ""
 
     def tell(self, text: str, reply: Reply | None = None, failure: str | None = None) -> None:
         """Pass on what has come since last time; called by the thread that answers."""
         new, self.told = text.removeprefix(self.told), text
-        self.loop.call_soon_threadsafe(self.parts.put_nowait, Part(new, reply, failure))
+        self.loop.call_soon_threadsafe(self.parts.put_nowait, ReplyPiece(new, reply, failure))
 
 
 def serve(names: Sequence[str], port: int, offline: bool) -> None:

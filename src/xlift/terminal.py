@@ -9,6 +9,9 @@ from itertools import accumulate
 
 from rich.cells import cell_len, set_cell_size
 
+WIDTH = 80
+"""Columns that text is wrapped for."""
+
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows of cells, all of one length, as lines whose columns stand under one another, in any script.

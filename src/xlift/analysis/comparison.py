@@ -40,7 +40,7 @@ FLIPS = 20_000
 """Random sign flips where there are more."""
 FINEST = 12
 """Differences in whole twelfths or coarser steps are counted exactly, however many there are."""
-LONGEST = 1_000_000
+LONGEST_COUNTED = 1_000_000
 """Steps of the longest distribution that is counted exactly."""
 
 COMPARISON_COLUMNS: dict[str, Any] = {
@@ -372,7 +372,7 @@ def _whole_steps(sizes: Numbers) -> NDArray[np.int64] | None:
     """The sizes as whole multiples of a common step, None where there is none or too many would be needed."""
     for parts in range(1, FINEST + 1):
         whole = np.rint(sizes * parts)
-        if np.abs(sizes * parts - whole).max(initial=0.0) < 1e-9 and whole.sum() * 2 < LONGEST:
+        if np.abs(sizes * parts - whole).max(initial=0.0) < 1e-9 and whole.sum() * 2 < LONGEST_COUNTED:
             steps = whole.astype(np.int64)
             return steps // max(1, int(np.gcd.reduce(steps)))
     return None
@@ -390,7 +390,7 @@ def _exact(steps: NDArray[np.int64], observed: int) -> float:
     return min(1.0, float(chance[np.abs(sums) >= observed].sum()))
 
 
-def text_table(found: pl.DataFrame, first: str = "first", second: str = "second") -> str:
+def comparison_text(found: pl.DataFrame, first: str = "first", second: str = "second") -> str:
     """The result of `compare` as lines for the terminal, one a row, under a head that names both sides."""
     keys = found.columns[: found.columns.index("first_mean")]
     head = [*keys, first, second, "difference", "p (Holm)", "better/tied/worse", "pairs", "missing"]

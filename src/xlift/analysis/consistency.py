@@ -13,7 +13,7 @@ from typing import Any
 from xlift.errors import DataError
 from xlift.intervals import Estimate, estimate
 
-RIGHT = 2
+FULL_VALUE = 2
 
 
 def with_requests(
@@ -56,7 +56,7 @@ def _answered(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bool | N
         facts = answered.setdefault(row["language"], {})
         if row["parallel_id"] in facts:
             raise DataError(f"'{row['parallel_id']}' is twice in '{row['language']}'; give one run and step at a time")
-        facts[row["parallel_id"]] = None if row["value"] is None else row["value"] >= RIGHT
+        facts[row["parallel_id"]] = None if row["value"] is None else row["value"] >= FULL_VALUE
     return answered
 
 

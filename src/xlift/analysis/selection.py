@@ -199,19 +199,19 @@ def selection_table(
     return rows
 
 
-Scores = dict[str, dict[str, tuple[float, str]]]
+PromptScores = dict[str, dict[str, tuple[float, str]]]
 """By language and prompt id: the score and the request (`parallel_id`)."""
 
 
-def _test_scores(test: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, Scores]:
-    found: dict[Candidate, Scores] = {}
+def _test_scores(test: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, PromptScores]:
+    found: dict[Candidate, PromptScores] = {}
     for row in scores(test, measure).sort("language").iter_rows(named=True):
         own = found.setdefault(Candidate(row["run"], row["step"]), {}).setdefault(row["language"], {})
         own[row["id"]] = (row["score"], row["parallel_id"])
     return found
 
 
-def _mean(found: Scores) -> float:
+def _mean(found: PromptScores) -> float:
     return float(np.mean([np.mean([score for score, _ in own.values()]) for own in found.values()]))
 
 

@@ -24,9 +24,9 @@ from starlette.staticfiles import StaticFiles
 from xlift.annotation import coordination, practice
 from xlift.annotation import database as db
 from xlift.annotation.door import (
-    COOKIE,
+    ANNOTATOR_COOKIE,
     HEADERS,
-    TEMPLATES,
+    PAGES,
     Door,
     admit,
     csrf_of,
@@ -104,7 +104,7 @@ async def _enter(request: Request) -> Response:
     annotator, refused = await admit(request, token)
     if annotator is None:
         return refused
-    return let_in(request, "/welcome", COOKIE, token, annotator.expires)
+    return let_in(request, "/welcome", ANNOTATOR_COOKIE, token, annotator.expires)
 
 
 async def _welcome(request: Request) -> Response:
@@ -170,11 +170,11 @@ async def _task(request: Request, annotator: Any, body: bytes) -> Response:
     return _page(request, "task.html", annotator, own, scheme, **context)
 
 
-Opened = tuple[Any, list[Any], list[Any], Scheme]
+OpenTask = tuple[Any, list[Any], list[Any], Scheme]
 """An assignment with its task, what was judged of it, all assignments of the annotator, and the scheme."""
 
 
-def _open_task(database: db.Database, annotator: Any, task: str) -> Opened | None:
+def _open_task(database: db.Database, annotator: Any, task: str) -> OpenTask | None:
     """No assignment where practice comes first; None where the task is not the annotator's."""
     with database.write.begin() as connection:
         assignment, scheme = db.assigned(connection, annotator.id, task), scheme_of(connection)
@@ -204,7 +204,7 @@ async def _feedback(request: Request, annotator: Any, body: bytes) -> Response:
     return _page(request, "feedback.html", annotator, own, scheme, **context)
 
 
-def _see_feedback(database: db.Database, annotator: Any, task: str) -> Opened | None:
+def _see_feedback(database: db.Database, annotator: Any, task: str) -> OpenTask | None:
     """What to tell of a practice item that is done; from now on its values stand."""
     with database.write.begin() as connection:
         assignment, scheme = db.assigned(connection, annotator.id, task), scheme_of(connection)
@@ -256,11 +256,11 @@ def _page(request: Request, name: str, annotator: Any, own: list[Any], scheme: S
         "direction": direction(interface),
         "guidelines": guidelines_of(scheme, interface)[0],
         "annotator": annotator.name,
-        "csrf": csrf_of(request.cookies[COOKIE]),
+        "csrf": csrf_of(request.cookies[ANNOTATOR_COOKIE]),
         "done": sum(one.done for one in own),
         "total": len(own),
     }
-    return HTMLResponse(sendable(TEMPLATES.get_template(name).render(**known, **context)))
+    return HTMLResponse(sendable(PAGES.get_template(name).render(**known, **context)))
 
 
 async def _save(request: Request, annotator: Any, body: bytes) -> Response:

@@ -18,16 +18,14 @@ from starlette.routing import Route
 from xlift.analysis.agreement import agreement_tables
 from xlift.annotation import database as db
 from xlift.annotation import people, transfer
-from xlift.annotation.door import TEMPLATES, csrf_of, form_of, let_in, message, own_body, refusal, sendable
+from xlift.annotation.door import PAGES, Handler, csrf_of, form_of, let_in, message, own_body, refusal, sendable
 from xlift.errors import UserError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.workspace import now
 
-COOKIE = "xlift_coordinator"
+COORDINATOR_COOKIE = "xlift_coordinator"
 RESAMPLES = 200
 """Fewer than in a report: the page is opened often, and its intervals are to show who stands out."""
-
-Handler = Callable[[Request, str, bytes], Awaitable[Response]]
 
 
 def routes() -> list[Route]:
@@ -64,7 +62,7 @@ async def _enter(request: Request) -> Response:
     known, refused = await _admit(request, token)
     if known is None:
         return refused
-    return let_in(request, "/coordination/welcome", COOKIE, token, known["expires"])
+    return let_in(request, "/coordination/welcome", COORDINATOR_COOKIE, token, known["expires"])
 
 
 async def _welcome(request: Request) -> Response:
@@ -75,7 +73,7 @@ def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """A handler that only the coordinator reaches; changes only with the token against forgery."""
 
     async def guarded(request: Request) -> Response:
-        token = request.cookies.get(COOKIE, "")
+        token = request.cookies.get(COORDINATOR_COOKIE, "")
         known, refused = await _admit(request, token)
         if known is None:
             return refused
@@ -88,7 +86,7 @@ def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 async def _page(request: Request, token: str, body: bytes, problem: str = "") -> Response:
     context = await run_in_threadpool(_read, request.app.state.database)
-    page = TEMPLATES.get_template("coordination.html").render(**context, csrf=csrf_of(token), problem=problem)
+    page = PAGES.get_template("coordination.html").render(**context, csrf=csrf_of(token), problem=problem)
     return HTMLResponse(sendable(page), 422 if problem else 200)
 
 

@@ -112,7 +112,7 @@ class Database(NamedTuple):
     write: Engine
 
 
-class Verdict(NamedTuple):
+class FacetVerdict(NamedTuple):
     """What counts for one facet: a value, or None with the reason; `raw` is the annotator's own value.
 
     `by_rule` says that the rule about fluency 0 replaced the raw value; both are None where nothing was said.
@@ -358,20 +358,20 @@ def asked(connection: Connection) -> tuple[str, ...]:
     return tuple(facet["name"] for facet in json.loads(stored)["facets"]) if stored else ASKED_FACETS
 
 
-def verdicts(values: dict[str, Any], facets: Sequence[str] = ASKED_FACETS) -> dict[str, Verdict]:
+def verdicts(values: dict[str, Any], facets: Sequence[str] = ASKED_FACETS) -> dict[str, FacetVerdict]:
     """Per facet what counts, after "cannot judge" for the whole response and the rule about fluency 0."""
     own = {facet: _own_verdict(values.get(facet)) for facet in facets}
     if values.get(WHOLE) is not None:
         reason = _cannot(values[WHOLE])
-        return {facet: Verdict(None, reason, one.raw) for facet, one in own.items()}
+        return {facet: FacetVerdict(None, reason, one.raw) for facet, one in own.items()}
     if "fluency" in own and own["fluency"].value == 0 and values.get("senseless", True):
-        ruled = {facet: Verdict(0, None, own[facet].raw, True) for facet in BOUND_TO_FLUENCY if facet in own}
+        ruled = {facet: FacetVerdict(0, None, own[facet].raw, True) for facet in BOUND_TO_FLUENCY if facet in own}
         return own | ruled
     return own
 
 
-def _own_verdict(value: Any) -> Verdict:
-    return Verdict(None, _cannot(value)) if isinstance(value, dict) else Verdict(value, None, value)
+def _own_verdict(value: Any) -> FacetVerdict:
+    return FacetVerdict(None, _cannot(value)) if isinstance(value, dict) else FacetVerdict(value, None, value)
 
 
 def _cannot(value: dict[str, str]) -> str:

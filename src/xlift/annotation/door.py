@@ -26,7 +26,7 @@ from xlift.annotation import database as db
 from xlift.annotation.words import FOLDER, TEXTS, direction, spoken
 from xlift.languages import known_code
 
-COOKIE = "xlift_annotator"
+ANNOTATOR_COOKIE = "xlift_annotator"
 NAMES_KEPT = 10_000
 """Addresses of which wrong tokens are remembered."""
 MAX_BODY = 64 * 1024
@@ -44,7 +44,7 @@ HEADERS = {
 
 Handler = Callable[[Request, Any, bytes], Awaitable[Response]]
 
-TEMPLATES = jinja2.Environment(
+PAGES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(FOLDER / "templates"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
@@ -101,7 +101,7 @@ def guarded_by_link(handler: Handler) -> Callable[[Request], Awaitable[Response]
     """A handler that only an annotator reaches; changes only with the annotator's token against forgery."""
 
     async def guarded(request: Request) -> Response:
-        token = request.cookies.get(COOKIE, "")
+        token = request.cookies.get(ANNOTATOR_COOKIE, "")
         annotator, refused = await admit(request, token)
         if annotator is None:
             return refused
@@ -202,7 +202,7 @@ def message(request: Request, title: str, text: str, code: int, onward: str = ""
     asked = [known] if known else _asked_languages(request)
     languages = asked[:1] if known or onward else dict.fromkeys([*asked, "en"])
     said = [(lang, direction(lang), TEXTS[lang][title], TEXTS[lang].get(text, "")) for lang in languages]
-    return HTMLResponse(TEMPLATES.get_template("message.html").render(said=said, onward=onward), code)
+    return HTMLResponse(PAGES.get_template("message.html").render(said=said, onward=onward), code)
 
 
 # e.g. "de-CH, ar;q=0.8" → ["de", "ar"]

@@ -11,7 +11,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 _BLOCKS = {"paragraph_open", "heading_open", "list_item_open", "blockquote_open", "th_open", "td_open"}
-LONGEST = 100_000
+LONGEST_RENDERED = 100_000
 """Characters beyond which a text is shown as it is."""
 
 
@@ -20,7 +20,7 @@ def formatted(text: str) -> Markup | None:
 
     Each paragraph has the direction of its own text; code runs from left to right.
     """
-    if len(text) > LONGEST:
+    if len(text) > LONGEST_RENDERED:
         return None
     # HTML stays text; images would be loaded.
     markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])

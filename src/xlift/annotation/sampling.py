@@ -116,7 +116,7 @@ def _expected_problems(record: dict[str, Any], where: str, levels: dict[str, tup
     return sorted(problems)
 
 
-def pairs_of(responses: Sequence[dict[str, Any]], total: int | None, seed: int) -> list[dict[str, Any]]:
+def side_by_side(responses: Sequence[dict[str, Any]], total: int | None, seed: int) -> list[dict[str, Any]]:
     """Responses to the same prompt side by side, each two of them once, which stands first drawn by seed.
 
     A pair is the record of one, with the other under `second`; `total` takes those that come first by prompt.

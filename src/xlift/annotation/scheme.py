@@ -33,25 +33,25 @@ from xlift.study.loading import problems_of
 from xlift.study.settings import Settings
 from xlift.study.yaml_text import read_yaml
 
-Said = str | dict[str, str]
+Wording = str | dict[str, str]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")]
 BUILT_IN = tuple(words.TEXTS["en"]["facets"])
 SPANS = {"foreign": "language", "wrong": "accuracy"}
 """What is marked without words of one's own, and the facet that its spans belong to."""
-SCALE = (2, 1, 0)
+VALUES_SHOWN = (2, 1, 0)
 
 
-class Facet(Settings):
+class RatedFacet(Settings):
     """A facet to rate: a built-in one by its name, or one with a title and a scale of its own."""
 
     name: Name
-    title: Said | None = None
-    question: Said = ""
-    help: Said = ""
-    scale: Annotated[dict[int, Said], Field(min_length=2, max_length=10)] | None = None
+    title: Wording | None = None
+    question: Wording = ""
+    help: Wording = ""
+    scale: Annotated[dict[int, Wording], Field(min_length=2, max_length=10)] | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> Facet:
+    def _whole(self) -> RatedFacet:
         if self.name in {db.WHOLE, "senseless", "comment", "spans", "answers", "feedback"}:
             raise ValueError(f"'{self.name}' is the page's own word")
         if self.name not in BUILT_IN and (self.title is None or self.scale is None):
@@ -64,18 +64,18 @@ class Facet(Settings):
     @property
     def levels(self) -> tuple[int, ...]:
         """The values, the highest first."""
-        return tuple(sorted(self.scale or SCALE, reverse=True))
+        return tuple(sorted(self.scale or VALUES_SHOWN, reverse=True))
 
 
-class Span(Settings):
+class Marker(Settings):
     """Words to mark in a response, and the facet whose ratings hold them."""
 
     name: Name
-    title: Said | None = None
+    title: Wording | None = None
     facet: str = ""
 
     @model_validator(mode="after")
-    def _whole(self) -> Span:
+    def _whole(self) -> Marker:
         if self.name not in SPANS and (self.title is None or not self.facet):
             raise ValueError(f"choices: {', '.join(SPANS)}, or a name with title and facet")
         return self
@@ -89,17 +89,19 @@ class Answer(Settings):
     """A question that is answered in a few words."""
 
     name: Name
-    question: Said
+    question: Wording
 
 
 class Scheme(Settings):
     """What a campaign asks of every response, or of every pair."""
 
-    facets: list[Facet] = Field(default_factory=lambda: [Facet(name=name) for name in db.ASKED_FACETS], min_length=1)
+    facets: list[RatedFacet] = Field(
+        default_factory=lambda: [RatedFacet(name=name) for name in db.ASKED_FACETS], min_length=1
+    )
     pairs: bool = False
-    spans: list[Span] = Field(default_factory=list)
+    spans: list[Marker] = Field(default_factory=list)
     answers: list[Answer] = Field(default_factory=list)
-    guidelines: Said | None = None
+    guidelines: Wording | None = None
 
     @field_validator("facets", "spans", mode="before")
     @classmethod
@@ -185,7 +187,7 @@ def _parsed(stored: str) -> Scheme:
     return Scheme.model_validate_json(stored)
 
 
-def said(text: Said, interface: str) -> str:
+def worded(text: Wording, interface: str) -> str:
     """A text in a language of the page; else in English, else the first that there is."""
     if isinstance(text, str):
         return text
@@ -198,26 +200,26 @@ def shown_facets(scheme: Scheme, interface: str) -> list[Shown]:
     found = []
     for facet in scheme.facets:
         own = built_in.get(facet.name, {"name": facet.name, "question": ""})
-        labels: dict[int, Said] = facet.scale or {value: own[str(value)] for value in SCALE}
-        levels = [(value, said(labels[value], interface)) for value in facet.levels]
-        title = said(facet.title or own["name"], interface)
-        question = said(facet.question or own["question"], interface)
-        found.append(Shown(facet.name, title, question, said(facet.help, interface), levels))
+        labels: dict[int, Wording] = facet.scale or {value: own[str(value)] for value in VALUES_SHOWN}
+        levels = [(value, worded(labels[value], interface)) for value in facet.levels]
+        title = worded(facet.title or own["name"], interface)
+        question = worded(facet.question or own["question"], interface)
+        found.append(Shown(facet.name, title, question, worded(facet.help, interface), levels))
     return found
 
 
 def shown_spans(scheme: Scheme, interface: str) -> dict[str, str]:
     """What may be marked, with its words."""
     own = words.TEXTS[interface]["spans"]
-    return {span.name: said(span.title or own[span.name], interface) for span in scheme.spans}
+    return {span.name: worded(span.title or own[span.name], interface) for span in scheme.spans}
 
 
 def shown_answers(scheme: Scheme, interface: str) -> dict[str, str]:
     """The questions that are answered in words."""
-    return {answer.name: said(answer.question, interface) for answer in scheme.answers}
+    return {answer.name: worded(answer.question, interface) for answer in scheme.answers}
 
 
 def guidelines_of(scheme: Scheme, interface: str) -> tuple[Markup, str]:
     """The guidelines as HTML in a language of the page, and the hash that ratings are signed with."""
     own = scheme.guidelines
-    return words.rendered_guidelines(said(own, interface)) if own else words.guidelines(interface)
+    return words.rendered_guidelines(worded(own, interface)) if own else words.guidelines(interface)

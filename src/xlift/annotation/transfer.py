@@ -28,7 +28,7 @@ from xlift.rating import text_fingerprint
 from xlift.records import Rating, parse_line
 from xlift.workspace import StudyFolder
 
-VERSION = "human v1"
+HUMAN_SIGNATURE = "human v1"
 NEEDED = ("id", "language", "run", "step", "facet", "rater", "value")
 _FORMULA, _SHIELDED = re.compile(r"\A['=+\-@\t\r]"), re.compile(r"\A'(?=['=+\-@\t\r])")
 """A comment that a spreadsheet would compute is written behind an apostrophe, which reading takes away."""
@@ -40,7 +40,7 @@ class Judged(NamedTuple):
 
     name: str
     task: Any
-    verdicts: dict[str, db.Verdict]
+    verdicts: dict[str, db.FacetVerdict]
     last: dict[str, Any]
     seconds: float
 
@@ -111,7 +111,7 @@ def _records(one: Judged, spans: dict[str, str]) -> Iterator[Rating]:
             "rater": f"human:{one.name}",
             "value": verdict.value,
             "response": one.task.response,
-            "signature": f"{VERSION}|guidelines {source.guidelines}|{source.interface}",
+            "signature": f"{HUMAN_SIGNATURE}|guidelines {source.guidelines}|{source.interface}",
         }
         if (shown := json.loads(one.task.shown)).get("other"):
             record = cast(Rating, record | {"other": shown["other"]["run"], "other_step": shown["other"]["step"]})
@@ -300,7 +300,7 @@ def _csv_row(row: dict[str, Any], where: str, problems: list[str]) -> Iterator[G
         detail["comment"] = _SHIELDED.sub("", row["comment"])
     plain = {key: told[key] for key in ("id", "run", "step", "facet", "reason", "language")}
     value = re.sub(r"\.0+$", "", told["value"])
-    signature = told["signature"] or f"{VERSION}|from CSV"
+    signature = told["signature"] or f"{HUMAN_SIGNATURE}|from CSV"
     rater = told["rater"].removeprefix("human:")
     yield Given(where, **plain, rater=rater, value=value, detail=detail, signature=signature)
 
@@ -351,7 +351,7 @@ def _labelled(
     value = "" if cannot else digits[0] if len(digits) == 1 else label or "nothing"
     reason = label if cannot and ":" in label else ""
     return Given(where, **place, facet=facet, rater=rater, value=value, reason=reason, detail=detail,
-                 signature=f"{VERSION}|from {source}")  # fmt: skip
+                 signature=f"{HUMAN_SIGNATURE}|from {source}")  # fmt: skip
 
 
 def _elements(path: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:

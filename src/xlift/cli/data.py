@@ -63,7 +63,7 @@ def translate(
         translator, signature = command.by_server(output, {name: one for name, one in given.items() if one is not None})
     unfit: Unfit | None = {} if skip_unfit else None
     result = command.translate_file(source, codes, output, translator, signature, keep_source, unfit)
-    print(command.report(result, codes, output))
+    print(command.translation_text(result, codes, output))
 
 
 _IMPORT: Modes = {

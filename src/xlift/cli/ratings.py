@@ -312,9 +312,9 @@ def compare(
     import polars as pl
 
     from xlift.analysis.comparison import compare as compared
-    from xlift.analysis.comparison import text_table
+    from xlift.analysis.comparison import comparison_text
     from xlift.results import load, ratings_of_runs
 
     ratings, names = (load(study).ratings, [first, second]) if study else ratings_of_runs([Path(first), Path(second)])
     found = compared(ratings.filter(pl.col("split") == split), names[0], names[1], rater=rater)
-    print(json.dumps(found.to_dicts(), indent=2) if as_json else text_table(found, names[0], names[1]))
+    print(json.dumps(found.to_dicts(), indent=2) if as_json else comparison_text(found, names[0], names[1]))

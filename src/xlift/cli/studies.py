@@ -41,14 +41,14 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given is as proposed.")] = False,
 ) -> None:
     """Write a first study file, with comments; asks what no option says."""
-    from xlift.study.new import QUESTIONS, Answers, write_first_study
+    from xlift.study.new import QUESTIONS, FirstStudy, write_first_study
 
     given = {"model": model, "data": data, "languages": languages, "compare": compare, "size": size}
-    answers = Answers()._asdict() | {name: value for name, value in given.items() if value is not None}
+    answers = FirstStudy()._asdict() | {name: value for name, value in given.items() if value is not None}
     for name in () if yes or not sys.stdin.isatty() else QUESTIONS:
         if given[name] is None:
             answers[name] = typer.prompt(QUESTIONS[name], default=answers[name], err=True)
-    written = shlex.quote(str(write_first_study(file, Answers(**answers))))
+    written = shlex.quote(str(write_first_study(file, FirstStudy(**answers))))
     print(f"written: {file}\nnext: xlift check {written}\n      xlift run {written}")
 
 
@@ -243,7 +243,7 @@ def clean(
     from xlift.workspace import alone
 
     refuse_others(context, "STUDY --dry-run" if dry_run else "STUDY", _CLEAN)
-    workspace = cleaning.opened(study)
+    workspace = cleaning.open_folder(study)
     with nullcontext() if dry_run else alone(workspace.path):
         found = cleaning.needless(workspace)
         print(cleaning.needless_text(found))

@@ -24,7 +24,7 @@ from xlift.records import Conversation, Message, Prompt
 
 WORDS, CHARACTERS = 13, 20
 """Units in a row that are no chance: as GPT-3's authors had it, and about as much of Chinese."""
-SHORTEST = 8
+SHORTEST_PROMPT = 8
 """Units of the shortest prompt that is looked for inside longer texts; shorter ones only as a whole turn."""
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -203,7 +203,7 @@ class _Search:
     def _take(self, name: str, said: list[str]) -> None:
         alone = sum(len(unit) == 1 and bool(re.match(f"[{_UNSPACED}]", unit)) for unit in said)
         length = min(CHARACTERS if 2 * alone > len(said) else WORDS, len(said))
-        if length < SHORTEST:
+        if length < SHORTEST_PROMPT:
             return
         ids = np.array([self._numbers.setdefault(unit, len(self._numbers) + 1) for unit in said], dtype=np.uint64)
         hashes = ids[: len(ids) - length + 1]

@@ -181,7 +181,7 @@ def _texts_in_turn(record: dict[str, Any], field: str) -> list[Message]:
     return [cast(Message, {**message, "content": message["content"].strip()}) for message in found]
 
 
-def read_completion(record: dict[str, Any]) -> list[Message]:
+def read_prompt_completion(record: dict[str, Any]) -> list[Message]:
     asked, reply = _first(record, _ASKED), _first(record, _ANSWERED)
     if record.get("context"):
         raise DataError(
@@ -232,7 +232,7 @@ READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
     "lima": read_lima,
     "ultrachat": read_ultrachat,
     "sharegpt": read_sharegpt,
-    "completion": read_completion,
+    "completion": read_prompt_completion,
     "aya": read_aya,
     "oasst": read_oasst,
 }

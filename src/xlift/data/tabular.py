@@ -29,7 +29,7 @@ from xlift.records import MAX_DEPTH, fingerprint, parse_json, parse_line
 if TYPE_CHECKING:
     import polars as pl
 
-KINDS = {
+FILE_KINDS = {
     "jsonl": ".jsonl .ndjson .jsonlines",
     "json": ".json",
     "csv": ".csv .tsv",
@@ -81,7 +81,7 @@ def files(path: Path, split: str | None = None) -> list[Path]:
     inner = (one for one in sorted(path.rglob("*")) if not any(p.startswith(".") for p in one.relative_to(path).parts))
     found = [one for one in inner if one.is_file() and kind_of_name(one) and one.name not in _OF_NO_RECORD]
     if not found:
-        endings = ", ".join(" ".join(KINDS.values()).split())
+        endings = ", ".join(" ".join(FILE_KINDS.values()).split())
         raise DataError(f"{path}: no file of records in this folder", f"its files end in {endings}, or also in .gz …")
     splits = {one: _split_of(one, path) for one in found}
     there = sorted({name for name in splits.values() if name})
@@ -112,7 +112,7 @@ def _split_of(file: Path, folder: Path) -> str | None:
 def kind_of_name(path: Path) -> str | None:
     """What the name of a file says that it holds: a key of KINDS, or None."""
     ending = (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
-    return next((kind for kind, endings in KINDS.items() if ending and ending in endings.split()), None)
+    return next((kind for kind, endings in FILE_KINDS.items() if ending and ending in endings.split()), None)
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -145,7 +145,9 @@ def _refuse_no_text(start: bytes, path: Path) -> None:
             f"{path}: a spreadsheet or a zip archive, expected records", "save the sheet as CSV, or unpack it"
         )
     if b"\x00" in start:
-        raise DataError(f"{path}: no text, expected records", f"formats: {', '.join(' '.join(KINDS.values()).split())}")
+        raise DataError(
+            f"{path}: no text, expected records", f"formats: {', '.join(' '.join(FILE_KINDS.values()).split())}"
+        )
 
 
 def _unpacked(raw: io.BufferedReader, start: bytes) -> io.BufferedReader:

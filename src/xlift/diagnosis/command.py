@@ -127,14 +127,14 @@ def _side_by_side(
 def diagnose_data(path: str, offline: bool) -> tuple[dict[str, Any], str]:
     """What is wrong with instruction data, in any form that `sources` of a study takes: as data and as text."""
     from xlift.data.instructions import load_source
-    from xlift.diagnosis.data import data_as_data, data_findings, data_table, turns
+    from xlift.diagnosis.data import data_as_data, data_findings, turns, turns_table
     from xlift.study.data import Source
 
     conversations = load_source(Source(path=path), offline)
     found = list(turns(conversations))
     told = data_findings(found)
     head = f"{path}: {len(conversations):,} conversations, {len(found):,} replies"
-    return data_as_data(found, told), f"{head}\n\n{data_table(found)}\n\n{text.told(told, DATA_SOUND)}"
+    return data_as_data(found, told), f"{head}\n\n{turns_table(found)}\n\n{text.findings_text(told, DATA_SOUND)}"
 
 
 DATA_SOUND = "Nothing was found that would make a model answer in another language, stop too early, or never stop."

@@ -17,9 +17,9 @@ from xlift.rating.text import parse_lines
 from xlift.records import Conversation
 from xlift.terminal import aligned, fitted
 
-READ = 400
+READ_CHARACTERS = 400
 """Characters of a text by which its language is told."""
-FEW = 0.02
+FEW_TURNS = 0.02
 """Share of conversations from which on a fault is told."""
 ALONE = 0.95
 """Share of one language from which on the data is said to be of that language alone."""
@@ -38,7 +38,7 @@ class Turn(NamedTuple):
 
 def language_of(text: str) -> str:
     """The language of a text by its beginning; "" where it is too short or mixed to tell."""
-    start = " ".join(text[:READ].split())
+    start = " ".join(text[:READ_CHARACTERS].split())
     code, sure = identify(start) if len(start) >= MIN_LINE else ("", 0.0)
     return known_code(code) if sure >= SURE else ""
 
@@ -52,7 +52,7 @@ def turns(conversations: Sequence[Conversation]) -> Iterator[Turn]:
                 yield Turn(one, asked, reply, language_of(asked), language_of(reply))
 
 
-def data_table(found: Sequence[Turn]) -> str:
+def turns_table(found: Sequence[Turn]) -> str:
     """One row a language of the questions: how many, and in what languages they are answered."""
     replies: dict[str, Counter[str]] = defaultdict(Counter)
     for one in found:
@@ -81,7 +81,7 @@ def data_findings(found: Sequence[Turn]) -> list[Finding]:
 def _told(
     kind: str, title: str, spoilt: Sequence[Turn], found: Sequence[Turn], show: Callable[[Turn], str], tries: list[str]
 ) -> Finding | None:
-    if len(spoilt) < max(1, FEW * len(found)):
+    if len(spoilt) < max(1, FEW_TURNS * len(found)):
         return None
     shown = [f"{len(spoilt):,} of {len(found):,} replies ({len(spoilt) / len(found):.0%}); for instance:"]
     return Finding(kind, title, shown + [show(one) for one in spoilt[:SHOWN]], tries)

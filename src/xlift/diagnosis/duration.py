@@ -11,7 +11,7 @@ from xlift.hub import locate
 from xlift.models import Placement, place
 from xlift.workspace import StudyFolder
 
-WIDTH = 2048
+MATRIX_SIDE = 2048
 """Numbers a side of the matrix that is multiplied to measure: larger than what a processor keeps at hand."""
 LAYER_SECONDS = 0.002
 """What calling one layer costs beside its products, however small they are."""
@@ -55,15 +55,15 @@ def operations_a_second(placement: Placement, rows: int, seconds: float = 0.2) -
     """Operations (a product and a sum are two) that this machine makes a second on matrices of so many rows."""
     import torch
 
-    weights = torch.ones(WIDTH, WIDTH, dtype=placement.torch_dtype, device=placement.device)
-    given = torch.ones(rows, WIDTH, dtype=placement.torch_dtype, device=placement.device)
+    weights = torch.ones(MATRIX_SIDE, MATRIX_SIDE, dtype=placement.torch_dtype, device=placement.device)
+    given = torch.ones(rows, MATRIX_SIDE, dtype=placement.torch_dtype, device=placement.device)
     times: list[float] = []
     with torch.no_grad():
         while not times or sum(times) < seconds:
             started = time.perf_counter()
             float((given @ weights).sum())  # waits for the device
             times.append(time.perf_counter() - started)
-    return 2 * rows * WIDTH * WIDTH / _middle(times)
+    return 2 * rows * MATRIX_SIDE * MATRIX_SIDE / _middle(times)
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ SPOILT = 0.95
 """The share of answers that should be right; a row whose whole interval lies below has a fault."""
 OFTEN = 0.2
 """A share of answers that is a fault where its whole interval lies above."""
-BETTER_FIT, ENDS = 0.3, 1e-3
+BETTER_FIT, LEAST_END = 0.3, 1e-3
 """Nats a token by which another chat format must fit better, and the probability under which no reply ends."""
 COSTLY = 1.7
 """Tokens of a language against English from which on its tokens are said to be short."""
@@ -72,7 +72,7 @@ def _no_end(model: Measured) -> Finding | None:
     """Answers that run to the limit although what would end them has been said."""
     running = [row for row in model.rows if _above(row.cut, OFTEN)]
     own = next(iter(model.formats), None)
-    if not running or own is None or own.ends >= ENDS:
+    if not running or own is None or own.ends >= LEAST_END:
         return None
     cut = _each(running, "cut", "at the token limit: ")
     shown = [f"after a whole reply, the end of turn has a probability of {own.ends:.0e}", cut]
@@ -128,7 +128,7 @@ def _language_shown(rows: Sequence[LanguageRow], before: dict[str, LanguageRow])
     shown = [_each(rows, "right", "wholly in the language: ")]
     margins = [(row, row.margin) for row in rows if row.margin and row.margin.mean is not None]
     if margins:
-        told = ", ".join(f"{row.name} {interval(margin)}" for row, margin in margins)
+        told = ", ".join(f"{row.name} {estimate_text(margin)}" for row, margin in margins)
         shown.append(f"probability that a reply opens in the language and not in English: {told}")
     known = [before[row.language] for row in rows if row.language in before]
     return [*shown, _each(known, "right", "of its base: ")] if known else shown
@@ -166,7 +166,7 @@ def _facts(model: Measured) -> Finding | None:
     sound = [row for row in weak if not _below(row.right, SPOILT)]
     if not sound:
         return None
-    shown = [f"facts answered right: English {interval(english)}, {_each(sound, 'facts')}"]
+    shown = [f"facts answered right: English {estimate_text(english)}, {_each(sound, 'facts')}"]
     tries = ["no matter of tuning data: what the base does not know in a language, instructions do not teach"]
     title = f"It speaks {_names(sound)}, and knows less there than in English"
     return Finding("facts", title, shown, tries)
@@ -204,10 +204,10 @@ def _names(rows: Sequence[LanguageRow]) -> str:
 
 
 def _each(rows: Sequence[LanguageRow], what: str, before: str = "") -> str:
-    return before + ", ".join(f"{row.name} {interval(getattr(row, what))}" for row in rows)
+    return before + ", ".join(f"{row.name} {estimate_text(getattr(row, what))}" for row in rows)
 
 
-def interval(found: Estimate, unknown: str = "not known") -> str:
+def estimate_text(found: Estimate, unknown: str = "not known") -> str:
     """A share with its interval, or `unknown`."""
     if found.mean is None or found.low is None or found.high is None:
         return unknown

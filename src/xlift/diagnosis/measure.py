@@ -264,12 +264,12 @@ def _format_fits(
 ) -> list[FormatFit]:
     """The format that was asked for, then the named ones that differ from it."""
     from xlift.generation.margin import token_log_probs
-    from xlift.tuning.formats import NAMED
+    from xlift.tuning.formats import NAMED_FORMATS
     from xlift.tuning.templates import chat_format
 
     fits: list[FormatFit] = []
     seen: list[list[int]] = []
-    for name in (asked, *NAMED):
+    for name in (asked, *NAMED_FORMATS):
         try:
             # A format is put on its tokenizer.
             chat = chat_format(copy.copy(tokenizer), name, system)

@@ -7,27 +7,27 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-from xlift.diagnosis.findings import Finding, interval
+from xlift.diagnosis.findings import Finding, estimate_text
 from xlift.diagnosis.measure import LanguageRow, Measured
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate
 from xlift.languages import get_language, language_code
-from xlift.terminal import aligned, fitted
+from xlift.terminal import WIDTH, aligned, fitted
 
-WIDTH, ROOM = 80, 72
-"""Columns of a terminal, and how many of them an example takes."""
+EXAMPLE_WIDTH = 72
+"""Columns of a terminal that an example takes."""
 EXAMPLE = 2
 
 
 def parts(model: Measured, found: Sequence[Finding] | None) -> list[str]:
     """What is told of a model: name, table, findings where it was diagnosed, worst answers; "" for what is not."""
-    return [model.name, table(model), "" if found is None else told(found), examples(model)]
+    return [model.name, table(model), "" if found is None else findings_text(found), examples(model)]
 
 
 def table(model: Measured) -> str:
     """One row a language, at most 80 columns."""
     head = ["", "in the language", "instead", "cut", "fluent", "constraints", "facts", "margin"]
-    return aligned([head, *([row.name, interval(row.right, "not rated"), *_cells(row)] for row in model.rows)])
+    return aligned([head, *([row.name, estimate_text(row.right, "not rated"), *_cells(row)] for row in model.rows)])
 
 
 def _cells(row: LanguageRow) -> list[str]:
@@ -43,7 +43,7 @@ def _mean(found: Estimate | None) -> str:
 SOUND = "Nothing is wrong beyond chance. More prompts see more: --size thorough."
 
 
-def told(found: Sequence[Finding], sound: str = SOUND) -> str:
+def findings_text(found: Sequence[Finding], sound: str = SOUND) -> str:
     """The findings, each with its figures and what to try; `sound` where there are none."""
     if not found:
         return sound
@@ -76,7 +76,8 @@ def beside(rows: Sequence[Beside]) -> str:
         first = rows[0].first
         head = ["Wholly in the language", "first", "second", "difference", "p (Holm)", "prompts"]
         lines = [head, *([get_language(row.language).name, *_compared(row)] for row in rows if row.second == name)]
-        tables.append(f"{fitted(first, ROOM)}  (first) beside\n{fitted(name, ROOM)}  (second)\n\n{aligned(lines)}")
+        sides = f"{fitted(first, EXAMPLE_WIDTH)}  (first) beside\n{fitted(name, EXAMPLE_WIDTH)}  (second)"
+        tables.append(f"{sides}\n\n{aligned(lines)}")
     return "\n\n".join(tables)
 
 
@@ -98,7 +99,7 @@ def examples(model: Measured) -> str:
     lines = []
     for row in model.rows:
         for one in row.worst[:EXAMPLE]:
-            asked, said = (fitted(text, ROOM) for text in (one["messages"][-1]["content"], one["text"]))
+            asked, said = (fitted(text, EXAMPLE_WIDTH) for text in (one["messages"][-1]["content"], one["text"]))
             lines += [f"{row.language}  {asked}", f"    → {said or '(nothing)'}"]
     return "\n".join(["Worst answers", *lines]) if lines else ""
 
@@ -148,7 +149,7 @@ def failed(model: Measured, limits: Mapping[str, float]) -> list[str]:
     """What to say of languages whose share of right answers is below its limit, or not known."""
     rows = [row for row in model.rows if row.language in limits]
     return [
-        f"{model.name}: {row.name} {interval(row.right, 'not rated')} is below {limits[row.language]:.0%}"
+        f"{model.name}: {row.name} {estimate_text(row.right, 'not rated')} is below {limits[row.language]:.0%}"
         for row in rows
         if row.right.mean is None or row.right.mean < limits[row.language]
     ]

@@ -20,7 +20,7 @@ def export_card(run: RunFolder, step: int, whole: bool, licence: Licence) -> str
     rows = [row for row in share_rows(material, "test") if (row.id, row.step) == (run.id, step)]
     head = card_head(run, whole, public=True) | licence.fields
     head |= {"model-index": [_index(run, material, rows)]} if rows else {}
-    return f"{front(head)}{card_body(run, step, whole, public=True)}\n{findings(material, rows)}"
+    return f"{front(head)}{card_body(run, step, whole, public=True)}\n{findings_section(material, rows)}"
 
 
 def front(head: dict[str, Any]) -> str:
@@ -43,7 +43,7 @@ def _index(run: RunFolder, material: Material, rows: Sequence[ShareRow]) -> dict
     return {"name": run.label, "results": results}
 
 
-def findings(material: Material, rows: Sequence[ShareRow], of_runs: bool = False) -> str:
+def findings_section(material: Material, rows: Sequence[ShareRow], of_runs: bool = False) -> str:
     """The section on what was found by language, with intervals; `of_runs` where the rows are of several."""
     if not rows:
         return "## Findings\n\nThe answers have not been rated.\n"

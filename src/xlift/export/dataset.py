@@ -10,7 +10,7 @@ import polars as pl
 
 from xlift.disk import whole_folder, write_atomic
 from xlift.errors import ConfigError
-from xlift.export.card import findings, front
+from xlift.export.card import findings_section, front
 from xlift.report.reading import Material, material_of, share_rows
 from xlift.results import Results, load
 from xlift.tuning.card import public_settings
@@ -85,6 +85,6 @@ def _card(material: Material, responses: pl.DataFrame, ratings: pl.DataFrame) ->
         f"[xlift](https://arxiv.org/abs/2402.14778): {len(responses):,} responses, {len(ratings):,} ratings, "
         f"{missing:,} of them missing with a `reason` (`value` is null, not 0). Values are 0, 1 or 2, of `human:N` and "
         "judges too; people are numbers. The answers are by models whose licences say what may be done with them.\n\n"
-        f"{findings(material, share_rows(material, 'test'), of_runs=True)}\n"
+        f"{findings_section(material, share_rows(material, 'test'), of_runs=True)}\n"
         f"## Settings\n\n```yaml\n{public_settings(study)}```\n"
     )

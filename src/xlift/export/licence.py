@@ -13,7 +13,7 @@ from xlift.hub import EMBEDDED, hub_snapshot, locate
 from xlift.workspace import RunFolder
 
 FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-FIELDS = ("license", "license_name", "license_link")
+LICENCE_FIELDS = ("license", "license_name", "license_link")
 
 
 class Licence(NamedTuple):
@@ -46,7 +46,7 @@ def licence_of(model: str, revision: str | None, offline: bool) -> Licence:
         folder = Path(locate(model, revision, offline).path)
     files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     told = card_fields(folder / "README.md")
-    return Licence({name: told[name] for name in FIELDS if told.get(name)}, files)
+    return Licence({name: told[name] for name in LICENCE_FIELDS if told.get(name)}, files)
 
 
 def card_fields(card: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlift.study.served import Decoding
 
-BLOCK = 512
+SCORES_AT_ONCE = 512
 """Scores whose maximum is looked at first: the index of a maximum is slow to find in bfloat16, the maximum is not."""
 
 
@@ -80,12 +80,12 @@ def _likeliest(logits: Tensor, held: Held) -> Tensor:
 def _first_maximum(scores: Tensor) -> Tensor:
     """`argmax`, without a copy in float32 of scores in half precision on a CPU."""
     rows, size = scores.shape
-    whole = size // BLOCK * BLOCK
+    whole = size // SCORES_AT_ONCE * SCORES_AT_ONCE
     if scores.dtype == torch.float32 or scores.device.type != "cpu" or size != whole:
         return scores.argmax(dim=1)
-    blocks = scores.view(rows, size // BLOCK, BLOCK)
+    blocks = scores.view(rows, size // SCORES_AT_ONCE, SCORES_AT_ONCE)
     block = blocks.amax(dim=2).float().argmax(dim=1)
-    return block * BLOCK + blocks[torch.arange(rows), block].float().argmax(dim=1)
+    return block * SCORES_AT_ONCE + blocks[torch.arange(rows), block].float().argmax(dim=1)
 
 
 def _sample(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> int:

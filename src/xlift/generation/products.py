@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from xlift.memory import free_memory
 from xlift.models import Placement
 
-ROWS = 48
+LAYOUT_ROWS = 48
 """Rows that the layout is chosen for; products of any number of rows are made with it."""
 
 
@@ -57,7 +57,7 @@ def _is_transposed(layer: Any) -> bool:
 def _packed(weight: Tensor, layers: list[Any]) -> Tensor:
     turned = any(layer.weight is weight and _is_transposed(layer) for layer in layers)
     dense = (weight.t() if turned else weight).detach().contiguous()
-    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(dense, ROWS))
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(dense, LAYOUT_ROWS))
 
 
 def _product(layer: Any, packed: Tensor | None) -> Callable[[Tensor], Tensor]:

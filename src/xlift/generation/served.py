@@ -10,7 +10,7 @@ from xlift.checkpoint import Checkpoint
 from xlift.disk import JsonlWriter
 from xlift.errors import ConfigError, UserError
 from xlift.progress import progress
-from xlift.records import Message, Prompt, fingerprint
+from xlift.records import LIMITED, Message, Prompt, fingerprint
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups, served_where
 from xlift.servers.ledger import Ledger, open_ledger
@@ -19,8 +19,6 @@ from xlift.tuning.formats import written
 
 LEDGER = "served.ledger.jsonl"
 """In a run's folder: every call and what it has cost."""
-LIMITED = frozenset({"length", "max_tokens", "max_output_tokens"})
-"""How servers say that the token limit ended a reply."""
 
 
 class PromptRequest(NamedTuple):

@@ -7,8 +7,7 @@ from inspect_ai.solver import TaskState
 
 from xlift.integrations import value_of
 from xlift.rating import checked_raters, signature_of
-from xlift.rating.foreign import LIMITED
-from xlift.records import EMPTY
+from xlift.records import EMPTY, LIMITED
 
 
 @scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter
 
 from xlift.integrations import value_of
-from xlift.rating.foreign import NAMES, said
+from xlift.rating.foreign import COLUMN_NAMES, reply_text
 
 
 def process_results(doc: dict[str, Any], results: Sequence[Any]) -> dict[str, float]:
@@ -18,7 +18,7 @@ def process_results(doc: dict[str, Any], results: Sequence[Any]) -> dict[str, fl
 
     The language is the document's column `language`, or one of its usual names (`lang`, `locale`, …).
     """
-    value, _ = value_of("language", said(results[0]) or "", _known(doc))
+    value, _ = value_of("language", reply_text(results[0]) or "", _known(doc))
     return {"xlift_missing": 1.0} if value is None else {"xlift_language": float(value == 2), "xlift_missing": 0.0}
 
 
@@ -42,5 +42,5 @@ class LanguageFilter(Filter):  # type: ignore[misc]
 
 
 def _known(doc: dict[str, Any], language: str | None = None) -> dict[str, Any]:
-    own = next((doc[name] for name in NAMES["language"] if doc.get(name)), language)
+    own = next((doc[name] for name in COLUMN_NAMES["language"] if doc.get(name)), language)
     return {**doc, "language": own}

@@ -7,7 +7,7 @@ from typing import Any
 
 from xlift.integrations import value_of
 from xlift.rating import checked_raters
-from xlift.rating.foreign import said
+from xlift.rating.foreign import reply_text
 
 
 def rater_reward(rater: str = "language", language: str | None = None) -> Callable[..., list[float | None]]:
@@ -23,7 +23,7 @@ def rater_reward(rater: str = "language", language: str | None = None) -> Callab
         found: list[float | None] = []
         for place, completion in enumerate(completions):
             known = {"language": language} | {name: values[place] for name, values in rows.items()}
-            value, _ = value_of(rater, said(completion) or "", known)
+            value, _ = value_of(rater, reply_text(completion) or "", known)
             found.append(None if value is None else value / 2)
         return found
 

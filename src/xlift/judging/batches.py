@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xlift.disk import encode_record, write_atomic
 from xlift.errors import DataError, UserError
 from xlift.extras import require
-from xlift.judging.questions import Request
+from xlift.judging.questions import JudgeRequest
 from xlift.progress import say
 from xlift.records import Message, fingerprint, parse_line
 from xlift.redaction import redacted
 from xlift.servers.calls import Asked, ServedAnswer, ServedReply, text_of
 from xlift.servers.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
-from xlift.servers.completions import Features, read_completion, request_body, said
+from xlift.servers.completions import Features, read_completion, request_body, server_words
 from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
 from xlift.study.served import Judge
 
@@ -38,12 +38,12 @@ PATIENCE = 8
 """How often a look at a batch is repeated when the connection fails."""
 
 Made = TypeVar("Made")
-Call = tuple[Request, int, list[Message]]
+Call = tuple[JudgeRequest, int, list[Message]]
 """A request, its part (1, or 2 for the re-ask), and the messages to send."""
 
 
 def answer_in_batches(
-    requests: Callable[[], Iterable[Request]],
+    requests: Callable[[], Iterable[JudgeRequest]],
     groups: Iterable[RequestGroup],
     settings: Judge,
     book: Ledger,
@@ -65,7 +65,7 @@ def answer_in_batches(
 
 
 def answer_as_set(
-    requests: Callable[[], Iterable[Request]],
+    requests: Callable[[], Iterable[JudgeRequest]],
     groups: Iterable[RequestGroup],
     settings: Judge,
     book: Ledger,
@@ -85,7 +85,7 @@ def _answer(book: Ledger, request: Asked) -> ServedAnswer:
 
 
 def _send_all(
-    requests: Callable[[], Iterable[Request]], settings: Judge, book: Ledger, poll_seconds: float
+    requests: Callable[[], Iterable[JudgeRequest]], settings: Judge, book: Ledger, poll_seconds: float
 ) -> str | None:
     """Batch after batch until nothing is open; returns why the budget stopped it, or None."""
     state = book.path.with_suffix(".batch.json")
@@ -115,7 +115,7 @@ def _client(settings: Judge) -> OpenAI:
     return OpenAI(api_key=api_key(settings), base_url=address, max_retries=0, timeout=settings.timeout)
 
 
-def open_calls(requests: Iterable[Request], book: Ledger) -> Iterator[Call]:
+def open_calls(requests: Iterable[JudgeRequest], book: Ledger) -> Iterator[Call]:
     """Every call that has no reply yet, once: first calls, and re-asks of those whose first reply cannot be read."""
     seen: set[str] = set()
     for request in requests:
@@ -164,7 +164,7 @@ def _submit(client: OpenAI, state: Path, lines: bytes, settings: Judge) -> None:
             metadata={"xlift": mark},
         )
     except OpenAIError as error:
-        words = said(getattr(error, "body", None), str(error), client.api_key)
+        words = server_words(getattr(error, "body", None), str(error), client.api_key)
         raise UserError(
             f"judge '{settings.label}': no batch could be made: {words}", "batch: false sends single requests"
         ) from None
@@ -188,7 +188,9 @@ def _collect(client: OpenAI, state: Path, book: Ledger, settings: Judge, poll_se
         say(f"judge {settings.label}: {len(failed)} requests of the batch failed, the first with: {failed[0]}")
     state.unlink()
     if batch.status == "failed":
-        problems = [said({}, str(one.message), client.api_key) for one in (batch.errors and batch.errors.data) or []]
+        problems = [
+            server_words({}, str(one.message), client.api_key) for one in (batch.errors and batch.errors.data) or []
+        ]
         raise UserError(
             [f"judge '{settings.label}': the batch failed: {one}" for one in problems or ["no reason given"]]
         )
@@ -238,7 +240,7 @@ def _keep(raw: bytes, book: Ledger, secret: str) -> str | None:
     response = line["response"] if isinstance(line.get("response"), dict) else {}
     result, usage = read_completion(response.get("body"), secret)
     if response.get("status_code") != 200 or not isinstance(result, ServedReply):
-        why = said(line.get("error") or response.get("body"), f"status {response.get('status_code')}", secret)
+        why = server_words(line.get("error") or response.get("body"), f"status {response.get('status_code')}", secret)
         book.add_failure(key, part, why)
         return why
     if len(book.replies(key)) < part:

@@ -23,16 +23,16 @@ from xlift.intervals import Estimate, estimate
 from xlift.judging.batches import answer_as_set
 from xlift.judging.questions import (
     KEPT_CHARACTERS,
-    Request,
+    JudgeRequest,
     Texts,
     context_blocks,
     frame_language,
     item_message,
+    judge_signature,
     load_texts,
     make_request,
     rater,
     shown,
-    signature,
 )
 from xlift.judging.ratings import CallEstimate, estimate_calls
 from xlift.judging.replies import PREFERENCES, read_preference, refuses
@@ -91,7 +91,7 @@ def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: 
     ):
 
         def groups() -> Iterator[RequestGroup]:
-            signed = signature(settings, texts)
+            signed = judge_signature(settings, texts)
             for pair in pairs:
                 requests = pair_requests(pair, settings, texts)
                 if _key(requests, pair) in done:
@@ -104,7 +104,7 @@ def compare_pairs(pairs: Sequence[Pair], settings: Judge, output: Path, ledger: 
 
                 yield RequestGroup(requests, finish)
 
-        def open_requests() -> Iterator[Request]:
+        def open_requests() -> Iterator[JudgeRequest]:
             return (request for requests in _open_pairs(pairs, settings, texts, done) for request in requests)
 
         return answer_as_set(open_requests, groups(), settings, book, pace)
@@ -123,20 +123,20 @@ def _compared(output: Path) -> set[str]:
 
 def _open_pairs(
     pairs: Sequence[Pair], settings: Judge, texts: dict[str, Texts], done: set[str]
-) -> Iterator[list[Request]]:
+) -> Iterator[list[JudgeRequest]]:
     for pair in pairs:
         requests = pair_requests(pair, settings, texts)
         if requests and _key(requests, pair) not in done:
             yield requests
 
 
-def _key(requests: Sequence[Request], pair: Pair) -> str:
+def _key(requests: Sequence[JudgeRequest], pair: Pair) -> str:
     runs = [str(record.get("run", "")) for record in pair]
     asked = [request.key for request in requests] or [text_fingerprint(record) for record in pair]
     return fingerprint(asked, runs, pair[0].get("id"), length=16)
 
 
-def pair_requests(pair: Pair, settings: Judge, texts: dict[str, Texts]) -> list[Request]:
+def pair_requests(pair: Pair, settings: Judge, texts: dict[str, Texts]) -> list[JudgeRequest]:
     """The same question in both orders; none where a record has no text, or both have the same."""
     if any(unreadable_record(record) for record in pair) or _same(pair):
         return []
@@ -147,7 +147,7 @@ def _same(pair: Pair) -> bool:
     return pair[0].get("text") == pair[1].get("text")
 
 
-def _pair_request(pair: Pair, order: tuple[int, int], settings: Judge, texts: dict[str, Texts]) -> Request:
+def _pair_request(pair: Pair, order: tuple[int, int], settings: Judge, texts: dict[str, Texts]) -> JudgeRequest:
     own = texts[frame_language(pair[0], texts)]
     blocks, notes = context_blocks(pair[0], settings)
     for name, place in zip(("FIRST", "SECOND"), order, strict=True):
@@ -165,7 +165,7 @@ def _pair_request(pair: Pair, order: tuple[int, int], settings: Judge, texts: di
 
 
 def pair_record(
-    pair: Pair, settings: Judge, signed: str, requests: Sequence[Request], answers: Sequence[ServedAnswer]
+    pair: Pair, settings: Judge, signed: str, requests: Sequence[JudgeRequest], answers: Sequence[ServedAnswer]
 ) -> dict[str, Any]:
     """What both orders say together: their verdict where they agree, a tie where they do not."""
     identical = not answers and not any(unreadable_record(one) for one in pair)

@@ -43,7 +43,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Share:
+class ShareRight:
     """So many of so many values right, and so many missing."""
 
     right: int
@@ -97,11 +97,11 @@ def _hit(case: dict[str, Any], facet: str, expected: list[int], value: float | N
     return Hit(case["id"], case["language"], case["fault"], facet, facet in case["planted"], right)
 
 
-def share(found: Iterable[Hit]) -> Share:
+def share(found: Iterable[Hit]) -> ShareRight:
     """How many of these the judge has right."""
     kept = list(found)
     rated = [hit.right for hit in kept if hit.right is not None]
-    return Share(sum(rated), len(rated), len(kept) - len(rated))
+    return ShareRight(sum(rated), len(rated), len(kept) - len(rated))
 
 
 def probe_table(found: Sequence[Hit]) -> str:
@@ -135,7 +135,7 @@ def _cells(found: list[Hit], languages: Sequence[str]) -> list[str]:
     return [_cell(share(column)) for column in (columns if len(languages) == 1 else [*columns, found])]
 
 
-def _cell(one: Share) -> str:
+def _cell(one: ShareRight) -> str:
     interval = one.interval
     if interval is None:
         return f"– ({one.missing} missing)" if one.missing else "–"

@@ -21,7 +21,7 @@ from xlift.records import Message, Rating, fingerprint, reply_language
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.study.served import Judge
 
-VERSION = "judge v2"
+JUDGE_VERSION = "judge v2"
 SHOWN_CHARACTERS = 12_000
 """Longest text that a judge is shown of a response, a turn or a reference; the rest is cut, visibly."""
 KEPT_CHARACTERS = 4_000
@@ -61,7 +61,7 @@ class Texts(NamedTuple):
     rubrics: dict[str, str]
 
 
-class Request(NamedTuple):
+class JudgeRequest(NamedTuple):
     """One question to a judge model. `key` names the model, the decoding and every character of the messages."""
 
     key: str
@@ -135,10 +135,10 @@ def _frame_problems(frame: dict[str, str]) -> list[str]:
     return problems
 
 
-def signature(settings: Judge, texts: dict[str, Texts]) -> str:
+def judge_signature(settings: Judge, texts: dict[str, Texts]) -> str:
     """How a judge's numbers come about: version, model, temperature, one call or many, and a hash of the rubrics."""
     rubrics = fingerprint([[language, *text] for language, text in sorted(texts.items())], length=8)
-    parts = (VERSION, settings.model, f"t{settings.temperature:g}", settings.calls, f"rubrics {rubrics}")
+    parts = (JUDGE_VERSION, settings.model, f"t{settings.temperature:g}", settings.calls, f"rubrics {rubrics}")
     return "|".join(parts)
 
 
@@ -166,7 +166,7 @@ def shown(text: str, name: str) -> tuple[str, list[str]]:
     return (f"{seen} […]" if cut else seen), notes
 
 
-def requests_for(record: dict[str, Any], settings: Judge, texts: dict[str, Texts]) -> list[Request]:
+def requests_for(record: dict[str, Any], settings: Judge, texts: dict[str, Texts]) -> list[JudgeRequest]:
     """The requests that rate one response record: one for all facets, or one for each."""
     facets = tuple(dict.fromkeys(settings.facets))
     groups: list[tuple[str, ...]] = [facets] if settings.calls == "all" else [(facet,) for facet in facets]
@@ -205,7 +205,7 @@ def _rating_request(
     texts: Texts,
     settings: Judge,
     notes: tuple[str, ...],
-) -> Request:
+) -> JudgeRequest:
     # A reason before the value helps a careful judge; where one call has to do, it would cost more than the ratings.
     names = ("why", *facets) if settings.calls == "each" else facets
     form = "{" + ", ".join('"why": "one short sentence"' if name == "why" else f'"{name}": N' for name in names) + "}"
@@ -230,13 +230,13 @@ def make_request(
     notes: tuple[str, ...],
     readable: Callable[[str], bool],
     settings: Judge,
-) -> Request:
+) -> JudgeRequest:
     """A request and its key; `kinds` are the JSON-schema types of the reply's fields."""
     messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     schema = {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
     decoding = [settings.temperature, settings.max_new_tokens, settings.seed]
     key = fingerprint(settings.model, decoding, messages, again, length=16)
-    return Request(key, messages, again, schema, facets, notes, readable)
+    return JudgeRequest(key, messages, again, schema, facets, notes, readable)
 
 
 def item_message(
@@ -268,7 +268,11 @@ def named_language(record: dict[str, Any]) -> str:
 
 
 def ratings_for(
-    record: dict[str, Any], settings: Judge, signed: str, requests: Iterable[Request], answers: Iterable[ServedAnswer]
+    record: dict[str, Any],
+    settings: Judge,
+    signed: str,
+    requests: Iterable[JudgeRequest],
+    answers: Iterable[ServedAnswer],
 ) -> list[Rating]:
     """A rating for each facet of one response, the rules between facets applied.
 
@@ -315,7 +319,7 @@ def _identity(record: dict[str, Any], settings: Judge, signed: str) -> dict[str,
 _Found = tuple[float | None, str | None, dict[str, Any], str]
 
 
-def _facets_of(request: Request, answer: ServedAnswer) -> dict[str, _Found]:
+def _facets_of(request: JudgeRequest, answer: ServedAnswer) -> dict[str, _Found]:
     """Per facet: the value (of the first reply that has one), the reason where there is none, details, the key."""
     if answer.failure:
         return {facet: (None, answer.failure, {}, request.key) for facet in request.facets}

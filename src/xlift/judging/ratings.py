@@ -18,14 +18,14 @@ from xlift.disk import JsonlWriter, encode_record
 from xlift.errors import DataError
 from xlift.judging.batches import answer_as_set
 from xlift.judging.questions import (
-    Request,
+    JudgeRequest,
     Texts,
+    judge_signature,
     load_texts,
     missing_ratings,
     rater,
     ratings_for,
     requests_for,
-    signature,
 )
 from xlift.progress import Progress, progress
 from xlift.rating import identity, unreadable_record
@@ -167,7 +167,7 @@ class Unrated(NamedTuple):
 
     record: dict[str, Any]
     path: Path
-    requests: list[Request]
+    requests: list[JudgeRequest]
     reason: str | None
 
 
@@ -187,7 +187,7 @@ def unrated(
                 kept()
 
 
-def _requests(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts]) -> Iterator[Request]:
+def _requests(parts: Iterable[Part], settings: Judge, texts: dict[str, Texts]) -> Iterator[JudgeRequest]:
     return (request for one in unrated(parts, settings, texts) for request in one.requests)
 
 
@@ -195,7 +195,7 @@ def rating_groups(
     parts: Iterable[Part], settings: Judge, texts: dict[str, Texts], seen: Display
 ) -> Iterator[RequestGroup]:
     """The requests about each response without current ratings."""
-    signed = signature(settings, texts)
+    signed = judge_signature(settings, texts)
     for one in unrated(_mended(parts), settings, texts, seen.kept):
         if one.reason:
             _append(one.path, missing_ratings(one.record, settings, signed, one.reason), seen, False)
@@ -286,7 +286,7 @@ def estimate_ratings(parts: Iterable[Part], settings: Judge, ledger: Path) -> Ca
 
 
 def estimate_calls(
-    asked: Iterable[Sequence[Request]], settings: Judge, ledger: Path, output_tokens: float, measured: bool = True
+    asked: Iterable[Sequence[JudgeRequest]], settings: Judge, ledger: Path, output_tokens: float, measured: bool = True
 ) -> CallEstimate:
     """What the requests of each item would take; nothing is sent or written.
 

@@ -103,11 +103,11 @@ def _value(said: Any) -> float | None:
     return float(said) if number and said in SCALE else None
 
 
-Pairs = tuple[tuple[str, Any], ...]
+JsonObject = tuple[tuple[str, Any], ...]
 """A JSON object as it is written: a name may stand in it twice."""
 
 
-def _objects(text: str) -> Iterator[Pairs]:
+def _objects(text: str) -> Iterator[JsonObject]:
     """Every outermost JSON object in a text."""
     decoder, place, scanned = json.JSONDecoder(object_pairs_hook=tuple), text.find("{"), 0
     while place >= 0 and scanned < _MOST_SCANNED:
@@ -123,7 +123,7 @@ def _objects(text: str) -> Iterator[Pairs]:
 
 # e.g. _folded((("Fluency", (("value", 2),)),)) → {"fluency": [2]}
 # e.g. _folded((("ratings", (("fluency", 2), ("fluency", 0))),)) → {"fluency": [2, 0]}
-def _folded(found: Pairs) -> dict[str, list[Any]]:
+def _folded(found: JsonObject) -> dict[str, list[Any]]:
     """All that is said under each name, in lower case.
 
     Ratings one level down ({"ratings": {…}}, {"fluency": {"value": 2}}) are brought up.
@@ -139,7 +139,7 @@ def _folded(found: Pairs) -> dict[str, list[Any]]:
     return flat
 
 
-def _by_name(found: Pairs) -> dict[str, list[Any]]:
+def _by_name(found: JsonObject) -> dict[str, list[Any]]:
     said: dict[str, list[Any]] = {}
     for name, value in found:
         said.setdefault(name.strip().lower(), []).append(value)

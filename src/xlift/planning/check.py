@@ -21,7 +21,7 @@ from xlift.memory import free_memory
 from xlift.models import Placement, load_tokenizer, place
 from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.forecast import (
-    Asked,
+    CheckpointWork,
     Disk,
     Probed,
     Probing,
@@ -97,8 +97,8 @@ class Planned:
     """Its own training; empty for the untuned and for weights drawn back from another run."""
     answering: int
     """How many checkpoints answer."""
-    asked: Asked
-    watched: Asked
+    asked: CheckpointWork
+    watched: CheckpointWork
     """What is measured each time while it trains."""
     unfit: list[UserError]
     """What is wrong with the files of its base."""
@@ -238,7 +238,7 @@ def _tell_of_data(study: Study, plans: Sequence[Planned], found: Found) -> None:
             found.take(error)
 
 
-def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked, Asked]:
+def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[CheckpointWork, CheckpointWork]:
     """What a checkpoint is asked once it is there, and what is asked each time while training."""
     ids = encoded_prompts(chat, prompts, study.decoding.max_new_tokens)
     encoded = {prompt["id"]: own for prompt, own in zip(prompts, ids, strict=True)}
@@ -247,8 +247,8 @@ def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[Asked
     sentences = sum(len(grammar_pairs(code)) for code in grammar_languages(study))
     watched = [encoded[prompt["id"]] for prompt in validation_prompts(prompts).first(validation.responses)]
     return (
-        Asked(list(encoded.values()), pairs + sentences, study.decoding.max_new_tokens),
-        Asked(watched, pairs, validation.max_new_tokens),
+        CheckpointWork(list(encoded.values()), pairs + sentences, study.decoding.max_new_tokens),
+        CheckpointWork(watched, pairs, validation.max_new_tokens),
     )
 
 

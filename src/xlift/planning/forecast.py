@@ -382,7 +382,7 @@ def _probe_answering(model: Any, chat: ChatFormat, decoding: Decoding, job: Prob
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckpointWork:
     """What a checkpoint of a run is asked: encoded prompts, question pairs for margins, and tokens of a reply."""
 
     prompts: list[list[int]]
@@ -399,7 +399,7 @@ class Asked:
         return reading + len(self.prompts) * self.new_tokens * speed.new_token
 
 
-def training_seconds(work: Workload, watched: Asked, own: Probed, speed: Probed) -> float:
+def training_seconds(work: Workload, watched: CheckpointWork, own: Probed, speed: Probed) -> float:
     """Seconds of training, with what is measured meanwhile; `speed` is a probe of the same model that answered."""
     if not work.steps:
         return 0.0

@@ -43,7 +43,7 @@ CARDS = (
 )
 USED = 0.4
 """Share of a card's rate that training reaches, about what is published for LoRA on an H100."""
-ROOM = 0.92
+USABLE_MEMORY = 0.92
 """Share of a card's memory that tensors can take: the rest is CUDA's own, and gaps."""
 COUNTED = "xlift_counted"
 """The name, in transformers' interface, of an attention that computes nothing."""
@@ -156,7 +156,7 @@ def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
         yield "… adaptation: {method: lora}", lora
 
 
-def shape_of(config: RunConfig, offline: bool) -> Located:
+def shape_location(config: RunConfig, offline: bool) -> Located:
     """Where a model's configuration is; of a folder or a hub model that alone is read."""
     if config.model.startswith("embedded:"):
         return locate(config.model)
@@ -175,7 +175,7 @@ def tell_gpus(study: Study, offline: bool = False) -> None:
             kinds.setdefault(config.model_dump_json(include=own), []).append(config)
     rows = [["training", "setting", "memory", *(card.name for card in CARDS)]]
     for alike in kinds.values():
-        rows += _rows(max(alike, key=_tokens), shape_of(alike[0], offline), len(alike))
+        rows += _rows(max(alike, key=_tokens), shape_location(alike[0], offline), len(alike))
     print(aligned(rows, right=range(2, len(rows[0]))))
     print(
         f"time on one GPU at {USED:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
@@ -188,7 +188,7 @@ def _rows(config: RunConfig, base: Located, count: int) -> Iterator[list[str]]:
         size = model_size(base, one.adaptation)
         needs = training_needs(one, size, kept_bytes(base.path, base.revision, one.adaptation))
         seconds = _tokens(config) * training_operations(one, size) / USED
-        cells = [duration(seconds / card.rate) if needs.whole <= ROOM * card.memory else "–" for card in CARDS]
+        cells = [duration(seconds / card.rate) if needs.whole <= USABLE_MEMORY * card.memory else "–" for card in CARDS]
         yield [name if not place else "", what, byte_size(round(needs.whole)), *cells]
 
 

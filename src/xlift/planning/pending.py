@@ -23,7 +23,7 @@ from xlift.study.served import Judge
 from xlift.study.settings import flat
 from xlift.workspace import RunFolder, StudyFolder, unused_runs
 
-NAMED = 3
+RUNS_NAMED = 3
 """Runs that a row names before it only counts them."""
 
 
@@ -61,8 +61,8 @@ def _grouped(work: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _named(labels: list[str]) -> str:
-    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
-    return ", ".join(labels[:NAMED]) + more
+    more = f" and {len(labels) - RUNS_NAMED} more" if len(labels) > RUNS_NAMED else ""
+    return ", ".join(labels[:RUNS_NAMED]) + more
 
 
 def changed_settings(workspace: StudyFolder) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xlift.errors import ModelError, UserError
 from xlift.hub import Located
 from xlift.models import empty_model
-from xlift.planning.forecast import Asked
+from xlift.planning.forecast import CheckpointWork
 from xlift.tuning.encoding import Data
 from xlift.tuning.limits import Limits, beyond, reach
 from xlift.tuning.templates import TODAY, ChatFormat
@@ -22,7 +22,7 @@ def unfit_files(base: Located) -> list[UserError]:
     return []
 
 
-def unreadable(limits: Limits, data: Data | None, asked: Asked, watched: Asked) -> list[UserError]:
+def unreadable(limits: Limits, data: Data | None, asked: CheckpointWork, watched: CheckpointWork) -> list[UserError]:
     """What a model cannot read of what it is trained on and asked."""
     claims = beyond(limits, "prompts", asked.prompts, asked.new_tokens)
     if watched.prompts:
@@ -33,7 +33,7 @@ def unreadable(limits: Limits, data: Data | None, asked: Asked, watched: Asked) 
     return [UserError(claim.problem, claim.hint) for claim in claims if not claim.holds]
 
 
-def notes(chat: ChatFormat, limits: Limits, data: Data | None, asked: Asked) -> list[str]:
+def notes(chat: ChatFormat, limits: Limits, data: Data | None, asked: CheckpointWork) -> list[str]:
     """What is no fault and good to know of how a model is asked."""
     found = []
     if chat.dated:

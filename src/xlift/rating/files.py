@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xlift.data.tabular import KINDS, Row, files, kind_of_name, rows
+from xlift.data.tabular import FILE_KINDS, Row, files, kind_of_name, rows
 from xlift.disk import JsonlWriter, encode_record, exclusive
 from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, UserError, nearest
 from xlift.progress import progress, say
@@ -35,21 +35,21 @@ from xlift.rating import (
     signature_of,
     text_fingerprint,
 )
-from xlift.rating.foreign import Asked, Reading, columns_of, look, reading_of, responses, told
+from xlift.rating.foreign import Reading, ReadingOptions, columns_of, look, reading_of, reading_text, responses
 from xlift.rating.inspect_logs import is_log, log_rows
 from xlift.rating.language.wordlists import warm_up
 from xlift.rating.tally import Tally, count, merge
 from xlift.records import Rating, parse_line, read_jsonl
 
-CHUNK = 128 * 1024
+CHUNK_BYTES = 128 * 1024
 """Bytes, to the end of the line, handed to a worker at once."""
 MIN_FOR_WORKERS = 2_000
 """Lines below which starting workers costs more than it saves."""
-ROWS = 200
+ROWS_AT_ONCE = 200
 """Rows handed to a worker at once of a file that is not read by its lines."""
 FIRST_ROWS = 20
 """Rows by which it is decided how a file is read."""
-ENDINGS = ", ".join([*" ".join(KINDS.values()).split(), ".eval"]) + ", or also in .gz …"
+ENDINGS = ", ".join([*" ".join(FILE_KINDS.values()).split(), ".eval"]) + ", or also in .gz …"
 GROUPS = ("file", "model", "task", "run")
 """What responses can be grouped by, where it is known, besides the columns of their file."""
 
@@ -71,14 +71,14 @@ class RatingCounts:
 
 
 @dataclass
-class Rated:
+class RatedFiles:
     """What came of rating files: counts, figures by language, and all responses with ratings where they are kept."""
 
     counts: RatingCounts = field(default_factory=RatingCounts)
     tally: Tally = field(default_factory=dict)
     kept: list[tuple[str, dict[str, Any], list[Rating]]] = field(default_factory=list)
 
-    def add(self, other: Rated) -> None:
+    def add(self, other: RatedFiles) -> None:
         self.counts.add(other.counts)
         merge(self.tally, other.tally)
         self.kept += other.kept
@@ -122,9 +122,9 @@ def rate_files(
     sources: Sequence[Path],
     target: Path | None,
     job: Job,
-    asked: Asked = Asked(),  # noqa: B008
+    asked: ReadingOptions = ReadingOptions(),  # noqa: B008
     workers: int | None = None,
-) -> Rated:
+) -> RatedFiles:
     """Rate what is in files and folders. New ratings are appended to `target`, or to nothing where it is None.
 
     Raises what `rate_file` does, before anything is rated.
@@ -132,13 +132,13 @@ def rate_files(
     for source in sources:
         check_files(source, target)
     paths = [path for source in sources for path in response_files(source)]
-    readings = [opened(path, asked, job.by) for path in paths]
+    readings = [open_reading(path, asked, job.by) for path in paths]
     job = job._replace(several=len(paths) > 1)
     total = sum(map(_count_lines, paths))
     used = ((os.cpu_count() or 1) if workers is None else workers) if total >= MIN_FOR_WORKERS else 1
     # Of what is not read by lines nobody knows before how many rows there are.
     telling = all(map(_by_lines, paths)) and paths
-    found = Rated()
+    found = RatedFiles()
     shown = progress(f"rate {paths[0].name}", total) if telling else nullcontext()
     with _writing(target) as (write, done), shown as bar:
         chunks = (one for place, path in enumerate(paths) for one in _chunks(path, readings[place], place))
@@ -210,19 +210,19 @@ def response_files(source: Path) -> list[Path]:
     return files(source)
 
 
-def rows_of(path: Path) -> Iterator[Row]:
+def file_rows(path: Path) -> Iterator[Row]:
     """The rows of a file of any format, or the samples of a log."""
     return log_rows(path) if is_log(path) else rows(path)
 
 
-def opened(path: Path, asked: Asked, by: str | None) -> Reading:
+def open_reading(path: Path, asked: ReadingOptions, by: str | None) -> Reading:
     """How a file is read, which is said. Raises ConfigError where that cannot be told, or there is no column `by`."""
-    first = [row.record for row in islice(rows_of(path), FIRST_ROWS) if row.problem is None]
+    first = [row.record for row in islice(file_rows(path), FIRST_ROWS) if row.problem is None]
     reading = reading_of(path, first, asked)
     there = [*columns_of(first), *GROUPS]
     if by and first and by not in there:
         raise ConfigError(f"{path}: no column '{by}'; {nearest(by, there)}", f"xlift rate {path} --by COLUMN")
-    if text := told(path, reading):
+    if text := reading_text(path, reading):
         say(text)
     return reading
 
@@ -247,7 +247,7 @@ def _holds(keys: array[int], key: int) -> bool:
 
 def _rated_chunks(
     chunks: Iterator[Chunk], job: Job, done: array[int], workers: int
-) -> Iterator[tuple[int, bytes, Rated]]:
+) -> Iterator[tuple[int, bytes, RatedFiles]]:
     if workers == 1:
         for chunk in chunks:
             yield len(chunk.rows), *_rate_chunk(chunk, job, done)
@@ -257,7 +257,7 @@ def _rated_chunks(
     with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(workers, context) as pool:
         known = Path(scratch) / "done"
         known.write_bytes(done.tobytes())
-        waiting: deque[tuple[int, Future[tuple[bytes, Rated]]]] = deque()
+        waiting: deque[tuple[int, Future[tuple[bytes, RatedFiles]]]] = deque()
         try:
             for chunk in chunks:
                 waiting.append((len(chunk.rows), pool.submit(_rate_chunk, chunk, job, known)))
@@ -280,20 +280,20 @@ def _keys_in(path: Path) -> array[int]:
 
 def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:
     if not _by_lines(path):
-        read = rows_of(path)
-        while some := list(islice(read, ROWS)):
+        read = file_rows(path)
+        while some := list(islice(read, ROWS_AT_ONCE)):
             yield Chunk(path, reading, place, some)
         return
     with path.open("rb") as file:
         first = 1
-        while lines := file.readlines(CHUNK):
+        while lines := file.readlines(CHUNK_BYTES):
             yield Chunk(path, reading, place, lines, first)
             first += len(lines)
 
 
-def _rate_chunk(chunk: Chunk, job: Job, done: array[int] | Path) -> tuple[bytes, Rated]:
+def _rate_chunk(chunk: Chunk, job: Job, done: array[int] | Path) -> tuple[bytes, RatedFiles]:
     known = _keys_in(done) if isinstance(done, Path) else done
-    found, encoded = Rated(), list[bytes]()
+    found, encoded = RatedFiles(), list[bytes]()
     for row in _rows_in(chunk):
         try:
             if row.problem:

@@ -34,8 +34,7 @@ from typing import Any
 from xlift.languages import LANGUAGES, rated_language
 from xlift.rating.language.masks import mask, script, scripts_of
 from xlift.rating.language.spans import foreign_spans
-from xlift.rating.language.wordlists import WORDFREQ_CODES, evidence, in_lexicon, zipf
-from xlift.rating.language.wordlists import signature as words_signature
+from xlift.rating.language.wordlists import WORDFREQ_CODES, evidence, in_lexicon, wordlists_version, zipf
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
@@ -67,7 +66,7 @@ MANY_BROKEN = 0.05
 
 def signature() -> str:
     """How the number came about: rater version, resources."""
-    return f"fluency v{VERSION}|{words_signature()}"
+    return f"fluency v{VERSION}|{wordlists_version()}"
 
 
 # e.g. fr: "Le train part à neuf heures du premier quai." → 2

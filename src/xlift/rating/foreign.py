@@ -1,7 +1,7 @@
 """Responses as other programs write them: rows of anybody's file become records with `text` and `language`.
 
-FORMS are known programs' files. Any other row is read by the names of its columns, or as `Asked` says. What was taken
-for what is decided on the first rows of a file, and said.
+FORMS are known programs' files. Any other row is read by the names of its columns, or as `ReadingOptions` says. What
+was taken for what is decided on the first rows of a file, and said.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any, NamedTuple
 from xlift.data.ifeval import instruction_fields
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.languages import find_language
-from xlift.records import any_response
+from xlift.records import LIMITED, any_response
 
 Fields = dict[str, Any]
 
 
-class Asked(NamedTuple):
+class ReadingOptions(NamedTuple):
     """What the user says: (column, our field) and so on, and a column of languages or one language for all."""
 
     columns: tuple[tuple[str, str], ...] = ()
     language: str | None = None
 
 
-def asked_for(text: str | None, language: str | None, columns: Sequence[str]) -> Asked:
+def asked_for(text: str | None, language: str | None, columns: Sequence[str]) -> ReadingOptions:
     """What options of a command line say. Raises ConfigError for a map that is none."""
     wrong = [one for one in columns if not re.fullmatch(".+=.+", one)]
     if wrong:
         raise ConfigError([f"--map {one}: expected COLUMN=FIELD" for one in wrong], "for instance --map topic=category")
     pairs = [(column, field) for column, _, field in (one.rpartition("=") for one in columns)]
-    return Asked((*pairs, *([(text, "text")] if text else [])), language)
+    return ReadingOptions((*pairs, *([(text, "text")] if text else [])), language)
 
 
 class Reading(NamedTuple):
@@ -61,7 +61,7 @@ def _lm_eval(row: Fields) -> Iterator[Fields]:
 def _inspect(row: Fields) -> Iterator[Fields]:
     """A sample of a log; one that broke off has no reply, which is no empty one."""
     messages = row["input"] if isinstance(row["input"], list) else [{"role": "user", "content": row["input"]}]
-    asked = {"id": row["id"], "prompt": said(messages), **{name: row.get(name) for name in ("model", "task")}}
+    asked = {"id": row["id"], "prompt": reply_text(messages), **{name: row.get(name) for name in ("model", "task")}}
     choices = row["output"].get("choices") or [{"message": {}}]
     attached = row.get("attachments") or {}
     for one in _chosen(choices) if not row.get("error") else [{}]:
@@ -85,13 +85,13 @@ def _completed(body: Fields) -> list[Fields]:
     if "choices" in body:
         return _chosen(body["choices"])
     parts = [one for one in body.get("output") or [] if isinstance(one, dict) and one.get("type") == "message"]
-    return [{"text": said(parts), "finish_reason": body.get("status")}] if parts else [{}]
+    return [{"text": reply_text(parts), "finish_reason": body.get("status")}] if parts else [{}]
 
 
 def _chosen(choices: Sequence[Fields]) -> list[Fields]:
     return [
         {
-            "text": said(one.get("message", one.get("text"))) or "",
+            "text": reply_text(one.get("message", one.get("text"))) or "",
             "finish_reason": one.get("finish_reason") or one.get("stop_reason"),
         }
         for one in choices
@@ -101,14 +101,14 @@ def _chosen(choices: Sequence[Fields]) -> list[Fields]:
 def _message_batch(row: Fields) -> Iterator[Fields]:
     message = row["result"].get("message") or {}
     fields = {"id": row["custom_id"], "model": message.get("model"), "finish_reason": message.get("stop_reason")}
-    yield fields | ({"text": said(message["content"])} if "content" in message else {})
+    yield fields | ({"text": reply_text(message["content"])} if "content" in message else {})
 
 
 def _llama_factory(row: Fields) -> Iterator[Fields]:
-    yield {"text": said(row["predict"]), "prompt": row["prompt"]}
+    yield {"text": reply_text(row["predict"]), "prompt": row["prompt"]}
 
 
-class Form(NamedTuple):
+class FileForm(NamedTuple):
     """Files of one program: what they are called, the fields that tell a row of them, and the responses in a row."""
 
     name: str
@@ -117,38 +117,38 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("samples of lm-evaluation-harness", frozenset({"doc", "resps", "filtered_resps"}), _lm_eval),
-    Form("log of inspect_ai", frozenset({"epoch", "input", "output", "target"}), _inspect),
-    Form("batch output of an OpenAI-compatible server", frozenset({"custom_id", "response"}), _batch),
-    Form("message batch of Anthropic", frozenset({"custom_id", "result"}), _message_batch),
-    Form("chat completions", frozenset({"choices", "model"}), _completion),
-    Form("predictions of LLaMA-Factory", frozenset({"prompt", "predict", "label"}), _llama_factory),
+    FileForm("samples of lm-evaluation-harness", frozenset({"doc", "resps", "filtered_resps"}), _lm_eval),
+    FileForm("log of inspect_ai", frozenset({"epoch", "input", "output", "target"}), _inspect),
+    FileForm("batch output of an OpenAI-compatible server", frozenset({"custom_id", "response"}), _batch),
+    FileForm("message batch of Anthropic", frozenset({"custom_id", "result"}), _message_batch),
+    FileForm("chat completions", frozenset({"choices", "model"}), _completion),
+    FileForm("predictions of LLaMA-Factory", frozenset({"prompt", "predict", "label"}), _llama_factory),
 )
-PLAIN = Form("columns", frozenset(), lambda row: iter([{}]))
-OURS = Form("records of xlift", frozenset({"text", "language"}), lambda row: iter([row]))
+PLAIN = FileForm("columns", frozenset(), lambda row: iter([{}]))
+OURS = FileForm("records of xlift", frozenset({"text", "language"}), lambda row: iter([row]))
 
 
-# e.g. said([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]) → "Yes"
-def said(value: Any) -> str | None:
+# e.g. reply_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]) → "Yes"
+def reply_text(value: Any) -> str | None:
     """The text of a reply: itself, the content of a message, its text parts, or the last of several messages.
 
     Nothing is an empty reply; None is what cannot be a reply.
     """
     if isinstance(value, dict):
-        return said(value.get("content", value.get("text")))
+        return reply_text(value.get("content", value.get("text")))
     if isinstance(value, list):
         if value and not any(isinstance(one, dict) for one in value):
             return value[0] if len(value) == 1 and isinstance(value[0], str) else None
         parts = [one for one in value if isinstance(one, dict)]
         if any("content" in one for one in parts):
-            return said(parts[-1])
+            return reply_text(parts[-1])
         return "".join(str(one.get("text") or "") for one in parts if one.get("type") in {None, "text", "output_text"})
     return "" if value is None else value if isinstance(value, str) else None
 
 
 # --- columns by their names
 
-NAMES: dict[str, tuple[str, ...]] = {
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "text": (
         *(
             "text",
@@ -170,7 +170,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "finish_reason": ("finish_reason", "stop_reason"),
 }
 """By our field, the names under which others have it."""
-KINDS: dict[str, type | tuple[type, ...]] = {
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("run", "step", "task"), (str, int)),
     **dict.fromkeys(("reply_language", "parallel_id", "category", "unmodified"), str),
     **{"messages": list, "constraint": dict, "answers": list, "answers_any": dict, "wrong": list},
@@ -178,8 +178,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 """Fields of ours that others have under the same name, where they hold what we mean by it."""
 INSIDE = ("doc", "metadata", "meta")
 """Columns that hold further ones."""
-LIMITED = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "incomplete"})
-"""How programs say that the token limit ended a reply."""
 
 
 def look(row: Mapping[str, Any], column: str) -> Any:
@@ -200,7 +198,7 @@ def columns_of(rows: Sequence[Fields]) -> list[str]:
     return list(found)
 
 
-def reading_of(path: Path, rows: Sequence[Fields], asked: Asked) -> Reading:
+def reading_of(path: Path, rows: Sequence[Fields], asked: ReadingOptions) -> Reading:
     """How a file is read whose first rows are `rows`.
 
     Raises ConfigError, with all that is wrong and the columns there are, where nothing says which column holds the
@@ -218,7 +216,7 @@ def reading_of(path: Path, rows: Sequence[Fields], asked: Asked) -> Reading:
         columns, fixed = (columns | column, fixed | known)
         if not column and not known:
             problems.append(f"'{asked.language}' is neither a language nor a column; {nearest(asked.language, there)}")
-    for field in NAMES if form is PLAIN else ("language",):
+    for field in COLUMN_NAMES if form is PLAIN else ("language",):
         if field in columns or field in fixed or (field == "language" and asked.language):
             continue
         found = _named(field, rows, there, set(columns.values()))
@@ -244,9 +242,11 @@ def reading_of(path: Path, rows: Sequence[Fields], asked: Asked) -> Reading:
 def _named(field: str, rows: Sequence[Fields], there: Sequence[str], taken: set[str]) -> list[str]:
     """The columns that may hold a field, by their names: the one that is named like it, or all in order of NAMES."""
     last = {column: column.rpartition(".")[2].lower() for column in there if column not in taken}
-    found = sorted((one for one in last if last[one] in NAMES[field]), key=lambda one: NAMES[field].index(last[one]))
+    found = sorted(
+        (one for one in last if last[one] in COLUMN_NAMES[field]), key=lambda one: COLUMN_NAMES[field].index(last[one])
+    )
     if field == "text":
-        found = [one for one in found if "." not in one and any(said(look(row, one)) is not None for row in rows)]
+        found = [one for one in found if "." not in one and any(reply_text(look(row, one)) is not None for row in rows)]
         if not found and all(_answered(row.get("messages")) for row in rows):
             return ["messages"]
     return found[:1] if field in found[:1] else found
@@ -297,7 +297,7 @@ def _from_name(path: Path) -> dict[str, str]:
     return {"task": task[1], "model": path.absolute().parent.name} if task else {}
 
 
-def told(path: Path, reading: Reading) -> str:
+def reading_text(path: Path, reading: Reading) -> str:
     """What was taken for what, in a line; "" where there is nothing to tell."""
     if reading.form == OURS.name:
         return ""
@@ -318,10 +318,10 @@ def responses(row: Fields, reading: Reading, where: str, number: int | str) -> l
     own = {field: look(row, column) for field, column in reading.columns.items()}
     if "text" in own:
         # A row without the column has no reply; one with nothing in it an empty one.
-        own["text"] = said(own["text"]) if reading.columns["text"].split(".")[0] in row else None
+        own["text"] = reply_text(own["text"]) if reading.columns["text"].split(".")[0] in row else None
     if reading.coded:
         own["language"] = language_in(look(row, reading.coded))
-    kept = {name: row[name] for name, kind in KINDS.items() if form is PLAIN and isinstance(row.get(name), kind)}
+    kept = {name: row[name] for name, kind in FIELD_TYPES.items() if form is PLAIN and isinstance(row.get(name), kind)}
     try:
         made = list(form.responses(row))
     except (AttributeError, KeyError, TypeError) as error:

@@ -14,8 +14,8 @@ import re
 from typing import Any, NamedTuple
 
 from xlift.languages import known_code
-from xlift.rating.ifeval_checks import CHECKS, Verdict
-from xlift.rating.ifeval_counts import COUNTS, Found
+from xlift.rating.ifeval_checks import INSTRUCTION_CHECKS, Verdict
+from xlift.rating.ifeval_counts import COUNTS, CountRange
 from xlift.rating.text import visible
 from xlift.records import Rated
 
@@ -92,9 +92,9 @@ def _verdict(reply: _Reply, instruction: dict[str, Any]) -> Verdict:
     kind = _kind(instruction)
     if kind in COUNTS:
         return _counted(reply, instruction, kind)
-    if kind not in CHECKS:
-        return f"unknown instruction; known: {', '.join(sorted([*CHECKS, *COUNTS]))}"
-    check, when_cut, needed = CHECKS[kind]
+    if kind not in INSTRUCTION_CHECKS:
+        return f"unknown instruction; known: {', '.join(sorted([*INSTRUCTION_CHECKS, *COUNTS]))}"
+    check, when_cut, needed = INSTRUCTION_CHECKS[kind]
     if wrong := next((name for name in needed if not _is_given(name, instruction.get(name))), None):
         return f"'{wrong}' is not given as it must be: {instruction.get(wrong)!r:.40}"
     verdict = check(reply.text, reply.language, instruction)
@@ -126,7 +126,7 @@ def _counted(reply: _Reply, instruction: dict[str, Any], kind: str) -> Verdict:
 
 
 # From 3 to 5 of at least 4 is open, "3 or 5: why"; 3 of at least 4 in a cut reply is open, too.
-def _compared(found: Found, wanted: int, relation: str, cut: bool) -> Verdict:
+def _compared(found: CountRange, wanted: int, relation: str, cut: bool) -> Verdict:
     low, high = found.least, found.most
     verdicts = {
         ">=": (low >= wanted, high >= wanted),

@@ -18,7 +18,7 @@ from xlift.rating.language.rater import rate_text
 from xlift.rating.text import FENCE, at_boundary, cased_words, fold, occurrences, paragraphs
 
 Verdict = bool | str
-Check = Callable[[str, str, Instruction], Verdict]
+InstructionCheck = Callable[[str, str, Instruction], Verdict]
 
 
 def _keywords(text: str, language: str, instruction: Instruction) -> Verdict:
@@ -190,14 +190,14 @@ def _quoted(text: str, language: str, instruction: Instruction) -> Verdict:
     return len(bare) > 1 and bool(closing) and bare[-1] in closing
 
 
-def _contains(pattern: str) -> Check:
+def _contains(pattern: str) -> InstructionCheck:
     def check(text: str, language: str, instruction: Instruction) -> Verdict:
         return bool(re.search(pattern, text))
 
     return check
 
 
-def _lacks(pattern: str) -> Check:
+def _lacks(pattern: str) -> InstructionCheck:
     def check(text: str, language: str, instruction: Instruction) -> Verdict:
         return not re.search(pattern, text)
 
@@ -238,7 +238,7 @@ def _furigana(text: str, language: str, instruction: Instruction) -> Verdict:
     return not re.search(f"[{KANJI}]", re.sub(rf"{_READING}（[ぁ-ゖァ-ヺー]+）", "", text))
 
 
-def _only(letters: str) -> Check:
+def _only(letters: str) -> InstructionCheck:
     def check(text: str, language: str, instruction: Instruction) -> Verdict:
         return all(re.match(f"[{letters}ー・]", c) or not c.isalpha() for c in text)
 
@@ -253,7 +253,7 @@ def _one_ending(text: str, language: str, instruction: Instruction) -> Verdict:
     return left or "a line without a full stop may be a sentence or not"
 
 
-CHECKS: dict[str, tuple[Check, str, tuple[str, ...]]] = {
+INSTRUCTION_CHECKS: dict[str, tuple[InstructionCheck, str, tuple[str, ...]]] = {
     "keywords:existence": (_keywords, "holds", ("keywords",)),
     "keywords:forbidden_words": (_forbidden, "forbids", ("forbidden_words",)),
     "language:response_language": (_in_language, "forbids", ("language",)),

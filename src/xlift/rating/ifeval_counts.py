@@ -24,7 +24,7 @@ JA_QUOTED = re.compile(r"「[^「」\n]*」|『[^『』\n]*』")
 Instruction = dict[str, Any]
 
 
-class Found(NamedTuple):
+class CountRange(NamedTuple):
     """From `least` to `most` of something, which differ for the reason `why`."""
 
     least: int
@@ -32,29 +32,29 @@ class Found(NamedTuple):
     why: str = ""
 
 
-Count = Callable[[str, str, Instruction], Found | str]
+Count = Callable[[str, str, Instruction], CountRange | str]
 
 
-def _exactly(count: int) -> Found:
-    return Found(count, count)
+def _exactly(count: int) -> CountRange:
+    return CountRange(count, count)
 
 
-def _between(one: int, other: int, why: str) -> Found:
-    return Found(min(one, other), max(one, other), why)
+def _between(one: int, other: int, why: str) -> CountRange:
+    return CountRange(min(one, other), max(one, other), why)
 
 
 # e.g. _words("Don't stop.", "en", {}) → (2, 3, "words by spaces or cut at apostrophes and hyphens")
-def _words(text: str, language: str, instruction: Instruction) -> Found | str:
+def _words(text: str, language: str, instruction: Instruction) -> CountRange | str:
     by_spaces = count_words(text, language)
     if language in ("zh", "ja"):
         return _exactly(by_spaces)
     if not spaced(language):
-        return Found(by_spaces // 12, by_spaces, "words cannot be counted where nothing separates them")
+        return CountRange(by_spaces // 12, by_spaces, "words cannot be counted where nothing separates them")
     parts = len(re.findall(r"[^\W_]+", "".join(c for c in text if unicodedata.category(c)[0] != "M")))
     return _between(by_spaces, parts, "words by spaces or cut at apostrophes and hyphens")
 
 
-def _letters(text: str, language: str, instruction: Instruction) -> Found | str:
+def _letters(text: str, language: str, instruction: Instruction) -> CountRange | str:
     return _exactly(sum(not c.isspace() for c in text))
 
 
@@ -62,7 +62,7 @@ _CLOSED = re.compile(r"[.!?…‽。！？｡．؟۔।॥։።;][\"'”’»›
 
 
 # "One.\n- two\n- three" has from 1 to 3 sentences.
-def _sentences(text: str, language: str, instruction: Instruction) -> Found | str:
+def _sentences(text: str, language: str, instruction: Instruction) -> CountRange | str:
     known = find_language(language)
     if known and known.code in ("th", "lo"):
         return "the end of a sentence is not marked in this language"
@@ -72,32 +72,32 @@ def _sentences(text: str, language: str, instruction: Instruction) -> Found | st
 
 
 # e.g. _divided("One.\n***\nTwo.", "en", {}) → (2, 2, "")
-def _divided(text: str, language: str, instruction: Instruction) -> Found | str:
+def _divided(text: str, language: str, instruction: Instruction) -> CountRange | str:
     # What is bold and italic stands between the same asterisks, but touches them.
     parts = re.split(r"(?<!\*)\*{3}(?!\*)", re.sub(r"\*{3}(?=[^\s*])[^*\n]{1,500}(?<=\S)\*{3}", "a", text))
     return _exactly(sum(bool(part.strip()) for part in parts))
 
 
-def _bullets(text: str, language: str, instruction: Instruction) -> Found | str:
+def _bullets(text: str, language: str, instruction: Instruction) -> CountRange | str:
     marks = "-*+・•" if language == "ja" else "-*+"
     lines = [line for line in parse_lines(text) if line.kind.startswith(("dash", "bullet"))]
     points = [line for line in lines if line.raw.lstrip("> ")[:1] in marks]
     edge = min((line.indent for line in points), default=0) + 2
     outer = sum(line.indent < edge for line in points)
-    return Found(outer, len(points), "points below points may count or not")
+    return CountRange(outer, len(points), "points below points may count or not")
 
 
-def _numbered(text: str, language: str, instruction: Instruction) -> Found | str:
+def _numbered(text: str, language: str, instruction: Instruction) -> CountRange | str:
     points = [line for line in parse_lines(text) if line.kind == "number"]
     edge = min((line.indent for line in points), default=0) + 2
     outer = sum(line.indent < edge for line in points)
-    return Found(outer, len(points), "numbers below numbers may count or not")
+    return CountRange(outer, len(points), "numbers below numbers may count or not")
 
 
 _PLACEHOLDER = re.compile(r"(?<!\])[\[［](?![ xX]?\])[^\[\]［］\n]{1,200}[\]］](?!\()")
 
 
-def _placeholders(text: str, language: str, instruction: Instruction) -> Found | str:
+def _placeholders(text: str, language: str, instruction: Instruction) -> CountRange | str:
     return _exactly(len(_PLACEHOLDER.findall(text)))
 
 
@@ -106,7 +106,7 @@ _EMPHASIS = re.compile(r"\*{1,3}(?=[^\s*])[^*\n]{1,500}\*{1,3}")
 
 
 # e.g. _highlights("* a *b* and **c**", "en", {"id": ""}) → (2, 2, "")
-def _highlights(text: str, language: str, instruction: Instruction) -> Found | str:
+def _highlights(text: str, language: str, instruction: Instruction) -> CountRange | str:
     starred = len(_EMPHASIS.findall(_BULLET.sub("", text)))
     if not instruction["id"].startswith("ja:"):
         return _exactly(starred)
@@ -120,7 +120,7 @@ _NUMBER_FIRST = {"tr", "az", "hu", "fi", "et", "lt", "lv", "ko", "ja", "zh", "cs
 
 # e.g. _sections("Section 1\nOne.\nSection 2\nTwo.", "en", {"section_spliter": "Section"}) → (2, 2, "")
 # e.g. _sections("1. Bölüm\nBir.", "tr", {"section_spliter": "Bölüm"}) → (1, 1, "")
-def _sections(text: str, language: str, instruction: Instruction) -> Found | str:
+def _sections(text: str, language: str, instruction: Instruction) -> CountRange | str:
     word = re.escape(str(instruction.get("section_spliter") or "").strip())
     if not word:
         return "no 'section_spliter' is given"
@@ -132,7 +132,7 @@ def _sections(text: str, language: str, instruction: Instruction) -> Found | str
     return _exactly(heads + inside)
 
 
-def _keyword(text: str, language: str, instruction: Instruction) -> Found | str:
+def _keyword(text: str, language: str, instruction: Instruction) -> CountRange | str:
     word = instruction.get("keyword")
     if not isinstance(word, str) or not fold(word):
         return "no 'keyword' is given"
@@ -145,7 +145,7 @@ def _keyword(text: str, language: str, instruction: Instruction) -> Found | str:
 
 # e.g. _letter("été", "fr", {"letter": "e"}) → (0, 2, "letters with an accent may count or not")
 # e.g. _letter("カ", "ja", {"letter": "か"}) → (1, 1, "")
-def _letter(text: str, language: str, instruction: Instruction) -> Found | str:
+def _letter(text: str, language: str, instruction: Instruction) -> CountRange | str:
     letter = instruction.get("letter")
     if not isinstance(letter, str) or len(letter.strip()) != 1:
         return f"'letter' must be one character, found {letter!r:.40}"
@@ -156,12 +156,12 @@ def _letter(text: str, language: str, instruction: Instruction) -> Found | str:
     if wanted not in "aeiouy" or language not in ("fr", "es", "pt", "it", "ca", "gl", "nl"):
         return _exactly(exact)
     bare = unicodedata.normalize("NFD", folded).count(wanted)
-    return Found(exact, bare, "letters with an accent may count or not")
+    return CountRange(exact, bare, "letters with an accent may count or not")
 
 
 # e.g. _capital_words("I met NASA.", "en", {}) → (1, 1, "parts of words in capitals may count or not")
 # e.g. _capital_words("l'ONU", "fr", {}) → (0, 1, "parts of words in capitals may count or not")
-def _capital_words(text: str, language: str, instruction: Instruction) -> Found | str:
+def _capital_words(text: str, language: str, instruction: Instruction) -> CountRange | str:
     tokens = [token for token in re.findall(r"[^\W\d_][\w'’.&-]*", text) if not token.islower()]
     parts = [part for token in tokens for part in re.split("['’]", token) if _is_shouted(part)]
     known = find_language(language)
@@ -175,13 +175,13 @@ def _is_shouted(word: str) -> bool:
 
 
 def _words_with(letters: str) -> Count:
-    def count(text: str, language: str, instruction: Instruction) -> Found | str:
+    def count(text: str, language: str, instruction: Instruction) -> CountRange | str:
         return _exactly(sum(any(c in letters for c in word.lower()) for word in re.findall(r"[^\W\d_]+", text)))
 
     return count
 
 
-def _kanji(text: str, language: str, instruction: Instruction) -> Found | str:
+def _kanji(text: str, language: str, instruction: Instruction) -> CountRange | str:
     return _exactly(len(re.findall(f"[{KANJI}]", text)))
 
 
@@ -202,11 +202,11 @@ def ja_sentences(text: str) -> tuple[list[str], list[str]]:
 
 # e.g. _nominal("夏の海。泳ぐ。", "ja", {}) → (1, 1, "what ends in hiragana may be a noun or not")
 # e.g. _nominal("気の流れ。", "ja", {}) → (0, 1, "what ends in hiragana may be a noun or not")
-def _nominal(text: str, language: str, instruction: Instruction) -> Found | str:
+def _nominal(text: str, language: str, instruction: Instruction) -> CountRange | str:
     ended, _ = ja_sentences(text)
     sure = sum(bool(re.search(f"[{KANJI}ァ-ヺーA-Za-z0-9０-９]$", part)) for part in ended)
     kana = sum(bool(re.search("[ぁ-ゖ]$", part)) and not _JA_PREDICATE.search(part) for part in ended)
-    return Found(sure, sure + kana, "what ends in hiragana may be a noun or not")
+    return CountRange(sure, sure + kana, "what ends in hiragana may be a noun or not")
 
 
 COUNTS: dict[str, tuple[Count, str, str]] = {

@@ -10,17 +10,17 @@ from typing import Any
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.progress import say
 from xlift.rating import RATERS
-from xlift.rating.files import Job, Rated, rate_files
-from xlift.rating.foreign import Asked
-from xlift.rating.tally import LCB, Cell, Tally, as_json, below, figures, nothing_rated, reasons
-from xlift.terminal import aligned, fitted, printable
+from xlift.rating.files import Job, RatedFiles, rate_files
+from xlift.rating.foreign import ReadingOptions
+from xlift.rating.tally import LCB, LanguageCounts, Tally, as_json, below, figures, nothing_rated, reasons
+from xlift.terminal import WIDTH, aligned, fitted, printable
 
 
 def rate_and_show(
     sources: Sequence[Path],
     output: Path | None,
     raters: list[str],
-    asked: Asked,
+    asked: ReadingOptions,
     workers: int | None,
     by: str | None,
     json_: bool,
@@ -45,7 +45,7 @@ def rate_and_show(
         told = {"unreadable": found.counts.unreadable, "results": as_json(found.tally, raters, by)}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     elif found.tally:
-        show(text_table(found.tally, raters, by))
+        show(overview_text(found.tally, raters, by))
     if output:
         added = f"{found.counts.made} ratings added to {output}, {found.counts.missing} of them missing with a reason"
         say(added) if json_ else print(added)
@@ -60,7 +60,7 @@ def _told_reasons(tally: Tally) -> list[str]:
     return shortened(told) or ["all replies are empty"]
 
 
-def _refuse_unread(sources: Sequence[Path], found: Rated) -> None:
+def _refuse_unread(sources: Sequence[Path], found: RatedFiles) -> None:
     named = ", ".join(map(str, sources))
     if found.counts.unreadable:
         rest = found.counts.unreadable - len(found.counts.problems)
@@ -82,10 +82,9 @@ def show(text: str) -> None:
 
 
 HEADS = ("", "n", "wholly right", "mostly", "wrong", "empty", "cut", "missing", "foreign", "LPR", "WPR")
-WIDTH = 80
 
 
-def text_table(tally: Tally, raters: Sequence[str], by: str | None) -> str:
+def overview_text(tally: Tally, raters: Sequence[str], by: str | None) -> str:
     """The tables as lines of text, 80 columns wide where names and numbers are not unusually long."""
     groups = sorted({group for group, _ in tally})
     parts = [_group_text(group, tally, raters, by) for group in groups]
@@ -94,7 +93,7 @@ def text_table(tally: Tally, raters: Sequence[str], by: str | None) -> str:
 
 def _group_text(group: str, tally: Tally, raters: Sequence[str], by: str | None) -> str:
     own = {language: cell for (name, language), cell in sorted(tally.items()) if name == group}
-    whole = Cell()
+    whole = LanguageCounts()
     for cell in own.values():
         whole.add(cell)
     rows = own | ({"all": whole} if len(own) > 1 else {})
@@ -159,7 +158,7 @@ def _interval(one: dict[str, float | None]) -> str:
     return f"{percent(one['share'])} [{one['low'] * 100:.0f}–{one['high'] * 100:.0f}]"
 
 
-def _missing_text(cell: Cell) -> str:
+def _missing_text(cell: LanguageCounts) -> str:
     lines = [
         f"missing, {rater}: {times} × {printable(reason)}"
         for rater, found in cell.missing.items()
@@ -169,7 +168,7 @@ def _missing_text(cell: Cell) -> str:
     return "\n".join(lines)
 
 
-def _worst_text(own: dict[str, Cell]) -> str:
+def _worst_text(own: dict[str, LanguageCounts]) -> str:
     rows = [
         [
             language,

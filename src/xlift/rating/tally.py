@@ -38,7 +38,7 @@ class Example(NamedTuple):
 
 
 @dataclass
-class Cell:
+class LanguageCounts:
     """What was counted of one language's responses, of one group."""
 
     responses: int = 0
@@ -52,7 +52,7 @@ class Cell:
     """A number for the prompt of each response that is rated or empty; odd where it is wholly right."""
     worst: list[Example] = field(default_factory=list)
 
-    def add(self, other: Cell) -> None:
+    def add(self, other: LanguageCounts) -> None:
         self.responses += other.responses
         self.cut += other.cut
         self.empty += other.empty
@@ -66,14 +66,14 @@ class Cell:
         self.worst = heapq.nsmallest(WORST, [*self.worst, *other.worst])
 
 
-Tally = dict[tuple[str, str], Cell]
+Tally = dict[tuple[str, str], LanguageCounts]
 """Cells by group, "" where none was asked for, and language."""
 
 
 def count(tally: Tally, record: dict[str, Any], ratings: Sequence[Rating], group: str, order: int) -> None:
     """Add one response and its ratings. Raises ConfigError where there are more groups than anyone would read."""
     language = known_code(reply_language(record)) if isinstance(record.get("language"), str) else ""
-    cell = tally.setdefault((group, language or "?"), Cell())
+    cell = tally.setdefault((group, language or "?"), LanguageCounts())
     if len(tally) > MAX_GROUPS and len({one for one, _ in tally}) > MAX_GROUPS:
         raise ConfigError(f"--by: more than {MAX_GROUPS} different values", "choose a column with few, such as model")
     cell.responses += 1
@@ -94,7 +94,7 @@ def count(tally: Tally, record: dict[str, Any], ratings: Sequence[Rating], group
             cell.passes.update({f"{name} true": 1 for name in ("line_pass", "word_pass") if detail.get(name)})
 
 
-def _count_language(cell: Cell, record: dict[str, Any], rating: Rating, empty: bool, order: int) -> None:
+def _count_language(cell: LanguageCounts, record: dict[str, Any], rating: Rating, empty: bool, order: int) -> None:
     value, detail = rating["value"], rating.get("detail") or {}
     if value is None and not empty:
         return
@@ -117,7 +117,7 @@ def _number(prompt: Any) -> int:
 
 def merge(tally: Tally, other: Tally) -> None:
     for key, cell in other.items():
-        tally.setdefault(key, Cell()).add(cell)
+        tally.setdefault(key, LanguageCounts()).add(cell)
 
 
 def reasons(tally: Tally) -> Counter[str]:
@@ -144,7 +144,7 @@ class Share(NamedTuple):
     high: float | None
 
 
-def wholly_right(cell: Cell) -> Share:
+def wholly_right(cell: LanguageCounts) -> Share:
     """The share wholly in the right language; responses to one prompt, or to translations of it, go together."""
     number = len(cell.judged)
     if not number:
@@ -161,7 +161,7 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def figures(cell: Cell, raters: Iterable[str]) -> dict[str, Any]:
+def figures(cell: LanguageCounts, raters: Iterable[str]) -> dict[str, Any]:
     """What is shown of a cell, as JSON: shares from 0 to 1, counts, examples."""
     languages, judged = cell.values.get("language", Counter()), len(cell.judged)
     shown: dict[str, Any] = {"responses": cell.responses, "cut": cell.cut, "empty": cell.empty}
@@ -184,7 +184,7 @@ def figures(cell: Cell, raters: Iterable[str]) -> dict[str, Any]:
     return shown
 
 
-def _other(cell: Cell, rater: str) -> dict[str, Any]:
+def _other(cell: LanguageCounts, rater: str) -> dict[str, Any]:
     values = cell.values.get(rater, Counter())
     rated = sum(values.values())
     share = _share(values[2], rated)

@@ -10,7 +10,7 @@ from xlift.report.formats import Column, ReportTable, Value
 from xlift.report.numbers import Findings
 from xlift.report.reading import Material, language_name, rater_name
 from xlift.report.rows import AgreementRow, CalibrationRow, PersonRow, record
-from xlift.report.wide import confidence_text, missing_note, records_of, value_of
+from xlift.report.wide import confidence_text, interval_value, missing_note, records_of
 
 
 def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
@@ -33,7 +33,7 @@ def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable
 def _agreement_line(row: AgreementRow) -> list[Value]:
     named = [row.facet, language_name(row.language), rater_name(row.first), rater_name(row.second)]
     items = Value(row.items, note=missing_note(row.missing))
-    return [*map(Value, named), items, *(value_of(row.measure(name)) for name in MEASURES)]
+    return [*map(Value, named), items, *(interval_value(row.measure(name)) for name in MEASURES)]
 
 
 def _flat(row: AgreementRow) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> li
     lines = [
         [
             *map(Value, (row.run, language_name(row.language), row.facet, rater_name(row.judge))),
-            *map(value_of, row.estimates.values()),
+            *map(interval_value, row.estimates.values()),
             Value(row.labelled, note=row.reason or ""),
         ]
         for row in rows

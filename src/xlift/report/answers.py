@@ -4,43 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from xlift.disk import write_atomic
 from xlift.rating import unreadable_record
 from xlift.records import Prompt, Rating, Response
-from xlift.report.browser import Answers, packed_answers, policy
+from xlift.report.browser import TEMPLATES, Answers, packed_answers, policy, rendered
 from xlift.report.reading import language_name
-from xlift.workspace import now
 
-TEMPLATES = Path(__file__).parent / "templates"
-Kept = tuple[str, dict[str, Any], list[Rating]]
+KeptResponse = tuple[str, dict[str, Any], list[Rating]]
 """The name under which a response stands beside those of others, the response, and its ratings."""
 
 
-def write_answers(path: Path, kept: Sequence[Kept], title: str) -> Path:
+def write_answers(path: Path, kept: Sequence[KeptResponse], title: str) -> Path:
     """Write the page. Responses to prompts of one id stand side by side, one column a name.
 
     What has no text or no language is counted, and not shown.
     """
     prompts, answers, shown = _columns(kept)
-    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     languages = sorted({prompt["language"] for prompt in prompts})
-    page = templates.get_template("answers.html").render(
+    page = rendered(
+        "answers.html",
         title=title,
         counts=f"{shown} responses; {len(kept) - shown} without a text or a language are not shown.",
         languages=[(code, language_name(code)) for code in languages],
         packed=packed_answers(prompts, answers),
         splits=False,
-        made=now(),
-        version=metadata.version("xlift"),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         policy=policy(script),
     )
@@ -48,7 +41,7 @@ def write_answers(path: Path, kept: Sequence[Kept], title: str) -> Path:
     return path
 
 
-def _columns(kept: Sequence[Kept]) -> tuple[list[Prompt], list[Answers], int]:
+def _columns(kept: Sequence[KeptResponse]) -> tuple[list[Prompt], list[Answers], int]:
     """The prompts by id and language, and the responses of each name; a second one of a name is a prompt of its own."""
     prompts: dict[str, Prompt] = {}
     columns: dict[str, tuple[list[Response], list[Rating]]] = {}

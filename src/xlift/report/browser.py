@@ -17,12 +17,19 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
 from xlift.disk import encode_record
 from xlift.languages import get_language
 from xlift.records import Prompt, Rating, Response, reply_language
+from xlift.workspace import now
 
+TEMPLATES = Path(__file__).parent / "templates"
 PIECE_RESPONSES = 2500
 """About so many responses are in one piece."""
 
@@ -167,6 +174,15 @@ def _packed(data: Any) -> str:
 def packed_bytes(content: bytes) -> str:
     """Gzipped and in base64; the same bytes give the same text."""
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
+
+
+def rendered(template: str, **context: Any) -> str:
+    """A page of the report, with what all of them say and how all of them look."""
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    return templates.get_template(template).render(
+        made=now(), version=metadata.version("xlift"), style=style, **context
+    )
 
 
 def policy(*scripts: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from xlift.disk import write_atomic
 
 Form = Literal["text", "share", "points", "number", "signed", "p", "count"]
-NONE = "–"
+EMPTY_CELL = "–"
 
 
 class Column(NamedTuple):
@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 def value_text(value: Any, form: Form) -> str:
     """A value as people read it."""
     if value is None or value == "":
-        return NONE
+        return EMPTY_CELL
     if form == "share":
         return f"{value * 100:.0f} %"
     if form == "points":

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError, nearest, shortened
 from xlift.progress import Progress, progress, say
 from xlift.report import methods
-from xlift.report.browser import Answers, packed_answers, packed_bytes, policy
+from xlift.report.browser import TEMPLATES, Answers, packed_answers, packed_bytes, policy, rendered
 from xlift.report.figures import Figure, figure_records, save_figure, script_bundle, svg_of
 from xlift.report.formats import ReportTable, cells, to_csv, to_markdown, write_tables
 from xlift.report.gallery import first_columns, telling_order
@@ -34,12 +32,11 @@ from xlift.report.summary import summary_points, unknown_text
 from xlift.report.tables import runs_table
 from xlift.report.wide import rows_of
 from xlift.terminal import paged, share_text
-from xlift.workspace import StudyFolder, now
+from xlift.workspace import StudyFolder
 
 __all__ = ["FORMATS", "TITLES", "result_text", "write_pages", "write_report"]
 
 FORMATS = ("html", "md", "csv", "latex")
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(workspace: StudyFolder, format: str = "html") -> Path:
@@ -95,14 +92,12 @@ def _title(material: Material) -> str:
 
 
 def _html(material: Material, found: Findings, sections: list[Section], drawn: dict[str, str], live: str = "") -> str:
-    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     script, vega = (TEMPLATES / "report.js").read_text(encoding="utf-8"), script_bundle() if drawn else ""
     figures = [block.figure for one in sections for block in one.blocks if block.figure]
-    return templates.get_template("report.html").render(
+    return rendered(
+        "report.html",
         title=_title(material),
         study=material.workspace.study,
-        made=now(),
-        version=metadata.version("xlift"),
         points=summary_points(material, found),
         targets=_targets(sections),
         unknown=unknown_text(material, found),
@@ -124,7 +119,6 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
             first_columns(material, found.overall) if found.overall else (0, 1, 2),
         ),
         splits=True,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         vega=packed_bytes(vega.encode("utf-8")) if vega else "",
         live=Markup(live),

@@ -18,7 +18,7 @@ from xlift.report.rows import DifferenceRow, record
 from xlift.study.labels import learning_rate_text, run_settings
 from xlift.terminal import aligned, fitted
 
-NAME, AT_ONCE = 26, 3
+NAME, LANGUAGES_ABREAST = 26, 3
 """Columns of a terminal for a remedy's name, and languages beside one another: what 80 columns hold."""
 _MEASURES = {"language": ("language", "language"), "facts": ("accuracy", "answers")}
 """What is told of a remedy: facet and rater."""
@@ -176,7 +176,7 @@ def remedies_text(material: Material) -> str:
     found.sort(key=lambda one: -(_mean(one, "language", ALL_LANGUAGES) or 0.0))
     head = ["What mends it", "right language", "p", "missing", REFERENCE, "facts", "tokens"]
     rows = [head, *(_line(one) for one in found)]
-    parts = [codes[start : start + AT_ONCE] for start in range(0, len(codes), AT_ONCE)]
+    parts = [codes[start : start + LANGUAGES_ABREAST] for start in range(0, len(codes), LANGUAGES_ABREAST)]
     each = "\n\n".join(_by_language(found, part) for part in parts)
     return f"{aligned(rows, {3, 4, 5, 6})}\n\n{each}\n\n{LEGEND}"
 

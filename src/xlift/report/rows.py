@@ -361,10 +361,10 @@ class CalibrationRow:
         }
 
 
-Row = TypeVar("Row")
+RowType = TypeVar("RowType")
 
 
-def read(kind: type[Row], found: Mapping[str, Any], **more: Any) -> Row:
+def read(kind: type[RowType], found: Mapping[str, Any], **more: Any) -> RowType:
     """A row of what an analysis has found; raises KeyError for a field that it does not tell."""
     told = {**found, **more}
     return kind(**{field.name: told[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
-
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError
-from xlift.report.browser import policy
+from xlift.report.browser import policy, rendered
 from xlift.report.formats import Column, ReportTable, Value, cells, write_tables
 from xlift.report.overall import overall_rows
-from xlift.report.page import TEMPLATES, write_pages
+from xlift.report.page import write_pages
 from xlift.report.reading import Material, language_name, material_of
 from xlift.report.rows import record
-from xlift.workspace import StudyFolder, now
+from xlift.workspace import StudyFolder
 
 
 def write_side_by_side(studies: Sequence[StudyFolder], folder: Path) -> Path:
@@ -36,15 +32,13 @@ def write_side_by_side(studies: Sequence[StudyFolder], folder: Path) -> Path:
     reports = [write_pages(material) for material in materials]
     tables = side_by_side(materials)
     write_tables(tables, folder / "tables")
-    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     links = [
         (one.workspace.study.name, one.workspace.study.question, os.path.relpath(path, folder))
         for one, path in zip(materials, reports, strict=True)
     ]
-    page = templates.get_template("several.html").render(
-        **{"links": links, "tables": tables, "cells": cells, "notes": differing(materials), "made": now()},
-        version=metadata.version("xlift"),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+    page = rendered(
+        "several.html",
+        **{"links": links, "tables": tables, "cells": cells, "notes": differing(materials)},
         policy=policy(),
     )
     write_atomic(folder / "index.html", page)

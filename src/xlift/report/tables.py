@@ -13,11 +13,11 @@ from xlift.report.wide import (
     Wide,
     checkpoint_line,
     confidence_text,
-    counted,
+    counts_note,
+    interval_value,
     missing_note,
     records_of,
     rows_of,
-    value_of,
 )
 from xlift.study.labels import learning_rate_text
 
@@ -36,7 +36,7 @@ def share_table_of(material: Material, rows: Sequence[ShareRow], scale: Scale, s
         material,
         own,
         lambda row: checkpoint_line(material, row.id, row.step),
-        lambda row: value_of(row.share, counted(row.rated, row.missing)),
+        lambda row: interval_value(row.share, counts_note(row.rated, row.missing)),
         "share",
     )
     return ReportTable(name, f"{scale.title}: {split} prompts", note, wide.columns, wide.lines, records_of(own))
@@ -62,7 +62,7 @@ def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale
         [
             Value(row.run),
             Value(language_name(row.language)),
-            value_of(row.points, (row.reason or "") if row.low is None else ""),
+            interval_value(row.points, (row.reason or "") if row.low is None else ""),
             Value(row.p_holm),
             Value(row.pairs, note=missing_note(row.missing)),
         ]
@@ -85,7 +85,9 @@ def gap_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -
         material,
         own,
         lambda row: (row.run, row.run),
-        lambda row: value_of(row.points, ", ".join(filter(None, (f"{row.pairs} pairs", missing_note(row.missing))))),
+        lambda row: interval_value(
+            row.points, ", ".join(filter(None, (f"{row.pairs} pairs", missing_note(row.missing))))
+        ),
         "points",
     )
     return ReportTable(
@@ -107,9 +109,9 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     def by_rule(cell: Callable[[SelectionRow], Value], form: Form) -> Wide:
         return Wide(material, rows, lambda row: (row.rule, row.rule), cell, form, "rule")
 
-    score = by_rule(lambda row: value_of(row.scored, f"of {row.rated}" if row.rated else ""), "share")
+    score = by_rule(lambda row: interval_value(row.scored, f"of {row.rated}" if row.rated else ""), "share")
     score.insert(1, Column("picks"), picks)
-    cost = by_rule(lambda row: value_of(row.costs), "points")
+    cost = by_rule(lambda row: interval_value(row.costs), "points")
     cost.insert(1, Column("picks"), {rule: pick._replace(note="") for rule, pick in picks.items()})
     cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
     chosen = (
@@ -141,7 +143,7 @@ def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTabl
         material,
         [row for row in rows if row.language != REFERENCE],
         lambda row: checkpoint_line(material, row.id, row.step),
-        lambda row: Value(row.mean, row.low, row.high, counted(row.rated, row.missing)),
+        lambda row: Value(row.mean, row.low, row.high, counts_note(row.rated, row.missing)),
         "share",
     )
     title = "Leaning to the user's language, without generating"
@@ -161,7 +163,7 @@ def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTab
         material,
         rows,
         lambda row: checkpoint_line(material, row.id, row.step),
-        lambda row: Value(row.mean, row.low, row.high, counted(row.rated, row.missing)),
+        lambda row: Value(row.mean, row.low, row.high, counts_note(row.rated, row.missing)),
         "share",
     )
     return ReportTable("grammar", "Grammar told right", note, wide.columns, wide.lines, records_of(rows))
@@ -186,7 +188,7 @@ def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> Re
         material,
         rows,
         line,
-        lambda row: Value(row.mean, row.low, row.high, counted(row.rated, row.missing)),
+        lambda row: Value(row.mean, row.low, row.high, counts_note(row.rated, row.missing)),
         "share",
     )
     return ReportTable("instructions", "Instructions followed", note, wide.columns, wide.lines, records_of(rows))
@@ -208,7 +210,7 @@ def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | No
         [
             Value(material.name(row.id, row.step)),
             Value(language_name(row.second)),
-            Value(row.alike, row.alike_low, row.alike_high, counted(row.rated, row.missing)),
+            Value(row.alike, row.alike_low, row.alike_high, counts_note(row.rated, row.missing)),
             Value(row.first_only, row.first_only_low, row.first_only_high),
             Value(row.lost, row.lost_low, row.lost_high, f"of {row.lost_rated}" if row.lost_rated else ""),
         ]

@@ -36,7 +36,7 @@ def confidence_text(material: Material) -> str:
     return f"{material.workspace.study.report.confidence * 100:g} %"
 
 
-def value_of(found: Range, note: str = "") -> Value:
+def interval_value(found: Range, note: str = "") -> Value:
     return Value(*found, note)
 
 
@@ -73,7 +73,7 @@ class Wide:
             line.insert(place, values[name])
 
 
-def counted(rated: int, missing: int) -> str:
+def counts_note(rated: int, missing: int) -> str:
     """How many went in and how many are missing, in short."""
     return ", ".join(part for part in (f"of {rated}" if rated else "", missing_note(missing)) if part)
 

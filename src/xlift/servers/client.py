@@ -33,7 +33,7 @@ from xlift.servers.completions import (
     read_completion,
     request_body,
     retry_after,
-    said,
+    server_words,
 )
 from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
 from xlift.study.served import Served, checked_address
@@ -387,7 +387,7 @@ async def _post(session: Session, body: dict[str, Any]) -> tuple[ServedReply | T
 def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
     """What a refusal means. A 403 or 404 may mean this request (moderation, its parameters) or all (key, model)."""
     status, settings = error.status_code, session.settings
-    words = said(error.body, error.message, session.secret)
+    words = server_words(error.body, error.message, session.secret)
     why = f"{status}: {words}"
     if status == 401:
         return Trouble("stop", f"{settings.role} refuses the key ({why})", hint=f"is {settings.api_key_env} right?")
@@ -426,7 +426,7 @@ def served_where(settings: Served) -> str:
         try:
             names = model_names(client.get("/models", cast_to=object))
         except APIStatusError as error:
-            why = said(error.body, error.message, key)
+            why = server_words(error.body, error.message, key)
             if error.status_code in (401, 403):
                 hint = f"is {settings.api_key_env} right?"
                 raise ConfigError(f"the server at {where} refuses the key ({why})", hint) from None

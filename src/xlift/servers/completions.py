@@ -110,7 +110,7 @@ def _counted(usage: Any) -> tuple[int, int] | None:
     return (counts[0], counts[1]) if len(counts) == 2 else None
 
 
-def said(body: Any, otherwise: str, secret: str) -> str:
+def server_words(body: Any, otherwise: str, secret: str) -> str:
     """A server's own words, short, on one line, and without the key that some servers repeat."""
     inner = body.get("error", body) if isinstance(body, dict) else {}
     words = (inner.get("message") or inner.get("detail")) if isinstance(inner, dict) else inner

@@ -26,7 +26,7 @@ def builtin_languages(name: str = "instructions") -> list[str]:
     return sorted(path.name.split(".")[-2] for path in builtin_path("").glob(f"{name}.*.jsonl"))
 
 
-Column = Literal[
+RecordField = Literal[
     "messages", "conversations", "instruction", "input", "output", "context", "response", "prompt", "completion",
     "system", "history", "language", "category",
 ]  # fmt: skip
@@ -43,7 +43,7 @@ class Source(Settings):
         "auto", "messages", "alpaca", "dolly", "lima", "ultrachat", "sharegpt", "completion", "aya", "oasst"
     ] = "auto"
     """Format of the records; `auto` recognises it by their fields."""
-    columns: dict[Column, str] | None = None
+    columns: dict[RecordField, str] | None = None
     """For records of no known format, which of their fields stand for those of one: `{prompt: question, completion:
     answer}`."""
     language: LanguageCode = "en"
@@ -64,7 +64,7 @@ class Source(Settings):
     @field_validator("columns", mode="before")
     @classmethod
     def _of_known_fields(cls, columns: Any) -> Any:
-        fields = typing.get_args(Column)
+        fields = typing.get_args(RecordField)
         for name in columns if isinstance(columns, dict) else ():
             if name not in fields:
                 raise ValueError(

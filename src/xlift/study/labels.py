@@ -18,7 +18,7 @@ from xlift.study.runs import FILLED_IN, UNTUNED, RunConfig
 from xlift.study.served import Model
 from xlift.study.settings import flat, kinds_of
 
-LONGEST = 80
+LONGEST_LABEL = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""
 FACTOR = "factor."
 """What the columns of the factors that a study tells of its models begin with: `factor.size`."""
@@ -199,7 +199,7 @@ def _distinct(labels: Sequence[str], identities: Sequence[str]) -> list[str]:
     """The labels, with a hash behind those that are too long or that several runs would have."""
     own = dict(zip(identities, labels, strict=True))
     found = dict(own)
-    again = _shared(found) | {key for key, label in own.items() if not label or len(label.encode()) > LONGEST}
+    again = _shared(found) | {key for key, label in own.items() if not label or len(label.encode()) > LONGEST_LABEL}
     for length in (6, 12, 24, 64):
         found |= {key: _with_hash(own[key], key[:length]) for key in again}
         again = _shared(found)
@@ -207,7 +207,7 @@ def _distinct(labels: Sequence[str], identities: Sequence[str]) -> list[str]:
 
 
 def _with_hash(label: str, ending: str) -> str:
-    start = label.encode()[: LONGEST - len(ending) - 1].decode(errors="ignore").rstrip("-.")
+    start = label.encode()[: LONGEST_LABEL - len(ending) - 1].decode(errors="ignore").rstrip("-.")
     return f"{start}-{ending}".lstrip("-")
 
 

@@ -17,17 +17,17 @@ from xlift.study.runs import EMBEDDED_MODEL
 from xlift.study.yaml_text import read_yaml
 
 Compare = Literal["rates", "amounts", "methods", "nothing"]
-Extent = Literal["quick", "usual", "thorough"]
+SizeName = Literal["quick", "usual", "thorough"]
 
 
-class Answers(NamedTuple):
+class FirstStudy(NamedTuple):
     """What a first study is about."""
 
     model: str = EMBEDDED_MODEL
     data: str = "builtin"
     languages: str = "fr,pt,ru"
     compare: Compare = "rates"
-    size: Extent = "quick"
+    size: SizeName = "quick"
 
 
 QUESTIONS = {
@@ -35,7 +35,7 @@ QUESTIONS = {
     "data": "on which instructions (a file, hub:OWNER/NAME, or builtin)",
     "languages": "which languages do your users write, besides English",
     "compare": f"what is compared ({', '.join(get_args(Compare))})",
-    "size": f"how much is asked ({', '.join(get_args(Extent))})",
+    "size": f"how much is asked ({', '.join(get_args(SizeName))})",
 }
 """What is asked for each of the answers, in this order."""
 
@@ -79,7 +79,7 @@ _SIZES = {
 }
 
 
-def write_first_study(path: Path, answers: Answers) -> Path:
+def write_first_study(path: Path, answers: FirstStudy) -> Path:
     """Write a study file that loads as it is. Raises ConfigError for a file that is there, and for wrong answers."""
     if path.exists():
         raise ConfigError(f"{path}: there already", "xlift init OTHER.yaml")
@@ -89,9 +89,9 @@ def write_first_study(path: Path, answers: Answers) -> Path:
     return path
 
 
-def study_text(path: Path, answers: Answers) -> str:
+def study_text(path: Path, answers: FirstStudy) -> str:
     """The study file of some answers. Raises ConfigError for an answer that is none of the choices."""
-    for name, kind in (("compare", Compare), ("size", Extent)):
+    for name, kind in (("compare", Compare), ("size", SizeName)):
         if (given := getattr(answers, name)) not in get_args(kind):
             raise ConfigError(f"--{name} {given}: {nearest(given, get_args(kind))}")
     size = _SIZES[answers.size]

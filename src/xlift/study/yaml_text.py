@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from xlift.errors import ConfigError, shortened
 from xlift.records import is_halved
 
-MAX_ENTRIES, MAX_DEPTH = 100_000, 40
+MAX_ENTRIES, MAX_LEVELS = 100_000, 40
 """Of a study file: values with every alias written out, and levels."""
 
 
@@ -58,7 +58,7 @@ def _repeated(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str
 
 def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
     """How many entries there are with every alias written out. Raises ValueError for a text that UTF-8 cannot hold."""
-    if depth > MAX_DEPTH:
+    if depth > MAX_LEVELS:
         raise RecursionError
     texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else []
     if any(isinstance(one, str) and is_halved(one) for one in texts):

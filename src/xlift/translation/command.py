@@ -26,7 +26,7 @@ from xlift.translation.pieces import Piece, fragments, joined, kept_in, pieces
 
 Translator = Callable[[Sequence[str], str, str], Sequence[str | None]]
 """Translations of texts from one language into another, in their order; None for one that there is none of."""
-AT_ONCE = 32
+RECORDS_AT_ONCE = 32
 """Records whose sentences are translated together."""
 OF_ONE_LANGUAGE = ("answers", "answers_any", "wrong", "reply_language", "modifies", "follows")
 """Fields of a prompt that hold in its own language only: a record that has one is not translated."""
@@ -70,7 +70,7 @@ def translate_file(
             known = _known(_beside(out, "cache"), signature)
             with progress("translate", len(records) * len(languages)) as bar:
                 for language in languages:
-                    for batch in _chunks(records, AT_ONCE):
+                    for batch in _chunks(records, RECORDS_AT_ONCE):
                         _complete(known, batch, language, translator, cache, signature)
                         for record in batch:
                             _put(result, record, language, known, signature)
@@ -229,7 +229,7 @@ def _fault(source: str, translation: str, target: str) -> str | None:
     return fault(source, translation, target)
 
 
-def signature_of(name: str, revision: str | None, *settings: Any) -> str:
+def translator_signature(name: str, revision: str | None, *settings: Any) -> str:
     """Which translator made a sentence: its name, commit and settings."""
     return f"{name}@{(revision or '')[:12]}|{fingerprint(list(settings), length=8)}"
 
@@ -243,7 +243,7 @@ def by_model(name: str, revision: str | None, beams: int, device: str, dtype: st
     located, placement = locate(name, revision), place(device, dtype)
     own = located.revision or folder_sha256(Path(located.path))
     loaded = load_seq2seq(located, placement, beams)
-    return loaded.translate, signature_of(name, own, beams, placement.dtype)
+    return loaded.translate, translator_signature(name, own, beams, placement.dtype)
 
 
 def by_server(out: Path, given: Mapping[str, Any]) -> tuple[Translator, str]:
@@ -252,10 +252,12 @@ def by_server(out: Path, given: Mapping[str, Any]) -> tuple[Translator, str]:
 
     settings = TranslationServer(**given)
     ledger = _beside(out, "calls")
-    return partial(translate_served, settings, ledger), signature_of(settings.model, None, settings.base_url, ASKED)
+    return partial(translate_served, settings, ledger), translator_signature(
+        settings.model, None, settings.base_url, ASKED
+    )
 
 
-def report(result: Translation, languages: Sequence[str], out: Path) -> str:
+def translation_text(result: Translation, languages: Sequence[str], out: Path) -> str:
     """What came of it, for the terminal."""
     lines = []
     for language in languages:

@@ -15,7 +15,7 @@ from xlift.rating.language.rater import rate_text
 from xlift.rating.text import fold, without_code
 from xlift.translation.pieces import KEPT, kept_in
 
-SHORTEST, LONGEST = 0.4, 2.5
+LEAST_RATIO, MOST_RATIO = 0.4, 2.5
 """How long a translation may be beside its source, both counted as `_size` does."""
 SMALL = 20
 """Letters of a source under which its translation may have any length: of "OK." it may be "D'accord."."""
@@ -74,7 +74,7 @@ def copied(source: str, translation: str) -> bool:
 
 def _size_fits(source: str, translation: str) -> bool:
     size = _size(source)
-    return size < SMALL or SHORTEST <= _size(translation) / size <= LONGEST
+    return size < SMALL or LEAST_RATIO <= _size(translation) / size <= MOST_RATIO
 
 
 def _size(text: str) -> float:

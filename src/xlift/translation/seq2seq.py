@@ -18,7 +18,7 @@ from xlift.tuning.packing import split_micro_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MOST_TOKENS = 400
+SENTENCE_TOKENS = 400
 """Tokens of one sentence; a longer one is left untranslated, since models of this kind lose its end."""
 _MACRO = {"ar": "arb", "fa": "pes", "lv": "lvs", "et": "est", "sw": "swh", "ms": "zsm", "sq": "als", "az": "azj"} | {
     **{"uz": "uzn", "mg": "plt", "yi": "ydd", "ku": "kmr", "mn": "khk", "ne": "npi", "ps": "pbt", "fil": "tgl"},
@@ -65,8 +65,8 @@ class Seq2Seq:
 
     @property
     def _longest(self) -> int:
-        known = getattr(self.model.config, "max_position_embeddings", None) or MOST_TOKENS
-        return min(MOST_TOKENS, int(known) - 2)
+        known = getattr(self.model.config, "max_position_embeddings", None) or SENTENCE_TOKENS
+        return min(SENTENCE_TOKENS, int(known) - 2)
 
     def _said(self, ids: list[list[int]], naming: Naming) -> list[str | None]:
         import torch
@@ -112,7 +112,8 @@ def naming_of(tokenizer: PreTrainedTokenizerBase, model_type: str, source: str, 
     """How a model is told to translate from one language into another. Raises ConfigError where it knows one not."""
     vocabulary = tokenizer.get_vocab()
     by_token = {
-        scheme: (_token(vocabulary, names, source), _token(vocabulary, names, target)) for scheme, names in NAMES
+        scheme: (_token(vocabulary, names, source), _token(vocabulary, names, target))
+        for scheme, names in LANGUAGE_TOKENS
     }
     for scheme, (own, wanted) in by_token.items():
         if scheme == "madlad" and wanted:
@@ -161,7 +162,7 @@ def _mbart(code: str) -> list[str]:
     return [*(one for one in _REGIONS if one.startswith(f"{base}_")), f"{base}_XX"]
 
 
-NAMES: tuple[tuple[str, Callable[[str], list[str]]], ...] = (
+LANGUAGE_TOKENS: tuple[tuple[str, Callable[[str], list[str]]], ...] = (
     ("nllb", _nllb),
     ("m2m100", lambda code: [f"__{get_language(code).code}__"]),
     ("mbart50", _mbart),

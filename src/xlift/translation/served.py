@@ -49,7 +49,7 @@ class TranslationServer(Served):
 
 
 @dataclass(frozen=True)
-class Request:
+class TranslationRequest:
     """A text to translate."""
 
     settings: TranslationServer
@@ -86,7 +86,7 @@ def translate_served(
     def finish(text: str, answers: list[ServedAnswer]) -> None:
         found[text] = _said(answers[0])
 
-    groups = (RequestGroup([Request(settings, one, source, target)], partial(finish, one)) for one in texts)
+    groups = (RequestGroup([TranslationRequest(settings, one, source, target)], partial(finish, one)) for one in texts)
     with open_ledger(ledger, settings) as book:
         stopped = answer_groups(groups, settings, book, pace)
     if stopped:

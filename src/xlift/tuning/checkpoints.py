@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from xlift.disk import sync, temporary_path, write_atomic
 from xlift.errors import DataError
 from xlift.hub import file_sha256, quiet
-from xlift.integrity import FACTS, hashes, refuse_other_state
+from xlift.integrity import FACTS_FILE, hashes, refuse_other_state
 from xlift.models import Placement
 from xlift.tuning.card import model_card
 from xlift.tuning.sharding import is_sharded, like, whole
@@ -62,7 +62,7 @@ def save_checkpoint(
     chat.tokenizer.save_pretrained(temporary)
     facts = {"step": step, "template": chat.name, "system": chat.system, "thinking": chat.thinking}
     facts |= {"sha256": hashes(temporary.iterdir()), "training_state": file_sha256(state)}
-    write_atomic(temporary / FACTS, json.dumps(facts, indent=2))
+    write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
     sync(state, *temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 from xlift.errors import DataError, TemplateError
 from xlift.records import Conversation
 from xlift.study.runs import RunConfig
-from xlift.tuning.preference import Negatives, negatives, pairs_of
+from xlift.tuning.preference import Negatives, negatives, preferred_pairs
 from xlift.tuning.templates import ChatFormat, Encoded, each_by_name
 
 
@@ -59,7 +59,7 @@ def encode_data(
     checks = _examples(chat, heldout, refused)
     held = [one for one in checks if len(one) <= config.max_length]
     wrong = negatives(chat, train, config.max_length) if config.preference else {}
-    if config.preference and not pairs_of(kept, wrong):
+    if config.preference and not preferred_pairs(kept, wrong):
         problem = f"preference: none of {len(kept)} conversations has a parallel in another language"
         raise DataError(problem, "name parallel sources: [{path: builtin}, {path: builtin, language: fr}]")
     return Data(kept, held, len(encoded) - len(kept), len(checks) - len(held), refused or {}, wrong)

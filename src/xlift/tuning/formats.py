@@ -17,7 +17,7 @@ _SYSTEM_IN_USER = (
     "{%- endif -%}"
 )
 
-NAMED: dict[str, str] = {
+NAMED_FORMATS: dict[str, str] = {
     "gemma": "{{- bos_token or '' -}}" + _SYSTEM_IN_USER + "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}"
     "{{- '<start_of_turn>user\\n' -}}"
@@ -47,14 +47,14 @@ NAMED: dict[str, str] = {
     "{%- else -%}{{- ' ' + message['content'] + 'END\\n\\n' -}}{%- endif -%}"
     "{%- endfor -%}",
 }
-ENDS = {"gemma": "<end_of_turn>", "llama-2": "</s>", "chatml": "<|im_end|>", "plain": "\n\nUser:"}
+TURN_ENDS = {"gemma": "<end_of_turn>", "llama-2": "</s>", "chatml": "<|im_end|>", "plain": "\n\nUser:"}
 """What ends a reply of a server that completes text."""
 TURN_TOKENS = ("<end_of_turn>", "<start_of_turn>", "<|im_end|>", "<|im_start|>")
 
 
 def filled(name: str, end: str, bos: str) -> str:
     """The template of a named format with its end of turn; `bos` opens the text, or is empty."""
-    return NAMED[name].replace("END", end).replace("BOS", bos)
+    return NAMED_FORMATS[name].replace("END", end).replace("BOS", bos)
 
 
 # e.g. written("plain", [{"role": "user", "content": "Hi"}]) → ("User: Hi\n\nAssistant:", "\n\nUser:")
@@ -62,7 +62,7 @@ def written(name: str, messages: Sequence[Message]) -> tuple[str, str]:
     """A prompt in a named format, for a server that completes text, and what ends the reply."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    end = ENDS[name]
+    end = TURN_ENDS[name]
     template = ImmutableSandboxedEnvironment().from_string(filled(name, end if name != "plain" else "", ""))
     return template.render(messages=list(messages), add_generation_prompt=True, bos_token=""), end
 

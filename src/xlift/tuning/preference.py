@@ -32,7 +32,7 @@ def negatives(chat: ChatFormat, conversations: Sequence[Conversation], max_lengt
     return found
 
 
-def pairs_of(examples: Sequence[Encoded], wrong: Negatives) -> list[tuple[Encoded, Encoded]]:
+def preferred_pairs(examples: Sequence[Encoded], wrong: Negatives) -> list[tuple[Encoded, Encoded]]:
     """The examples that have a negative, each with it."""
     return [(one, wrong[key]) for one in examples if (key := tuple(one.ids)) in wrong]
 

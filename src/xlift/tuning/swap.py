@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xlift.disk import sync, temporary_path, write_atomic
 from xlift.errors import ConfigError, UserError
-from xlift.integrity import FACTS, checkpoint_facts, hashes, refuse_damaged
+from xlift.integrity import FACTS_FILE, checkpoint_facts, hashes, refuse_damaged
 from xlift.tuning.card import model_card
 from xlift.workspace import RunFolder
 
@@ -44,7 +44,7 @@ def swap_layers(run: RunFolder, english: RunFolder, other: RunFolder) -> int:
         save_file(swapped(load_file(path), theirs, run.config.swap), path, {"format": "pt"})
     facts = checkpoint_facts(first) | {"sha256": hashes(temporary.iterdir())}
     facts.pop("training_state", None)
-    write_atomic(temporary / FACTS, json.dumps(facts, indent=2))
+    write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
     sync(*temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)

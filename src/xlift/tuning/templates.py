@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 from xlift.errors import TemplateError, shortened
 from xlift.records import Message
 from xlift.study.served import Thinking
-from xlift.tuning.formats import NAMED, TURN_TOKENS, filled, fitting
+from xlift.tuning.formats import NAMED_FORMATS, TURN_TOKENS, filled, fitting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -340,7 +340,9 @@ def chat_format(
         template = "own" if tokenizer.chat_template else fitting(tokenizer.get_vocab())
     if template == "own":
         if not tokenizer.chat_template:
-            raise TemplateError("the model has no chat template of its own", f"choices: auto, {', '.join(NAMED)}")
+            raise TemplateError(
+                "the model has no chat template of its own", f"choices: auto, {', '.join(NAMED_FORMATS)}"
+            )
         tokenizer.chat_template = own = _for_talk(tokenizer.chat_template)
         end, dated = _find_end_of_turn(tokenizer), _writes_date(tokenizer, own)
         tokenizer.chat_template = _at(own, TODAY)

