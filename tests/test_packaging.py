@@ -238,3 +238,11 @@ def test_a_command_without_its_extra_names_it(
     assert f"pip install 'xlift[{extra}]'" in done.stderr
     assert module in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_pinned_release_has_the_hashes_of_its_files() -> None:
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    found = re.split(r"\n(?=\S)", (ROOT / "hashes.txt").read_text(encoding="utf-8").strip())
+    assert [one.split(" ", 1)[0] for one in found] == pins
+    for one in found:
+        assert re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", one), one[:80]
