@@ -16,6 +16,7 @@ from xlift.analysis.agreement import agreement_tables
 from xlift.report import tables
 from xlift.report.agreement import agreement_tables_of
 from xlift.report.factors import level_names
+from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, cells, to_latex, to_markdown, write_tables
 from xlift.report.numbers import curve_points, findings_of
 from xlift.report.reading import Material, Scale
@@ -145,6 +146,21 @@ def test_system_prompts_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
     points = curve_points(made, findings_of(made).means, Scale(*LANGUAGE, "check"), "learning_rate")
     assert len({point.panel for point in points}) == 2
+
+
+def test_a_panel_beside_full_tuning_says_nothing_of_lora_that_does_not_vary(tmp_path: Path) -> None:
+    training = {"adaptation": [{}, {"method": "full"}], "learning_rate": [1e-4, 1e-3], "steps": 40}
+    study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training)
+    made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
+    scale = Scale(*LANGUAGE, "check")
+    found = findings_of(made)
+    assert {one.panel for one in curve_points(made, found.means, scale, "learning_rate")} == {"lora r16", "full"}
+    flips = flips_table(made, found, scale)
+    assert flips is not None
+    assert [[cell.value for cell in line] for line in flips.lines] == [
+        ["lora r16", "> 1e-3", "> 1e-3"],
+        ["full", "> 1e-3", "> 1e-3"],
+    ]
 
 
 def test_missing_ratings_are_counted_by_rater_and_reason(material: Material) -> None:

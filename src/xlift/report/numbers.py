@@ -45,6 +45,7 @@ from xlift.report.rows import (
     read,
 )
 from xlift.results import instruction_table
+from xlift.study.labels import OF_LORA
 from xlift.study.runs import UNTUNED
 
 
@@ -216,7 +217,9 @@ def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: s
     varied = [
         name
         for name in SETTINGS
-        if name != axis and len(set(texts[name].values())) > 1 and not (name == "steps" and follows)
+        if name != axis
+        and len({text for value, text in texts[name].items() if value is not None or name not in OF_LORA}) > 1
+        and not (name == "steps" and follows)
     ]
     groups: dict[str, list[MeanRow]] = {}
     for row in own:

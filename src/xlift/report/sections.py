@@ -12,6 +12,7 @@ from xlift.report.breakdown import breakdown_table
 from xlift.report.factors import effects_table, factor_name, level_names, variance_table
 from xlift.report.facts import cost_table, data_table
 from xlift.report.figures import Figure, Specification
+from xlift.report.flips import flips_table
 from xlift.report.formats import ReportTable
 from xlift.report.numbers import Findings, curve_points
 from xlift.report.outcomes import outcome_rows, outcome_table
@@ -172,6 +173,8 @@ def _curves(material: Material, found: Findings, axis: str) -> Iterator[Block]:
     for scale in material.scales:
         rows = [_curve_point(point, axis) for point in curve_points(material, found.means, scale, axis)]
         yield from _figure(name, caption, figures.curve_figure(rows, _names(material), axis, title, form), scale)
+        if axis == "learning_rate" and scale.facet == "language":
+            yield from _tables(scale, flips_table(material, found, scale), folded=False)
 
 
 def _curve_point(point: CurvePoint, axis: str) -> dict[str, Any]:

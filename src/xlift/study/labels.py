@@ -22,7 +22,8 @@ LONGEST_LABEL = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""
 FACTOR = "factor."
 """What the columns of the factors that a study tells of its models begin with: `factor.size`."""
-_OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
+OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
+"""Settings that LoRA alone has: full fine-tuning, where they are None, is no other value of them."""
 _OFF: dict[str, Any] = {
     "preference": 0,
     "swap": 0,
@@ -69,7 +70,7 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     found = {"model": found.pop("model"), "instructions": config.instructions.label} | found
     if config.untuned:
         return {name: value if name in UNTUNED else None for name, value in found.items()}
-    return found if config.adaptation.method == "lora" else found | dict.fromkeys(_OF_LORA)
+    return found if config.adaptation.method == "lora" else found | dict.fromkeys(OF_LORA)
 
 
 def _source_text(source: Source) -> str:
@@ -131,7 +132,7 @@ def _label_parts(run: RunConfig) -> dict[str, Any]:
 def _varied(parts: Sequence[Mapping[str, Any]]) -> set[str]:
     # LoRA's settings do not differ from those of full fine-tuning: there are none.
     values = {
-        name: {fingerprint(part[name]) for part in parts if part[name] is not None or name not in _OF_LORA}
+        name: {fingerprint(part[name]) for part in parts if part[name] is not None or name not in OF_LORA}
         for name in (parts[0] if parts else ())
     }
     return {name for name, found in values.items() if len(found) > 1}
