@@ -17,7 +17,6 @@ from judge_server import Act, serving
 from warm import run_xlift
 
 from xlift.checkpoint import checkpoints
-from xlift.diagnosis import gguf
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
 from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, diagnosis_study, model_name
@@ -25,6 +24,7 @@ from xlift.diagnosis.text import Beside, as_data, beside, findings_text, least_s
 from xlift.errors import ConfigError, ModelError
 from xlift.intervals import Estimate, wilson
 from xlift.mending import mending_study
+from xlift.servers import gguf
 from xlift.study.loading import load_study, parse_study
 from xlift.workspace import create_study, open_study
 

@@ -16,7 +16,6 @@ import yaml
 from hub import serve
 from test_hub import DRIVER
 
-from xlift.chat import open_run
 from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, ModelError
 from xlift.export import weights
@@ -26,6 +25,7 @@ from xlift.export.licence import card_fields, licence_of
 from xlift.export.weights import export_run
 from xlift.hub import locate
 from xlift.models import Placement, load_model, loaded_checkpoint
+from xlift.opening import open_run
 from xlift.report.reading import material_of, share_rows
 from xlift.results import load
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage

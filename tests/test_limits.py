@@ -83,7 +83,7 @@ def test_a_run_that_could_not_be_asked_its_prompts_is_not_trained(
 def test_a_talk_that_grows_too_long_ends_in_words(short: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Why?\n" * 9))
     with pytest.raises(UserError, match="the conversation: 1 of 1 with 8 new tokens reach beyond the 40 positions"):
-        talk(str(short), None, 8, True)
+        talk([str(short)], None, 8, True)
 
 
 def test_weights_under_other_names_are_found_without_a_probe(study_file: Path, short: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, UserError
 from xlift.generation.served import LEDGER, answer_served
 from xlift.records import read_records
-from xlift.servers.client import Pace, served_where
+from xlift.servers.client import Pace
+from xlift.servers.where import served_where
 from xlift.stages import prepare, run_study
 from xlift.study.loading import load_study
 from xlift.study.served import Model

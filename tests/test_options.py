@@ -41,7 +41,7 @@ ALWAYS = {
     "agreement": {"as_json"},
     "compare": {"study", "rater", "split", "as_json"},
     "serve": {"port", "offline"},
-    "chat": {"system", "max_new_tokens", "offline"},
+    "chat": {"model", "api_key_env", "system", "language", "ratings", "max_new_tokens", "offline"},
     "ls": {"as_json"},
     "view": {"port"},
     "verify": {"as_json"},

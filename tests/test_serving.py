@@ -17,8 +17,8 @@ import pytest
 import uvicorn
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from xlift.chat import open_model
 from xlift.generation.engine import answering
+from xlift.opening import open_model
 from xlift.serving import Opened, Waiting, _answer_all, application
 
 ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]

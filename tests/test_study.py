@@ -14,9 +14,9 @@ import pytest
 import yaml
 from warm import run_xlift
 
-from xlift.chat import open_model
 from xlift.errors import ConfigError
 from xlift.hub import folder_sha256
+from xlift.opening import open_model
 from xlift.records import Message
 from xlift.stages import prepare
 from xlift.study.labels import run_labels

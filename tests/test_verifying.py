@@ -190,7 +190,7 @@ def test_another_base_model_is_refused_in_chat_too(study: StudyFolder, tiny: Pat
     settings = (run.path / "run.yaml").read_text().replace(str(tiny), str(other))
     (run.path / "run.yaml").write_text(settings)
     with pytest.raises(ConfigError, match="no longer the base model"):
-        talk(str(run.path), None, 4, True)
+        talk([str(run.path)], None, 4, True)
 
 
 def test_a_copy_of_a_checkpoint_made_by_hand_is_none(study: StudyFolder) -> None:

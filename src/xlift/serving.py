@@ -14,7 +14,6 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -26,11 +25,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from xlift.chat import open_model
 from xlift.errors import ConfigError, UserError
 from xlift.generation.engine import BatchOf, Reply, answering, decode
+from xlift.opening import open_model, text_so_far
 from xlift.progress import say
 from xlift.records import check_messages
+from xlift.speakers import short_name
 from xlift.study.served import Decoding
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse
@@ -91,7 +91,7 @@ class Waiting:
 
 def serve(names: Sequence[str], port: int, offline: bool) -> None:
     """Answer until ended. Raises ConfigError for models that are called alike, UserError where one cannot be loaded."""
-    called = [_name(one) for one in names]
+    called = [short_name(one) for one in names]
     if len(set(called)) < len(called):
         raise ConfigError(f"several are called {max(called, key=called.count)}: serve them one by one")
     with ExitStack() as stack:
@@ -109,12 +109,6 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
         finally:
             queue.put(None)
             worker.join()
-
-
-def _name(one: str) -> str:
-    """What a run or a model is called: a run by its folder without the hash."""
-    path = Path(one)
-    return path.name.rsplit("-", 1)[0] if (path / "run.yaml").is_file() else path.name.removeprefix("embedded:")
 
 
 def application(opened: dict[str, Opened], queue: SimpleQueue[Waiting | None]) -> Starlette:
@@ -253,9 +247,8 @@ def _answer(asked: list[Waiting], opened: Opened) -> None:
     held = max(map(len, asked[0].decoding.stop), default=0)
 
     def on_tokens(index: int, tokens: list[int]) -> None:
-        # What may yet be taken back is not told: the beginning of a stop string, half a character, blanks at the end.
-        text = str(opened.chat.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
-        text = text[: len(text) - held].rstrip("\ufffd").rstrip()
+        # What may yet be the beginning of a stop string is not told.
+        text = text_so_far(opened.chat, tokens, held)
         if len(text) > len(asked[index].told):
             asked[index].tell(text)
 

@@ -53,10 +53,11 @@ def diagnose(
 ) -> None:
     """What is wrong with a model, or with the data it is tuned on, and what to try."""
     from xlift.diagnosis import command
+    from xlift.servers.named import is_address
 
     if not models and not data:
         raise ConfigError("what should be diagnosed?", "xlift diagnose MODEL, or xlift diagnose --data FILE")
-    served = any(command.is_address(one) for one in [*(models or []), *([base] if base else [])])
+    served = any(is_address(one) for one in [*(models or []), *([base] if base else [])])
     refuse_others(context, "http://…" if served else "MODEL" if models else "--data FILE", _DIAGNOSE)
     failures: list[str] = []
     if data:
@@ -76,15 +77,25 @@ def diagnose(
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, a model folder, or a model name.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Run folders, folders, hub ids, adapters; embedded:NAME; FILE.gguf; http://HOST/v1.",
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(help="Of a server: the name that it knows.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Of a server: the environment variable with the key.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt; a run's own without it, none where empty.")] = None,
+    language: Annotated[str | None, typer.Option(help="Answers are to be in this language, and rated for it.")] = None,
+    ratings: Annotated[bool, typer.Option("--ratings", help="Rate every answer.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply in tokens.")] = 256,
     offline: Offline = False,
 ) -> None:
-    """Talk to a run or a model, a line a turn; an empty line or Ctrl-D ends."""
+    """Talk to a run or a model, or to several side by side, a line a turn; an empty line or Ctrl-D ends."""
     from xlift.chat import talk
 
-    talk(model, system, max_new_tokens, offline)
+    talk(models, system, max_new_tokens, offline, (model, api_key_env), language, ratings)
 
 
 @app.command()

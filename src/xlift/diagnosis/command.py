@@ -16,13 +16,12 @@ from xlift.analysis.estimates import with_silence
 from xlift.analysis.measures import holm
 from xlift.diagnosis import text
 from xlift.diagnosis.findings import findings
-from xlift.diagnosis.gguf import serving
 from xlift.diagnosis.measure import SIZES, Measured, diagnosis_study, measure, model_name
 from xlift.errors import ConfigError, nearest
-from xlift.hub import file_sha256
 from xlift.languages import language_code
 from xlift.progress import say
 from xlift.results import Results
+from xlift.servers.named import is_served, served_model
 from xlift.workspace import RunFolder, StudyFolder
 
 
@@ -48,7 +47,7 @@ def diagnose_models(
     named = dict.fromkeys([*models, *([base] if base else ())])
     local = {model_name(one): one for one in named if not is_served(one)}
     with ExitStack() as servers:
-        served = {one: _served(one, *server, servers) for one in named if is_served(one)}
+        served = {one: served_model(one, *server, servers) for one in named if is_served(one)}
         for one in served.values() if settings["repetition_penalty"] != 1 else ():
             one["body"] = {"repeat_penalty": settings["repetition_penalty"]}  # as llama.cpp calls it
         codes = list(map(language_code, languages))
@@ -73,31 +72,6 @@ def diagnose_models(
     failures = [line for one in tuned for line in text.failed(one, asked)]
     told = text.as_data(measured, found) | ({"side_by_side": [one._asdict() for one in beside]} if beside else {})
     return told, f"{said}\n\nanswers and ratings: {workspace.path}", failures
-
-
-def is_served(name: str) -> bool:
-    """Whether a model answers behind an address: a server's, or that of llama.cpp, which is started for a GGUF file."""
-    return is_address(name) or name.endswith(".gguf")
-
-
-def is_address(name: str) -> bool:
-    """Whether a model is called by the address of its server."""
-    return name.startswith(("http://", "https://"))
-
-
-def _served(name: str, model: str | None, api_key_env: str | None, servers: ExitStack) -> dict[str, Any]:
-    """A served model as a study names it. Raises ConfigError without the name that its server knows."""
-    if is_address(name):
-        if not model:
-            raise ConfigError(f"{name}: which of its models?", f"xlift diagnose {name} --model NAME")
-        called = f"{model} at {name.partition('://')[2]}"
-        return {"model": model, "name": called, "base_url": name} | (
-            {"api_key_env": api_key_env} if api_key_env else {}
-        )
-    file = Path(name)
-    # Named by its content, so that its answers are its own wherever it is served.
-    called = f"{file.stem}-{file_sha256(file)[:8]}" if file.is_file() else file.stem
-    return {"model": file.name, "name": called, "base_url": servers.enter_context(serving(file))}
 
 
 def _side_by_side(

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xlift.chat import open_run
 from xlift.disk import whole_folder, write_atomic
 from xlift.errors import ConfigError, ModelError
 from xlift.export.card import export_card
@@ -17,6 +16,7 @@ from xlift.export.gguf import GgufType, find_converter, write_gguf, write_modelf
 from xlift.export.licence import keep_licence
 from xlift.generation.engine import ends_of
 from xlift.hub import quiet
+from xlift.opening import open_run
 from xlift.tuning.proof import equal, probe_ids
 from xlift.tuning.templates import ChatFormat
 from xlift.workspace import RunFolder, find_run

@@ -12,8 +12,9 @@ from xlift.errors import ConfigError, UserError
 from xlift.progress import progress
 from xlift.records import LIMITED, Message, Prompt, fingerprint
 from xlift.servers.calls import ServedAnswer, ServedReply
-from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups, served_where
+from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups
 from xlift.servers.ledger import Ledger, open_ledger
+from xlift.servers.where import served_where
 from xlift.study.served import Model
 from xlift.tuning.formats import written
 

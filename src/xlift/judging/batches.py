@@ -23,9 +23,10 @@ from xlift.progress import say
 from xlift.records import Message, fingerprint, parse_line
 from xlift.redaction import redacted
 from xlift.servers.calls import Asked, ServedAnswer, ServedReply, text_of
-from xlift.servers.client import Pace, RequestGroup, answer_groups, api_key, check_budget, server_address
+from xlift.servers.client import Pace, RequestGroup, answer_groups, check_budget
 from xlift.servers.completions import Features, read_completion, request_body, server_words
 from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
+from xlift.servers.where import api_key, server_address
 from xlift.study.served import Judge
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from xlift.planning.pending import pending, say_rows
 from xlift.planning.proof import notes, unfit_files, unreadable
 from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
-from xlift.servers.client import served_where
+from xlift.servers.where import served_where
 from xlift.study.runs import RunConfig
 from xlift.study.served import Model
 from xlift.study.study import Study

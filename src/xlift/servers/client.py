@@ -9,7 +9,6 @@ so that nothing paid for is lost.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import re
 import time
@@ -17,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
-from urllib.parse import urlsplit
 
-from xlift.errors import ConfigError, UserError, nearest
+from xlift.errors import ConfigError, UserError
 from xlift.extras import require
 from xlift.progress import say
 from xlift.records import Message
@@ -36,7 +34,8 @@ from xlift.servers.completions import (
     server_words,
 )
 from xlift.servers.ledger import Ledger, estimated_tokens, most_tokens
-from xlift.study.served import Served, checked_address
+from xlift.servers.where import api_key, server_address
+from xlift.study.served import Served
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -114,35 +113,6 @@ class Session:
         if not self.stopping.is_set():
             self.error, self.budget = error, budget
             self.stopping.set()
-
-
-def api_key(settings: Served) -> str:
-    """The key from the environment, without blanks around it; none is needed for a server without TLS (one's own).
-
-    Raises ConfigError where it is missing, or holds what no header can.
-    """
-    key = os.environ.get(settings.api_key_env, "").strip()
-    if not key and urlsplit(server_address(settings) or "https:").scheme != "http":
-        raise ConfigError(
-            f"{settings.title}: the environment variable {settings.api_key_env} holds no key",
-            f"export {settings.api_key_env}=…, or name another variable with api_key_env",
-        )
-    if not re.fullmatch(r"[!-~]*", key):
-        raise ConfigError(
-            f"{settings.title}: what the environment variable {settings.api_key_env} holds is no key: "
-            "a key has no blanks, line breaks or letters with accents",
-            f"export {settings.api_key_env}=… again",
-        )
-    return key or "none"
-
-
-def server_address(settings: Served) -> str | None:
-    """Where the server is; None for the client's own default. Raises ConfigError for what is no address."""
-    given = settings.base_url or os.environ.get("OPENAI_BASE_URL")
-    try:
-        return checked_address(given) if given else None
-    except ValueError as error:
-        raise ConfigError(f"OPENAI_BASE_URL: {error}") from None
 
 
 def check_budget(settings: Served) -> None:
@@ -410,35 +380,6 @@ def _status_trouble(session: Session, error: APIStatusError) -> Trouble:
             return Trouble("stop", why, hint="run it again then")
         return Trouble("again", why, wait)
     return Trouble("stop", f"{settings.role} refuses ({why})", hint="check base_url and model")
-
-
-def served_where(settings: Served) -> str:
-    """The address of a server that answers and has the model.
-
-    Raises ConfigError where it does not answer, refuses the key, or lists models and this is none of them.
-    """
-    require("judge")
-    from openai import APIStatusError, OpenAI, OpenAIError
-
-    key, address = api_key(settings), server_address(settings)
-    with OpenAI(base_url=address, api_key=key, max_retries=1, timeout=20.0) as client:
-        where = str(client.base_url).rstrip("/")
-        try:
-            names = model_names(client.get("/models", cast_to=object))
-        except APIStatusError as error:
-            why = server_words(error.body, error.message, key)
-            if error.status_code in (401, 403):
-                hint = f"is {settings.api_key_env} right?"
-                raise ConfigError(f"the server at {where} refuses the key ({why})", hint) from None
-            return where  # a server that lists no models
-        except (OpenAIError, ValueError) as error:
-            why = redacted(f"{type(error).__name__}: {error}", key)
-            raise ConfigError(f"{where} does not answer ({why})", "is the server running at this address?") from None
-    if names and settings.model not in names:
-        raise ConfigError(
-            f"no model '{settings.model}' at {where}; {nearest(settings.model, names)}", "name one of them"
-        )
-    return where
 
 
 async def _offer(session: Session) -> str:

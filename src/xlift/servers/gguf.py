@@ -1,6 +1,6 @@
-"""A GGUF file as a served model: llama.cpp answers on this machine while it is diagnosed.
+"""A GGUF file as a served model: llama.cpp answers on this machine as long as it is asked.
 
-    python -m xlift.diagnosis.gguf FILE.gguf
+    python -m xlift.servers.gguf FILE.gguf
 
 prints its address and serves until its input ends.
 """
@@ -29,7 +29,7 @@ def serving(path: Path) -> Iterator[str]:
     require("llama")
     if not path.is_file():
         raise ModelError(f"model '{path}': no such file")
-    line = [sys.executable, "-m", "xlift.diagnosis.gguf", str(path)]
+    line = [sys.executable, "-m", "xlift.servers.gguf", str(path)]
     # What llama.cpp says is about itself; a file that it cannot read ends it.
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
