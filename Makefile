@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 
 # A process a core, each with one thread: processes that compute with several threads would wait for one another.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Crowds and long repetitions, one after the other: docs/reliability.md says what came of them.
 torture: $(VENV)/.dev

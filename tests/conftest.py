@@ -22,6 +22,16 @@ TEXTS = [
 ]
 
 
+LONG = ["docs", "workers", "study", "interruption", "scheduling", "sharding", "together", "hub", "models", "recipes"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: two processes that share the files are done at about the same time."""
+    last = len(LONG)
+    place = {f"test_{name}.py": at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, last))
+
+
 def build_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
