@@ -17,7 +17,7 @@ from xlift.report.methods import data_facts
 from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import result_text, write_report
 from xlift.report.reading import Material, Scale, material_of, share_rows
-from xlift.report.summary import summary_text, unknown_text
+from xlift.report.summary import summary_points, unknown_text
 from xlift.report.wide import rows_of
 from xlift.stages import prepare, rate_stage, report_stage
 from xlift.study.loading import parse_study
@@ -27,7 +27,7 @@ LANGUAGE = ("language", "language")
 
 def said(material: Material) -> tuple[str, str]:
     found = findings_of(material)
-    return summary_text(material, found), unknown_text(material, found)
+    return " ".join(point.text for point in summary_points(material, found)), unknown_text(material, found)
 
 
 def high_rate(run: Any) -> bool:

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from xlift.errors import UserError
 from xlift.hub import locate
-from xlift.memory import kept_memory
+from xlift.memory import kept_memory, out_of_memory
 from xlift.models import KeptBase, Placement
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.train import train
-from xlift.tuning.trouble import is_spike, out_of_memory, spike_watch
+from xlift.tuning.trouble import is_spike, spike_watch
 from xlift.workspace import RunFolder
 
 CPU = Placement("cpu", "float32", "test")

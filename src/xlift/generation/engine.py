@@ -22,7 +22,7 @@ from xlift.generation.padded import Padded
 from xlift.generation.products import fast_products
 from xlift.generation.slots import Slots, may_have_slots, slot_attention
 from xlift.generation.steering import language_vectors, steered
-from xlift.memory import free_memory
+from xlift.memory import free_memory, out_of_memory
 from xlift.models import Placement
 from xlift.progress import say
 from xlift.study.served import Decoding
@@ -123,7 +123,7 @@ def decode(
             try:
                 work.run(made(prefix), size)
             except RuntimeError as error:
-                if size == 1 or not _is_out_of_memory(error):
+                if size == 1 or not out_of_memory(error):
                     raise
                 size //= 2
                 say(f"memory is short: going on with {size} prompts at a time")
@@ -280,10 +280,6 @@ def _rows_that_fit(model: Any, tokens: int) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * config.num_hidden_layers * heads * size * tokens * model.dtype.itemsize
     return max(1, free_memory(Placement(model.device.type, "", "")) // 2 // row)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def ends_of(model: Any) -> set[int]:

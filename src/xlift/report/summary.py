@@ -35,11 +35,6 @@ class Point(NamedTuple):
     target: str = ""
 
 
-def summary_text(material: Material, found: Findings) -> str:
-    """What was found, as one paragraph."""
-    return " ".join(point.text for point in summary_points(material, found))
-
-
 def summary_points(material: Material, found: Findings) -> list[Point]:
     """What was found, a point a finding."""
     opening = Point(_design(material))

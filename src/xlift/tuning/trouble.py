@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import TypeVar
 
-import torch
-
 from xlift.errors import UserError
+from xlift.memory import out_of_memory
 from xlift.progress import say
 from xlift.study.runs import RunConfig
 
@@ -49,11 +48,6 @@ def spike_watch(label: str) -> Callable[[int, float], bool]:
         return found
 
     return look
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has ended, on a GPU or on the host."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def smaller(config: RunConfig, longest: int, step: int, label: str) -> RunConfig:
