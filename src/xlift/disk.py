@@ -76,6 +76,7 @@ class JsonlWriter:
         self.close()
 
 
+# e.g. encode_record({"text": "é"}.get("text")) → b'"\xc3\xa9"\n'
 def encode_record(record: Any) -> bytes:
     """One line of JSONL. Lone surrogates, which UTF-8 cannot hold, are escaped."""
     line = json.dumps(record, ensure_ascii=False)

@@ -49,7 +49,7 @@ class TemplateError(UserError):
     """A chat template cannot express the conversations or hides where a reply ends."""
 
 
-# e.g. os_problem(OSError(28, "No space left on device", "a.jsonl")) → "a.jsonl: No space left on device" and a hint
+# e.g. os_problem(OSError(28, "No space left on device", "a.jsonl")).problems → ["a.jsonl: No space left on device"]
 def os_problem(error: OSError) -> UserError:
     """A full disk, a missing right, an unreadable file: as the user's error, with the file and what to do."""
     hints = {
@@ -79,12 +79,14 @@ MAX_PROBLEMS = 20
 """Problems of one kind that are shown; of more, how many there are besides."""
 
 
+# e.g. shortened([str(number) for number in range(25)])[-1] → "… and 5 more"
 def shortened(problems: list[str]) -> list[str]:
     """The first problems, and how many more there are."""
     more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
     return [*problems[:MAX_PROBLEMS], *more]
 
 
+# e.g. nearest("step", ["steps", "epochs"]) → "did you mean 'steps'? choices: epochs, steps"
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A phrase that names the closest choice and all of them: "did you mean 'x'? choices: x, y"."""
     known = sorted(choices)

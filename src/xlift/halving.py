@@ -105,6 +105,7 @@ def _step_seconds(run: RunFolder) -> float:
     return sum(seconds) / len(seconds) if seconds else 0.0
 
 
+# e.g. _measure({"a": {"margins": 0.4, "heldout_loss": -2.0}, "b": {"heldout_loss": -1.9}}) → "heldout_loss"
 def _measure(measured: Mapping[str, Mapping[str, float]]) -> str:
     """The first of COMPARED_BY that all runs have that have any; "" where there is none."""
     sound = [found for found in measured.values() if found]
@@ -141,6 +142,7 @@ def measures_at(run: RunFolder, step: int) -> dict[str, float] | None:
     return found or None
 
 
+# e.g. [_is_number(value) for value in (0.5, float("nan"), None)] → [True, False, False]
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 

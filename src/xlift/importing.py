@@ -137,6 +137,7 @@ def _matching(source: Path, pattern: str | None) -> list[tuple[Path, dict[str, s
     return kept
 
 
+# e.g. [_number(text) for text in ("7", "0.5", "true", "7b")] → [7, 0.5, True, "7b"]
 def _number(text: str) -> Any:
     """A factor from a file's name: 7 and 0.5 are numbers, true and false what they say, 7b is a text."""
     if text.lower() in ("true", "false"):
@@ -188,6 +189,7 @@ def _value(one: Imported, name: str) -> str:
     return str(one.record[name] if name in one.record else look(one.row, name))
 
 
+# e.g. _short("a" * 41) → False
 def _short(value: Any) -> bool:
     return isinstance(value, str | int) and len(str(value)) <= 40
 
@@ -216,6 +218,8 @@ def _prompts(found: Sequence[Imported], names: Sequence[str]) -> tuple[dict[str,
     return prompts, problems
 
 
+# e.g. _asked({"prompt": "Why?"}) → [{"role": "user", "content": "Why?"}]
+# e.g. _asked({"messages": [{"role": "assistant", "content": "So."}]}) → None
 def _asked(record: dict[str, Any]) -> list[dict[str, str]] | None:
     """The request as messages, without the reply; None where it is not there."""
     messages = record.get("messages")

@@ -60,6 +60,8 @@ class Interval(NamedTuple):
     covers: str | None
 
 
+# e.g. estimate([2, None, 0], ["a", "b", "c"], top=2).missing → 1
+# e.g. estimate([], []).mean → None
 def estimate(
     values: Sequence[float | None],
     clusters: Sequence[str],
@@ -86,6 +88,8 @@ def estimate(
     return Estimate(math.fsum(value for value, _ in rated) / len(rated), low, high, len(rated), missing)
 
 
+# e.g. [round(end, 2) for end in wilson(1.0, 20)] → [0.84, 1.0]
+# e.g. [round(end, 2) for end in wilson(0.5, 20)] → [0.3, 0.7]
 def wilson(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a share out of `count` (Wilson 1927)."""
     return score_interval(share, count, NormalDist().inv_cdf((1 + confidence) / 2))
@@ -143,6 +147,8 @@ def seed_draws(condition: NDArray[np.int64], resamples: int, seed: int) -> Numbe
     return drawn
 
 
+# e.g. covered(np.array([0, 0, 1, 1])) → "prompts and seeds"
+# e.g. covered(np.array([0, 0, 1])) → "prompts"
 def covered(condition: NDArray[np.int64]) -> str:
     """Whether an interval can cover seeds as well: each condition needs two runs or more."""
     return SEEDS if len(condition) and np.bincount(condition).min() > 1 else PROMPTS
@@ -183,6 +189,8 @@ def _interval_of_one(mean: float, top: float | None, confidence: float) -> Inter
     return Interval(low * top, high * top, PROMPTS)
 
 
+# e.g. _interval_of_equals(2.0, None, 20, 0.95)[:2] → (None, None)
+# e.g. [round(end, 2) for end in _interval_of_equals(2.0, 2.0, 20, 0.95)[:2]] → [1.68, 2.0]
 def _interval_of_equals(value: float, top: float | None, clusters: int, confidence: float) -> Interval:
     # Nothing varies, so the bound is on the share of prompts that would have had another value, at worst at an end.
     if top is None:

@@ -141,6 +141,8 @@ _NO_LANGUAGE = re.compile(r"und|mul|mis|zxx|all|q[a-t][a-z]")
 _LONGEST = 80
 
 
+# e.g. get_language("pt-BR").tag → "pt-BR"
+# e.g. get_language("Brazilian Portuguese").tag → "pt-BR"
 def get_language(text: Any) -> Language:
     """The language that a code or a name stands for.
 
@@ -165,6 +167,7 @@ def language_code(text: Any) -> str:
     return get_language(text).code
 
 
+# e.g. [known_code(text) for text in ("iw", "cmn", "nb", "French", "klingon")] → ["he", "zh", "no", "fr", ""]
 def known_code(text: Any) -> str:
     """The same, but "" where it is no language."""
     found = find_language(text)
@@ -183,6 +186,7 @@ def language_problem(text: Any) -> str:
     )
 
 
+# e.g. rated_language("sr-Latn") → ("sr-Latn", "no word lists of Serbian (Latin) (sr-Latn)")
 def rated_language(text: Any) -> tuple[str, str | None]:
     """The code of a language, and the reason why surface checks cannot rate it, where they cannot."""
     found = find_language(text)
@@ -251,12 +255,15 @@ def _tags_of_names() -> dict[str, str]:
     return {_folded(name): code for code, name in named} | _ALIASES
 
 
+# e.g. _folded("  Français ") → "francais"
 def _folded(text: str) -> str:
     """For comparing names: small letters, without accents, spaces evened out."""
     apart = unicodedata.normalize("NFKD", " ".join(text.split()).casefold())
     return "".join(c for c in apart if not unicodedata.combining(c))
 
 
+# e.g. _meant("jp") → "did you mean 'ja' (Japanese)? "
+# e.g. _meant("Frensh") → "did you mean 'fr' (French)? "
 def _meant(text: str) -> str:
     import langcodes
 

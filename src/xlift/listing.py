@@ -78,6 +78,8 @@ def _state_text(state: dict[str, Any]) -> str:
     return f"{state['study']}  {state['folder']}\n" + paged([["run", "state", "step", "others", "worst"], *names])
 
 
+# e.g. _result({"en": 1.0, "fr": 0.5, "ru": 0.25}) → ["38%", "25% ru"]
+# e.g. _result({}) → ["–", "–"]
 def _result(shares: dict[str, float]) -> list[str]:
     """The mean over the languages other than English, and the worst of them."""
     others = {code: share for code, share in shares.items() if code != "en"} or shares
@@ -87,7 +89,7 @@ def _result(shares: dict[str, float]) -> list[str]:
     return [f"{sum(others.values()) / len(others):.0%}", f"{others[worst]:.0%} {get_language(worst).code}"]
 
 
-# e.g. {"train": "done", "generate": "interrupted"} → "generate interrupted"; all of them done → "done"
+# e.g. _stage_text({"stages": {"train": "done", "generate": "interrupted"}, "in_study": True}) → "generate interrupted"
 def _stage_text(run: dict[str, Any]) -> str:
     open_ones = [f"{name} {state}" for name, state in run["stages"].items() if state != "done"]
     whole = {"generate", "rate"} <= run["stages"].keys()

@@ -126,7 +126,8 @@ class _Lines:
             say(f"{self.title}: {self.done:g}/{self.total:g}  {note}  ETA {duration(eta)}")
 
 
-# e.g. 48 of 96 replies after 80 s: 80 s, although they all came at once
+# e.g. time_left(80, 48, 96) → 80.0
+# e.g. duration(time_left(5, 1, 96)) → "unknown"
 def time_left(elapsed: float, done: float, total: float) -> float:
     """Seconds that the rest takes at the speed so far; infinite where it is too early to tell."""
     share = done / max(total, 1e-9)
@@ -172,6 +173,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
         yield _Bar()
 
 
+# e.g. [duration(seconds) for seconds in (45, 185, 7800)] → ["45 s", "3 min 5 s", "2 h 10 min"]
 def duration(seconds: float) -> str:
     """Seconds as people say them: "45 s", "3 min 5 s", "2 h 10 min"."""
     if seconds == float("inf"):
@@ -184,6 +186,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+# e.g. byte_size(1_234_567_890) → "1.2 GB"
 def byte_size(count: int) -> str:
     """Bytes as people say them: "1.2 GB"."""
     for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):

@@ -37,6 +37,8 @@ EMPTY = "empty response"
 """Why a rating of an answer that says nothing has no value."""
 
 
+# e.g. counted({"facet": "language", "value": None, "reason": EMPTY}) → 0.0
+# e.g. counted({"facet": "fluency", "value": None, "reason": EMPTY}) → None
 def counted(rating: Mapping[str, Any]) -> float | None:
     """A rating's value, 0 for the language of an empty answer: who says nothing does not say it in the language."""
     silent = rating["facet"] == "language" and rating.get("reason") == EMPTY
@@ -211,6 +213,7 @@ def parse_json(raw: bytes, where: str) -> Any:
     return value
 
 
+# e.g. _depth({"a": [1, {"b": 2}]}) → 3
 def _depth(value: Any) -> int:
     depth, level = 0, [value]
     while level := [one for one in level if isinstance(one, dict | list)]:
@@ -339,6 +342,7 @@ def _check_message(message: Any, where: str) -> list[str]:
     return problems
 
 
+# e.g. is_halved("\ud83d") → True
 def is_halved(text: str) -> bool:
     """Whether a text holds a lone surrogate, which JSON can write and UTF-8 cannot."""
     try:
@@ -428,6 +432,7 @@ def unique(items: Iterable[Any], key: Callable[[Any], Any]) -> list[Any]:
 KINDS = ("human", "judge", "check")
 
 
+# e.g. [kind_of(name) for name in ("judge:gpt", "human:ana", "language")] → ["judge", "human", "check"]
 def kind_of(rater: str) -> str:
     """ "human", "judge" or "check"."""
     kind, colon, _ = rater.partition(":")

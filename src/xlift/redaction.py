@@ -18,6 +18,8 @@ _KEY = re.compile(r"\b(?:sk|pk|rk|hf|gsk|xai|pplx|ghp|glpat|nvapi)[-_](?=[\w-]{0
 
 
 # e.g. redacted("http://me:word@host/v1 refuses sk-live-1234567890123456") → "http://[hidden]@host/v1 refuses [hidden]"
+# e.g. redacted("GET /v1?api_key=abc123 by Bearer abcdefgh12345678") → "GET /v1?api_key=[hidden] by Bearer [hidden]"
+# e.g. redacted("the task sk-learn and 12:30@noon stay") → "the task sk-learn and 12:30@noon stay"
 def redacted(text: str, *secrets: str) -> str:
     """A text without these secrets, those of the environment, and what looks like one: in addresses, headers, keys."""
     for secret in sorted({*secrets, *_environment()}, key=len, reverse=True):

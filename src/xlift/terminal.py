@@ -13,6 +13,7 @@ WIDTH = 80
 """Columns that text is wrapped for."""
 
 
+# e.g. aligned([["fr", "9"], ["日本", "10"]], right=[1]) → "fr     9\n日本  10"
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows of cells, all of one length, as lines whose columns stand under one another, in any script.
 
@@ -45,7 +46,7 @@ def paged(rows: Sequence[Sequence[str]], right: Collection[int] = (), keep: int 
     )
 
 
-# e.g. widths [10, 20, 20, 20], keep 1, room 50 → [[0, 1, 2], [0, 3]]
+# e.g. _parts([10, 20, 20, 20], 1, 50) → [[0, 1, 2], [0, 3]]
 def _parts(widths: Sequence[int], keep: int, room: int) -> list[list[int]]:
     """Places of columns by part; each part has one column beside the kept ones at least."""
     kept, parts = list(range(keep)), [list[int]()]
@@ -61,6 +62,7 @@ def terminal_room() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
+# e.g. middle("lora-r16-lr1e-4-seed1", 12) → "lora-r…seed1"
 def middle(text: str, room: int) -> str:
     """A name in at most `room` places, its middle left out: names of runs differ at both ends."""
     if cell_len(text) <= room:
@@ -75,16 +77,20 @@ def _padded(cell: str, width: int, right: bool) -> str:
     return space + cell if right else cell + space
 
 
+# e.g. share_text(0.938, 0.717, 0.989) → "94% [72–99]"
 def share_text(share: float, low: float, high: float) -> str:
     """A share with its interval: "94% [72–99]"."""
     return f"{share:.0%} [{low * 100:.0f}–{high * 100:.0f}]"
 
 
+# e.g. printable("one\n\ttwo\x1b[31m") → "one two [31m"
 def printable(text: str) -> str:
     """On one line and without what would steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
+# e.g. fitted("Bonjour à tous", 8) → "Bonjour…"
+# e.g. fitted("日本語の返事", 8) → "日本語…"
 def fitted(text: str, room: int) -> str:
     """As much of a text as `room` places of a terminal hold."""
     text = printable(text)

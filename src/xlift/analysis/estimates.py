@@ -167,5 +167,6 @@ def _summary_row(
     return row | {"covers": found.covers, "reason": None if found.covers else _no_interval(len(table.sums))}
 
 
+# e.g. _no_interval(1) → "a single prompt: no interval"
 def _no_interval(clusters: int) -> str:
     return "a single prompt: no interval" if clusters == 1 else "all values are equal: no interval"

@@ -120,6 +120,7 @@ DRAWS = 4_000_000
 """Pairs of people times resamples; of 5,000 pairs 800 resamples are drawn instead of 2,000."""
 
 
+# e.g. affordable(2000, 5000) → 800
 def affordable(resamples: int, pairs: int) -> int:
     return min(resamples, max(200, DRAWS // max(pairs, 1)))
 
@@ -156,6 +157,7 @@ def interval(
     return float(low), float(high), None
 
 
+# e.g. holm([0.01, 0.04, None, 0.03]) → [0.03, 0.06, None, 0.06]
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for their number (Holm 1979); None stays None and does not count."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
@@ -170,6 +172,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 Deviation = tuple[float | None, float | None, float | None, float | None]
 
 
+# e.g. deviation(0.5, np.array([0.5, 0.5]), 4, 0.95) → (0.5, None, None, 0.125)
 def deviation(value: float, drawn: Numbers, clusters: int, confidence: float) -> Deviation:
     """(value, low, high, p) of a difference by the t distribution, with the resamples' standard error.
 

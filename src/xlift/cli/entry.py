@@ -62,7 +62,7 @@ def _end(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-# e.g. ["run", "s.yaml", "-q"] → ["-q", "run", "s.yaml"]
+# e.g. _anywhere(["run", "s.yaml", "-q"]) → ["-q", "run", "s.yaml"]
 def _anywhere(words: list[str]) -> list[str]:
     """The words with what holds for every command in front of the command, wherever it was written."""
     end = words.index("--") if "--" in words else len(words)

@@ -166,6 +166,8 @@ def _instructions(ids: Any, kwargs: Any, where: str) -> list[dict[str, Any]]:
     ]
 
 
+# e.g. _parsed('["a", null]') → ["a", None]
+# e.g. _parsed("[not JSON") → "[not JSON"
 def _parsed(value: Any) -> Any:
     if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
         return value

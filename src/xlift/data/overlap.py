@@ -110,16 +110,20 @@ def _told(found: Sequence[Shared], what: str) -> list[str]:
     return [f"{what}, but for case, blanks and punctuation: {len(found):,}", *shown, *more] if found else []
 
 
+# e.g. units("Don't — STOP!") → ["don", "t", "stop"]
+# e.g. units("3+4 is not 3/4.") → ["3+4", "is", "not", "3/4"]
+# e.g. units("天气很好。OK?") → ["天", "气", "很", "好", "ok"]
 def units(text: str) -> list[str]:
     """Words without case, punctuation and Unicode form; characters of scripts without blanks.
 
-    "Don't — STOP!" is don, t, stop. Signs of arithmetic are no punctuation: 3+4 is not 3/4.
+    Signs of arithmetic are no punctuation: 3+4 is not 3/4.
     """
     if text.isascii():
         return text.lower().translate(_ASCII).split()  # the same, four times as fast
     return _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
+# e.g. len(overlaps([{"id": "a", "messages": [{"role": "user", "content": "Hi!"}]}] * 2, [], []).repeated) → 1
 def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], prompts: Sequence[Prompt]) -> Overlaps:
     """Look for what the three have in common. 100,000 conversations take seconds."""
     asked: dict[str, int] = {}
@@ -156,12 +160,14 @@ def _where(conversation: Conversation) -> str:
     return conversation.get("where", conversation["id"])
 
 
+# e.g. _request([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]) → "why"
 def _request(messages: Sequence[Message], turns: Sequence[list[str]] | None = None) -> str:
     """All that the user says, without what makes no difference; `turns` are the messages' units where known."""
     said = turns or [units(message["content"]) for message in messages]
     return "\n".join(" ".join(one) for message, one in zip(messages, said, strict=True) if message["role"] == "user")
 
 
+# e.g. _first_words([{"role": "user", "content": "Why is the sky blue?"}]) → "'Why is the sky blue?'"
 def _first_words(messages: Sequence[Message]) -> str:
     said = next((message["content"] for message in messages if message["role"] == "user"), "")
     return repr(said if len(said) <= 60 else f"{said[:59]}…")

@@ -35,7 +35,8 @@ def load_prompts(settings: Prompts, samples: int = 1) -> list[Prompt]:
     return prompts + [_again(prompt, sample) for sample in range(2, samples + 1) for prompt in prompts]
 
 
-# e.g. open-001.fr → open-001.fr#2, with the parallel_id of the first, so that all of them are one cluster
+# e.g. _again({"id": "open-001.fr", "parallel_id": "open-001"}, 2)["id"] → "open-001.fr#2"
+# e.g. _again({"id": "open-001.fr", "parallel_id": "open-001"}, 2)["parallel_id"] → "open-001"
 def _again(prompt: Prompt, sample: int) -> Prompt:
     """A prompt that is asked for one more reply."""
     named = {key: f"{prompt[key]}#{sample}" for key in ("id", "follows", "modifies") if key in prompt}  # type: ignore[literal-required]
@@ -88,6 +89,7 @@ def with_reminder(prompt: Prompt, system: str | None = None) -> list[Message]:
     return [Message(role="system", content=asked), *prompt["messages"][len(own) :]]
 
 
+# e.g. margin_languages(["en", "fr", "eu"]) → ["fr"]
 def margin_languages(languages: list[str]) -> list[str]:
     """Languages whose margin against English can be measured with the built-in factual questions."""
     return [code for code in languages if code != "en" and builtin_path(f"prompts.facts.{code}.jsonl").is_file()]
@@ -113,6 +115,7 @@ def grammar_pairs(language: str) -> list[GrammarPair]:
     ]
 
 
+# e.g. _request({"id": "open-001.fr", "parallel_id": "open-001"}) → "open-001"
 def _request(prompt: Prompt) -> str:
     return prompt.get("parallel_id") or prompt["id"]
 

@@ -90,11 +90,14 @@ def _turns(turns: Any, field: str) -> list[Message]:
     return found
 
 
+# e.g. _until_reply([{"role": "user", "content": "Why?"}]) → []
 def _until_reply(messages: list[Message]) -> list[Message]:
     """A last question without its reply cannot be learned from."""
     return messages[:-1] if messages[-1]["role"] == "user" else messages
 
 
+# e.g. _turn({"from": "gpt", "value": "So.", "weight": 0}) → {"role": "assistant", "content": "So.", "learn": False}
+# e.g. _turn({"role": "bot", "content": "Yes", "thinking": "Hm."})["content"] → "<think>\nHm.\n</think>\n\nYes"
 def _turn(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise DataError(f"expected an object with role and content, found {_shown(turn)}")
@@ -115,6 +118,7 @@ def _turn(turn: Any) -> Message:
     return message
 
 
+# e.g. _content([{"type": "text", "text": "See "}, {"type": "text", "text": "this."}]) → "See this."
 def _content(content: Any) -> str:
     """The words of a turn, which OpenAI also writes as a list of parts."""
     if not isinstance(content, list):
@@ -137,6 +141,7 @@ def _is_learned(turn: dict[str, Any]) -> bool:
     return True
 
 
+# e.g. read_alpaca({"instruction": "Sum up.", "input": "A text.", "output": "So."})[0]["content"] → "Sum up.\n\nA text."
 def read_alpaca(record: dict[str, Any]) -> list[Message]:
     return [*_history(record.get("history")), *_with_context(record, "input", "output")]
 
@@ -194,6 +199,7 @@ def read_prompt_completion(record: dict[str, Any]) -> list[Message]:
     return _single(_text(record, asked), _text(record, reply))
 
 
+# e.g. _first({"question": "Why?", "answer": "So."}, _ASKED) → "question"
 def _first(record: dict[str, Any], fields: Sequence[str]) -> str:
     return next((field for field in fields if field in record), fields[0])
 
@@ -213,6 +219,8 @@ def read_oasst(record: dict[str, Any]) -> list[Message]:
     return _until_reply(_turns(path, "prompt"))
 
 
+# e.g. _best({"replies": [{"text": "a", "rank": 1}, {"text": "b", "rank": 0}]})["text"] → "b"
+# e.g. _best({"replies": [{"text": "a", "rank": 0, "deleted": True}, {"text": "b", "rank": 1}]})["text"] → "b"
 def _best(node: Any) -> dict[str, Any] | None:
     replies = node.get("replies") if isinstance(node, dict) else None
     kept = [
@@ -238,6 +246,9 @@ READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
 }
 
 
+# e.g. recognise({"question": "Why?", "answer": "So."}) → "completion"
+# e.g. recognise({"conversations": ["Why?", "So."]}) → "lima"
+# e.g. recognise({"conversations": [{"from": "human", "value": "Why?"}]}) → "sharegpt"
 def recognise(record: dict[str, Any]) -> str:
     """The format that a record's fields show. Raises DataError that names the fields found and expected."""
     told = {
@@ -272,6 +283,7 @@ def is_oasst_row(record: dict[str, Any]) -> bool:
     return {"message_id", "role", "text"} <= set(record)
 
 
+# e.g. renamed({"q": "Why?", "a": "So."}, {"prompt": "q", "completion": "a"}) → {"prompt": "Why?", "completion": "So."}
 def renamed(record: dict[str, Any], columns: Mapping[Any, str]) -> dict[str, Any]:
     """The record with its fields under the names that they stand for. Raises DataError for one that is not there."""
     there = {name: record[column] for name, column in columns.items() if column in record}
@@ -299,6 +311,7 @@ def messages_of(record: dict[str, Any], name: str, chosen: bool = False) -> list
     return messages
 
 
+# e.g. _with_system([{"role": "user", "content": "Hi"}], {"system": "Be kind."})[0]["content"] → "Be kind."
 def _with_system(messages: list[Message], record: dict[str, Any]) -> list[Message]:
     """The messages behind the record's own system prompt, where it has one."""
     system = next((record[field] for field in _SYSTEM if record.get(field)), "")
@@ -356,6 +369,8 @@ def oasst_trees(rows: Iterable[Row]) -> Iterator[Row]:
     yield from (row._replace(record={"prompt": row.record}) for row in roots)
 
 
+# e.g. reason_of("messages[3]: unknown speaker 'x'") → "messages: unknown speaker 'x'"
+# e.g. reason_of("messages[0]: expected text, found 3") → "messages: expected text"
 def reason_of(problem: str) -> str:
     """A problem of a record without what is its own, so that records with the same can be counted.
 

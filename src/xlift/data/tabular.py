@@ -100,6 +100,7 @@ def content_sha256(path: Path) -> str:
     return fingerprint({str(one.relative_to(path)): file_sha256(one) for one in files(path)}, length=64)
 
 
+# e.g. _split_of(Path("d/train-00000-of-00002.parquet"), Path("d")) → "train"
 def _split_of(file: Path, folder: Path) -> str | None:
     """The split that the name of a file in a data set's folder says: of train-00000-of-00001.parquet "train"."""
     shard = _SHARD.match(file.name)
@@ -109,6 +110,8 @@ def _split_of(file: Path, folder: Path) -> str | None:
     return file.parent.name if shard and (file.parent.parent / "dataset_dict.json").is_file() else None
 
 
+# e.g. kind_of_name(Path("replies.CSV.gz")) → "csv"
+# e.g. kind_of_name(Path("replies.txt")) → None
 def kind_of_name(path: Path) -> str | None:
     """What the name of a file says that it holds: a key of KINDS, or None."""
     ending = (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
@@ -310,6 +313,8 @@ def _decoded(text: io.TextIOWrapper, held: str, path: Path, line: int) -> tuple[
     return value, end, held
 
 
+# e.g. _is_jsonl(b'{"a": 1}\n{"a": 2}\n') → True
+# e.g. _is_jsonl(b'{\n "a": 1}\n') → False
 def _is_jsonl(raw: bytes) -> bool:
     """Whether more lines than one begin an object at the margin, and the first is one."""
     first, _, rest = raw.lstrip(b"\xef\xbb\xbf \r\n").partition(b"\n")
@@ -330,6 +335,7 @@ def _after_blanks(text: str, position: int, marks: str = "") -> int:
     return position
 
 
+# e.g. _place_of('{"n": 1, "rows": [{}]}', "rows") → 18
 def _place_of(text: str, wanted: str) -> int:
     """Where the elements of the list begin that an object has under the key `wanted`."""
     decode, found = json.JSONDecoder().raw_decode, 0

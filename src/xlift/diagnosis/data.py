@@ -36,6 +36,8 @@ class Turn(NamedTuple):
     replied_in: str
 
 
+# e.g. language_of("Bonjour à tous, voici la réponse que vous cherchez.") → "fr"
+# e.g. language_of("Ok.") → ""
 def language_of(text: str) -> str:
     """The language of a text by its beginning; "" where it is too short or mixed to tell."""
     start = " ".join(text[:READ_CHARACTERS].split())
@@ -64,6 +66,7 @@ def turns_table(found: Sequence[Turn]) -> str:
     return aligned(rows, right={1})
 
 
+# e.g. _share(0.004) → "under 1%"
 def _share(share: float) -> str:
     return "under 1%" if share < 0.01 else f"{share:.0%}"
 
@@ -121,6 +124,7 @@ def _one_language(found: Sequence[Turn]) -> Finding | None:
     return Finding("one language", f"It is in {_name(code)} alone", shown, tries)
 
 
+# e.g. _ASKS_FOR.search("Traduis cette phrase en anglais.") is not None → True
 def _rendered(found: Sequence[Turn]) -> Finding | None:
     marks = {id(one): leaked(one.asked) + leaked(one.reply) for one in found}
     spoilt = [one for one in found if marks[id(one)]]
@@ -144,7 +148,9 @@ def _cut(found: Sequence[Turn]) -> Finding | None:
     return _told("cut", "Its replies break off", spoilt, found, lambda one: f"  … {one.reply.strip()[-60:]}", tries)
 
 
-# e.g. a title, the item of a list, a single number: none of them breaks off
+# e.g. _breaks_off("It is easy. First you take the", "en") → True
+# e.g. _breaks_off("# Soups of the world", "en") → False
+# e.g. _breaks_off("42", "en") → False
 def _breaks_off(reply: str, code: str) -> bool:
     """Whether a reply's last line is prose of several sentences that ends within one."""
     lines = parse_lines(reply)

@@ -184,10 +184,13 @@ def _loops(model: Measured) -> Finding | None:
     return Finding("fluency", f"Its {_names(rows)} shows signs of reduced fluency", shown, tries)
 
 
+# e.g. _below(Estimate(0.8, 0.6, 0.94, 20, 0), SPOILT) → True
+# e.g. _below(Estimate(0.8, 0.6, 0.97, 20, 0), SPOILT) → False
 def _below(found: Estimate, least: float) -> bool:
     return found.high is not None and found.high < least
 
 
+# e.g. _above(Estimate(0.4, 0.21, 0.6, 20, 0), OFTEN) → True
 def _above(found: Estimate, most: float) -> bool:
     return found.low is not None and found.low > most
 
@@ -207,6 +210,8 @@ def _each(rows: Sequence[LanguageRow], what: str, before: str = "") -> str:
     return before + ", ".join(f"{row.name} {estimate_text(getattr(row, what))}" for row in rows)
 
 
+# e.g. estimate_text(Estimate(0.94, 0.72, 0.99, 20, 0)) → "94% [72–99]"
+# e.g. estimate_text(Estimate(None, None, None, 0, 20)) → "not known"
 def estimate_text(found: Estimate, unknown: str = "not known") -> str:
     """A share with its interval, or `unknown`."""
     if found.mean is None or found.low is None or found.high is None:

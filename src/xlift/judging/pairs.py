@@ -245,6 +245,8 @@ def _comparison(language: str, records: list[dict[str, Any]], resamples: int, co
     return Comparison(language, wins, first, tie - identical, second, identical, _share(steady), _share(sides))
 
 
+# e.g. _share([True, True, False, True]) → 0.75
+# e.g. _share([]) → None
 def _share(values: Sequence[bool]) -> float | None:
     return sum(values) / len(values) if values else None
 

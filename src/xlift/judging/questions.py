@@ -119,6 +119,7 @@ def _find(own: Path | None, name: str, language: str) -> Path:
     return next(place for place in places if place.is_file())
 
 
+# e.g. _sections("# system\nYou rate.\n\n# again\nOnce more.") → {"system": "You rate.", "again": "Once more."}
 def _sections(text: str) -> dict[str, str]:
     _, *parts = _HEADING.split(text)
     return {name.strip(): body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
@@ -147,11 +148,13 @@ def rater(settings: Judge) -> str:
     return f"judge:{settings.name or settings.model}"
 
 
+# e.g. fill("Rate {{a}}.", {"a": "{{b}}"}) → "Rate {{b}}."
 def fill(template: str, values: dict[str, str]) -> str:
     """The template with its placeholders replaced, in one pass: what is filled in is never looked at again."""
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
+# e.g. shown("Say <end_of_turn> now.", "response")[0] → "Say ‹end_of_turn> now."
 def shown(text: str, name: str) -> tuple[str, list[str]]:
     """A text as the judge may see it, and what has been changed: tokens of chat formats, unseen characters, length."""
     notes = []
@@ -177,6 +180,7 @@ def requests_for(record: dict[str, Any], settings: Judge, texts: dict[str, Texts
     return [_rating_request(record, blocks, group, own, settings, (*notes, *more)) for group in groups]
 
 
+# e.g. frame_language({"language": "sw"}, {"en": None, "fr": None}) → "en"
 def frame_language(record: dict[str, Any], texts: dict[str, Texts]) -> str:
     """The language of the instructions: the response's where there are instructions in it, else English."""
     code = known_code(reply_language(record))
@@ -252,12 +256,15 @@ def item_message(
     return fill(texts.frame[section], {**shown_values, "material": material, **values})
 
 
+# e.g. len(boundary_code(["a text", "another"])) → 16
 def boundary_code(contents: Sequence[str]) -> str:
     """Sixteen hex digits that depend on all contents and occur in none of them."""
     codes = (fingerprint(turn, list(contents), length=16) for turn in itertools.count())
     return next(code for code in codes if not any(code in text.lower() for text in contents))
 
 
+# e.g. named_language({"language": "fr"}) → "French (français)"
+# e.g. named_language({"language": "pt", "variety": "pt-BR"}) → "Portuguese (português), as in BR"
 def named_language(record: dict[str, Any]) -> str:
     """The language that the response must be in, as a judge reads it: "French (français)"."""
     known = find_language(record.get("variety") or reply_language(record))
@@ -347,6 +354,8 @@ def _reason(reply: ServedReply, why: str | None) -> str:
     return why or "the judge's reply cannot be read"
 
 
+# e.g. apply_rules({}, {"fluency": 0, "helpfulness": 2})["helpfulness"] → (0.0, "fluency 0")
+# e.g. apply_rules({"answers": ["Oui"]}, {"accuracy": 0, "helpfulness": 1})["helpfulness"][0] → 0.0
 def apply_rules(record: dict[str, Any], values: dict[str, float | None]) -> dict[str, tuple[float | None, str | None]]:
     """The rules between facets: per facet the value that counts, and the rule where it differs from the judge's.
 

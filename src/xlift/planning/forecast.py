@@ -90,10 +90,13 @@ def work_of(config: RunConfig, data: Data, every: int | None) -> Workload:
     )
 
 
+# e.g. _width([3, 5, 9], padded=True) → 27
+# e.g. _width([3, 5, 9], padded=False) → 17
 def _width(lengths: list[int], padded: bool) -> int:
     return max(lengths) * len(lengths) if padded else sum(lengths)
 
 
+# e.g. answering_checkpoints(RunConfig(), Workload(checkpoints=[200, 400]), Decoding(checkpoints=[200])) → 1
 def answering_checkpoints(config: RunConfig, work: Workload, decoding: Decoding) -> int:
     """How many checkpoints of a run will answer the prompts; `work` is that of the run whose weights it uses."""
     if config.untuned or decoding.checkpoints == "last":

@@ -52,6 +52,7 @@ def say_rows(rows: Sequence[str]) -> None:
         say(row)
 
 
+# e.g. _grouped([("a", "train: new run"), ("b", "train: new run")]) → ["a, b: train: new run"]
 def _grouped(work: Sequence[tuple[str, str]]) -> list[str]:
     """One row for runs of which the same is to be said."""
     labels: dict[str, list[str]] = {}
@@ -60,6 +61,7 @@ def _grouped(work: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{_named(found)}: {text}" for text, found in labels.items()]
 
 
+# e.g. _named(["a", "b", "c", "d", "e"]) → "a, b, c and 2 more"
 def _named(labels: list[str]) -> str:
     more = f" and {len(labels) - RUNS_NAMED} more" if len(labels) > RUNS_NAMED else ""
     return ", ".join(labels[:RUNS_NAMED]) + more
@@ -176,6 +178,8 @@ def _step_work(checkpoint: Checkpoint) -> list[str]:
     return rows + [text.replace("RATER", ", ".join(names), 1) for text, names in by_reason.items()]
 
 
+# e.g. _reasons(Counter({"not made yet": 4})) → "not made yet"
+# e.g. _reasons(Counter({"not made yet": 4, "prompt changed": 1})) → "4 not made yet, 1 prompt changed"
 def _reasons(reasons: Counter[str]) -> str:
     """The reasons, each with its number where there are several."""
     if len(reasons) == 1:
@@ -194,6 +198,9 @@ def _unanswered(checkpoint: Checkpoint) -> Counter[str]:
     )
 
 
+# e.g. _outdated("greedy|max48|aa.bb", "greedy|max64|aa.bb") → "decoding changed: greedy|max48 → greedy|max64"
+# e.g. _outdated("greedy|rp1.2|max48|aaaa.bbbb", "greedy|rp1.2|max48|aaaa.cccc") → "chat template or tokenizer changed"
+# e.g. _outdated("greedy|rp1.2|max48|aaaa.bbbb", "greedy|rp1.2|max48|dddd.bbbb") → "prompt changed"
 def _outdated(old: str, new: str) -> str:
     """What of a response's signature (decoding|hash of the prompt.hash of how it is written) has changed."""
     (old_decoding, _, before), (new_decoding, _, now) = old.rpartition("|"), new.rpartition("|")

@@ -53,6 +53,7 @@ FACTOR_NAMES = {
 }  # fmt: skip
 
 
+# e.g. factor_name("learning_rate, steps") → "learning rate (with steps)"
 def factor_name(factor: str) -> str:
     """A factor in words, with those that follow from it."""
     first, *others = (FACTOR_NAMES.get(name, name) for name in factor.split(", "))
@@ -66,6 +67,8 @@ def level_names(rows: Sequence[EffectRow]) -> dict[tuple[str, str], str]:
     return {key: key[1] if times[key[0], name] > 1 else name for key, name in names.items()}
 
 
+# e.g. _level_name("learning_rate", "0.0003") → "3e-4"
+# e.g. _level_name("model", "google/gemma-3-270m") → "gemma-3-270m"
 def _level_name(factor: str, level: str) -> str:
     first = level.split(", ")[0]
     if factor.startswith("learning_rate"):

@@ -54,6 +54,9 @@ class Cell(NamedTuple):
     bar: tuple[float, float, float] | None
 
 
+# e.g. value_text(0.9449, "share") → "94 %"
+# e.g. value_text(-0.304, "points") → "−30"
+# e.g. value_text(0.0002, "p") → "< 0.001"
 def value_text(value: Any, form: Form) -> str:
     """A value as people read it."""
     if value is None or value == "":
@@ -69,11 +72,15 @@ def value_text(value: Any, form: Form) -> str:
     return f"{value:.2f}" if form == "number" else str(value)
 
 
+# e.g. _signed(-0.001, 0) → "0"
 def _signed(value: float, digits: int) -> str:
     text = f"{value:+.{digits}f}"
     return "0" if float(text) == 0 and not digits else text.replace("-", "−")
 
 
+# e.g. interval_text(0.72, 0.99, "share") → "[72–99]"
+# e.g. interval_text(-0.2, 0.05, "points") → "[−20, +5]"
+# e.g. interval_text(None, None, "share") → ""
 def interval_text(low: float | None, high: float | None, form: Form) -> str:
     """An interval in brackets, "" where there is none."""
     if low is None or high is None:
@@ -96,11 +103,13 @@ def _cell(one: Value, column: Column) -> Cell:
     return Cell(value_text(one.value, column.form), interval, one.note, bar)
 
 
+# e.g. cell_line(Cell("56 %", "[33–77]", "1 missing", None)) → "56 % [33–77] (1 missing)"
 def cell_line(cell: Cell) -> str:
     """A cell in one line of plain text: 56 % [33–77] (1 missing)."""
     return " ".join(part for part in (cell.text, cell.interval, f"({cell.note})" if cell.note else "") if part)
 
 
+# e.g. to_csv([{"run": "a", "n": 1}, {"run": "=b", "p": 0.5}]) → "run,n,p\na,1,\n'=b,,0.5\n"
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as CSV; columns in the order in which they first occur."""
     buffer = io.StringIO()
@@ -111,7 +120,8 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-# e.g. _shielded("=1+1") → "'=1+1", which a spreadsheet shows and does not compute
+# A spreadsheet shows what is quoted, and does not compute it.
+# e.g. _shielded("=1+1") → "'=1+1"
 def _shielded(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
@@ -124,6 +134,7 @@ def to_markdown(table: ReportTable) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [[_plain(one) for one in head], align, *lines])
 
 
+# e.g. _plain("*bold* <b>") → "\\*bold\\* &lt;b\\>"
 def _plain(text: str) -> str:
     """Text that means nothing to Markdown or HTML."""
     for mark in "\\`*_[]<>#|":
@@ -163,6 +174,7 @@ LATEX = {
 }  # fmt: skip
 
 
+# e.g. _latex("5 % – R_1") → "5 \\% -- R\\_1"
 def _latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
 

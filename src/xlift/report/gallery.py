@@ -30,6 +30,7 @@ def telling_order(material: Material) -> list[int]:
     return [*first, *sorted(set(shuffled) - set(first))]
 
 
+# e.g. _in_turns([0, 1, 2], [{"language": "fr"}, {"language": "fr"}, {"language": "ru"}]) → [0, 2, 1]
 def _in_turns(places: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
     """The places so that each language's first come first."""
     own: dict[str, list[int]] = {}

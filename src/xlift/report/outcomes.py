@@ -57,7 +57,9 @@ def _counted(one: Checkpoint) -> Counter[tuple[str, str]]:
     )
 
 
-# e.g. a French answer to a French prompt that breaks off at 64 tokens: in the language, cut at the token limit
+# e.g. outcome_of({"finish_reason": "length"}, {"value": 2}) → "in the language, cut at the token limit"
+# e.g. outcome_of({"finish_reason": "length"}, {"value": 1}) → "two languages mixed"
+# e.g. outcome_of({"finish_reason": "stop"}, {"value": None, "reason": EMPTY}) → "no answer"
 def outcome_of(answer: Response, rating: Rating) -> str:
     """The one outcome of an answer; `rating` is the rater language's."""
     value = rating["value"]

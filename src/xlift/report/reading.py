@@ -261,6 +261,8 @@ def rater_name(rater: str) -> str:
     return rater.removeprefix("judge:").removeprefix("human:")
 
 
+# e.g. measure_text({"language": 1.0}) → "language"
+# e.g. measure_text({"helpfulness:human": 2.0, "language": 1.0}) → "2 × helpfulness:human + language"
 def measure_text(measure: Mapping[str, float]) -> str:
     """A measure as people write it: "2 × helpfulness + language"."""
     return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in measure.items())

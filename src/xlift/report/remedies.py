@@ -60,7 +60,8 @@ def remedies_of(material: Material) -> list[Remedy]:
     return _corrected(found)
 
 
-# e.g. "preference 0.5, english+30" of a run that differs from the ailing one in both
+# e.g. remedy_name({"weight": 1.0, "remind": False}, {"weight": 0.5, "remind": True}) → "weight 0.5, remind"
+# e.g. remedy_name({"learning_rate": 0.003, "seed": 0}, {"learning_rate": 0.0003, "seed": 1}) → "learning_rate 3e-4"
 def remedy_name(ailing: dict[str, Any], settings: dict[str, Any]) -> str:
     """What differs from the ailing run, in words."""
     parts = []

@@ -107,20 +107,26 @@ def _requests(material: Material) -> int:
     return len({prompt.get("parallel_id") or prompt["id"] for prompt in material.prompts if prompt["split"] == "test"})
 
 
+# e.g. _counted(1, "tuned run") → "1 tuned run"
+# e.g. _counted(3, "tuned run") → "3 tuned runs"
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+# e.g. _listed(["French", "Portuguese", "Russian"]) → "French, Portuguese and Russian"
+# e.g. _listed([f"run {number}" for number in range(1, 10)]) → "run 1, run 2, run 3 and 6 more"
 def _listed(names: Sequence[str]) -> str:
     if len(names) > MOST_NAMED:
         return f"{', '.join(names[:3])} and {len(names) - 3} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+# e.g. _share(Range(0.94, 0.72, 0.99)) → "94 % [72–99]"
 def _share(found: Range) -> str:
     return f"{value_text(found.value, 'share')} {interval_text(found.low, found.high, 'share')}".strip()
 
 
+# e.g. _points(Range(-0.3, -0.5, -0.1)) → "−30 points [−50, −10]"
 def _points(found: Range) -> str:
     return f"{value_text(found.value, 'points')} points {interval_text(found.low, found.high, 'points')}"
 
@@ -186,6 +192,8 @@ def _is_difference(material: Material, row: DifferenceRow, p: float | None, comp
     return (row.low > 0 or row.high < 0) and p * comparisons < level
 
 
+# e.g. _p(0.0004, 3) → "= 0.001"
+# e.g. _p(0.0001) → "< 0.001"
 def _p(value: float, comparisons: int = 1) -> str:
     text = value_text(min(1.0, value * comparisons), "p")
     return text if text.startswith("<") else f"= {text}"
@@ -252,6 +260,7 @@ def _choosing(material: Material, rows: Sequence[SelectionRow]) -> str:
     return f"{said}; the former {_listed(parts)}."
 
 
+# e.g. _unsigned(Range(-0.3, -0.5, -0.1)) → "30 points [10, 50]"
 def _unsigned(found: Range) -> str:
     """A difference without its sign."""
     bounds = sorted(abs(bound or 0) for bound in found[1:])

@@ -73,6 +73,8 @@ class Wide:
             line.insert(place, values[name])
 
 
+# e.g. counts_note(24, 3) → "of 24, 3 missing"
+# e.g. counts_note(0, 0) → ""
 def counts_note(rated: int, missing: int) -> str:
     """How many went in and how many are missing, in short."""
     return ", ".join(part for part in (f"of {rated}" if rated else "", missing_note(missing)) if part)

@@ -73,6 +73,8 @@ def request_body(settings: Served, request: Asked, messages: list[Message], feat
     return body
 
 
+# e.g. read_completion({"choices": [{"message": {"content": "Yes."}}]})[0].text → "Yes."
+# e.g. read_completion({"error": "busy"})[0].why → "the answer is not a chat completion"
 def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble, tuple[int, int] | None]:
     """The reply in a chat completion and its (input, output) tokens, None where the server does not tell them.
 
@@ -93,6 +95,7 @@ def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble,
     return reply, _counted(data.get("usage"))
 
 
+# e.g. _text([{"type": "text", "text": "Yes"}, {"type": "text", "text": "."}]) → "Yes."
 def _text(content: Any) -> str:
     """The text of a message: as it is, joined where it comes in parts; anything else as JSON."""
     if content is None or isinstance(content, str):
@@ -104,12 +107,15 @@ def _text(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
+# e.g. _counted({"prompt_tokens": 12, "completion_tokens": 3}) → (12, 3)
+# e.g. _counted({"prompt_tokens": -1, "completion_tokens": 3}) → None
 def _counted(usage: Any) -> tuple[int, int] | None:
     found = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     counts = [one for one in found if type(one) is int and 0 <= one <= MOST_TOKENS]
     return (counts[0], counts[1]) if len(counts) == 2 else None
 
 
+# e.g. server_words({"error": {"message": "Too many\nrequests"}}, "status 429", "") → "Too many requests"
 def server_words(body: Any, otherwise: str, secret: str) -> str:
     """A server's own words, short, on one line, and without the key that some servers repeat."""
     inner = body.get("error", body) if isinstance(body, dict) else {}

@@ -21,6 +21,7 @@ from xlift.study.runs import RunConfig
 from xlift.study.settings import as_number, flat, with_numbers
 
 
+# e.g. matches(RunConfig(seed=3), {"seed": [1, 3], "adaptation.method": "lora"}) → True
 def matches(run: RunConfig, rule: dict[str, Any]) -> bool:
     """Whether a run has every value that a rule names; a list names alternatives."""
     settings = run.model_dump(mode="json")
@@ -37,6 +38,7 @@ def _setting(settings: dict[str, Any], key: str) -> Any:
     return found
 
 
+# e.g. len(expand(RunConfig, {"seed": [1, 2], "steps": [10, 20, 30]})) → 6
 def expand(model: type[BaseModel], raw: dict[str, Any]) -> list[dict[str, Any]]:
     """All combinations of the axes in `raw`, nested settings included, in the order they are written."""
     options = [[(key, value) for value in _choices(model, key, raw[key])] for key in raw]
@@ -45,6 +47,9 @@ def expand(model: type[BaseModel], raw: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(combination) for combination in itertools.product(*options)]
 
 
+# e.g. _choices(RunConfig, "seed", [1, 2]) → [1, 2]
+# e.g. _choices(RunConfig, "adaptation", {"targets": ["q_proj", "v_proj"]}) → [{"targets": ["q_proj", "v_proj"]}]
+# e.g. _choices(RunConfig, "adaptation", {"rank": [4, 8]}) → [{"rank": 4}, {"rank": 8}]
 def _choices(model: type[BaseModel], key: str, value: Any) -> list[Any]:
     field = model.model_fields.get(key)
     if field is None:
@@ -65,6 +70,7 @@ def shape_of(annotation: Any) -> tuple[bool, type[BaseModel] | None]:
     return wants_list, None if wants_list else nested
 
 
+# e.g. merged({"a": {"rank": 4, "alpha": 8}}, {"a": {"rank": 16}}) → {"a": {"rank": 16, "alpha": 8}}
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """`base` with the settings of `change`, sections setting by setting."""
     found = dict(base)
@@ -95,6 +101,8 @@ def range_problems(value: Any, where: str) -> list[str]:
     ]
 
 
+# e.g. _is_range({"log_range": [1e-5, 1e-3, 3]}) → True
+# e.g. _is_range({"log_range": [1e-3, 1e-5, 3]}) → False
 def _is_range(value: dict[str, Any]) -> bool:
     numbers = [as_number(one) for one in value[RANGE]] if isinstance(value[RANGE], list) else []
     if set(value) != {RANGE} or len(numbers) != 3 or not all(type(one) in (int, float) for one in numbers):
@@ -103,6 +111,8 @@ def _is_range(value: dict[str, Any]) -> bool:
     return bool(0 < low < high < 1e300 and 2 <= count <= MAX_VALUES and count == int(count))
 
 
+# e.g. with_ranges({"learning_rate": {"log_range": [1e-5, 1e-3, 3]}}) → {"learning_rate": [1e-05, 0.0001, 0.001]}
+# e.g. with_ranges([{"log_range": ["1e-4", "1e-3", 4]}, 0.5]) → [[0.0001, 0.000215, 0.000464, 0.001], 0.5]
 def with_ranges(value: Any) -> Any:
     """`{log_range: [low, high, count]}`, at any depth, as a list of values at equal ratios, to three digits.
 
@@ -122,6 +132,7 @@ def with_ranges(value: Any) -> Any:
     return [float(f"{low * ratio**i:.3g}") for i in range(int(count))]
 
 
+# e.g. read_rules([{"adaptation": {"rank": [4, 8]}, "steps": 9}])[0] → [{"adaptation.rank": [4, 8], "steps": 9}]
 def read_rules(rules: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Rules of `exclude` with one key a setting and each value as a run has it, and what is wrong with them."""
     choices = set(flat(RunConfig().model_dump(mode="json", exclude={"given"})))
@@ -144,6 +155,7 @@ def read_rules(rules: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], l
     return found, problems
 
 
+# e.g. _as_in_runs("adaptation.alpha", [16, "3.2e1"]) → [16.0, 32.0]
 def _as_in_runs(key: str, value: Any) -> Any:
     """The value, or the list of alternatives, as a run's settings write it. Raises ValidationError."""
     model: type[BaseModel] = RunConfig

@@ -73,6 +73,7 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     return found if config.adaptation.method == "lora" else found | dict.fromkeys(OF_LORA)
 
 
+# e.g. _source_text(Source(path="alpaca.jsonl", size=100)) → "alpaca.jsonl size=100"
 def _source_text(source: Source) -> str:
     """A source in one line: its path and what differs from the defaults."""
     told = source.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
@@ -83,6 +84,7 @@ def _joined(value: Any) -> Any:
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else value
 
 
+# e.g. run_labels([RunConfig(seed=one) for one in (1, 2)]) → ["lora-r16-lr1e-4-s1", "lora-r16-lr1e-4-s2"]
 def run_labels(runs: Sequence[RunConfig]) -> list[str]:
     """A short readable name for each run of a study: what differs between the runs, and always the adaptation.
 
@@ -153,6 +155,9 @@ def _texts(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return texts
 
 
+# e.g. _text("targets", "[q_proj, v_proj]") → "targets=[q_proj, v_proj]"
+# e.g. _text("alpha", 32.0) → "alpha=32"
+# e.g. _text("system", "You are a helpful assistant.") → "system=You are a helpfu"
 def _text(name: str, value: Any) -> str:
     """A setting's value in words; a text of several words by their beginning."""
     if name == "instructions":
@@ -176,12 +181,15 @@ def _text(name: str, value: Any) -> str:
     return f"{name}={value:g}" if isinstance(value, float) else f"{name}={str(value)[:16]}"
 
 
+# e.g. model_text("google/gemma-3-270m") → "gemma-3-270m"
 def model_text(name: str) -> str:
     """A model by the last part of its name; a run's checkpoint by the run and the step."""
     path = Path(name.split(":")[-1])
     return f"{path.parent.parent.name}-{path.name}" if path.parent.name == "checkpoints" else path.name
 
 
+# e.g. learning_rate_text(0.00003) → "3e-5"
+# e.g. learning_rate_text(3.5e-05) → "3.5e-5"
 def learning_rate_text(value: float) -> str:
     """A learning rate as people write it: 2e-4."""
     text = f"{value:.6g}"
@@ -189,6 +197,7 @@ def learning_rate_text(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}" if value < 1 else text
 
 
+# e.g. _safe("mistral 7b/v0.3 (ours)") → "mistral-7b-v0.3-ours"
 def _safe(text: str) -> str:
     """The text with letters, digits and a few signs only, so that it can be part of a file name."""
     plain = unicodedata.normalize("NFC", text)
@@ -196,6 +205,7 @@ def _safe(text: str) -> str:
     return re.sub("-+", "-", kept).strip("-.")
 
 
+# e.g. _distinct(["run", "Run"], ["a" * 64, "b" * 64]) → ["run-aaaaaa", "Run-bbbbbb"]
 def _distinct(labels: Sequence[str], identities: Sequence[str]) -> list[str]:
     """The labels, with a hash behind those that are too long or that several runs would have."""
     own = dict(zip(identities, labels, strict=True))

@@ -143,6 +143,7 @@ def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
     return f"{'.'.join(location)}: {message}{shown}"
 
 
+# e.g. _masked({"model": "m", "api_key_env": "sk-proj-1234"}) → {"model": "m", "api_key_env": "[hidden]"}
 def _masked(value: Any) -> Any:
     """What a message may show: in place of a key's name may stand the key."""
     if isinstance(value, dict):

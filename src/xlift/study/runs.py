@@ -63,6 +63,7 @@ UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "mode
 """Settings that an untuned base model has."""
 
 
+# e.g. _named(Instructions(name="mix"), "en") → "mix-en"
 def _named(data: Instructions, part: str) -> str | None:
     return f"{data.name}-{part}" if data.name else part
 

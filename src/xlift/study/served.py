@@ -71,6 +71,7 @@ class Decoding(Settings):
 _SECRETS = "a study file is no place for a key: write the name of an environment variable that holds it, api_key_env"
 
 
+# e.g. checked_address(" http://localhost:8000/v1 ") → "http://localhost:8000/v1"
 def checked_address(text: str) -> str:
     """The address of a server without blanks around it. Raises ValueError, which does not repeat it, for any other."""
     address = text.strip()
@@ -88,7 +89,7 @@ def checked_address(text: str) -> str:
     return address
 
 
-# e.g. OPENAI_API_KEY is a name; sk-proj-1234 and hf_AbCdEfGhIjKlMnOpQrStUvWxYz are none
+# e.g. _variable("OPENAI_API_KEY ") → "OPENAI_API_KEY"
 def _variable(text: str) -> str:
     name = text.strip()
     if not re.fullmatch(r"(?=.{1,64}$)[A-Za-z_][A-Za-z0-9_]*", name) or max(map(len, name.split("_"))) > 20:

@@ -26,6 +26,7 @@ LanguageCode = Annotated[str, BeforeValidator(_code)]
 _SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
+# e.g. with_numbers(float, ["1e-4", "warm", True]) → [0.0001, "warm", "true"]
 def with_numbers(kind: Any, value: Any) -> Any:
     """`value` with the numbers that YAML 1.1 reads as text (`1e2`, `2e-4`) as numbers, wherever `kind` has numbers."""
     kinds = kinds_of(kind)
@@ -41,6 +42,8 @@ def with_numbers(kind: Any, value: Any) -> Any:
     return value
 
 
+# e.g. as_number("2e-4") → 0.0002
+# e.g. as_number("1.0.0") → "1.0.0"
 def as_number(value: Any) -> Any:
     """The number that a text such as `2e-4` writes; everything else as it is."""
     return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
@@ -65,6 +68,7 @@ class Settings(BaseModel):
         return with_numbers(cls, raw)
 
 
+# e.g. flat({"judges": [{"model": "m"}]}, numbered=True) → {"judges.0.model": "m"}
 def flat(settings: dict[str, Any], separator: str = ".", numbered: bool = False) -> dict[str, Any]:
     """Nested settings as one level: {"adaptation": {"rank": 4}} as {"adaptation.rank": 4}.
 

@@ -15,6 +15,7 @@ MAX_ENTRIES, MAX_LEVELS = 100_000, 40
 """Of a study file: values with every alias written out, and levels."""
 
 
+# e.g. read_yaml("{steps: 100, rate: 1e-4}", "study.yaml") → {"steps": 100, "rate": "1e-4"}
 def read_yaml(text: str, where: str) -> Any:
     """What a YAML text says.
 
@@ -56,6 +57,7 @@ def _repeated(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str
         yield from _repeated(value, seen)
 
 
+# e.g. _size({"a": [1, 2], "b": {"c": "d"}}, {}) → 6
 def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
     """How many entries there are with every alias written out. Raises ValueError for a text that UTF-8 cannot hold."""
     if depth > MAX_LEVELS:

@@ -38,7 +38,7 @@ KEPT = re.compile(
 """What stays as it is inside a sentence."""
 
 
-# e.g. pieces("1. Open `a.py`.\n", "en") → keep "1. ", say "Open `a.py`.", keep "\n"
+# e.g. pieces("1. Open `a.py`.\n", "en") → (("1. ", False), ("Open `a.py`.", True), ("\n", False))
 @lru_cache(maxsize=1024)
 def pieces(text: str, language: str) -> tuple[Piece, ...]:
     """The text cut into sentences and what stands between them; joined they are the text."""
@@ -99,7 +99,7 @@ def _merged(found: Iterable[Piece]) -> list[Piece]:
     return merged
 
 
-# e.g. fragments("Open `a.py` now.") → say "Open", keep " `a.py` ", say "now."
+# e.g. fragments("Open `a.py` now.") → [("Open", True), (" `a.py` ", False), ("now.", True)]
 def fragments(sentence: str) -> list[Piece]:
     """A sentence cut around what must stay, for a translator that does not leave it alone."""
     found, start = [], 0

@@ -37,6 +37,7 @@ def limits_of(model: Any) -> Limits:
     return Limits(model.get_input_embeddings().weight.shape[0], made_for if bound else None, made_for)
 
 
+# e.g. reach([[1, 2, 3]], new_tokens=5) → [7]
 def reach(rows: Sequence[Sequence[int]], new_tokens: int = 0) -> list[int]:
     """How many tokens are read of each text, with the reply to it; the last token of a reply is never read."""
     return [len(row) + max(0, new_tokens - 1) for row in rows]

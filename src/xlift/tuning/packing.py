@@ -26,6 +26,7 @@ def example_order(count: int, seed: int) -> Iterator[int]:
         yield from order
 
 
+# e.g. sum(plan_steps([4, 5, 6], 0, 10, None, 2.0), []).count(1) → 2
 def plan_steps(
     lengths: Sequence[int], seed: int, batch_tokens: int, steps: int | None, epochs: float | None
 ) -> list[list[int]]:
@@ -41,6 +42,7 @@ def plan_steps(
     return list(itertools.islice(group_by_tokens(order, lengths, batch_tokens), steps))
 
 
+# e.g. list(group_by_tokens(iter([0, 1, 2, 3]), [4, 5, 12, 3], 10)) → [[0, 1], [2], [3]]
 def group_by_tokens(order: Iterator[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Consecutive groups whose lengths sum to at most `budget`; a longer example is a group of its own."""
     group: list[int] = []
@@ -55,6 +57,7 @@ def group_by_tokens(order: Iterator[int], lengths: Sequence[int], budget: int) -
         yield group
 
 
+# e.g. split_micro_batches([0, 1, 2], [3, 5, 9], 10, padded=True) → [[0, 1], [2]]
 def split_micro_batches(step: Sequence[int], lengths: Sequence[int], budget: int, padded: bool) -> list[list[int]]:
     """Cut a step's examples into forward passes of at most `budget` tokens, padding counted where there is any."""
     if not padded:
@@ -70,8 +73,9 @@ def split_micro_batches(step: Sequence[int], lengths: Sequence[int], budget: int
     return groups
 
 
+# e.g. _best_fit([0, 1, 2, 3], [3, 4, 6, 7], 10) → [[3, 0], [2, 1]]
 def _best_fit(step: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """The longest first, each into the fullest group that has room: 3, 4, 6 and 7 tokens of a budget of 10 are two."""
+    """The longest first, each into the fullest group that has room."""
     groups: list[list[int]] = []
     used: list[int] = []
     for index in sorted(step, key=lambda index: -lengths[index]):
@@ -86,6 +90,7 @@ def _best_fit(step: Sequence[int], lengths: Sequence[int], budget: int) -> list[
     return groups
 
 
+# e.g. pack([Encoded([5, 6], [False, True]), Encoded([7, 8], [False, True])])["position_ids"].tolist() → [[0, 1, 0, 1]]
 def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
     """All examples in one row (1, tokens); positions restart at each, which keeps them from seeing one another.
 
@@ -117,6 +122,7 @@ def pad(examples: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     }
 
 
+# e.g. _labels(Encoded([5, 6, 7], [True, False, True])) → [-100, -100, 7]
 def _labels(example: Encoded) -> list[int]:
     # The first token is never predicted: in a packed row it would be learned from the example before it.
     learned = [False, *example.mask[1:]]

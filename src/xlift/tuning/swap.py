@@ -21,7 +21,6 @@ from xlift.integrity import FACTS_FILE, checkpoint_facts, hashes, refuse_damaged
 from xlift.tuning.card import model_card
 from xlift.workspace import RunFolder
 
-# e.g. "base_model.model.model.layers.3.mlp.experts.5.up_proj.weight" is of layer 3
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -62,6 +61,8 @@ def swapped(own: dict[str, Tensor], theirs: dict[str, Tensor], count: int) -> di
     return {name: theirs[name] if layer_of(name) in outer else value for name, value in own.items()}
 
 
+# e.g. layer_of("base_model.model.model.layers.3.mlp.experts.5.up_proj.weight") → 3
+# e.g. layer_of("model.embed_tokens.weight") → None
 def layer_of(name: str) -> int | None:
     """The number of the layer that a tensor belongs to; None for embeddings, norms and the output layer."""
     found = _LAYER.search(name)

@@ -38,7 +38,6 @@ _TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PR
 _OPENS, _CLOSES = "<think>", "</think>"
 _FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates ask for its thoughts, those of DeepSeek, gpt-oss and others."""
-# e.g. "<think>Hm.</think>\n\nYes" and, where the prompt has opened the thought, "Hm.</think>\n\nYes"
 _THOUGHT = re.compile(r"\A\s*(?:<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
 _THOUGHTS = re.compile(r"(?<!`)<think>.*?</think>(?!`)", re.DOTALL)
 _PART = "\ufdd0"
@@ -419,20 +418,28 @@ def _find_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     )
 
 
+# e.g. _answer("<think>Hm.</think>\n\nYes") → "Yes"
+# e.g. _answer("Hm.</think>\n\nYes") → "Yes"
+# e.g. _answer("<think>Hm.</think>") → "<think>Hm.</think>"
+# e.g. _answer("Write `</think>` at the end.") → "Write `</think>` at the end."
 def _answer(reply: str) -> str:
     """A reply without the thought that it begins with; all of it where nothing else is left."""
     return _THOUGHT.sub("", reply, count=1) or reply
 
 
+# e.g. _thought("<think>\nHm.\n</think>\n\nYes") → "Hm."
 def _thought(reply: str) -> str:
-    """The words of the thought that a reply begins with: of "<think>\\nHm.\\n</think>\\n\\nYes" they are "Hm."."""
+    """The words of the thought that a reply begins with."""
     return reply[: len(reply) - len(_answer(reply))].strip().removeprefix(_OPENS).removesuffix(_CLOSES).strip()
 
 
+# e.g. _squeezed("<think>\n\n</think>") → "<think></think>"
 def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
+# e.g. _place("U: Hi A: <think>\n\n</think>\n\nYes", "U: Hi A:", "Yes") → 31
+# e.g. _place("U: Hi A: No. Yes", "U: Hi A:", "Yes") → None
 def _place(text: str, prompt: str, reply: str) -> int | None:
     """Where the words of a reply end in a text that begins with its prompt: behind nothing but blanks and its thought.
 
@@ -456,12 +463,14 @@ def _beginning(tokens: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?=(?:{'|'.join(map(re.escape, sorted(tokens)))}))." if tokens else r"(?!)", re.DOTALL)
 
 
+# e.g. _reason(ValueError("no system turn")) → "ValueError: no system turn"
 def _reason(error: Exception) -> str:
     """What a template has raised: its own words alone, else the kind of error and where."""
     kind, line = type(error).__name__, getattr(error, "lineno", None)
     return f"{'' if kind == 'TemplateError' else f'{kind}: '}{error}" + (f" (line {line})" if line else "")
 
 
+# e.g. _first_of(["<eos>", "<end>"], "<end><eos>") → "<end>"
 def _first_of(tokens: Iterable[str], text: str) -> str | None:
     found = [(text.find(token), -len(token), token) for token in tokens if token.strip() and token in text]
     return min(found)[2] if found else None

@@ -17,11 +17,11 @@ WINDOW = 20
 Made = TypeVar("Made")
 
 
+# e.g. is_spike([2.0, 2.1, 1.9, 2.0] * 5, 3.2) → True
+# e.g. is_spike([2.0, 2.1, 1.9, 2.0] * 5, 2.6) → False
+# e.g. is_spike([1.0, 3.0] * 10, 3.2) → False
 def is_spike(before: Sequence[float], loss: float) -> bool:
-    """Whether a loss stands out of those before it: half above their median, and six of their usual deviations.
-
-    Of losses 2.0, 2.1, 1.9, … a 3.2 is one and a 2.6 is none; where they swing between 1 and 3, a 3.2 is none.
-    """
+    """Whether a loss stands out of those before it: half above their median, and six of their usual deviations."""
     if len(before) < WINDOW:
         return False
     middle = median(before)
