@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,8 @@ def test_commands_and_examples_in_the_docs_run(
     for old, new in changes.items():
         small = small.replace(old, new)
     (place / "studies" / "quickstart.yaml").write_text(small)
+    for archive in (ROOT / "studies").glob("*.tar.xz"):
+        shutil.copy(archive, place / "studies")
     (place / "responses.jsonl").write_text(json.dumps({"text": SENTENCE, "language": "fr"}) + "\n")
     monkeypatch.chdir(place)
     namespace: dict[str, Any] = {}
