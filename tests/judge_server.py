@@ -64,6 +64,8 @@ class State:
     headers: list[dict[str, str]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
+    """What other addresses answer, by path."""
 
 
 def identity(messages: Any) -> str:
@@ -189,6 +191,8 @@ class _Server:
     def other(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         state = self.state
         parts = path.split("?")[0].strip("/").split("/")
+        if path in state.told:
+            return 200, json.dumps(state.told[path]).encode()
         if parts == ["state"]:
             names = ("requests", "most_at_once", "paid", "faults", "statuses")
             return 200, json.dumps({name: getattr(state, name) for name in names}).encode()
@@ -203,7 +207,7 @@ class _Server:
         if parts[-1] == "batches":
             found = list(state.batches.values())
             return 200, json.dumps({"object": "list", "data": found, "has_more": False}).encode()
-        if parts[-2] == "batches":
+        if parts[:-1] and parts[-2] == "batches":
             return 200, json.dumps(self.polled(parts[-1])).encode()
         return 404, b'{"error": {"message": "no such address"}}'
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from judge_server import Act, Serving, serving
+from judge_server import Act, Serving, encoded, serving
 from warm import run_xlift
 
 import xlift
@@ -17,7 +17,7 @@ from xlift.errors import ConfigError, UserError
 from xlift.generation.served import LEDGER, answer_served
 from xlift.records import read_records
 from xlift.servers.client import Pace
-from xlift.servers.where import served_where
+from xlift.servers.where import engine_of, served_where
 from xlift.stages import prepare, run_study
 from xlift.study.loading import load_study
 from xlift.study.served import Model
@@ -109,6 +109,7 @@ def test_a_named_template_is_written_here_and_the_server_completes_the_text(tmp_
         (Act("x", finish="content_filter"), "the server's filter has taken the answer out"),
         (Act(body=b"<html>bad gateway</html>"), "the answer is not a chat completion"),
         (Act("half", cut=True), "no connection"),
+        (Act("the context length is 20 tokens", status=400), "400: the context length is 20 tokens"),
     ],
 )
 def test_an_answer_that_is_none_is_a_missing_response_with_its_reason(tmp_path: Path, act: Act, why: str) -> None:
@@ -129,6 +130,51 @@ def test_an_answer_that_is_none_is_a_missing_response_with_its_reason(tmp_path: 
     rated = xlift.rate(dict(missing[0]), "language")
     assert rated["value"] is None
     assert why in rated["reason"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "name"),
+    [
+        ("/version", {"version": "0.10.2"}, "vLLM 0.10.2"),
+        (
+            "/props",
+            {"build_info": "b6000-abc", "model_path": "/models/m-Q4_K_M.gguf"},
+            "llama.cpp b6000-abc m-Q4_K_M.gguf",
+        ),
+        ("/info", {"version": "3.0", "model_dtype": "torch.float16", "model_sha": None}, "TGI 3.0 torch.float16"),
+        ("/version", ["0.10.2"], ""),
+        ("/version", {"version": "x" * 2_000_000}, ""),
+    ],
+)
+def test_a_server_is_known_by_what_it_says_of_itself(path: str, told: Any, name: str) -> None:
+    with serving(fluent) as server:
+        server.state.told[path] = told
+        assert engine_of(Model(model="m", base_url=server.url)) == name
+
+
+def test_responses_name_what_computed_them_and_another_engine_on_resumption_is_told(
+    tmp_path: Path, capsys: Any
+) -> None:
+    def script(body: dict[str, Any], seen: int) -> Act:
+        told = json.loads(encoded(fluent(body, seen), body)) | {"system_fingerprint": "fp_1"}
+        told["choices"][0]["message"]["content"] = [{"type": "text", "text": "Oui."}]
+        return Act(body=json.dumps(told).encode())
+
+    with serving(script) as server:
+        server.state.told["/version"] = {"version": "0.10.2"}
+        path = served_study(tmp_path, [at(server, concurrency=1, max_requests=3)])
+        (one,) = checkpoints(prepared(path))
+        with pytest.raises(UserError, match="max_requests 3"):
+            answer_served(one, QUICK)
+        server.state.told["/version"] = {"version": "0.11.0"}
+        (one,) = checkpoints(prepared(path, f"models=[{{model: m, base_url: '{server.url}'}}]"))
+        answer_served(one, QUICK)
+    said = capsys.readouterr().err
+    assert "model 'm': 3 responses are of vLLM 0.10.2, those to come of vLLM 0.11.0" in said
+    (one,) = checkpoints(find_study(one.run.path.parent.parent))
+    engines = [record["engine"] for record in read_records(one.run.responses(0))]
+    assert sorted(engines) == ["vLLM 0.10.2 fp_1"] * 3 + ["vLLM 0.11.0 fp_1"] * 5
+    assert {one["text"] for one in one.responses} == {"Oui."}
 
 
 def test_what_a_server_has_not_answered_is_asked_again_by_the_next_run_and_nothing_else_is(tmp_path: Path) -> None:

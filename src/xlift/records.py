@@ -102,7 +102,7 @@ class Response(Prompt):
 
     `missing` says why there is no reply, `lost` that the next try may bring one; `text` is empty then.
     Of a later turn, `messages` are the whole conversation: the turns before it with the model's own replies. `seconds`
-    are its share of the time that the model has computed.
+    are its share of the time that the model has computed, `engine` what computed it where that is not xlift itself.
     """
 
     run: str
@@ -112,6 +112,7 @@ class Response(Prompt):
     prompt_tokens: int
     new_tokens: int
     seconds: NotRequired[float]
+    engine: NotRequired[str]
     signature: str
     missing: NotRequired[str]
     lost: NotRequired[bool]

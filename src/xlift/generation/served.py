@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from xlift.checkpoint import Checkpoint
 from xlift.disk import JsonlWriter
 from xlift.errors import ConfigError, UserError
-from xlift.progress import progress
+from xlift.progress import progress, say
 from xlift.records import LIMITED, Message, Prompt, fingerprint
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups
 from xlift.servers.ledger import Ledger, open_ledger
-from xlift.servers.where import served_where
+from xlift.servers.where import engine_of, served_where
 from xlift.study.served import Model
 from xlift.tuning.formats import written
 
@@ -57,6 +57,7 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
         problem = f"{len(checkpoint.unanswered)} prompts have no imported response"
         raise ConfigError(problem, "xlift import them again, or leave the model out")
     served_where(model)
+    engine = _engine(checkpoint, model)
     total, left = len(checkpoint.prompts), len({one["id"] for one in [*checkpoint.unanswered, *checkpoint.lost]})
     again = {one["id"] for one in checkpoint.lost}
     with (
@@ -70,7 +71,7 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
                 request = _request(now, prompt, model)
 
                 def finish(answers: list[ServedAnswer], prompt: Prompt = prompt, key: str = request.key) -> None:
-                    log.write(_record(now, prompt, answers[0], ledger, key))
+                    log.write(_record(now, prompt, answers[0], ledger, key) | _told_of(answers[0], engine))
                     bar.advance(1)
 
                 yield RequestGroup([request], finish)
@@ -83,6 +84,25 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
                 missing = f"{len(checkpoint.unanswered)} of {total} prompts are not answered"
                 raise UserError(f"{model.title}: {stopped}; {missing}", "raise the limit and run it again")
     return left
+
+
+def _engine(checkpoint: Checkpoint, model: Model) -> str:
+    """What the server says that it is, written down; a person is told where others have answered before."""
+    run, engine = checkpoint.run, engine_of(model)
+    before = run.manifest().get("engine")
+    if engine and before and before != engine and checkpoint.responses:
+        count = len(checkpoint.responses)
+        say(f"{model.title}: {count} responses are of {before}, those to come of {engine}; each names its own")
+    if engine:
+        run.update_manifest(engine=engine)
+    return engine
+
+
+def _told_of(answer: ServedAnswer, engine: str) -> dict[str, str]:
+    """What computed an answer, as far as its server tells: {"engine": "vLLM 0.10.2 fp_44709d6fcb"}."""
+    prints = [one.engine for one in answer.replies[:1] if one.engine]
+    told = " ".join([*([engine] if engine else []), *prints])
+    return {"engine": told} if told else {}
 
 
 def _request(checkpoint: Checkpoint, prompt: Prompt, model: Model) -> PromptRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -44,9 +45,23 @@ def report_facts(material: Material) -> list[tuple[str, str]]:
     return [
         *data_facts(material),
         ("Decoding", study.decoding.signature),
+        *engine_facts(material),
         ("Prompts", f"{splits.count('validation')} validation, {splits.count('test')} test, all languages together"),
         ("Made with", ", ".join(f"{name} {metadata.version(name)}" for name in packages)),
         ("Seeds", f"resampling and decoding {study.decoding.seed}; training: see the runs"),
+    ]
+
+
+def engine_facts(material: Material) -> list[tuple[str, str]]:
+    """What computed the responses of served models, as far as their servers told, with how many each."""
+    found = [
+        (one.run.label, Counter(engine for response in one.responses if (engine := response.get("engine"))))
+        for one in material.answered
+    ]
+    return [
+        (f"Engine of {label}", ", ".join(f"{engine} ({count:,})" for engine, count in engines.items()))
+        for label, engines in found
+        if engines
     ]
 
 

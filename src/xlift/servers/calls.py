@@ -9,11 +9,12 @@ from xlift.records import Message
 
 
 class ServedReply(NamedTuple):
-    """What a served model sent back for one call."""
+    """What a served model sent back for one call; `engine` is the fingerprint of what computed it, where it is told."""
 
     text: str
     finish: str = "stop"
     refusal: str | None = None
+    engine: str | None = None
 
 
 class ServedAnswer(NamedTuple):

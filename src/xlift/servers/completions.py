@@ -89,9 +89,10 @@ def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble,
         return Trouble("again", "the answer is not a chat completion"), None
     finish = choice.get("finish_reason")
     text, refusal = (redacted(_text(message.get(name)), secret) for name in ("content", "refusal"))
-    reply = ServedReply(
-        text, redacted(finish, secret)[:40] if isinstance(finish, str) and finish else "stop", refusal or None
-    )
+    ended = redacted(finish, secret)[:40] if isinstance(finish, str) and finish else "stop"
+    print_ = data.get("system_fingerprint")
+    engine = redacted(print_, secret)[:80] if isinstance(print_, str) and print_ else None
+    reply = ServedReply(text, ended, refusal or None, engine)
     return reply, _counted(data.get("usage"))
 
 

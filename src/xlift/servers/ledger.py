@@ -79,7 +79,7 @@ class Ledger:
 
     def _reply(self, key: str, part: int) -> ServedReply | None:
         line = self._line(key, part)
-        return None if line is None else ServedReply(line["reply"], line["finish"], line["refusal"])
+        return None if line is None else ServedReply(line["reply"], line["finish"], line["refusal"], line.get("engine"))
 
     def _line(self, key: str, part: int) -> dict[str, Any] | None:
         place = self.places.get((int(key, 16), part))
@@ -91,6 +91,7 @@ class Ledger:
     def add(self, key: str, part: int, reply: ServedReply, tokens: tuple[int, int], estimated: bool = False) -> None:
         """Write down an answered call with its (input, output) tokens, `estimated` where the server told none."""
         line: dict[str, Any] = {"request": key, "part": part, **reply._asdict()}
+        line |= {} if line.pop("engine") is None else {"engine": reply.engine}
         line = {"reply" if name == "text" else name: value for name, value in line.items()}
         line |= {"input": tokens[0], "output": tokens[1], "cost": round(self.price(*tokens), 9)}
         self._write(line | ({"estimated": True} if estimated else {}))

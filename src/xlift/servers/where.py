@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 from xlift.errors import ConfigError, nearest
@@ -11,6 +13,18 @@ from xlift.extras import require
 from xlift.redaction import redacted
 from xlift.servers.completions import model_names, server_words
 from xlift.study.served import Served, checked_address
+
+# e.g. GET http://localhost:8000/version of vLLM answers {"version": "0.10.2"}
+ENGINES = (
+    ("vLLM", "/version", ("version",)),
+    ("llama.cpp", "/props", ("build_info", "model_path")),
+    ("TGI", "/info", ("version", "model_dtype", "model_sha")),
+    ("SGLang", "/get_server_info", ("version", "dtype", "quantization")),
+    ("Ollama", "/api/version", ("version",)),
+)
+"""Where servers say what they are, and in which fields: the first one must be there."""
+LONGEST_TOLD = 1_000_000
+"""Bytes that a server may say of itself."""
 
 
 def api_key(settings: Served) -> str:
@@ -77,3 +91,38 @@ def listed(settings: Served) -> tuple[str, list[str]]:
         except (OpenAIError, ValueError) as error:
             why = redacted(f"{type(error).__name__}: {error}", key)
             raise ConfigError(f"{where} does not answer ({why})", "is the server running at this address?") from None
+
+
+def engine_of(settings: Served) -> str:
+    """What a server says that it is, with what it says of the model: "vLLM 0.10.2"; "" of one that tells nothing."""
+    from httpx2 import Client, HTTPError
+
+    address = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+    if not address:
+        return ""
+    root = address.rstrip("/").removesuffix("/v1")
+    with Client(timeout=5.0) as client:
+        for name, path, fields in ENGINES:
+            try:
+                with client.stream("GET", root + path) as answer:
+                    told = _object(answer) if answer.status_code == 200 else {}
+            except HTTPError:
+                continue
+            if isinstance(told.get(fields[0]), str):
+                said = (str(told[field]).rpartition("/")[2] for field in fields if isinstance(told.get(field), str))
+                return redacted(" ".join([name, *said]), api_key(settings))[:200]
+    return ""
+
+
+def _object(answer: Any) -> dict[str, Any]:
+    """The JSON object that an answer is, as far as it is short; {} for anything else."""
+    body = b""
+    for part in answer.iter_bytes():
+        body += part
+        if len(body) > LONGEST_TOLD:
+            return {}
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
