@@ -132,8 +132,10 @@ _RELATIVES = {
 }
 CLOSE, CLOSE_LETTERS, ENOUGH, READ = 0.3, 40, 300, 3_000
 """fastText's confidence in a relative from which on it vetoes, the shortest text, and how much is read."""
-FEW, MANY = 1 / 12, 1 / 4
+FEW, SOME, MANY = 1 / 12, 1 / 6, 1 / 4
 """Shares of words that speak for no or for another language, for a relative's and for any language's veto."""
+OWN = 1.05
+"""Powers of ten a word for the expected language, from which on a few unknown words call for no relative's veto."""
 
 
 # e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → 0

@@ -18,7 +18,9 @@ from xlift.rating.language.detection import (
     FEW,
     MANY,
     MOSTLY,
+    OWN,
     READ,
+    SOME,
     STRANGE_WORDS,
     SURE,
     UNMISTAKABLE,
@@ -123,11 +125,17 @@ def _second_look(text: str, weights: list[Weight], known: Vocabulary, rated: Rat
         whole = Span(0, len(text.rstrip()), str(other))
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
     relative = nearer(text[:READ], known)
-    if not relative and [weight[3] for weight in weights].count(None) >= FEW * len(weights):
+    if not relative and _half_known(weights):
         relative = relative_of(text, known.code)
     if relative:
         return None, {}, f"it may be in a language that is close to the expected one: {relative}"
     return rated
+
+
+def _half_known(weights: list[Weight]) -> bool:
+    """Whether so many words are unknown, and the others so common elsewhere, that a relative may have them all."""
+    unknown = [weight[3] for weight in weights].count(None) / len(weights)
+    return unknown >= SOME or (unknown >= FEW and sum([weight[0] for weight in weights]) < OWN * len(weights))
 
 
 def _rate(text: str, code: str) -> Rated:
@@ -139,7 +147,7 @@ def _rate(text: str, code: str) -> Rated:
     if _plainly_right(text, words, weights, known):
         right = 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
         return _second_look(text, weights, known, right)
-    prose = not _NOT_PROSE.search(text)
+    prose = not (_NOT_PROSE.search(text) or any(map(text.__contains__, _NOT_PROSE_EITHER)))
     if prose and (whole := _plainly_wrong(text, words, weights, known)):
         return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
     masked = mask(text)
@@ -206,8 +214,11 @@ def _plainly_native(text: str, words: list[str], weights: list[Weight], known: V
 
 
 # Signs of code and addresses, which have to be masked before anything is said about the words.
-_NOT_PROSE = re.compile(r"[`{<|\\$@#]|~~~|http|www\.")
+_NOT_PROSE = re.compile(r"[`{<|\\$@#]")
+_NOT_PROSE_EITHER = ("http", "www.", "~~~")
 MANY_WORDS = 12
+TELLING = 60
+"""Words from which the language that a text may be in throughout is taken."""
 
 
 # e.g. de: "The train leaves at nine and it takes us to the coast where we will walk and swim." → 0
@@ -243,10 +254,10 @@ def _rival_throughout(words: list[str], weights: list[Weight], known: Vocabulary
     against = [weight[2] for word, weight in zip(words, weights, strict=False) if len(word) > 1]
     if len(against) < MANY_WORDS or not known.rivals:
         return None
-    totals = list(map(sum, zip(*against, strict=True)))
-    best = totals.index(max(totals))
-    speaking = sum([row[best] > 0 for row in against])
-    enough = speaking >= MOSTLY * len(against) and totals[best] >= len(against)
+    begin = list(map(sum, zip(*against[:TELLING], strict=True)))
+    best = begin.index(max(begin))
+    said = [row[best] for row in against]
+    enough = sum([one > 0 for one in said]) >= MOSTLY * len(said) and sum(said) >= len(said)
     return known.rivals[best] if enough and not neighbours(known.code, known.rivals[best]) else None
 
 

@@ -197,12 +197,15 @@ def _english_lists(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
             continue
         start, end = line_of(said.text, places[j][0])
         first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
+        if not BULLET.fullmatch(said.text, start, places[first][0]):
+            continue
         # Turkish makes another letter of a capital I.
         words = [word.replace("ı", "i") for word in said.words[first:last]]
+        if not all(map(_in_english, words)):
+            continue
         scores = [evidence(word, said.code, "en") for word in words]
-        bullet = BULLET.fullmatch(said.text, start, places[first][0])
         english = [in_lexicon(word, "en") and not in_lexicon(word, said.code) for word in words]
-        if bullet and all(map(_in_english, words)) and any(map(bool, english)):
+        if any(english):
             items.append((SEVERAL + max(scores), Span(places[first][0], places[last - 1][1], "en")))
             strong += any(sure and score >= ITEM for sure, score in zip(english, scores, strict=True))
             unheard += any(_unheard(word, said.code) for word in words)
