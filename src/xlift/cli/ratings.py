@@ -110,7 +110,7 @@ def judge(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
     name: Annotated[str | None, typer.Option("--judge", help="Only this one of the study's judges.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model name, as the server knows it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, as the server knows it; or local:MODEL.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Server, for instance http://localhost:8000/v1.")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; OPENAI_API_KEY.")] = None,
     calls: Annotated[str | None, typer.Option(help="all: one call for all facets; each: one for each facet.")] = None,

@@ -115,7 +115,7 @@ def decode(
     """
     work = _Work(model, chat, prompts, keys, decoding, on_reply, languages or [""] * len(prompts), on_tokens)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
-    size = min(decoding.batch_size, len(prompts), _rows_that_fit(model, longest))
+    size = min(decoding.batch_size, len(prompts), rows_that_fit(model, longest))
     # States that are moved for one language are not those of another.
     prefix = [] if decoding.steer else _prefix(chat)
     with work.steered(), nullcontext(batch_of) if batch_of else answering(model) as made:
@@ -273,7 +273,7 @@ def _prefix(chat: ChatFormat) -> list[int]:
     return alike if len(alike) >= SHARED_TOKENS else []
 
 
-def _rows_that_fit(model: Any, tokens: int) -> int:
+def rows_that_fit(model: Any, tokens: int) -> int:
     """How many rows of so many tokens can keep their keys and values in half of the memory that is free."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -72,7 +72,12 @@ def answer_as_set(
     book: Ledger,
     pace: Pace,
 ) -> str | None:
-    """By batches or call by call, as the judge is set."""
+    """By a model that is loaded here, by batches or call by call, as the judge is set."""
+    if settings.here is not None:
+        require("train")
+        from xlift.judging.local import answer_here
+
+        return answer_here(groups, settings, book)
     if settings.batch:
         return answer_in_batches(requests, groups, settings, book, pace.poll)
     return answer_groups(groups, settings, book, pace)

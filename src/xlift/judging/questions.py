@@ -145,7 +145,7 @@ def judge_signature(settings: Judge, texts: dict[str, Texts]) -> str:
 
 def rater(settings: Judge) -> str:
     """The judge's name in ratings."""
-    return f"judge:{settings.name or settings.model}"
+    return f"judge:{settings.known_as}"
 
 
 # e.g. fill("Rate {{a}}.", {"a": "{{b}}"}) → "Rate {{b}}."
@@ -238,7 +238,8 @@ def make_request(
     """A request and its key; `kinds` are the JSON-schema types of the reply's fields."""
     messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     schema = {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
-    decoding = [settings.temperature, settings.max_new_tokens, settings.seed]
+    decoding: list[Any] = [settings.temperature, settings.max_new_tokens, settings.seed]
+    decoding += ["form"] if settings.here is not None and settings.json_schema else []
     key = fingerprint(settings.model, decoding, messages, again, length=16)
     return JudgeRequest(key, messages, again, schema, facets, notes, readable)
 

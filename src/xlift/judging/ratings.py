@@ -312,7 +312,8 @@ def estimate_calls(
 def estimate_text(estimate: CallEstimate, settings: Judge, what: str = "responses") -> str:
     """An estimate in words; `what` is what so many of are judged."""
     how = "mean of the calls so far" if estimate.measured else "estimated from the characters, within a factor of two"
-    price = "set price_input and price_output to see the price" if estimate.cost is None else f"{estimate.cost:.4f}"
+    unknown = "none: it is loaded here" if settings.here is not None else "set price_input and price_output to see it"
+    price = unknown if estimate.cost is None else f"{estimate.cost:.4f}"
     lines = [
         f"judge {settings.label} ({settings.model}), {settings.calls}: {estimate.items} {what}, {estimate.calls} calls",
         f"tokens: {estimate.input_tokens} to read, {estimate.output_tokens} to write ({how}; re-asks come on top)",

@@ -269,8 +269,12 @@ class Model(Served):
         return text + (f"|{fingerprint(self.body, length=6)}" if self.body else "")
 
 
+HERE = "local:"
+"""Before a judge's model: it is loaded here."""
+
+
 class Judge(Served):
-    """A judge model behind an OpenAI-compatible server."""
+    """A judge model behind an OpenAI-compatible server, or loaded here: `local:` and a folder, a hub model or a run."""
 
     calls: Literal["all", "each"] = "all"
     """One call for all facets (cheap), or one for each facet (careful)."""
@@ -290,6 +294,26 @@ class Judge(Served):
     seed: int = 0
     batch: bool = False
     """Send the requests through the server's Batch API."""
+
+    @model_validator(mode="after")
+    def _as_it_is_reached(self) -> Judge:
+        of_servers = ("base_url", "api_key_env", "timeout", "price_input", "price_output", "max_cost", "batch")
+        given = [name for name in of_servers if getattr(self, name) != type(self).model_fields[name].default]
+        if self.here is not None and given:
+            raise ValueError(f"a judge that is loaded here has no {', '.join(given)}")
+        if self.here == "":
+            raise ValueError("local: and a folder, a hub model or a run's folder")
+        return self
+
+    @property
+    def here(self) -> str | None:
+        """The model that is loaded here; None where a server answers."""
+        return self.model.removeprefix(HERE).strip() if self.model.startswith(HERE) else None
+
+    @property
+    def known_as(self) -> str:
+        """Its name among raters; where a model lies on this machine is no part of it."""
+        return self.name or (self.label if self.here is not None else self.model)
 
     @property
     def title(self) -> str:

@@ -95,11 +95,11 @@ class Study(Settings):
     def _named_apart(cls, judges: list[Judge]) -> list[Judge]:
         # Some file systems take A for a; ratings are known by the name as it is written.
         files = Counter(judge.label.casefold().replace(".", "-") for judge in judges)
-        names = Counter((judge.name or judge.model).casefold() for judge in judges)
+        names = Counter(judge.known_as.casefold() for judge in judges)
         alike = [
             judge.label
             for judge in judges
-            if files[judge.label.casefold().replace(".", "-")] > 1 or names[(judge.name or judge.model).casefold()] > 1
+            if files[judge.label.casefold().replace(".", "-")] > 1 or names[judge.known_as.casefold()] > 1
         ]
         if alike:
             called = ", ".join(sorted(set(alike)))
@@ -113,9 +113,9 @@ class Study(Settings):
         """What must be installed to run every stage: names of `xlift.extras.EXTRAS`."""
         runs = self.runs()
         chosen = {
-            "train": not all(run.remote for run in runs),
+            "train": not all(run.remote for run in runs) or any(judge.here is not None for judge in self.judges),
             "report": True,
-            "judge": bool(self.judges) or any(run.remote for run in runs),
+            "judge": any(judge.here is None for judge in self.judges) or any(run.remote for run in runs),
             "ray": self.executor == "ray",
         }
         return [name for name, wanted in chosen.items() if wanted]
