@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xlift.chat import open_model
 from xlift.generation.engine import READ_TOKENS, Batch, BatchOf, Reply, answering, decode, rows_that_fit
+from xlift.opening import open_model
 from xlift.records import Message
 from xlift.servers.calls import Asked, ServedAnswer, ServedReply
 from xlift.servers.client import RequestGroup
