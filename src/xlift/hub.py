@@ -202,6 +202,7 @@ def _hub_answer(error: BaseException | None) -> str:
     return f"the hub answers {response.status_code} {response.reason_phrase}"
 
 
+# e.g. _login_hint(OSError("busy")) → "run the same command again"
 def _login_hint(error: BaseException) -> str:
     refused = getattr(getattr(error, "response", None), "status_code", None) in {401, 403}
     return "hf auth login (the hub refuses the token that is set)" if refused else "run the same command again"

@@ -16,6 +16,7 @@ CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory has ended, on a GPU or on the host."""
+    # torch raises a RuntimeError where memory ends on a CPU, and a kind of it on a GPU.
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -186,6 +186,7 @@ def _unfit_tensors(told: dict[str, Any]) -> list[str]:
     return [f"{what}: {_first_names(names)}" for what, names in found.items() if names]
 
 
+# e.g. _first_names(["a", "b", "c", "d", "e"]) → "a, b, c and 2 more"
 def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 

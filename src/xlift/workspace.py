@@ -189,6 +189,7 @@ _OWN = re.compile(
 )
 
 
+# e.g. [bool(_OWN.fullmatch(name)) for name in ("runs", "judge-gpt.jsonl", "thesis.docx")] → [True, True, False]
 def refuse_foreign(folder: Path) -> None:
     """Raises ConfigError for a folder that holds something else than a study: nothing of the user's is touched."""
     if folder.is_file():

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions, with_silence
+from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, why_no_interval, with_conditions, with_silence
 from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import (
@@ -168,6 +168,7 @@ def _problems(frame: pl.DataFrame, rows: pl.DataFrame, name: str | Mapping[str, 
     return []
 
 
+# e.g. _written({"learning_rate": 1e-4, "size": 64}) → "learning_rate=0.0001,size=64"
 def _written(name: str | Mapping[str, Any]) -> str:
     return name if isinstance(name, str) else ",".join(f"{key}={value}" for key, value in name.items())
 
@@ -248,6 +249,7 @@ def _matrix(cells: pl.DataFrame, prompts: int) -> Numbers:
     return found
 
 
+# e.g. _filled(np.array([[1.0, np.nan], [0.0, 2.0]])).tolist() → [[1.0, 1.0], [0.0, 2.0]]
 def _filled(values: Numbers) -> Numbers:
     # A gap takes the prompt's mean over the other seeds, so that both sides stay means over the same prompts.
     return np.where(np.isfinite(values), values, np.nanmean(values, axis=1, keepdims=True)) if values.size else values
@@ -269,21 +271,18 @@ def _compared(
     low, high = _possible(_interval(pairs, parts, resamples, confidence, seed, top), top)
     row |= {"low": low, "high": high, "covers": None if low is None else SEEDS if parts.seeds else PROMPTS}
     p, test = _tested(pairs, parts, seed)
-    reasons = [] if low is not None else [_no_interval(row["n_prompts"])]
+    reasons = [] if low is not None else [why_no_interval(row["n_prompts"], "differences")]
     reasons += [] if row["standardised"] is not None else ["all differences are equal: no standardised difference"]
     return row | {"p": p, "test": test, "reason": "; ".join(reasons) or None}
 
 
-# e.g. of shares, +80 points [+55, +102] → [+55, +100]
+# e.g. _possible((0.55, 1.02), 1.0) → (0.55, 1.0)
 def _possible(bounds: tuple[float | None, float | None], top: float | None) -> tuple[float | None, float | None]:
     low, high = bounds
     return bounds if top is None or low is None or high is None else (max(-top, low), min(top, high))
 
 
-def _no_interval(clusters: int) -> str:
-    return "a single prompt: no interval" if clusters == 1 else "all differences are equal: no interval"
-
-
+# e.g. _sizes(np.array([1.0, 0.0, 0.0, -1.0]))["superiority"] → 0.5
 def _sizes(differences: Numbers) -> dict[str, Any]:
     better, worse = float((differences > 0).mean()), float((differences < 0).mean())
     tied = float((differences == 0).mean())
@@ -346,6 +345,7 @@ def _tested(pairs: Pairs, parts: Variances, seed: int) -> tuple[float, str]:
     return sign_flip_test(requests, np.random.default_rng([seed, 3]))
 
 
+# e.g. sign_flip_test(np.array([1.0, 1.0, 0.0, 1.0, 1.0]), np.random.default_rng(0)) → (0.125, "exact, prompts")
 def sign_flip_test(differences: Numbers, generator: np.random.Generator) -> tuple[float, str]:
     """Two-sided p of the sum of paired differences, whose signs are arbitrary if the sides are alike (Fisher 1935).
 
@@ -368,6 +368,8 @@ def sign_flip_test(differences: Numbers, generator: np.random.Generator) -> tupl
     return (1 + hits) / (1 + FLIPS), f"{FLIPS} random flips, {PROMPTS}"
 
 
+# e.g. _whole_steps(np.array([0.5, 0.25])).tolist() → [2, 1]
+# e.g. _whole_steps(np.array([0.1, np.pi])) is None → True
 def _whole_steps(sizes: Numbers) -> NDArray[np.int64] | None:
     """The sizes as whole multiples of a common step, None where there is none or too many would be needed."""
     for parts in range(1, FINEST + 1):
@@ -378,6 +380,7 @@ def _whole_steps(sizes: Numbers) -> NDArray[np.int64] | None:
     return None
 
 
+# e.g. _exact(np.array([1, 1, 1]), 3) → 0.25
 def _exact(steps: NDArray[np.int64], observed: int) -> float:
     """Share of sign flips whose sum is at least as far from 0, by adding one size after another."""
     chance = np.ones(1)

@@ -32,6 +32,7 @@ def with_requests(
     ]
 
 
+# e.g. consistency([{"parallel_id": "a", "language": "en", "value": 2}]) → []
 def consistency(rows: Sequence[Mapping[str, Any]], reference: str = "en") -> list[dict[str, Any]]:
     """One row a pair of languages, pairs with the reference language first.
 
@@ -81,6 +82,7 @@ def _share(name: str, values: Sequence[bool]) -> dict[str, float | None]:
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
+# e.g. round(_by_chance({"first_right": 0.9, "second_right": 0.6}), 2) → 0.58
 def _by_chance(found: Mapping[str, Any]) -> float | None:
     one, other = found["first_right"], found["second_right"]
     return None if one is None else one * other + (1 - one) * (1 - other)

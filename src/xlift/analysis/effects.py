@@ -211,19 +211,24 @@ def factors_of(frame: pl.DataFrame, names: Sequence[str] | None = None) -> list[
     return sorted(merged, key=lambda factor: order.index(factor.name.split(",")[0]))
 
 
+# e.g. _factor("rank", pl.Series([16, 4, 16])).codes.tolist() → [1, 0, 1]
 def _factor(name: str, values: pl.Series) -> Factor:
     levels = sorted(values.unique().to_list(), key=lambda value: (value is None, value if value is not None else 0))
     return Factor(name, [_level(value) for value in levels], np.array([levels.index(value) for value in values]))
 
 
+# e.g. [_level(value) for value in (1e-4, None, 16)] → ["0.0001", "none", "16"]
 def _level(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
+# e.g. _determines(_factor("size", pl.Series([8, 64])), _factor("steps", pl.Series([1, 8]))) → True
+# e.g. _determines(_factor("size", pl.Series([8, 8])), _factor("steps", pl.Series([1, 8]))) → False
 def _determines(one: Factor, other: Factor) -> bool:
     return len({*zip(one.codes.tolist(), other.codes.tolist(), strict=True)}) == len(one.levels)
 
 
+# e.g. _merged(_factor("size", pl.Series([8, 64])), [_factor("steps", pl.Series([1, 8]))]).levels → ["8, 1", "64, 8"]
 def _merged(finest: Factor, under: Sequence[Factor]) -> Factor:
     first = [int(np.flatnonzero(finest.codes == code)[0]) for code in range(len(finest.levels))]
     levels = [
@@ -348,6 +353,8 @@ def _design(found: Sequence[Factor], factor: Factor | None) -> tuple[Numbers, sl
     return np.hstack(columns), own
 
 
+# e.g. _told_apart(np.array([[1.0, 1.0]]), np.array([[1.0, 1.0], [1.0, 1.0]])) → True
+# e.g. _told_apart(np.array([[0.0, 1.0]]), np.array([[1.0, 1.0], [1.0, 1.0]])) → False
 def _told_apart(select: Numbers, design: Numbers) -> bool:
     """Whether the data decide these combinations of coefficients (they lie in the row space of the design)."""
     return bool(np.allclose(select @ np.linalg.pinv(design) @ design, select, atol=1e-8))
@@ -384,6 +391,7 @@ def _rows(
             yield row
 
 
+# e.g. [_number(value) for value in (4e-16, -0.25, float("nan"))] → [0.0, -0.25, None]
 def _number(value: Any) -> float | None:
     # Rounded, so that nothing is 0 rather than 4e-16.
     return round(float(value), 12) + 0.0 if np.isfinite(value) else None

@@ -164,9 +164,10 @@ def _summary_row(
         share = interval_of_mean(twos, 1.0, resamples, confidence, seed)
         row |= {"share_2": float(twos.sums.sum() / twos.counts.sum())}
         row |= {"share_2_low": share.low, "share_2_high": share.high}
-    return row | {"covers": found.covers, "reason": None if found.covers else _no_interval(len(table.sums))}
+    return row | {"covers": found.covers, "reason": None if found.covers else why_no_interval(len(table.sums))}
 
 
-# e.g. _no_interval(1) → "a single prompt: no interval"
-def _no_interval(clusters: int) -> str:
-    return "a single prompt: no interval" if clusters == 1 else "all values are equal: no interval"
+# e.g. why_no_interval(1) → "a single prompt: no interval"
+def why_no_interval(clusters: int, what: str = "values") -> str:
+    """Why a mean over prompts has no interval."""
+    return "a single prompt: no interval" if clusters == 1 else f"all {what} are equal: no interval"

@@ -33,6 +33,8 @@ def power_of_t(difference: float, error: float, freedom: float, alpha: float = 0
     return float(1 - nctdtr(freedom, shift, critical))
 
 
+# e.g. round(detectable(spread=0.5, prompts=100), 2) → 0.14
+# e.g. round(detectable(spread=0.5, prompts=100, languages=4, correlation=0.0), 2) → 0.07
 def detectable(
     spread: float,
     prompts: int,
@@ -55,6 +57,7 @@ def detectable(
     return _detectable(of_request, prompts, seed_variances, freedoms, power, alpha) if prompts > 1 else None
 
 
+# e.g. prompts_needed(difference=0.1, spread=0.5) → 199
 def prompts_needed(
     difference: float,
     spread: float,
@@ -71,6 +74,7 @@ def prompts_needed(
     return _needed(difference, of_request, seed_variances, freedoms, power, alpha)
 
 
+# e.g. _seeds(1, 0.05) → ((), ())
 def _seeds(seeds: int, seed_spread: float) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Variance that seeds add to the difference, by side, and its degrees of freedom."""
     counted = seeds > 1 and seed_spread > 0

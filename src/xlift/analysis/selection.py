@@ -153,10 +153,12 @@ def _logged(
     }
 
 
+# e.g. [_all_numbers(values) for values in ([0.1, 0.2], [0.1, None], [float("nan")])] → [True, False, False]
 def _all_numbers(values: Sequence[float | None]) -> bool:
     return all(value is not None and math.isfinite(value) for value in values)
 
 
+# e.g. pick({Candidate("a", 200): 0.9, Candidate("b", 100): 0.9, Candidate("c", 50): 0.5}) → ("b", 100)
 def pick(given: Mapping[Candidate, float]) -> Candidate:
     """The candidate with the highest value; of equal ones the earlier step, then the first by name."""
     return min(given, key=lambda one: (-given[one], one.step, one.run))
@@ -211,6 +213,7 @@ def _test_scores(test: pl.DataFrame, measure: Mapping[str, float] | None) -> dic
     return found
 
 
+# e.g. _mean({"fr": {"a": (1.0, "a"), "b": (0.0, "b")}, "ru": {"c": (1.0, "c")}}) → 0.75
 def _mean(found: PromptScores) -> float:
     return float(np.mean([np.mean([score for score, _ in own.values()]) for own in found.values()]))
 
@@ -238,5 +241,6 @@ def _priced(
     return found | {name: _back(value) for name, value in cells.items()} | {"pairs": len(shared)}
 
 
+# e.g. [_back(value) for value in (0.5, 0.75, None)] → [0.0, 0.5, None]
 def _back(value: float | None) -> float | None:
     return None if value is None else 2 * value - 1

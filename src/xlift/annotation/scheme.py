@@ -187,6 +187,8 @@ def _parsed(stored: str) -> Scheme:
     return Scheme.model_validate_json(stored)
 
 
+# e.g. worded({"en": "Fluency", "fr": "Fluidité"}, "fr") → "Fluidité"
+# e.g. worded({"de": "Flüssigkeit"}, "fr") → "Flüssigkeit"
 def worded(text: Wording, interface: str) -> str:
     """A text in a language of the page; else in English, else the first that there is."""
     if isinstance(text, str):

@@ -42,7 +42,8 @@ def _texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [text[front:] for text in tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)]
 
 
-# e.g. for French: " the" → True, "the" → False (a piece: "thermique"), " The" → False (a title), " stress" → False
+# e.g. [_is_foreign(token, "fr", True) for token in (" the", "the", " The", " stress")] → [True, False, False, False]
+# e.g. [_is_foreign(token, "ru", False) for token in (" chien", " Paris", " дом")] → [True, False, False]
 def _is_foreign(token: str, language: str, latin: bool) -> bool:
     word = token.strip()
     if not token.startswith(" ") or len(word) < 2 or not (word.isalpha() and word.isascii() and word.islower()):
@@ -50,6 +51,7 @@ def _is_foreign(token: str, language: str, latin: bool) -> bool:
     return not latin or (listed(language) and _is_english(word, language))
 
 
+# e.g. [_is_english(word, "fr") for word in ("would", "question", "train")] → [True, False, False]
 def _is_english(word: str, language: str) -> bool:
     english = zipf(word, "en") or 0.0
     return language != "en" and english >= COMMON and english - (zipf(word, language) or 0.0) >= RARER

@@ -77,6 +77,7 @@ def _likeliest(logits: Tensor, held: Held) -> Tensor:
     return torch.where((best > height) | ((best == height) & (first < free)), first, free)
 
 
+# e.g. _first_maximum(torch.tensor([[0.0, 2.0, 2.0]])).tolist() → [1]
 def _first_maximum(scores: Tensor) -> Tensor:
     """`argmax`, without a copy in float32 of scores in half precision on a CPU."""
     rows, size = scores.shape
@@ -88,6 +89,7 @@ def _first_maximum(scores: Tensor) -> Tensor:
     return block * SCORES_AT_ONCE + blocks[torch.arange(rows), block].float().argmax(dim=1)
 
 
+# e.g. _sample(torch.tensor([2.0, 1.0, 0.0]), Decoding(strategy="sample", top_k=1), None) → 0
 def _sample(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> int:
     """One token of the `top_k` likeliest; of those, of the smallest set that holds `top_p` (nucleus sampling, Holtzman
     et al. 2020); of those, one at least `min_p` times as likely as the first (Nguyen et al. 2024)."""
@@ -99,6 +101,7 @@ def _sample(logits: Tensor, decoding: Decoding, generator: torch.Generator | Non
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
 
 
+# e.g. generator_of(Decoding(), "open-001.fr") is None → True
 def generator_of(decoding: Decoding, key: str) -> torch.Generator | None:
     """What draws the tokens of one sampled reply; None for a greedy one."""
     if decoding.strategy == "greedy":

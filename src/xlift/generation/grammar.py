@@ -53,6 +53,7 @@ def plain_text(chat: ChatFormat, text: str) -> Encoded:
     return Encoded([start, *ids], [False] + [True] * len(ids))
 
 
+# e.g. _parting(Encoded([0, 5, 6], []), Encoded([0, 5, 7], []))[0].mask → [False, False, True]
 def _parting(good: Encoded, bad: Encoded) -> tuple[Encoded, Encoded]:
     """Both with only the tokens in the mask from the first on which they differ: those before count alike in both."""
     same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(good.ids, bad.ids, strict=False)))

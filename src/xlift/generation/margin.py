@@ -55,6 +55,7 @@ class FactPair:
             raise DataError(f"'{self.parallel_id}' in '{self.language}': a reference reply is empty")
 
 
+# e.g. round(Margin("q", "fr", 2.0).probability, 2) → 0.88
 @dataclass(frozen=True)
 class Margin:
     """The margin of one question; `nats` is None where the two replies do not differ."""
@@ -128,15 +129,16 @@ def language_margins(model: Any, chat: ChatFormat, pairs: Sequence[FactPair], ba
 
 def _starts(chat: ChatFormat, pair: FactPair) -> tuple[Encoded, Encoded]:
     """Both conversations, cut after the tokens that count, with only those in the mask."""
-    own, english = (chat.encode([*pair.question, _reply(text)]) for text in (pair.reply, pair.english))
+    own, english = (chat.encode([*pair.question, reply_message(text)]) for text in (pair.reply, pair.english))
     same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(own.ids, english.ids, strict=False)))
     return _cut(own, same), _cut(english, same)
 
 
-def _reply(text: str) -> Message:
+def reply_message(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
+# e.g. _cut(Encoded([1, 2, 3, 4], [False, False, True, False]), 2).ids → [1, 2, 3]
 def _cut(whole: Encoded, first: int) -> Encoded:
     # What a template writes behind the end of turn belongs to no reply; the mask's last token is that end.
     end = len(whole) - whole.mask[::-1].index(True)

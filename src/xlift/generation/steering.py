@@ -16,8 +16,7 @@ from torch import Tensor
 
 from xlift.data.prompts import fact_prompts, margin_languages
 from xlift.errors import ConfigError
-from xlift.generation.margin import FactPair, fact_pairs
-from xlift.records import Message
+from xlift.generation.margin import FactPair, fact_pairs, reply_message
 from xlift.tuning.loss import decoder_of
 from xlift.tuning.packing import pad, split_micro_batches
 from xlift.tuning.templates import ChatFormat, Encoded
@@ -46,7 +45,7 @@ def language_vectors(
 def _means(model: Any, chat: ChatFormat, pairs: Sequence[FactPair], own: bool, chosen: Sequence[int]) -> Tensor:
     """Mean states of the replies' tokens behind these layers, (layers, dimension); zeros without any."""
     sums = torch.zeros(len(chosen), model.config.get_text_config().hidden_size, device=model.device)
-    examples = [chat.encode([*pair.question, _reply(pair.reply if own else pair.english)]) for pair in pairs]
+    examples = [chat.encode([*pair.question, reply_message(pair.reply if own else pair.english)]) for pair in pairs]
     for group in split_micro_batches(range(len(examples)), [len(e) for e in examples], 2048, padded=True):
         sums += _summed(model, [examples[i] for i in group], chat.end_of_turn_id, chosen)
     return sums / max(1, sum(sum(example.mask) for example in examples))
@@ -73,10 +72,6 @@ def _summed(model: Any, examples: list[Encoded], pad_id: int, chosen: Sequence[i
 
 def _states(output: Any) -> Tensor:
     return cast(Tensor, output[0] if isinstance(output, tuple) else output)
-
-
-def _reply(text: str) -> Message:
-    return {"role": "assistant", "content": text}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from xlift.generation.margin import language_margins
 from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
 from xlift.hub import CHAT_FILES, Located, quiet
-from xlift.memory import peak_memory
+from xlift.memory import out_of_memory, peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt
 from xlift.study.runs import Adaptation, RunConfig
@@ -293,8 +293,7 @@ def main() -> None:
     except UserError as error:
         found = {"problems": error.problems, "hint": error.hint}
     except (MemoryError, RuntimeError) as error:
-        # torch raises a RuntimeError where memory ends on a CPU, and a kind of it on a GPU.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         found = {}
     print(json.dumps(found))

@@ -222,6 +222,10 @@ def _condition(rows: list[dict[str, Any]]) -> Condition:
     return Condition(first["label"].removesuffix(f"-s{first['seed']}"), names, settings, settings)
 
 
+# e.g. setting_text("method", {"method": "lora", "rank": 16}) → "lora r16"
+# e.g. setting_text("instructions", {"instructions": "alpaca-64", "size": 64}) → "alpaca"
+# e.g. setting_text("learning_rate", {"learning_rate": 0.0003}) → "learning rate 3e-4"
+# e.g. setting_text("max_length", {"max_length": 96}) → "max length 96"
 def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
     """One training choice in words, None where it says nothing of its own."""
     value = settings[name]
@@ -241,6 +245,7 @@ def setting_text(name: str, settings: Mapping[str, Any]) -> str | None:
     return words.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
 
 
+# e.g. list(setting_texts("model", [{"model": "a/gemma"}, {"model": "b/gemma"}]).values()) → ["a/gemma", "b/gemma"]
 def setting_texts(name: str, told: Sequence[Mapping[str, Any]]) -> dict[Any, str | None]:
     """The values of one training choice in words; models and system prompts that are shortened alike, told apart."""
     texts = {one[name]: setting_text(name, one) for one in told}
@@ -251,11 +256,13 @@ def setting_texts(name: str, told: Sequence[Mapping[str, Any]]) -> dict[Any, str
     return texts
 
 
+# e.g. [language_name(code) for code in ("fr", "all")] → ["French", "all"]
 def language_name(code: str) -> str:
     """The English name of a language; "all" stays."""
     return "all" if code == "all" else get_language(code).name
 
 
+# e.g. [rater_name(rater) for rater in ("judge:mistral", "human:Ana", "language")] → ["mistral", "Ana", "language"]
 def rater_name(rater: str) -> str:
     """A rater without what kind it is: mistral for judge:mistral, Ana for human:Ana."""
     return rater.removeprefix("judge:").removeprefix("human:")
@@ -268,6 +275,7 @@ def measure_text(measure: Mapping[str, float]) -> str:
     return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in measure.items())
 
 
+# e.g. slug("helpfulness-judge:gpt 4") → "helpfulness-judge-gpt-4"
 def slug(text: str) -> str:
     """Letters, digits and dashes only."""
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()

@@ -60,6 +60,8 @@ def _scaled(saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
     return (hidden_grad * each.to(hidden_grad.dtype), *(one.mul_(grad.to(one.dtype)) for one in weight_grads))
 
 
+# e.g. [round(float(one), 2) for one in Scores(cap=30.0).of(torch.tensor([3.0, 300.0]))[0]] → [2.99, 30.0]
+# e.g. Scores(factor=2.0).of(torch.tensor([1.5]))[0].tolist() → [3.0]
 class Scores(NamedTuple):
     """How the products of states and output layer become logits: times `factor`, then softly capped at `cap`."""
 

@@ -57,6 +57,8 @@ def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
     return planned
 
 
+# e.g. [round(learning_rate_at(RunConfig(warmup_steps=2), step, 5), 6) for step in (0, 1, 4)] → [5e-05, 0.0001, 1e-05]
+# e.g. learning_rate_at(RunConfig(min_learning_rate_ratio=0.1), 0, 1) → 0.0001
 def learning_rate_at(config: RunConfig, step: int, total: int) -> float:
     """Learning rate of optimiser step `step` (from 0) of `total`; the last has the lowest, a single one the highest."""
     if step < config.warmup_steps:
@@ -335,6 +337,7 @@ def _loss_of(loop: Loop, examples: Sequence[Encoded]) -> float | None:
     return heldout_loss(loop.model, examples, loop.run.config, loop.chat, loop.placement)
 
 
+# e.g. _note({"loss": 2.5, "tokens_per_second": 90.0}) → "loss 2.500  90 tokens/s"
 def _note(record: dict[str, Any]) -> str:
     margins = record.get("validation", {}).get("margins", {})
     leaning = "".join(f"  {code} {value:.0%}" for code, value in margins.items())
@@ -406,10 +409,12 @@ def descend(optimizer: torch.optim.AdamW, loss: float, config: RunConfig, step: 
     return {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
 
 
+# e.g. learned_tokens([Encoded([1, 2, 3], [True, False, True])]) → 1
 def learned_tokens(examples: Sequence[Encoded]) -> int:
     return sum(sum(example.mask[1:]) for example in examples)
 
 
+# e.g. speed_of([Encoded([1, 2, 3], [False, False, True])], 0.5)["tokens_per_second"] → 6.0
 def speed_of(examples: Sequence[Encoded], seconds: float) -> dict[str, Any]:
     """What a step's record says of its tokens and their speed."""
     tokens = sum(map(len, examples))
