@@ -249,10 +249,11 @@ def test_a_hundred_thousand_ratings_take_seconds() -> None:
         facet=pl.format("f{}", "f"),
         seed=pl.col("r").cast(pl.Int64),
     )
-    started = time.monotonic()
+    # Seconds of computing: beside other programs the clock says less.
+    started = time.process_time()
     assert len(summary(frame)) == 1000
     assert len(summary(frame, by=["condition", "facet", "language"])) == 50
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("name", SETTINGS)

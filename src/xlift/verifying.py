@@ -46,11 +46,11 @@ def verify(source: Path) -> tuple[int, list[str]]:
 
 
 def _looks(workspace: StudyFolder) -> Iterator[Look]:
-    yield Look(workspace.prompts, partial(_records, workspace.prompts, Prompt), "rm {path} && {again}")
+    yield Look(workspace.prompts, partial(_asked, read_records, workspace.prompts, Prompt), "rm {path} && {again}")
     for path in sorted((workspace.path / "runs").glob("*/run.yaml")):
         yield from _run_looks(path.parent)
     for path in sorted([*workspace.path.glob("judge-*.jsonl"), *workspace.path.glob("comparisons/*.jsonl")]):
-        yield Look(path, partial(_records, path, dict), "{again} asks again what these lines answered")
+        yield Look(path, partial(_asked, read_records, path, dict), "{again} asks again what these lines answered")
     database = workspace.path / "annotations.sqlite"
     if database.is_file():
         yield Look(database, partial(_check_database, database), "put back a copy: people's ratings are made once")
@@ -75,7 +75,7 @@ def _run_looks(folder: Path) -> Iterator[Look]:
     for path, kind in logs + [(path, Rating) for path in sorted(folder.glob("ratings/*.jsonl"))]:
         mend = "take these lines out, or rm {path}; then {again} makes them anew"
         people = "take these lines out; xlift annotate {study} --export FILE writes people's ratings anew"
-        yield Look(path, partial(_records, path, kind), people if path.match("*.human.jsonl") else mend)
+        yield Look(path, partial(_asked, read_records, path, kind), people if path.match("*.human.jsonl") else mend)
     for path in sorted(folder.glob("margins/*.json")):
         yield Look(path, partial(_asked, read_json, path, Margins), "rm {path} && {again}")
     yield Look(
@@ -85,10 +85,6 @@ def _run_looks(folder: Path) -> Iterator[Look]:
 
 def _asked(look: Callable[..., Any], *arguments: Any) -> None:
     look(*arguments)
-
-
-def _records(path: Path, kind: Any) -> None:
-    read_records(path, kind)
 
 
 def _check_database(path: Path) -> list[str]:

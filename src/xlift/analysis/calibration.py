@@ -104,10 +104,12 @@ def _sample(
     return _Sample(people, predicted, _numbered(clusters), _numbered(strata))
 
 
+# e.g. _numbered(["b", "a", "b"]).tolist() → [1, 0, 1]
 def _numbered(names: Sequence[str]) -> Integers:
     return np.asarray(np.unique(np.array(names, dtype=str), return_inverse=True)[1], dtype=np.int64)
 
 
+# e.g. _why_not(np.array([2.0, np.nan]), ["fr", "ru"]) → "no person has rated items of ru"
 def _why_not(people: Numbers, strata: Sequence[str]) -> str | None:
     rated = {stratum for stratum, value in zip(strata, people, strict=True) if not np.isnan(value)}
     unrated = sorted(set(strata) - rated)
@@ -167,6 +169,7 @@ def _item_weights(labelled: Bools, stratum: Integers) -> tuple[Numbers, Numbers,
     return in_labelled, in_others, others[stratum] > 0
 
 
+# e.g. [_components(np.array([0, 1]), np.array([0, 1])), _components(np.array([0, 0]), np.array([0, 1]))] → [2, 1]
 def _components(cluster: Integers, stratum: Integers) -> int:
     """How many means are free: strata that share clusters hang together (one mean), others do not."""
     nodes = int(cluster.max()) + 1
@@ -251,6 +254,7 @@ def _rows(
     return rows
 
 
+# e.g. _people_mean({"human:a": 2.0, "human:b": 1.0, "judge:m": 0.0, "human:c": None}) → 1.5
 def _people_mean(rated: Mapping[str, float | None]) -> float | None:
     values = [value for rater, value in rated.items() if value is not None and kind_of(rater) == "human"]
     return sum(values) / len(values) if values else None

@@ -89,6 +89,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+# e.g. _marks({"leniency": 0.4, "leniency_p": 0.01, "kappa_difference_p": None}, 0.05) → ["lenient"]
 def _marks(row: Mapping[str, Any], level: float) -> list[str]:
     """How a person deviates, as far as it is beyond chance."""
 

@@ -206,7 +206,7 @@ def _apart(groups: Sequence[Group], means: Numbers, confidence: float) -> NDArra
     return found
 
 
-# e.g. four requests that all differ alike: p = 0.10, since four coins fall alike one time in eight
+# e.g. round(_p(np.ones(4), []), 2) → 0.1
 def _p(differences: Numbers, seeds: Sequence[tuple[Any, ...]]) -> float:
     """`seeds`: variance and degrees of freedom by the runs of either side that has several."""
     moved = np.concatenate([differences, PSEUDO])

@@ -73,6 +73,7 @@ class Pairing(NamedTuple):
         return int(self.cluster.max(initial=-1)) + 1
 
 
+# e.g. cluster_of({"id": "open-1.fr", "parallel_id": "open-1"}, None) → "open-1"
 def cluster_of(record: Mapping[str, Any], clusters: Mapping[str, str] | None) -> str:
     """What is resampled together with a rating: its request in all languages where that is known, else its prompt."""
     return str((clusters or {}).get(record["id"]) or record.get("parallel_id") or record["id"])
@@ -202,6 +203,7 @@ def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pai
     ]
 
 
+# e.g. _people_mean(np.array([[0, 1, 1]])).tolist() → [1.5]
 def _people_mean(votes: Integers) -> Numbers:
     """[items], of votes for each grade [items, grades]; nan where nobody has voted."""
     counts = votes.sum(axis=1)
@@ -228,6 +230,7 @@ def _pairing(
     return Pairing(first, second, one, other, pairs, cluster, scale, *counts)
 
 
+# e.g. numbered(np.array([7, 5, 7]), np.array([True, False, True])).tolist() → [0, -1, 0]
 def numbered(clusters: Integers, used: NDArray[np.bool_]) -> Integers:
     """The clusters of items in use, numbered without gaps; -1 for other items."""
     numbers = np.full(len(clusters), -1, dtype=np.int64)

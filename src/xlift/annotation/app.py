@@ -37,11 +37,10 @@ from xlift.annotation.door import (
     let_in,
     message,
     refusal,
-    sendable,
     shielded_app,
 )
 from xlift.annotation.judgement import misfit, wrong_judgement
-from xlift.annotation.rendering import formatted
+from xlift.annotation.rendering import formatted, sendable
 from xlift.annotation.scheme import Scheme, guidelines_of, scheme_of, shown_answers, shown_facets, shown_spans
 from xlift.annotation.words import FOLDER, TEXTS, direction
 from xlift.languages import get_language

@@ -18,7 +18,8 @@ from starlette.routing import Route
 from xlift.analysis.agreement import agreement_tables
 from xlift.annotation import database as db
 from xlift.annotation import people, transfer
-from xlift.annotation.door import PAGES, Handler, csrf_of, form_of, let_in, message, own_body, refusal, sendable
+from xlift.annotation.door import PAGES, Handler, csrf_of, form_of, let_in, message, own_body, refusal
+from xlift.annotation.rendering import sendable
 from xlift.errors import UserError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.workspace import now

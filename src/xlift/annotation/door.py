@@ -226,8 +226,3 @@ def is_json(request: Request) -> bool:
 
 def interface_of(annotator: Any) -> str:
     return spoken(annotator.interface)
-
-
-def sendable(text: str) -> str:
-    """Lone surrogates, which no page can carry, as the replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

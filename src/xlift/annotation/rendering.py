@@ -15,6 +15,9 @@ LONGEST_RENDERED = 100_000
 """Characters beyond which a text is shown as it is."""
 
 
+# e.g. formatted("Plain words.\nTwo lines.") → None
+# e.g. str(formatted("See [this](http://a.org).")).count("<a ") → 0
+# e.g. "<script>" in str(formatted("**Hi** <script>x</script>")) → False
 def formatted(text: str) -> Markup | None:
     """A text with its Markdown formatted; None where it has none. Links are shown with their address, never followed.
 
@@ -25,11 +28,17 @@ def formatted(text: str) -> Markup | None:
     # HTML stays text; images would be loaded.
     markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
     markdown.disable(["image", "html_block", "html_inline"])
-    tokens = markdown.parse(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    tokens = markdown.parse(sendable(text))
     _make_harmless(tokens)
     found = str(markdown.renderer.render(tokens, markdown.options, {}))
     # e.g. "One line.\nAnother." is two lines of a paragraph with or without formatting
     return Markup(found) if re.search(r"<(?!/?p\b|br\b)", found) else None
+
+
+# e.g. sendable("half \ud83d") → "half �"
+def sendable(text: str) -> str:
+    """Lone surrogates, which no page can carry, as the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _make_harmless(tokens: Sequence[Token]) -> None:

@@ -116,6 +116,7 @@ def _expected_problems(record: dict[str, Any], where: str, levels: dict[str, tup
     return sorted(problems)
 
 
+# e.g. len(side_by_side([{"id": "a", "run": run} for run in ("x", "y", "z")], None, 0)) → 3
 def side_by_side(responses: Sequence[dict[str, Any]], total: int | None, seed: int) -> list[dict[str, Any]]:
     """Responses to the same prompt side by side, each two of them once, which stands first drawn by seed.
 
@@ -133,6 +134,7 @@ def _draw(seed: int, response: dict[str, Any]) -> str:
     return fingerprint(seed, response["id"], response.get("run", ""), response.get("step", 0))
 
 
+# e.g. len(sample([{"id": name, "language": "fr"} for name in "abc"], 2, None, 0)) → 2
 def sample(
     responses: Sequence[dict[str, Any]], per_cell: int | None, total: int | None, seed: int
 ) -> list[dict[str, Any]]:
@@ -187,6 +189,8 @@ def shown_of(response: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
+# e.g. assign([Task("t", frozenset({"fr"}), False)], {1: {"fr", "en"}, 2: {"ru"}}, [], 2, 0) → [(1, "t")]
+# e.g. assign([Task("t", frozenset({"fr"}), False)], {1: frozenset({"fr"})}, [(1, "t")], 1, 0) → []
 def assign(
     tasks: Iterable[Task],
     readers: dict[int, frozenset[str]],
@@ -215,6 +219,7 @@ def assign(
     return made
 
 
+# e.g. in_order(["begun"], ["trial"], 1, 0, practice={"trial"}) → ["begun", "trial"]
 def in_order(
     kept: Sequence[str], new: Iterable[str], annotator: int, seed: int, practice: Container[str] = ()
 ) -> list[str]:

@@ -35,6 +35,9 @@ _SAME = {"html": "html", "markdown": "markdown", "short": "short", "long": "long
 _FOR_JUDGES = {"scientific_style": "scientific", "simple_style": "simple", "complex_inst": "compound"}
 
 
+# e.g. modifier_constraint("num_items_5") → {"name": "items", "count": 5}
+# e.g. modifier_constraint("lang_fr") → {"name": "reply_language", "language": "fr"}
+# e.g. modifier_constraint("cap_template") → {"name": "capitalized"}
 def modifier_constraint(kind: str) -> dict[str, Any]:
     """The constraint that a modifier type of the paper stands for: "num_items_5", "lang_fr", "cap_template".
 
@@ -99,6 +102,7 @@ def _paper_file(folder: Path, name: str, language: str, ending: str) -> Path:
     return found
 
 
+# e.g. _of_language({"pt-BR": 1, "fr": 2}, "pt", Path("d")) → 1
 def _of_language(files: Mapping[str, File], language: str, where: Path) -> File | None:
     """The one of several files by the tags in their names that is in `language`."""
     found = [language] if language in files else [tag for tag in files if known_code(tag) == language]
@@ -174,6 +178,8 @@ def lcb_prompts(path: Path, language: str, split: Split) -> list[Prompt]:
     return prompts
 
 
+# e.g. _lcb_prompt("crosslingual", "okapi", 7, "fr", "test", "Why?")["id"] → "lcb-crosslingual-okapi-007.fr"
+# e.g. _lcb_prompt("monolingual", "okapi", 7, "fr", "test", "Ah ?")["parallel_id"] → "lcb-monolingual-okapi-007-fr"
 def _lcb_prompt(task: str, source: str, number: int, language: str, split: Split, words: str) -> Prompt:
     messages = cast(list[Message], [{"role": "user", "content": words}])
     key = f"lcb-{task}-{source}-{number:03d}"
@@ -208,6 +214,7 @@ def _unpacked(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     return content
 
 
+# e.g. _lcb_names(["monolingual/a/fr.csv", "monolingual/a/ru.csv"], "fr", Path("t")) → ["monolingual/a/fr.csv"]
 def _lcb_names(names: Iterable[str], language: str, where: Path) -> list[str]:
     """One file of the language, however its name writes it, from each folder of the two tasks."""
     folders: dict[tuple[str, ...], dict[str, str]] = {}

@@ -55,6 +55,7 @@ def write_modelfile(folder: Path, weights: Path, chat: ChatFormat) -> None:
     write_atomic(folder / "Modelfile", "\n".join(lines) + "\n")
 
 
+# e.g. _quoted('say "hi"') → "\"\"\"say \"hi\"\"\"\""
 def _quoted(text: str) -> str:
     return f'"""{text}"""' if "\n" in text or '"' in text else f'"{text}"'
 

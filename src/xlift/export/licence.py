@@ -49,6 +49,7 @@ def licence_of(model: str, revision: str | None, offline: bool) -> Licence:
     return Licence({name: told[name] for name in LICENCE_FIELDS if told.get(name)}, files)
 
 
+# e.g. card_fields(Path("absent.md")) → {}
 def card_fields(card: Path) -> dict[str, Any]:
     """What stands between the lines --- at the top of a card; nothing where there is no card or no such part."""
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

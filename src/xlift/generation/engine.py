@@ -259,6 +259,8 @@ class _Work:
         held.keep(order)
 
 
+# e.g. closed_up([True, False, True, True]) → [0, 3, 2]
+# e.g. closed_up([False, False, True]) → [2]
 def closed_up(going: Sequence[bool]) -> list[int]:
     """Which row stands where once those that do not go on are let go: as few as can be move."""
     kept = [i for i, on in enumerate(going) if on]

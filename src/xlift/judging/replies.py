@@ -30,6 +30,8 @@ _REFUSALS = re.compile(
 )
 
 
+# e.g. refuses(ServedReply("I'm sorry, I can't rate this.", "stop", None)) → True
+# e.g. refuses(ServedReply("I can't fault it: 2", "stop", None)) → False
 def refuses(reply: ServedReply) -> bool:
     """Whether a reply is a refusal: by its own field, by the server's filter, or by its words (without any rating)."""
     if reply.refusal or reply.finish == "content_filter":
@@ -39,6 +41,7 @@ def refuses(reply: ServedReply) -> bool:
 
 
 # e.g. read_values("- **Fluency**: 2", ["fluency"]) → {"fluency": (2.0, None)}
+# e.g. read_values('{"fluency": 2} or {"fluency": 1}', ["fluency"])["fluency"][0] → None
 def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | None, str | None]]:
     """Per facet (value, None), or (None, why it cannot be read). Only 0, 1 and 2 are values.
 
@@ -52,6 +55,7 @@ def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | Non
     return {facet: _one_facet(answer, objects, facet, alone=len(facets) == 1) for facet in facets}
 
 
+# e.g. read_why('{"why": "It is in English.", "language": 0}') → "It is in English."
 def read_why(text: str) -> str | None:
     """The reason that a judge gives in its reply, where it was asked for one."""
     said = [why for one in map(_folded, _objects(_answer_of(text))) for why in one.get("why", ())]
@@ -139,6 +143,7 @@ def _folded(found: JsonObject) -> dict[str, list[Any]]:
     return flat
 
 
+# e.g. _by_name((("Fluency", 2), ("fluency ", 1))) → {"fluency": [2, 1]}
 def _by_name(found: JsonObject) -> dict[str, list[Any]]:
     said: dict[str, list[Any]] = {}
     for name, value in found:

@@ -32,6 +32,8 @@ from xlift.study.served import Served
 _SCRIPTS = ((0x0, 3.8), (0x250, 2.5), (0x700, 2.0), (0x2E80, 1.2))
 
 
+# e.g. round(estimated_tokens("a" * 38)) → 10
+# e.g. round(estimated_tokens("ありがとう")) → 4
 def estimated_tokens(text: str) -> float:
     """About how many tokens a text is; within a factor of two for most models, less close for non-Latin scripts."""
     rest = "".join(one for one in text if not one.isascii()) if not text.isascii() else ""
@@ -40,6 +42,7 @@ def estimated_tokens(text: str) -> float:
     return (len(text) - len(rest)) / _SCRIPTS[0][1] + sum(count / _SCRIPTS[i][1] for i, count in counts.items())
 
 
+# e.g. most_tokens("é") → 2
 def most_tokens(text: str) -> int:
     """An upper bound: byte-level tokenizers make at most a token of a byte."""
     return len(text.encode("utf-8", "surrogatepass"))

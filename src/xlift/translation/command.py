@@ -80,6 +80,7 @@ def translate_file(
     return result
 
 
+# e.g. str(_beside(Path("data/fr.jsonl"), "dropped")) → "data/fr.dropped.jsonl"
 def _beside(out: Path, what: str) -> Path:
     return out.with_name(f"{out.stem}.{what}.jsonl")
 
@@ -105,10 +106,12 @@ def _named(record: dict[str, Any]) -> dict[str, Any]:
     return {**{key: one for key, one in record.items() if key != "where"}, "parallel_id": _parallel(record)}
 
 
+# e.g. _parallel({"id": "a", "parallel_id": "p"}) → "p"
 def _parallel(record: Mapping[str, Any]) -> str:
     return str(record.get("parallel_id") or record["id"])
 
 
+# e.g. list(_chunks([1, 2, 3], 2)) → [[1, 2], [3]]
 def _chunks(records: Sequence[dict[str, Any]], size: int) -> Iterator[Sequence[dict[str, Any]]]:
     for start in range(0, len(records), size):
         yield records[start : start + size]

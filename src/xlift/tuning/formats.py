@@ -67,6 +67,7 @@ def written(name: str, messages: Sequence[Message]) -> tuple[str, str]:
     return template.render(messages=list(messages), add_generation_prompt=True, bos_token=""), end
 
 
+# e.g. fitting({"<|im_start|>": 1, "<|im_end|>": 2}) → "chatml"
 def fitting(vocabulary: dict[str, int]) -> str:
     """The named format whose tokens a vocabulary holds."""
     if "<start_of_turn>" in vocabulary and "<end_of_turn>" in vocabulary:
