@@ -348,4 +348,4 @@ def test_a_study_folder_works_on_only_with_what_it_was_made_with(
 
 
 def train_run(workspace: StudyFolder, run: RunFolder, until: int) -> None:
-    stages._train(workspace, run, True, stages.SharedWork(), until)
+    stages._train(workspace, run, True, stages.ProcessWork(), until)

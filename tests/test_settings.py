@@ -40,7 +40,7 @@ from xlift.report.reading import Material
 from xlift.report.remedies import remedies_table
 from xlift.results import tidy_table
 from xlift.servers.client import Pace
-from xlift.stages import SharedWork, generate_stage, prepare, rate_stage, runs_at_once, train_stage
+from xlift.stages import ProcessWork, generate_stage, prepare, rate_stage, runs_at_once, train_stage
 from xlift.study.data import Prompts
 from xlift.study.labels import run_settings
 from xlift.study.loading import parse_study, section_class
@@ -166,7 +166,7 @@ def conversations(study: Study, lab: Lab) -> Any:
 def examined(study: Study, lab: Lab) -> Any:
     """What is told of the data before a run is trained on them, or why they are refused."""
     try:
-        return SharedWork().examples(prepare(study, lab.place()), _tuned(study).instructions, offline=True).facts
+        return ProcessWork().examples(prepare(study, lab.place()), _tuned(study).instructions, offline=True).facts
     except UserError as error:
         return error.problems
 

@@ -144,7 +144,7 @@ def train_until(study: Any, workspace: StudyFolder) -> None:
     """The first round of halving alone."""
     import xlift.stages as stages
 
-    kept, most = stages.SharedWork(), study.together
+    kept, most = stages.ProcessWork(), study.together
     work = [run for run in workspace.runs if run.trains]
     if most == 1:
         for run in work:

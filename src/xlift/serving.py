@@ -56,7 +56,7 @@ _OFF: dict[str, tuple[Any, ...]] = {
 """What is not done here, with the values that ask for nothing."""
 
 
-class Opened(NamedTuple):
+class OpenModel(NamedTuple):
     """A model that answers under a name."""
 
     model: Any
@@ -99,7 +99,7 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
         for name, one in zip(called, names, strict=True):
             context, chat = open_model(one, None, offline)
             model = stack.enter_context(context)
-            opened[name] = Opened(model, chat, stack.enter_context(answering(model)))
+            opened[name] = OpenModel(model, chat, stack.enter_context(answering(model)))
         queue: SimpleQueue[Waiting | None] = SimpleQueue()
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
@@ -111,7 +111,7 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
             worker.join()
 
 
-def application(opened: dict[str, Opened], queue: SimpleQueue[Waiting | None]) -> Starlette:
+def application(opened: dict[str, OpenModel], queue: SimpleQueue[Waiting | None]) -> Starlette:
     """The endpoint; a thread that runs `_answer_all` on the same queue answers."""
     started = int(time.time())
 
@@ -153,7 +153,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return await _refused(request, HTTPException(500, type(error).__name__))
 
 
-def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
+def _waiting(body: dict[str, Any], opened: dict[str, OpenModel]) -> Waiting:
     """What a request asks for. Raises HTTPException that says all that is wrong with it."""
     name = body.get("model")
     if name not in opened:
@@ -228,7 +228,7 @@ def _usage(reply: Reply) -> dict[str, int]:
     return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.new_tokens, "total_tokens": total}
 
 
-def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, Opened]) -> None:
+def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, OpenModel]) -> None:
     """Answer what waits, together what can be, until None comes."""
     pending: list[Waiting] = []
     while True:
@@ -243,7 +243,7 @@ def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, Opened]) -
         _answer(alike, opened[first.name])
 
 
-def _answer(asked: list[Waiting], opened: Opened) -> None:
+def _answer(asked: list[Waiting], opened: OpenModel) -> None:
     held = max(map(len, asked[0].decoding.stop), default=0)
 
     def on_tokens(index: int, tokens: list[int]) -> None:

@@ -52,7 +52,7 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     require(*study.extras)
     if first_worker():
         say_pending(open_study(study, folder))
-    workspace, kept = prepare(study, folder), SharedWork()
+    workspace, kept = prepare(study, folder), ProcessWork()
     with locked(workspace.path):
         stages = (train_stage, generate_stage, rate_stage, judge_stage)
         failures: list[UserError] = []
@@ -67,7 +67,7 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     return workspace
 
 
-class SharedWork:
+class ProcessWork:
     """What the runs of one process share and do once: a base model, instruction data, prompts looked at."""
 
     def __init__(self) -> None:
@@ -108,9 +108,9 @@ class SharedWork:
             self._data[key].overlaps.refuse()
         return self._data[key]
 
-    def __reduce__(self) -> tuple[type[SharedWork], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ProcessWork], tuple[()]]:
         # Another process begins with nothing.
-        return SharedWork, ()
+        return ProcessWork, ()
 
 
 def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
@@ -141,12 +141,12 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
     return workspace
 
 
-def train_stage(workspace: StudyFolder, offline: bool = False, kept: SharedWork | None = None) -> None:
+def train_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork | None = None) -> None:
     """Train every run of the grid that is not trained yet; one that failed before is tried again, once."""
     if not any(run.trains for run in workspace.runs):
         return
     require("train")
-    study, kept = workspace.study, kept or SharedWork()
+    study, kept = workspace.study, kept or ProcessWork()
     failures: list[UserError] = []
     failed: set[str] = set()
 
@@ -183,7 +183,7 @@ def runs_at_once(study: Study) -> int | Literal["auto"] | None:
     return study.together if study.together != 1 else None
 
 
-def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: SharedWork, until: int | None = None) -> None:
+def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork, until: int | None = None) -> None:
     from xlift.tuning.train import train
 
     examples, base, placement = _ready(workspace, run, offline, kept)
@@ -198,7 +198,7 @@ def _train_together(
     workspace: StudyFolder,
     runs: list[RunFolder],
     offline: bool,
-    kept: SharedWork,
+    kept: ProcessWork,
     until: int | None,
     most: int | Literal["auto"],
 ) -> dict[str, UserError]:
@@ -240,7 +240,7 @@ def _watching(workspace: StudyFolder) -> Watching:
 
 
 def _ready(
-    workspace: StudyFolder, run: RunFolder, offline: bool, kept: SharedWork
+    workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork
 ) -> tuple[Examples, Located, Placement]:
     """The data of a run, its base and where it is computed, written down; the run is running now."""
     study = workspace.study
@@ -281,10 +281,10 @@ def _base(workspace: StudyFolder, run: RunFolder, offline: bool) -> tuple[Locate
     return base, place(study.device, begun or study.dtype)
 
 
-def generate_stage(workspace: StudyFolder, offline: bool = False, kept: SharedWork | None = None) -> None:
+def generate_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork | None = None) -> None:
     """Let every run answer every prompt that it has not answered yet. Of several workers, the first does it."""
     require(*(name for name in workspace.study.extras if name in ("train", "judge")))
-    kept = kept or SharedWork()
+    kept = kept or ProcessWork()
     if first_worker():
         try:
             work = partial(_generate, kept=kept)
@@ -294,7 +294,7 @@ def generate_stage(workspace: StudyFolder, offline: bool = False, kept: SharedWo
             kept.base.let_go()
 
 
-def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: SharedWork) -> None:
+def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork) -> None:
     if _trained_by(workspace, run).stage("train")["state"] == "failed":
         return
     found = checkpoints_of(workspace, run)
@@ -317,7 +317,7 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Share
     run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
 
 
-def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: SharedWork) -> Callable[[Checkpoint], int]:
+def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork) -> Callable[[Checkpoint], int]:
     """What lets a run's checkpoints answer: the model, loaded here, or its server."""
     if run.config.remote:
         from xlift.generation.served import answer_served
@@ -337,7 +337,7 @@ def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:
 
 
 def rate_stage(
-    workspace: StudyFolder, offline: bool = False, kept: SharedWork | None = None, raters: Sequence[str] | None = None
+    workspace: StudyFolder, offline: bool = False, kept: ProcessWork | None = None, raters: Sequence[str] | None = None
 ) -> None:
     """Rate every response that has no rating with the rater's current signature, by all of the study's raters or some.
 
@@ -375,7 +375,7 @@ def _rate_by(checkpoint: Checkpoint, rater: str) -> int:
     return len(wanted)
 
 
-def judge_stage(workspace: StudyFolder, offline: bool = False, kept: SharedWork | None = None) -> None:
+def judge_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork | None = None) -> None:
     """Let the study's judges rate what they have not rated yet. The first worker does it."""
     if not workspace.study.judges or not first_worker():
         return

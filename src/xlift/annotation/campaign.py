@@ -140,7 +140,7 @@ def _chosen(responses: Sequence[dict[str, Any]], settled: dict[str, Any], scheme
     if not scheme.pairs:
         return sampling.sample(responses, settled["per_cell"], settled["total"], settled["seed"])
     cells = sampling.sample(responses, settled["per_cell"], None, settled["seed"])
-    found = sampling.side_by_side(cells, settled["total"], settled["seed"])
+    found = sampling.blind_pairs(cells, settled["total"], settled["seed"])
     if not found:
         raise DataError("no two responses answer the same prompt, so there is nothing to compare")
     return found

@@ -116,8 +116,8 @@ def _expected_problems(record: dict[str, Any], where: str, levels: dict[str, tup
     return sorted(problems)
 
 
-# e.g. len(side_by_side([{"id": "a", "run": run} for run in ("x", "y", "z")], None, 0)) → 3
-def side_by_side(responses: Sequence[dict[str, Any]], total: int | None, seed: int) -> list[dict[str, Any]]:
+# e.g. len(blind_pairs([{"id": "a", "run": run} for run in ("x", "y", "z")], None, 0)) → 3
+def blind_pairs(responses: Sequence[dict[str, Any]], total: int | None, seed: int) -> list[dict[str, Any]]:
     """Responses to the same prompt side by side, each two of them once, which stands first drawn by seed.
 
     A pair is the record of one, with the other under `second`; `total` takes those that come first by prompt.

@@ -17,7 +17,7 @@ from xlift.rating.text import parse_lines
 from xlift.records import Conversation
 from xlift.terminal import aligned, fitted
 
-READ_CHARACTERS = 400
+TOLD_BY = 400
 """Characters of a text by which its language is told."""
 FEW_TURNS = 0.02
 """Share of conversations from which on a fault is told."""
@@ -40,7 +40,7 @@ class Turn(NamedTuple):
 # e.g. language_of("Ok.") → ""
 def language_of(text: str) -> str:
     """The language of a text by its beginning; "" where it is too short or mixed to tell."""
-    start = " ".join(text[:READ_CHARACTERS].split())
+    start = " ".join(text[:TOLD_BY].split())
     code, sure = identify(start) if len(start) >= MIN_LINE else ("", 0.0)
     return known_code(code) if sure >= SURE else ""
 

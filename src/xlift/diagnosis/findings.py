@@ -128,7 +128,7 @@ def _language_shown(rows: Sequence[LanguageRow], before: dict[str, LanguageRow])
     shown = [_each(rows, "right", "wholly in the language: ")]
     margins = [(row, row.margin) for row in rows if row.margin and row.margin.mean is not None]
     if margins:
-        told = ", ".join(f"{row.name} {estimate_text(margin)}" for row, margin in margins)
+        told = ", ".join(f"{row.name} {share_or_unknown(margin)}" for row, margin in margins)
         shown.append(f"probability that a reply opens in the language and not in English: {told}")
     known = [before[row.language] for row in rows if row.language in before]
     return [*shown, _each(known, "right", "of its base: ")] if known else shown
@@ -166,7 +166,7 @@ def _facts(model: Measured) -> Finding | None:
     sound = [row for row in weak if not _below(row.right, SPOILT)]
     if not sound:
         return None
-    shown = [f"facts answered right: English {estimate_text(english)}, {_each(sound, 'facts')}"]
+    shown = [f"facts answered right: English {share_or_unknown(english)}, {_each(sound, 'facts')}"]
     tries = ["no matter of tuning data: what the base does not know in a language, instructions do not teach"]
     title = f"It speaks {_names(sound)}, and knows less there than in English"
     return Finding("facts", title, shown, tries)
@@ -207,12 +207,12 @@ def _names(rows: Sequence[LanguageRow]) -> str:
 
 
 def _each(rows: Sequence[LanguageRow], what: str, before: str = "") -> str:
-    return before + ", ".join(f"{row.name} {estimate_text(getattr(row, what))}" for row in rows)
+    return before + ", ".join(f"{row.name} {share_or_unknown(getattr(row, what))}" for row in rows)
 
 
-# e.g. estimate_text(Estimate(0.94, 0.72, 0.99, 20, 0)) → "94% [72–99]"
-# e.g. estimate_text(Estimate(None, None, None, 0, 20)) → "not known"
-def estimate_text(found: Estimate, unknown: str = "not known") -> str:
+# e.g. share_or_unknown(Estimate(0.94, 0.72, 0.99, 20, 0)) → "94% [72–99]"
+# e.g. share_or_unknown(Estimate(None, None, None, 0, 20)) → "not known"
+def share_or_unknown(found: Estimate, unknown: str = "not known") -> str:
     """A share with its interval, or `unknown`."""
     if found.mean is None or found.low is None or found.high is None:
         return unknown

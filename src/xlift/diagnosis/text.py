@@ -7,7 +7,7 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-from xlift.diagnosis.findings import Finding, estimate_text
+from xlift.diagnosis.findings import Finding, share_or_unknown
 from xlift.diagnosis.measure import LanguageRow, Measured
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate
@@ -27,7 +27,7 @@ def parts(model: Measured, found: Sequence[Finding] | None) -> list[str]:
 def table(model: Measured) -> str:
     """One row a language, at most 80 columns."""
     head = ["", "in the language", "instead", "cut", "fluent", "constraints", "facts", "margin"]
-    return aligned([head, *([row.name, estimate_text(row.right, "not rated"), *_cells(row)] for row in model.rows)])
+    return aligned([head, *([row.name, share_or_unknown(row.right, "not rated"), *_cells(row)] for row in model.rows)])
 
 
 def _cells(row: LanguageRow) -> list[str]:
@@ -149,7 +149,7 @@ def failed(model: Measured, limits: Mapping[str, float]) -> list[str]:
     """What to say of languages whose share of right answers is below its limit, or not known."""
     rows = [row for row in model.rows if row.language in limits]
     return [
-        f"{model.name}: {row.name} {estimate_text(row.right, 'not rated')} is below {limits[row.language]:.0%}"
+        f"{model.name}: {row.name} {share_or_unknown(row.right, 'not rated')} is below {limits[row.language]:.0%}"
         for row in rows
         if row.right.mean is None or row.right.mean < limits[row.language]
     ]
