@@ -70,6 +70,8 @@ def groups_of(runs: Iterable[RunFolder]) -> list[list[RunFolder]]:
     return list(found.values())
 
 
+# e.g. _alike(RunConfig(seed=1, learning_rate=1e-3)) == _alike(RunConfig()) → True
+# e.g. _alike(RunConfig(packing=False)) → None
 def _alike(config: RunConfig) -> tuple[object, ...] | None:
     """Runs of the same value can be trained together; None for one that is trained alone."""
     own = config.adaptation
@@ -139,6 +141,8 @@ def _on_ray(workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: 
             yield run, UserError(f"the Ray task was lost: {error}", "run again: what is done is kept")
 
 
+# e.g. task_resources(Study(name="s"), {"GPU": 4}) → {"num_cpus": 1, "num_gpus": 1}
+# e.g. task_resources(Study(name="s", device="cpu"), {"GPU": 4}) → {"num_cpus": 1, "num_gpus": 0}
 def task_resources(study: Study, there: Mapping[str, float]) -> dict[str, float]:
     """What a run's task asks for, as Ray names it; `there` is what the cluster has."""
     gpus = study.ray.gpus

@@ -82,5 +82,6 @@ def _language_shares(
     return {code: _rounded(sum(shares) / len(shares)) if shares else None for code, shares in values.items()}
 
 
+# e.g. _rounded(0.123456) → 0.1235
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)

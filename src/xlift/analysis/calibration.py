@@ -159,6 +159,7 @@ def _prediction_powered(sample: _Sample, confidence: float, top: float) -> tuple
     return weight, alone, _interval(mean, rest, count, freedom - 1, confidence, top)
 
 
+# e.g. _item_weights(np.array([True, False, False]), np.zeros(3, int))[1].tolist() → [0.0, 0.5, 0.5]
 def _item_weights(labelled: Bools, stratum: Integers) -> tuple[Numbers, Numbers, Bools]:
     """Each item's share in the labelled and in the other items' mean, and whether its stratum has others at all."""
     share = np.bincount(stratum) / len(stratum)

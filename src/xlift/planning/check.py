@@ -373,6 +373,7 @@ def _at_a_time(study: Study, placement: Placement) -> int:
     return max(1, int(min(by_cpu, by_gpu)))
 
 
+# e.g. spread([3.0, 2.0, 1.0], 2) → 3.0
 def spread(seconds: Sequence[float], workers: int) -> float:
     """Seconds until all is done, where the next run goes to whichever of `workers` is free first."""
     free = [0.0] * workers
@@ -438,6 +439,7 @@ def _summed(counts: list[int]) -> list[int]:
     return [*counts, sum(counts)]
 
 
+# e.g. _counts([0, 1200]) → ["–", "1,200", "1,200"]
 def _counts(counts: list[int]) -> list[str]:
     """Numbers and their sum."""
     return [_count(count) for count in _summed(counts)]

@@ -51,6 +51,7 @@ def default_raters() -> list[str]:
     return [name for name, rater in RATERS.items() if rater.default]
 
 
+# e.g. checked_raters(["language"]) → ["language"]
 def checked_raters(names: Iterable[str]) -> list[str]:
     """These names, each once. Raises ConfigError that lists every unknown one."""
     found = list(dict.fromkeys(names))
@@ -72,6 +73,7 @@ def signature_of(name: str) -> str:
     return RATERS[name].signature()
 
 
+# e.g. [in_scope({"constraint": {"name": "long"}}, "constraint"), in_scope({}, "constraint")] → [True, False]
 def in_scope(record: dict[str, Any], name: str) -> bool:
     """Whether a rater has anything to say about a record: constraints need a constraint, answers accepted answers."""
     needs = RATERS[name].needs
@@ -123,6 +125,7 @@ def identity(record: dict[str, Any]) -> tuple[str, str, int]:
     return str(record.get("id", "")), str(record.get("run", "")), int(record.get("step") or 0)
 
 
+# e.g. text_fingerprint({"text": "a"}) == text_fingerprint({"text": "a", "id": "b"}) → True
 def text_fingerprint(record: dict[str, Any]) -> str:
     """What a rating is bound to: the text and whatever else decides its ratings."""
     return fingerprint(*[record.get(field) for field in _BOUND_TO])

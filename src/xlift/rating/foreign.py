@@ -26,6 +26,7 @@ class ReadingOptions(NamedTuple):
     language: str | None = None
 
 
+# e.g. asked_for("answer", "fr", ["n=id"]).columns → (("n", "id"), ("answer", "text"))
 def asked_for(text: str | None, language: str | None, columns: Sequence[str]) -> ReadingOptions:
     """What options of a command line say. Raises ConfigError for a map that is none."""
     wrong = [one for one in columns if not re.fullmatch(".+=.+", one)]

@@ -144,6 +144,7 @@ class Share(NamedTuple):
     high: float | None
 
 
+# e.g. wholly_right(LanguageCounts(judged=array("Q", [3, 4]))).share → 0.5
 def wholly_right(cell: LanguageCounts) -> Share:
     """The share wholly in the right language; responses to one prompt, or to translations of it, go together."""
     number = len(cell.judged)
@@ -157,6 +158,7 @@ def wholly_right(cell: LanguageCounts) -> Share:
     return Share(share, found.low, found.high)
 
 
+# e.g. [_share(3, 4), _share(0, 0)] → [0.75, None]
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
@@ -205,6 +207,7 @@ def as_json(tally: Tally, raters: Sequence[str], by: str | None) -> list[dict[st
     ]
 
 
+# e.g. below({("", "fr"): LanguageCounts(judged=array("Q", [3, 4]))}, 0.9) → ["fr: 50.0% wholly right, asked: 90.0%"]
 def below(tally: Tally, least: float) -> list[str]:
     """What to say of each language whose share of wholly right answers is below `least`, or that has none rated."""
     found = []

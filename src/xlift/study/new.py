@@ -132,14 +132,17 @@ raters: [language, fluency, constraint, answers]
 """
 
 
+# e.g. _name(Path("my study.yaml")) → "my-study"
 def _name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "study"
 
 
+# e.g. [_scalar(text) for text in ("builtin", "yes", "1e-4")] → ["builtin", "\"yes\"", "\"1e-4\""]
 def _scalar(text: str) -> str:
     plain = re.fullmatch(r"[A-Za-z][\w./-]*(?::[\w./-]+)?", text) and yaml.safe_load(text) == text
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
+# e.g. _listed("a.jsonl,b.jsonl") → "\"a.jsonl,b.jsonl\""
 def _listed(source: str) -> str:
     return source if source.startswith("[") else f'"{source}"'

@@ -236,6 +236,7 @@ def in_rows(groups: Sequence[Sequence[Encoded]], flat: bool, device: str) -> dic
     return {name: value.to(device) for name, value in rows.items()}
 
 
+# e.g. [one.ids for one in _filler(3)] → [[0, 0, 0]]
 def _filler(size: int) -> list[Encoded]:
     return [Encoded([0] * size, [False] * size)] if size else []
 
@@ -321,6 +322,8 @@ class Choice:
     row_bytes: int = 0
     """What a step of one run took, measured once."""
 
+    # e.g. Choice(4, seconds={False: [2.0] * TRIED, True: [1.0] * TRIED}).passes() → 4
+    # e.g. Choice(4, seconds={False: [1.0] * TRIED, True: [2.0] * TRIED}).passes() → 1
     def passes(self) -> int:
         """How many runs the next step's passes hold."""
         apart, shared = self.seconds[False], self.seconds[True]
@@ -334,6 +337,7 @@ class Choice:
         """No more rows than memory holds."""
         self.most = max(1, min(self.most, int(SPARE * free / self.row_bytes)))
 
+    # e.g. Choice(4, seconds={False: [2.0], True: [1.0]}).told() → "4 in a pass; together is 2.00 times as fast"
     def told(self) -> str:
         """Which way was chosen, and why."""
         apart, shared = self.seconds[False], self.seconds[True]

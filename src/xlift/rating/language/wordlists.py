@@ -2,7 +2,7 @@
 
 Frequencies are on the Zipf scale (log10 of occurrences per billion words). Foreign words occur in every large text
 collection, so that "the" is in the French list too; what tells languages apart is the difference of frequencies:
-"the" is 1,500 times rarer in French. So the evidence of a word is a log-likelihood ratio, in powers of ten.
+"the" is 240 times rarer in French. So the evidence of a word is a log-likelihood ratio, in powers of ten.
 
 The lists, and simplemma's lexicons of word forms, take seconds to unpack. So their words are hashed once, and kept in
 the user's cache as sorted 64-bit hashes (with the frequencies), which all processes map into memory.
@@ -181,6 +181,7 @@ def _code(packed: int) -> str:
     return packed.to_bytes(3, "big").decode().lstrip("\0")
 
 
+# e.g. [listed(code) for code in ("fr", "sw", "yo")] → [True, True, False]
 def listed(code: str) -> bool:
     """Whether there is a list of word frequencies of a language, or at least a lexicon good enough to stand for one."""
     return _has_list(code) or code in LEXICONS
@@ -208,6 +209,7 @@ IN_LEXICON = 8.0
 """Zipf frequency of words of a lexicon without frequencies: it lets no word speak for another language."""
 
 
+# e.g. zipf("wa", "sw") → 8.0
 def zipf(word: str, code: str, size: str = "small") -> float | None:
     """Zipf frequency of a lower-case word, as it stands or as lists spell it; None where it is not listed."""
     if code in LEXICONS:
@@ -225,6 +227,7 @@ def zipfs(word: str) -> dict[str, float]:
     return _row(plain_form(word).replace("ß", "ss"))
 
 
+# e.g. floor("fr") < zipf("maison", "fr") → True
 @lru_cache(maxsize=64)
 def floor(code: str) -> float:
     """Zipf frequency assumed for a word that the list of `code` lacks: a little under its rarest."""
@@ -302,6 +305,8 @@ def neighbours(one: str, other: str) -> bool:
     return any(one in group and other in group for group in NEIGHBOURS)
 
 
+# e.g. round(evidence("the", "fr", "en")) → 2
+# e.g. evidence("xqzt", "fr", "en") → 0.0
 @lru_cache(maxsize=50_000)
 def evidence(word: str, expected: str, rival: str) -> float:
     """How much more common a lower-case word is in `rival` than in `expected`, in powers of ten, within ±4.
