@@ -15,8 +15,9 @@ from test_judging import judge_at, judged, records
 
 from xlift.disk import write_jsonl
 from xlift.errors import DataError, UserError
+from xlift.judging.current import current_judge_ratings
 from xlift.judging.judges import judge_file
-from xlift.judging.ratings import JudgingOutcome, current_judge_ratings, judge_responses
+from xlift.judging.ratings import JudgingOutcome, judge_responses
 from xlift.records import read_records
 from xlift.servers.client import Pace
 from xlift.study.served import Judge

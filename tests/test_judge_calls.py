@@ -16,8 +16,9 @@ from judge_server import Act, Script, Serving, asked_facets, honest, misbehaving
 from test_judging import judge_at, judged, records
 
 from xlift.errors import ConfigError, UserError
+from xlift.judging.current import current_judge_ratings
 from xlift.judging.questions import load_texts, requests_for
-from xlift.judging.ratings import current_judge_ratings, outcome_text
+from xlift.judging.ratings import outcome_text
 from xlift.records import read_records
 from xlift.servers.calls import text_of
 from xlift.servers.client import GIVE_UP_AFTER, Pace

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from llama_server import model_file
 
+from xlift.judging.current import current_judge_ratings
 from xlift.judging.probe import hits, probe_cases, probe_table
-from xlift.judging.ratings import current_judge_ratings, judge_responses
+from xlift.judging.ratings import judge_responses
 from xlift.records import read_records
 from xlift.study.served import Judge
 

@@ -20,16 +20,10 @@ from judge_server import Script, Serving, faulty, honest, identity, serving
 
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
+from xlift.judging.current import current_judge_ratings
 from xlift.judging.judges import judge_file
 from xlift.judging.questions import BUILTIN_RUBRICS, load_texts, requests_for
-from xlift.judging.ratings import (
-    current_judge_ratings,
-    estimate_ratings,
-    estimate_text,
-    judge_parts,
-    judge_responses,
-    outcome_text,
-)
+from xlift.judging.ratings import estimate_ratings, estimate_text, judge_parts, judge_responses, outcome_text
 from xlift.rating import text_fingerprint
 from xlift.records import read_records
 from xlift.servers.calls import ServedReply

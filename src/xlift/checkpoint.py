@@ -181,7 +181,7 @@ class Checkpoint:
 
     def judged_by(self, judge: Judge) -> list[Rating]:
         """What a judge, as it is now, has said of the responses."""
-        from xlift.judging.ratings import current_judge_ratings
+        from xlift.judging.current import current_judge_ratings
 
         return current_judge_ratings(self.judge_file(judge), self.rateable, judge)
 

@@ -39,7 +39,7 @@ PATIENCE = 8
 """How often a look at a batch is repeated when the connection fails."""
 
 Made = TypeVar("Made")
-Call = tuple[JudgeRequest, int, list[Message]]
+BatchCall = tuple[JudgeRequest, int, list[Message]]
 """A request, its part (1, or 2 for the re-ask), and the messages to send."""
 
 
@@ -121,7 +121,7 @@ def _client(settings: Judge) -> OpenAI:
     return OpenAI(api_key=api_key(settings), base_url=address, max_retries=0, timeout=settings.timeout)
 
 
-def open_calls(requests: Iterable[JudgeRequest], book: Ledger) -> Iterator[Call]:
+def open_calls(requests: Iterable[JudgeRequest], book: Ledger) -> Iterator[BatchCall]:
     """Every call that has no reply yet, once: first calls, and re-asks of those whose first reply cannot be read."""
     seen: set[str] = set()
     for request in requests:
@@ -135,7 +135,7 @@ def open_calls(requests: Iterable[JudgeRequest], book: Ledger) -> Iterator[Call]
             yield request, 2, more
 
 
-def _write_lines(file: Any, calls: Iterable[Call], settings: Judge, book: Ledger) -> tuple[int, str | None]:
+def _write_lines(file: Any, calls: Iterable[BatchCall], settings: Judge, book: Ledger) -> tuple[int, str | None]:
     """Write the lines of one batch; returns how many, and why the budget allows no more, if so."""
     count = size = 0
     cost = book.cost

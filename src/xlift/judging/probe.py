@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xlift.intervals import wilson
-from xlift.judging.ratings import (
-    CallEstimate,
-    JudgingOutcome,
-    current_judge_ratings,
-    estimate_ratings,
-    judge_responses,
-    ledger_path,
-)
+from xlift.judging.current import current_judge_ratings
+from xlift.judging.ratings import CallEstimate, JudgingOutcome, estimate_ratings, judge_responses, ledger_path
 from xlift.records import FACETS, Rating, read_jsonl
 from xlift.servers.client import PACE, Pace
 from xlift.study.served import Judge

@@ -7,7 +7,6 @@ request (model, decoding and every character shown), so an edited rubric rates a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,19 +16,19 @@ from typing import Any, NamedTuple, cast
 from xlift.disk import JsonlWriter, encode_record
 from xlift.errors import DataError
 from xlift.judging.batches import answer_as_set
+from xlift.judging.current import judge_records, mark_of
 from xlift.judging.questions import (
     JudgeRequest,
     Texts,
     judge_signature,
     load_texts,
     missing_ratings,
-    rater,
     ratings_for,
     requests_for,
 )
 from xlift.progress import Progress, progress
-from xlift.rating import identity, unreadable_record
-from xlift.records import Rating, on_scale, parse_line, parse_response
+from xlift.rating import unreadable_record
+from xlift.records import Rating, parse_response
 from xlift.servers.calls import ServedAnswer, text_of
 from xlift.servers.client import PACE, Pace, RequestGroup, check_budget
 from xlift.servers.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger
@@ -181,7 +180,7 @@ def unrated(
             reason = unreadable_record(record)
             requests = [] if reason else requests_for(record, settings, texts)
             keys = [request.key for request in requests] or [""]
-            if _new(done, [_mark(record, key) for key in keys]):
+            if _new(done, [mark_of(record, key) for key in keys]):
                 yield Unrated(record, path, requests, reason)
             else:
                 kept()
@@ -230,53 +229,14 @@ def _append(path: Path, ratings: list[Rating], seen: Display, unanswered: bool) 
     seen.rated(ratings, unanswered)
 
 
-def _mark(record: dict[str, Any], key: str) -> int:
-    """A number for one request about one response of one checkpoint."""
-    digest = hashlib.blake2b(repr((identity(record), key)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
 def answered_marks(path: Path, settings: Judge) -> set[int]:
     """Marks of what the file holds whole answers to; ratings that lack an answer do not count."""
     last = {"all": list(dict.fromkeys(settings.facets))[-1:], "each": settings.facets}[settings.calls]
     return {
-        _mark(record, record["request"])
+        mark_of(record, record["request"])
         for record in judge_records(path, settings)
         if record["facet"] in last and not (record.get("detail") or {}).get("incomplete")
     }
-
-
-def judge_records(path: Path, settings: Judge) -> Iterator[dict[str, Any]]:
-    """The ratings that this judge has made in a file, by whatever rubric; none where there is no file."""
-    if not path.is_file():
-        return
-    name = rater(settings)
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            record = parse_line(raw, f"{path}:{number}") if raw.endswith(b"\n") and raw.strip() else {}
-            # One that lacks what it answers is made again, from the ledger.
-            if record.get("rater") == name and all(isinstance(record.get(key), str) for key in ("request", "facet")):
-                yield on_scale(record)
-
-
-def current_judge_ratings(path: Path, responses: Iterable[dict[str, Any]], settings: Judge) -> list[Rating]:
-    """The ratings in a file that fit these responses and the judge as it is now: one for each facet, the latest.
-
-    Those made with other rubrics, another model or other texts stay in the file and are not returned. A response that
-    has not been judged has none here.
-    """
-    texts = load_texts(settings)
-    wanted: dict[int, int] = {}
-    for record in responses:
-        keys = [""] if unreadable_record(record) else [one.key for one in requests_for(record, settings, texts)]
-        for key in keys:
-            wanted.setdefault(_mark(record, key), len(wanted))
-    found: dict[tuple[int, str], Rating] = {}
-    for rating in judge_records(path, settings):
-        place = wanted.get(_mark(rating, rating["request"]))
-        if place is not None and rating["facet"] in settings.facets:
-            found[place, rating["facet"]] = cast(Rating, rating)
-    return [found[key] for key in sorted(found, key=lambda key: key[0])]
 
 
 def estimate_ratings(parts: Iterable[Part], settings: Judge, ledger: Path) -> CallEstimate:

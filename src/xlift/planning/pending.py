@@ -13,8 +13,9 @@ from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, readable, 
 from xlift.data.prompts import load_prompts
 from xlift.errors import DataError
 from xlift.halving import surviving
+from xlift.judging.current import judge_records
 from xlift.judging.questions import load_texts
-from xlift.judging.ratings import judge_records, unrated
+from xlift.judging.ratings import unrated
 from xlift.progress import say
 from xlift.rating import in_scope, signature_of, text_fingerprint
 from xlift.records import Prompt, read_records

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from xlift.disk import write_atomic
 
-Form = Literal["text", "share", "points", "number", "signed", "p", "count"]
+ValueForm = Literal["text", "share", "points", "number", "signed", "p", "count"]
 EMPTY_CELL = "–"
 
 
@@ -22,7 +22,7 @@ class Column(NamedTuple):
     """
 
     heading: str
-    form: Form = "text"
+    form: ValueForm = "text"
 
 
 class Value(NamedTuple):
@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 # e.g. value_text(0.9449, "share") → "94 %"
 # e.g. value_text(-0.304, "points") → "−30"
 # e.g. value_text(0.0002, "p") → "< 0.001"
-def value_text(value: Any, form: Form) -> str:
+def value_text(value: Any, form: ValueForm) -> str:
     """A value as people read it."""
     if value is None or value == "":
         return EMPTY_CELL
@@ -81,7 +81,7 @@ def _signed(value: float, digits: int) -> str:
 # e.g. interval_text(0.72, 0.99, "share") → "[72–99]"
 # e.g. interval_text(-0.2, 0.05, "points") → "[−20, +5]"
 # e.g. interval_text(None, None, "share") → ""
-def interval_text(low: float | None, high: float | None, form: Form) -> str:
+def interval_text(low: float | None, high: float | None, form: ValueForm) -> str:
     """An interval in brackets, "" where there is none."""
     if low is None or high is None:
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xlift.report.formats import Column, Form, ReportTable, Value
+from xlift.report.formats import Column, ReportTable, Value, ValueForm
 from xlift.report.overall import REFERENCE
 from xlift.report.reading import Material, Scale, language_name, measure_text
 from xlift.report.rows import DifferenceRow, FactRow, InstructionRow, MarginRow, MissingRow, SelectionRow, ShareRow
@@ -106,7 +106,7 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     }
     worst = {rule: Value(max(row.regret or 0 for row in rows if row.rule == rule)) for rule in picks}
 
-    def by_rule(cell: Callable[[SelectionRow], Value], form: Form) -> Wide:
+    def by_rule(cell: Callable[[SelectionRow], Value], form: ValueForm) -> Wide:
         return Wide(material, rows, lambda row: (row.rule, row.rule), cell, form, "rule")
 
     score = by_rule(lambda row: interval_value(row.scored, f"of {row.rated}" if row.rated else ""), "share")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from xlift.report.formats import Column, Form, Value
+from xlift.report.formats import Column, Value, ValueForm
 from xlift.report.reading import Material, Scale, language_name
 from xlift.report.rows import Range, record
 
@@ -53,7 +53,7 @@ class Wide:
         rows: Sequence[InLanguage],
         name: Callable[[InLanguage], tuple[str, str]],
         cell: Callable[[InLanguage], Value],
-        form: Form,
+        form: ValueForm,
         first: str = "run",
     ) -> None:
         """`name` gives a row's line: what tells it from others, and what people read."""

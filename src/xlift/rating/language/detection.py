@@ -64,7 +64,7 @@ def _guesses_as_one(line: str) -> dict[str, float]:
     return found
 
 
-AHEAD = 0.8
+FAR_AHEAD = 0.8
 """Powers of ten a word by which a language is likelier than another by the lists of words."""
 HARDLY, BEYOND_DOUBT = 0.4, 0.9
 COMPARED = 60
@@ -89,7 +89,7 @@ def another(text: str, known: Vocabulary) -> str | None:
     means = _likeliest(words, own_script, LEXICONS.keys() & {known.code, *found})
     own = means.get(known.code, NOT_HELD)
     best = max(means, key=means.__getitem__, default=known.code)
-    if known.listed and means.get(best, 0.0) - own >= AHEAD:
+    if known.listed and means.get(best, 0.0) - own >= FAR_AHEAD:
         return None if neighbours(known.code, best) else best
     listed_too = known.listed and guess in means
     if guess == known.code or neighbours(known.code, guess) or (listed_too and means[guess] < own):
