@@ -14,6 +14,8 @@ from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, DataError
 from xlift.importing import Wanted, import_study
 from xlift.rating.foreign import asked_for
+from xlift.report.pass_rates import languages_table, means_table, pass_rates
+from xlift.report.reading import material_of
 from xlift.workspace import StudyFolder, find_study
 
 SAID = {
@@ -132,3 +134,34 @@ def test_columns_are_mapped_where_their_names_do_not_tell(tmp_path: Path) -> Non
     asked = asked_for("said", "tongue", ["who=model", "n=id"])
     workspace = imported(tmp_path / "in.jsonl", asked=asked)
     assert [run.label for run in workspace.runs] == ["a"]
+
+
+def test_pass_rates_are_those_of_the_benchmarks_rule_beside_the_published_ones_of_the_same_model(
+    tmp_path: Path,
+) -> None:
+    arabic, mixed = "السماء زرقاء لأن الهواء يشتت الضوء كثيرا", "السماء زرقاء لأن الهواء يشتت light الضوء كثيرا"
+    texts = {
+        "ar": [arabic] * 40 + [mixed] * 10 + [SAID["en"]] * 50 + ["نعم"] * 5,
+        "fr": [SAID["fr"]] * 3 + [SAID["en"]],
+    }
+    tasks = {"ar": "monolingual", "fr": "crosslingual"}
+    told = [
+        {"id": i, "language": code, "task": tasks[code], "model": model, "output": text}
+        for model in ("llama-2-instruct", "mine")
+        for code, own in texts.items()
+        for i, text in enumerate(own)
+    ]
+    write(tmp_path / "in.jsonl", told)
+    workspace = imported(tmp_path / "in.jsonl", raters=("language_lcb",))
+    done(workspace)
+    material = material_of(find_study(workspace.path))
+    rates = pass_rates(material)["mine"]
+    assert rates["monolingual", "ar"] == (100, 50, 50, 40)
+    assert (rates["crosslingual", "fr"].lpr, rates["crosslingual", "fr"].wpr) == (0.75, None)
+    table = languages_table(material)
+    assert table is not None
+    assert [value.note for value in table.lines[0]] == ["", "", "published 0.3", "", "", ""]
+    assert [value.note for value in table.lines[1]] == [""] * 6
+    means = means_table(material)
+    assert means is not None
+    assert [record["published_lpr"] for record in means.records] == [None] * 4

@@ -17,6 +17,7 @@ from xlift.report.formats import ReportTable
 from xlift.report.numbers import Findings, curve_points
 from xlift.report.outcomes import outcome_rows, outcome_table
 from xlift.report.overall import REFERENCE, marks_of, overall_table
+from xlift.report.pass_rates import languages_table, means_table
 from xlift.report.reading import Material, Scale, language_name, rater_name
 from xlift.report.remedies import remedies_table
 from xlift.report.rows import CurvePoint, record
@@ -47,6 +48,7 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
     made = [
         ("results", "Results", "Results", RESULTS, _results(material, found)),
         ("remedies", "Remedies", "What mends it", REMEDIES, _one(remedies_table(material))),
+        ("pass-rates", "Pass rates", "Line and word pass rates", PASS_RATES, _pass_rates(material)),
         ("learning-rate", "Learning rate", "Learning rate", CURVES, _curves(material, found, "learning_rate")),
         ("data-size", "Data size", "Amount of data", CURVES, _curves(material, found, "size")),
         ("transfer", "Transfer", "English beside the other languages", TRANSFER, _transfer(material, found)),
@@ -75,6 +77,10 @@ RESULTS = (
 REMEDIES = (
     "Every other run beside the first of the study: what users of each language gain, and what it costs. A gain whose "
     "interval touches zero may be chance."
+)
+PASS_RATES = (
+    "By the rule of the Language Confusion Benchmark: answers in which no line is in another language, and of these, "
+    "where the script is not Latin, those without an English word. Published marks stand beside the same models."
 )
 CURVES = "One point a setting and language; lines through the points are intervals, dashes the untuned model."
 TRANSFER = (
@@ -126,6 +132,11 @@ def _heat_rows(material: Material, found: Findings, scale: Scale) -> list[dict[s
 def _one(table: ReportTable | None, folded: bool = False) -> Iterator[Block]:
     if table is not None:
         yield Block(table=table, folded=folded)
+
+
+def _pass_rates(material: Material) -> Iterator[Block]:
+    yield from _one(means_table(material))
+    yield from _one(languages_table(material))
 
 
 def _selection(material: Material, found: Findings) -> Iterator[Block]:
