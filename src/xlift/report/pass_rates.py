@@ -102,12 +102,14 @@ def means_table(material: Material) -> ReportTable | None:
             least = min((one.judged for one in own.values()), default=0)
             told = published(model, task, "all", least if len(own) > 10 else 0)
             means = [_mean(one.lpr for one in own.values()), told, _mean(one.wpr for one in own.values())]
-            rows.append([task, model, len(own), sum(one.judged for one in own.values()), *means])
+            # Per cent with decimals, as they are published.
+            shown = [None if one is None else one * 100 for one in means]
+            rows.append([task, model, len(own), sum(one.judged for one in own.values()), *shown])
     if not rows:
         return None
     names = ("task", "model", "languages", "judged", "lpr", "published_lpr", "wpr")
     columns = [Column("task"), Column("model"), Column("languages", "count"), Column("judged", "count")]
-    columns += [Column("LPR", "share"), Column("published", "share"), Column("WPR", "share")]
+    columns += [Column("LPR, %", "number"), Column("published", "number"), Column("WPR, %", "number")]
     return ReportTable(
         "pass-rates",
         "Line and word pass rate, mean over languages",
