@@ -22,16 +22,16 @@ from xlift.workspace import RunFolder, find_run
 
 
 class Opened(NamedTuple):
-    """A model that answers, alone or with others."""
+    """A model that answers."""
 
     model: Any
     chat: ChatFormat
     batch_of: BatchOf
-    decoding: Decoding
 
-    def reply(self, messages: Sequence[Message], on_piece: Callable[[str], None]) -> str:
+    def reply(self, messages: Sequence[Message], decoding: Decoding, on_piece: Callable[[str], None]) -> str:
+        """The whole reply to a conversation, told piece by piece. Raises ModelError for one that is too long."""
         asked, told, said = [self.chat.encode_prompt(messages)], "", ""
-        refuse(beyond(limits_of(self.model), "the conversation", asked, self.decoding.max_new_tokens))
+        refuse(beyond(limits_of(self.model), "the conversation", asked, decoding.max_new_tokens))
 
         def tell(text: str) -> None:
             nonlocal told
@@ -46,7 +46,7 @@ class Opened(NamedTuple):
         def on_tokens(_: int, tokens: list[int]) -> None:
             tell(text_so_far(self.chat, tokens))
 
-        decode(self.model, self.chat, asked, ["chat"], self.decoding, on_reply, None, on_tokens, self.batch_of)
+        decode(self.model, self.chat, asked, ["chat"], decoding, on_reply, None, on_tokens, self.batch_of)
         return said
 
 

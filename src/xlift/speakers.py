@@ -46,9 +46,11 @@ def opened_speaker(
 
         context, chat = open_model(name, None, offline)
         model = stack.enter_context(context)
-        batch_of, decoding = stack.enter_context(answering(model)), Decoding(max_new_tokens=max_new_tokens)
-        opened = Opened(model, replace(chat, system=None), batch_of, decoding)
-        yield Speaker(short_name(name), chat.system, opened.reply)
+        opened = Opened(model, replace(chat, system=None), stack.enter_context(answering(model)))
+        decoding = Decoding(max_new_tokens=max_new_tokens)
+        yield Speaker(
+            short_name(name), chat.system, lambda messages, on_piece: opened.reply(messages, decoding, on_piece)
+        )
 
 
 def short_name(one: str) -> str:

@@ -16,7 +16,7 @@ from xlift.report.reading import Material, language_name
 RATER = "language_lcb"
 TASKS = ("monolingual", "crosslingual")
 """The benchmark's: a request in the language, and one in English that asks for an answer in it."""
-WHOLE = 90
+WHOLE_TASK = 90
 """Prompts of a task and language from which on they are the benchmark's, and published marks stand beside ours."""
 MOST_MODELS = 6
 """Models that stand beside one another."""
@@ -89,7 +89,7 @@ def _task(prompt: Prompt) -> str:
 def published(model: str, task: str, language: str, prompts: int) -> float | None:
     """A published line pass rate on the same prompts, 0 to 1."""
     mark = PUBLISHED.get(model.split("/")[-1].lower(), {}).get(task, {}).get(language)
-    return None if mark is None or prompts < WHOLE else mark / 100
+    return None if mark is None or prompts < WHOLE_TASK else mark / 100
 
 
 def means_table(material: Material) -> ReportTable | None:
