@@ -21,7 +21,7 @@ from xlift.models import load_tokenizer
 from xlift.study.data import Instructions, Prompts, PromptSet, Source
 from xlift.study.loading import load_study, section_class
 from xlift.study.runs import FILLED_IN, Adaptation, RunConfig
-from xlift.study.sections import Halving, Ray, Report, Validation
+from xlift.study.sections import Halving, Panel, Ray, Report, Validation
 from xlift.study.served import Decoding, Judge, Model
 from xlift.study.settings import Settings
 from xlift.study.study import Study
@@ -61,6 +61,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "`ray`": Ray,
     "`report`": Report,
     "a judge": Judge,
+    "`panel`": Panel,
     "a model": Model,
 }
 """What the tables of settings are headed by ("| in `ray` | default | …"), and the settings that each documents."""

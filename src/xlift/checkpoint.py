@@ -173,7 +173,14 @@ class Checkpoint:
         for name in self.study.raters:
             done = self.rated_by(name)
             found += [done[key] for key in self._keys if key in done]
-        return [*found, *(one for judge in self.study.judges for one in self.judged_by(judge)), *self._people]
+        judged = [one for judge in self.study.judges for one in self.judged_by(judge)]
+        return [*found, *judged, *self._panel(judged), *self._people]
+
+    def _panel(self, judged: list[Rating]) -> list[Rating]:
+        """What the study's panel makes of its judges' ratings."""
+        from xlift.judging.panel import panel_ratings
+
+        return panel_ratings(self.study.panel, self.study.judges, judged) if self.study.panel else []
 
     def judge_file(self, judge: Judge) -> Path:
         """Where a judge's ratings of the responses are."""

@@ -431,10 +431,14 @@ def unique(items: Iterable[Any], key: Callable[[Any], Any]) -> list[Any]:
 
 
 KINDS = ("human", "judge", "check")
+PANEL = "panel:"
+"""Before the name of several judges as one rater."""
 
 
 # e.g. [kind_of(name) for name in ("judge:gpt", "human:ana", "language")] → ["judge", "human", "check"]
 def kind_of(rater: str) -> str:
-    """ "human", "judge" or "check"."""
+    """ "human", "judge" (also of a panel of judges) or "check"."""
+    if rater.startswith(PANEL):
+        return "judge"
     kind, colon, _ = rater.partition(":")
     return kind if colon and kind in KINDS else "check"

@@ -14,7 +14,7 @@ from xlift.analysis.measures import GRADES
 from xlift.errors import DataError
 from xlift.intervals import Integers, Numbers
 from xlift.languages import known_code, language_problem
-from xlift.records import KINDS, kind_of
+from xlift.records import KINDS, PANEL, kind_of
 
 ALL_LANGUAGES = "all"
 ALL_PEOPLE, EACH, MAJORITY, MEAN = "all people", "each person", "people's majority", "people's mean"
@@ -83,10 +83,13 @@ def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], 
     """The value by (item, facet, rater); where a rater has rated an item twice the last record counts.
 
     Raises DataError that lists records that are not ratings and values that are not 0, 1, 2 or missing.
+    A panel of judges is left out: its judges are compared themselves.
     """
     found: dict[tuple[Item, str, str], float | None] = {}
     wrong: dict[str, int] = {}
     for number, record in enumerate(ratings, start=1):
+        if str(record.get("rater", "")).startswith(PANEL):
+            continue
         lacking = [field for field in ("id", "language", "facet", "rater", "value") if field not in record]
         value = None if lacking else record["value"]
         if not isinstance(record.get("step") or 0, int):

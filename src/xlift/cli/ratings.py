@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from xlift.cli.common import Modes, app, refuse_others, stage
+from xlift.cli.common import AsJson, Modes, app, refuse_others, stage
 from xlift.errors import ConfigError, UserError
 
 
@@ -82,23 +82,25 @@ def rate(
 
 _ASKING = {
     *("model", "base_url", "api_key_env", "calls", "facets", "rubrics", "concurrency", "price_input", "price_output"),
-    *("max_cost", "max_requests", "batch", "dry_run"),
+    *("max_cost", "max_requests", "batch", "dry_run", "as_json"),
 }
 
 _JUDGE: Modes = {
     "STUDY": {"name", *_ASKING},
     "STUDY --pair RUN_A RUN_B": {"name", "pair", *_ASKING},
-    "STUDY --probe": {"name", "probe", *_ASKING},
-    "FILE.jsonl": {"output", *_ASKING},
-    "--probe": {"probe", *_ASKING},
+    "STUDY --probe": {"name", "probe", "languages", *_ASKING},
+    "FILE": {"output", "text", "language", "columns", *_ASKING},
+    "--probe": {"probe", "languages", *_ASKING},
 }
 
 
 def _judge_mode(source: Path | None, pair: bool, probe: bool) -> str:
+    from xlift.rating.files import is_study
+
     if source is None and not probe:
-        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE.jsonl -o OUT.jsonl, or --probe")
-    if source is None or source.suffix == ".jsonl":
-        return "FILE.jsonl" if source else "--probe"
+        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE -o OUT.jsonl, or --probe")
+    if source is None or not is_study(source):
+        return "FILE" if source else "--probe"
     return "STUDY --probe" if probe else "STUDY --pair RUN_A RUN_B" if pair else "STUDY"
 
 
@@ -106,7 +108,8 @@ def _judge_mode(source: Path | None, pair: bool, probe: bool) -> str:
 def judge(
     context: typer.Context,
     source: Annotated[
-        Path | None, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or responses; --probe wants neither.")
+        Path | None,
+        typer.Argument(metavar="STUDY|FILE", help="A study, or anybody's responses; --probe wants neither."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, for a FILE.")] = None,
     name: Annotated[str | None, typer.Option("--judge", help="Only this one of the study's judges.")] = None,
@@ -127,9 +130,21 @@ def judge(
         tuple[str, str] | None, typer.Option(metavar="RUN_A RUN_B", help="Ask which of two runs answers better.")
     ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Test the judge on responses with known faults.")] = False,
+    languages: Annotated[
+        str | None, typer.Option(help="Languages to probe, separated by commas; the study's, or all 15.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies in a FILE.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field of ours.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a judge model rate responses, compare two runs, or be tested itself."""
     from xlift.judging import judges
+    from xlift.rating.foreign import asked_for
 
     mode = _judge_mode(source, pair is not None, probe)
     refuse_others(context, mode, _JUDGE)
@@ -142,16 +157,18 @@ def judge(
         "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    if source is None:
-        print(judges.probe_judge(judges.settings_of(given), dry_run))
-    elif mode == "FILE.jsonl":
-        print(judges.judge_responses_file(source, output, judges.settings_of(given), dry_run))
-    elif probe:
-        print(judges.probe_judge(judges.one_of_study(source, name, given), dry_run))
+    if mode == "FILE" and source:
+        asked = asked_for(text, language, columns or [])
+        told = judges.judge_responses_file(source, output, judges.settings_of(given), dry_run, asked)
+    elif probe or source is None:
+        one = judges.one_of_study(source, name, given) if source else judges.settings_of(given)
+        codes, folder = judges.probe_languages(source, languages), judges.probe_folder(source)
+        told = judges.probe_judge(one, folder, codes, dry_run)
     elif pair:
-        print(judges.judge_pair(source, judges.one_of_study(source, name, given), *pair, dry_run))
+        told = judges.judge_pair(source, judges.one_of_study(source, name, given), *pair, dry_run)
     else:
-        print(judges.judge_study(source, name, given, dry_run))
+        told = judges.judge_study(source, name, given, dry_run)
+    print(json.dumps(told.data, indent=2, ensure_ascii=False) if as_json else told.text)
 
 
 _ANNOTATE: Modes = {

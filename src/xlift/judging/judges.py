@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xlift.checkpoint import checkpoints, readable
 from xlift.errors import MAX_PROBLEMS, ConfigError, DataError, nearest
+from xlift.judging.across import across_records, across_text, items_of
+from xlift.judging.panel import panel_text, unity
+from xlift.judging.probe import (
+    estimate_probe,
+    parallel_answers,
+    probe,
+    probe_cases,
+    probe_records,
+    probe_table,
+    probed_before,
+)
 from xlift.judging.ratings import (
     CallEstimate,
     JudgingOutcome,
     Part,
-    count_lines,
     estimate_ratings,
     estimate_text,
     judge_parts,
@@ -21,8 +32,10 @@ from xlift.judging.ratings import (
     read_responses,
 )
 from xlift.progress import say
-from xlift.rating.files import check_files
+from xlift.rating.files import check_files, count_rows
+from xlift.rating.foreign import ReadingOptions
 from xlift.servers.client import PACE, Pace
+from xlift.study.data import builtin_languages
 from xlift.study.loading import problems_of
 from xlift.study.served import Judge
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
@@ -65,15 +78,40 @@ def one_of_study(source: Path, name: str | None, given: dict[str, Any]) -> Judge
     return found[0]
 
 
-def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool) -> str:
-    """Let judges rate all responses of a study, or say what that would take; the text to print."""
+class Told(NamedTuple):
+    """What came of a command: as text, and for other programs."""
+
+    text: str
+    data: dict[str, Any]
+
+
+def _told(made: CallEstimate | JudgingOutcome, judge: Judge, what: str = "responses") -> Told:
+    text = estimate_text(made, judge, what) if isinstance(made, CallEstimate) else outcome_text(made, judge)
+    return Told(text, {"judge": judge.label, "model": judge.model, **asdict(made)})
+
+
+def judge_study(source: Path, name: str | None, given: dict[str, Any], dry: bool) -> Told:
+    """Let judges rate all responses of a study, or say what that would take."""
     workspace = find_study(source)
     found = judges_of(workspace, name, given)
     if dry:
-        return "\n\n".join(estimate_text(_estimate(workspace, judge), judge) for judge in found)
-    _refuse_others(workspace, found)
-    with locked(workspace.path):
-        return "\n\n".join(outcome_text(judge_with(workspace, judge), judge) for judge in found)
+        told = [_told(_estimate(workspace, judge), judge) for judge in found]
+    else:
+        _refuse_others(workspace, found)
+        with locked(workspace.path):
+            told = [_told(judge_with(workspace, judge), judge) for judge in found]
+        told += _told_panel(workspace)
+    return Told("\n\n".join(one.text for one in told), {"judges": [one.data for one in told]})
+
+
+def _told_panel(workspace: StudyFolder) -> list[Told]:
+    """How far the study's panel agrees, where it has one."""
+    panel, judges = workspace.study.panel, workspace.study.judges
+    found = unity(rating for one in readable(checkpoints(workspace)) for rating in one.ratings) if panel else []
+    if not panel or not found:
+        return []
+    data = {"panel": panel.name, "agreement": [one._asdict() for one in found]}
+    return [Told(panel_text(panel, judges, found), data)]
 
 
 def _estimate(workspace: StudyFolder, judge: Judge) -> CallEstimate:
@@ -103,45 +141,53 @@ def judged_parts(workspace: StudyFolder, judge: Judge) -> list[tuple[list[dict[s
     return [(one.rateable, one.judge_file(judge)) for one in readable(checkpoints(workspace))]
 
 
-def judge_responses_file(source: Path, output: Path | None, judge: Judge, dry: bool) -> str:
-    """Let a judge rate any file of responses; the text to print. Raises DataError for lines that cannot be read."""
+def judge_responses_file(
+    source: Path, output: Path | None, judge: Judge, dry: bool, asked: ReadingOptions | None = None
+) -> Told:
+    """Let a judge rate any file of responses. Raises DataError for rows that cannot be read; the rest is judged."""
     if output is None:
         raise ConfigError("where should the ratings go?", f"xlift judge {source} -o RATINGS.jsonl --model …")
     if dry:
+        check_files(source, output)
         unreadable: list[str] = []
-        part: Part = (read_responses(source, unreadable), output)
-        found = estimate_text(estimate_ratings([part], judge, output.with_suffix(".ledger.jsonl")), judge)
+        part: Part = (read_responses(source, unreadable, asked), output)
+        found = _told(estimate_ratings([part], judge, output.with_suffix(".ledger.jsonl")), judge)
         if unreadable:
-            say(found)
+            say(found.text)
             raise DataError(unreadable, f"mend these lines of {source}; the rest would be judged")
         return found
-    outcome = judge_file(source, output, judge)
+    outcome = judge_file(source, output, judge, asked=asked)
     if outcome.problems:
         say(outcome_text(outcome, judge))
         raise DataError(outcome.problems, f"mend these lines of {source} and run again; the rest is judged")
-    return outcome_text(outcome, judge)
+    return _told(outcome, judge)
 
 
 def judge_file(
-    source: Path, output: Path, settings: Judge, ledger: Path | None = None, pace: Pace = PACE
+    source: Path,
+    output: Path,
+    settings: Judge,
+    ledger: Path | None = None,
+    pace: Pace = PACE,
+    asked: ReadingOptions | None = None,
 ) -> JudgingOutcome:
-    """Judge every response of a JSONL file; the ledger lies beside the ratings where it is not given.
+    """Judge every response of a file of any kind; the ledger lies beside the ratings where it is not given.
 
     Lines that cannot be read are reported in the outcome and the rest is judged. Raises DataError (`check_files`).
     """
     check_files(source, output)
     unreadable: list[str] = []
-    items = read_responses(source, unreadable)
+    items = read_responses(source, unreadable, asked)
     # Batches go through the responses repeatedly.
     part: Part = (list(items) if settings.batch else items, output)
     kept = ledger or output.with_suffix(".ledger.jsonl")
-    outcome = judge_parts([part], settings, kept, count_lines(source), pace)
+    outcome = judge_parts([part], settings, kept, count_rows(source), pace)
     outcome.unreadable, outcome.problems = len(unreadable), unreadable[:MAX_PROBLEMS]
     return outcome
 
 
-def judge_pair(source: Path, judge: Judge, first: str, second: str, dry: bool) -> str:
-    """Ask a judge which of two runs answers better, or say what that would take; the text to print."""
+def judge_pair(source: Path, judge: Judge, first: str, second: str, dry: bool) -> Told:
+    """Ask a judge which of two runs answers better, or say what that would take."""
     from xlift.judging import pairs as compared
 
     workspace = find_study(source)
@@ -152,13 +198,19 @@ def judge_pair(source: Path, judge: Judge, first: str, second: str, dry: bool) -
     target = workspace.path / "comparisons" / f"{one.id}.{other.id}.judge-{judge.label}.jsonl"
     ledger = ledger_path(workspace.path, judge)
     if dry:
-        return estimate_text(compared.estimate_pairs(pairs, judge, target, ledger), judge, "pairs")
+        return _told(compared.estimate_pairs(pairs, judge, target, ledger), judge, "pairs")
     with locked(workspace.path):
         stopped = compared.compare_pairs(pairs, judge, target, ledger)
     if stopped:
         say(f"stopped: {stopped}")
     found = compared.summarise_pairs(compared.current_comparisons(target, pairs, judge))
-    return compared.comparison_table(found, one.label, other.label)
+    data = {
+        "judge": judge.label,
+        "first": one.label,
+        "second": other.label,
+        "languages": [asdict(row) for row in found],
+    }
+    return Told(compared.comparison_table(found, one.label, other.label), data | {"stopped": stopped})
 
 
 def _run_named(workspace: StudyFolder, name: str) -> RunFolder:
@@ -174,14 +226,32 @@ def _answers(workspace: StudyFolder, run: RunFolder) -> list[dict[str, Any]]:
     return [one for one in found[-1].rateable if one["split"] == "test"] if found else []
 
 
-def probe_judge(judge: Judge, dry: bool) -> str:
-    """Test a judge on responses with known faults, or say what that would take; the text to print.
+def probe_languages(source: Path | None, given: str | None) -> list[str] | None:
+    """The languages of a probe: those given, else the study's as far as they are built in, else all (None)."""
+    if given is not None:
+        return [code.strip() for code in given.split(",") if code.strip()]
+    if source is None:
+        return None
+    asked = find_study(source).study.prompts.languages
+    return [code for code in asked if code in builtin_languages()]
 
-    What is answered is kept and not paid again.
+
+def probe_folder(source: Path | None) -> Path:
+    """Where probes are kept: with a study's results, or here, so that what is answered is not paid again."""
+    return PROBES if source is None else find_study(source).path / "probes"
+
+
+def probe_judge(judge: Judge, folder: Path, languages: Sequence[str] | None, dry: bool) -> Told:
+    """Test a judge on responses with known faults, and on the same answers in several languages, or say what it takes.
+
+    What is answered is kept in `folder` and not paid again.
     """
-    from xlift.judging.probe import estimate_probe, probe, probe_table
-
     if dry:
-        return estimate_text(estimate_probe(judge, PROBES), judge)
-    found, outcome = probe(judge, PROBES)
-    return f"{probe_table(found)}\n\n{outcome_text(outcome, judge)}"
+        return _told(estimate_probe(judge, folder, languages), judge)
+    cases = probe_cases(languages)
+    found, outcome = probe(judge, folder, cases)
+    ratings = [one for one in probed_before(judge, folder) if one["language"] in {case["language"] for case in cases}]
+    items = items_of(parallel_answers(), ratings)
+    parts = [probe_table(found), across_text(items), outcome_text(outcome, judge)]
+    data = {"judge": judge.label, "probe": probe_records(found), "across": across_records(items)}
+    return Told("\n\n".join(part for part in parts if part), data | {"outcome": asdict(outcome)})

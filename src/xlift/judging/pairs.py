@@ -43,7 +43,7 @@ from xlift.servers.calls import ServedAnswer
 from xlift.servers.client import PACE, Pace, RequestGroup
 from xlift.servers.ledger import open_ledger
 from xlift.study.served import Judge
-from xlift.terminal import aligned
+from xlift.terminal import aligned, share_text
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 """Two response records to the same prompt."""
@@ -252,24 +252,17 @@ def _share(values: Sequence[bool]) -> float | None:
 
 
 def comparison_table(found: Sequence[Comparison], first: str, second: str) -> str:
-    """A summary in words, one line a language."""
-    header = [
-        "language",
-        f"{first} preferred",
-        "wins",
-        "ties",
-        "losses",
-        "identical",
-        "missing",
-        "orders agree",
-        "shown first",
-    ]
-    return f"{first} against {second}\n" + aligned([header, *[_row(one) for one in found]])
+    """A summary in words, one line a language; what is said of the judge below, so that both fit a terminal."""
+    counts = [["", "first preferred", "wins", "ties", "losses", "identical", "missing"], *map(_counts, found)]
+    steady = [["", "orders agree", "the one shown first won"], *map(_steadiness, found)]
+    return f"first: {first}\nsecond: {second}\n\n{aligned(counts)}\n\n{aligned(steady)}"
 
 
-def _row(one: Comparison) -> list[str]:
+def _counts(one: Comparison) -> list[str]:
     wins = one.wins
-    mean = "–" if wins.mean is None else f"{wins.mean:.0%} [{wins.low or 0:.0%}–{wins.high or 0:.0%}]"
-    shares = ["–" if share is None else f"{share:.0%}" for share in (one.consistent, one.shown_first)]
-    counts = (one.first, one.tie, one.second, one.identical, wins.missing)
-    return [one.language, mean, *map(str, counts), *shares]
+    mean = "–" if wins.mean is None else share_text(wins.mean, wins.low or 0, wins.high or 0)
+    return [one.language, mean, *map(str, (one.first, one.tie, one.second, one.identical, wins.missing))]
+
+
+def _steadiness(one: Comparison) -> list[str]:
+    return [one.language, *("–" if share is None else f"{share:.0%}" for share in (one.consistent, one.shown_first))]

@@ -6,11 +6,12 @@ and the faultless responses, get a value that fits. Both are shares of the value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from xlift.errors import ConfigError, nearest
 from xlift.intervals import wilson
 from xlift.judging.current import current_judge_ratings
 from xlift.judging.ratings import CallEstimate, JudgingOutcome, estimate_ratings, judge_responses, ledger_path
@@ -51,8 +52,12 @@ class ShareRight:
 
 
 def probe_cases(languages: Sequence[str] | None = None, path: Path = PROBE) -> list[dict[str, Any]]:
-    """The probe's responses, as records a judge can rate."""
+    """The probe's responses, as records a judge can rate. Raises ConfigError for languages that it does not have."""
     cases = [record for _, record in read_jsonl(path)]
+    there = {case["language"] for case in cases}
+    if other := [code for code in languages or () if code not in there]:
+        problems = [f"the probe has no '{code}'; {nearest(code, sorted(there))}" for code in other]
+        raise ConfigError(problems, "--languages of these")
     return [case for case in cases if languages is None or case["language"] in languages]
 
 
@@ -61,17 +66,29 @@ def probe(
 ) -> tuple[list[Hit], JudgingOutcome]:
     """Let the judge rate the probe; ratings and ledger are kept in `folder`, so that a second run costs nothing."""
     shown = probe_cases() if cases is None else cases
-    ratings = _ratings(folder, settings)
+    ratings = probe_file(folder, settings)
     outcome = judge_responses(shown, settings, ratings, ledger_path(folder, settings), pace=pace)
     return hits(shown, current_judge_ratings(ratings, shown, settings)), outcome
 
 
-def estimate_probe(settings: Judge, folder: Path) -> CallEstimate:
+def estimate_probe(settings: Judge, folder: Path, languages: Sequence[str] | None = None) -> CallEstimate:
     """What probing a judge would take; nothing is sent or written."""
-    return estimate_ratings([(probe_cases(), _ratings(folder, settings))], settings, ledger_path(folder, settings))
+    part = (probe_cases(languages), probe_file(folder, settings))
+    return estimate_ratings([part], settings, ledger_path(folder, settings))
 
 
-def _ratings(folder: Path, settings: Judge) -> Path:
+def probed_before(settings: Judge, folder: Path) -> list[Rating]:
+    """What a judge, as it is now, has said of the probe's responses."""
+    path = probe_file(folder, settings)
+    return current_judge_ratings(path, probe_cases(), settings) if path.is_file() else []
+
+
+def parallel_answers() -> dict[str, str]:
+    """By id of a response: the answer that it is, whose content is the same in every language."""
+    return {case["id"]: case["parallel_id"] for case in probe_cases() if "parallel_id" in case}
+
+
+def probe_file(folder: Path, settings: Judge) -> Path:
     return folder / f"probe-{settings.label}.jsonl"
 
 
@@ -99,40 +116,62 @@ def share(found: Iterable[Hit]) -> ShareRight:
 
 
 def probe_table(found: Sequence[Hit]) -> str:
-    """What is planted and seen by fault, then by facet, then how often the rest is right; a column a language."""
-    planted = [hit for hit in found if hit.planted]
-    others = [hit for hit in found if not hit.planted]
-    facets = [facet for facet in FACETS if any(hit.facet == facet for hit in found)]
-    faults = [fault for fault in FAULTS if any(hit.fault == fault for hit in planted)]
-    languages = list(dict.fromkeys(hit.language for hit in found))
-    faultless = [hit for hit in others if hit.fault == "perfect"]
-    return aligned(
-        [
-            ["", *languages, *(["all"] if len(languages) > 1 else [])],
-            *_section("planted fault seen", planted, languages, faults, lambda hit: hit.fault),
-            *_section("planted fault seen", planted, languages, facets, lambda hit: hit.facet),
-            *_section("the rest right", others, languages, facets, lambda hit: hit.facet),
-            *_section("faultless right", faultless, languages, [], lambda hit: hit.facet),
-        ]
+    """How often what is planted is seen, the rest is right, and faultless answers are: by language, fault and facet."""
+    languages, faults, facets = names_in(found)
+    groups = [("all", list(found))] if len(languages) > 1 else []
+    groups += [(code, [hit for hit in found if hit.language == code]) for code in languages]
+    rows = [["", "planted fault seen", "the rest right", "faultless right"], *(_row(*group) for group in groups)]
+    for title, names, name_of in (("fault", faults, _fault), ("facet", facets, _facet)):
+        rows += [[""] * 4, [f"by {title}", "", "", ""]]
+        rows += [_row(f"  {name}", [hit for hit in found if name_of(hit) == name]) for name in names]
+    return aligned(rows)
+
+
+def names_in(found: Sequence[Hit]) -> tuple[list[str], list[str], list[str]]:
+    """The languages, faults and facets that there are hits of."""
+    return (
+        list(dict.fromkeys(hit.language for hit in found)),
+        [fault for fault in FAULTS if any(hit.fault == fault for hit in found)],
+        [facet for facet in FACETS if any(hit.facet == facet for hit in found)],
     )
 
 
-def _section(
-    title: str, found: list[Hit], languages: Sequence[str], names: Sequence[str], name_of: Callable[[Hit], str]
-) -> list[list[str]]:
-    groups = [(f"  {name}", [hit for hit in found if name_of(hit) == name]) for name in names]
-    return [[label, *_cells(group, languages)] for label, group in [(title, found), *groups] if group]
+def shares_of(found: Iterable[Hit]) -> dict[str, ShareRight]:
+    """How much of what is planted is seen, how much of the rest is right, and of what has no fault at all."""
+    kept = list(found)
+    return {
+        "seen": share(hit for hit in kept if hit.planted),
+        "right": share(hit for hit in kept if not hit.planted),
+        "faultless": share(hit for hit in kept if hit.fault == "perfect"),
+    }
 
 
-def _cells(found: list[Hit], languages: Sequence[str]) -> list[str]:
-    columns = [[hit for hit in found if hit.language == code] for code in languages]
-    return [_cell(share(column)) for column in (columns if len(languages) == 1 else [*columns, found])]
+def probe_records(found: Sequence[Hit]) -> list[dict[str, Any]]:
+    """The shares of every language, fault and facet that are met, for other programs."""
+    groups: dict[tuple[str, str, str], list[Hit]] = {}
+    for hit in found:
+        groups.setdefault((hit.language, hit.fault, hit.facet), []).append(hit)
+    return [
+        {"language": language, "fault": fault, "facet": facet, "planted": own[0].planted, **asdict(share(own))}
+        for (language, fault, facet), own in groups.items()
+    ]
+
+
+def _fault(hit: Hit) -> str:
+    return hit.fault
+
+
+def _facet(hit: Hit) -> str:
+    return hit.facet
+
+
+def _row(name: str, found: Sequence[Hit]) -> list[str]:
+    return [name, *map(_cell, shares_of(found).values())]
 
 
 def _cell(one: ShareRight) -> str:
     interval = one.interval
-    if interval is None:
-        return f"– ({one.missing} missing)" if one.missing else "–"
-    low, high = interval
     missing = f" ({one.missing} missing)" if one.missing else ""
-    return f"{one.right}/{one.rated} [{low:.0%}–{high:.0%}]{missing}"
+    if interval is None:
+        return f"–{missing}"
+    return f"{one.right}/{one.rated} [{interval[0] * 100:.0f}–{interval[1] * 100:.0f}%]{missing}"

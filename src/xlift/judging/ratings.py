@@ -28,7 +28,9 @@ from xlift.judging.questions import (
 )
 from xlift.progress import Progress, progress
 from xlift.rating import unreadable_record
-from xlift.records import Rating, parse_response
+from xlift.rating.files import file_rows, open_reading
+from xlift.rating.foreign import ReadingOptions, responses
+from xlift.records import Rating
 from xlift.servers.calls import ServedAnswer, text_of
 from xlift.servers.client import PACE, Pace, RequestGroup, check_budget
 from xlift.servers.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger
@@ -118,21 +120,21 @@ def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int
     return outcome
 
 
-def count_lines(path: Path) -> int:
-    with path.open("rb") as lines:
-        return sum(1 for _ in lines)
+def read_responses(
+    source: Path, unreadable: list[str], asked: ReadingOptions | None = None
+) -> Iterator[dict[str, Any]]:
+    """The responses in a file of any kind, read as `xlift rate` reads it; problems are added to `unreadable`.
 
-
-def read_responses(source: Path, unreadable: list[str]) -> Iterator[dict[str, Any]]:
-    """The records of a file, with the line number as id where there is none; problems are added to `unreadable`."""
-    with source.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
-            try:
-                yield parse_response(raw, source, number)
-            except DataError as error:
-                unreadable += error.problems
+    Raises ConfigError where nothing says which column holds replies or languages.
+    """
+    reading = open_reading(source, asked or ReadingOptions(), None)
+    for row in file_rows(source):
+        try:
+            if row.problem:
+                raise DataError(row.problem)
+            yield from responses(row.record, reading, row.where, row.number)
+        except DataError as error:
+            unreadable += error.problems
 
 
 class Display:

@@ -134,7 +134,7 @@ def rate_files(
     paths = [path for source in sources for path in response_files(source)]
     readings = [open_reading(path, asked, job.by) for path in paths]
     job = job._replace(several=len(paths) > 1)
-    total = sum(map(_count_lines, paths))
+    total = sum(map(count_rows, paths))
     used = ((os.cpu_count() or 1) if workers is None else workers) if total >= MIN_FOR_WORKERS else 1
     # Of what is not read by lines nobody knows before how many rows there are.
     telling = all(map(_by_lines, paths)) and paths
@@ -189,7 +189,7 @@ def _by_lines(path: Path) -> bool:
     return path.suffix.lower() in {".jsonl", ".ndjson", ".jsonlines"}
 
 
-def _count_lines(path: Path) -> int:
+def count_rows(path: Path) -> int:
     """Lines of a file of lines; of any other about as many rows as it may have."""
     if not _by_lines(path):
         return path.stat().st_size // 500

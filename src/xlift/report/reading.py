@@ -20,7 +20,7 @@ from xlift.checkpoint import Checkpoint, checkpoints, readable, written_prompts
 from xlift.halving import stopped
 from xlift.languages import get_language
 from xlift.rating import RATERS
-from xlift.records import FACETS, Prompt
+from xlift.records import FACETS, PANEL, Prompt
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
 from xlift.study.labels import learning_rate_text, model_text
@@ -265,7 +265,7 @@ def language_name(code: str) -> str:
 # e.g. [rater_name(rater) for rater in ("judge:mistral", "human:Ana", "language")] → ["mistral", "Ana", "language"]
 def rater_name(rater: str) -> str:
     """A rater without what kind it is: mistral for judge:mistral, Ana for human:Ana."""
-    return rater.removeprefix("judge:").removeprefix("human:")
+    return rater.removeprefix("judge:").removeprefix("human:").removeprefix(PANEL)
 
 
 # e.g. measure_text({"language": 1.0}) → "language"

@@ -14,6 +14,7 @@ from xlift.report.facts import cost_table, data_table
 from xlift.report.figures import Figure, Specification
 from xlift.report.flips import flips_table
 from xlift.report.formats import ReportTable
+from xlift.report.judges import judge_tables
 from xlift.report.numbers import Findings, curve_points
 from xlift.report.outcomes import outcome_rows, outcome_table
 from xlift.report.overall import REFERENCE, marks_of, overall_table
@@ -63,6 +64,7 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
         ),
         ("facts", "Facts", "Facts over languages", FACTS, _one(tables.facts_table(material, found.facts))),
         ("agreement", "Agreement", "Agreement and calibration", AGREEMENT, _agreement(material, found)),
+        ("judges", "Judges", "How good the judges are", JUDGES, _each(judge_tables(material))),
         ("data", "Data", "Data", DATA, _one(data_table(material))),
         ("costs", "Costs", "Costs", COSTS, _one(cost_table(material))),
         ("missing", "Missing", "Missing ratings", MISSING, _one(tables.missing_table(material, found.missing))),
@@ -102,6 +104,7 @@ GRAMMAR = "What tuning costs a language shows here before anybody has read an an
 INSTRUCTIONS = "What a program can check of a reply, and did: no judge is asked."
 FACTS = "Which of the facts that a model gives right in English does it lose in the user's language?"
 AGREEMENT = "How far raters can be believed. Kappa is agreement beyond chance: 1 perfect, 0 chance."
+JUDGES = "What a judge's ratings above are worth: on known faults, over languages, beside other judges."
 DATA = "Where the instruction data comes from, and what became of its records."
 COSTS = "What it took to train each run and to let it answer."
 MISSING = "Missing is not zero: what could not be rated says why, and counts neither as right nor as wrong."
@@ -127,6 +130,10 @@ def _heat_rows(material: Material, found: Findings, scale: Scale) -> list[dict[s
         worst = told | {"language": "worst", "mean": one.worst, "low": one.worst_low, "high": one.worst_high}
         rows.get((one.id, one.step), [])[:0] = [mean, worst]
     return [cell for own in rows.values() for cell in own]
+
+
+def _each(found: list[ReportTable]) -> Iterator[Block]:
+    return (Block(table=table) for table in found)
 
 
 def _one(table: ReportTable | None, folded: bool = False) -> Iterator[Block]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from xlift.errors import nearest
@@ -22,6 +24,19 @@ class Validation(Settings):
     """Also let the model answer so many validation prompts in each language, and rate the language of the answers."""
     max_new_tokens: int = Field(48, ge=1)
     """Longest of these answers in tokens."""
+
+
+class Panel(Settings):
+    """Several of the study's judges as one rater more."""
+
+    judges: list[str] = []
+    """Names of the judges that sit on it; all where none are named."""
+    take: Literal["mean", "majority"] = "mean"
+    """What it says of a facet: the mean of their values, or the value that more than half of them give."""
+    least: int = Field(2, ge=1)
+    """So many of them must have given a value; otherwise the panel's is missing."""
+    name: str = "panel"
+    """Its name among raters."""
 
 
 class Halving(Settings):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, nearest
 from xlift.study.data import Prompts
 from xlift.study.grid import expand, matches
 from xlift.study.labels import model_label
 from xlift.study.runs import ANSWERING, UNTUNED, Adaptation, RunConfig
-from xlift.study.sections import Halving, Ray, Report, Validation
+from xlift.study.sections import Halving, Panel, Ray, Report, Validation
 from xlift.study.served import Decoding, Judge, Model
 from xlift.study.settings import Settings
 
@@ -48,6 +48,8 @@ class Study(Settings):
     """Surface checks of the answers: names of `xlift.rating.RATERS`, which says which are there where none is named."""
     judges: list[Judge] = Field([])
     """Judge models that rate the answers, too."""
+    panel: Panel | None = None
+    """Several of the judges as one rater more; none where it is not given."""
     validation: Validation = Validation()
     halving: Halving | None = None
     """Stop hopeless runs early; off where it is not given."""
@@ -107,6 +109,19 @@ class Study(Settings):
                 f"several judges are called {called}, which would share files; give each a name of its own"
             )
         return judges
+
+    @model_validator(mode="after")
+    def _of_its_judges(self) -> Study:
+        if not self.panel:
+            return self
+        labels = [judge.label for judge in self.judges]
+        if other := [name for name in self.panel.judges if name not in labels]:
+            problems = [f"panel.judges: unknown judge '{name}'; {nearest(name, labels)}" for name in other]
+            raise ValueError("; ".join(problems))
+        wanted, there = max(2, self.panel.least), len(set(self.panel.judges or labels))
+        if there < wanted:
+            raise ValueError(f"panel: {wanted} judges are wanted, {there} are there; name them under judges")
+        return self
 
     @property
     def extras(self) -> list[str]:

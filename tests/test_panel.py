@@ -1,0 +1,118 @@
+"""Several judges as one rater: what they say together, who was silent, and how far they disagree."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from judge_server import Act, Script, asked_facets, serving
+from report_fixtures import made_study
+from test_judging import QUICK
+
+from xlift.analysis.agreement import agreement_tables
+from xlift.errors import ConfigError
+from xlift.judging.judges import judge_study
+from xlift.judging.panel import panel_ratings, together, unity
+from xlift.judging.probe import probe, probe_cases
+from xlift.records import kind_of
+from xlift.report.judges import judge_tables
+from xlift.report.reading import material_of
+from xlift.results import load
+from xlift.study.loading import parse_study
+from xlift.study.sections import Panel
+from xlift.study.served import Judge
+from xlift.workspace import StudyFolder
+
+JUDGES = [Judge(model=name) for name in ("a", "b", "c")]
+
+
+def rating(rater: str, value: float | None, name: str = "p1", facet: str = "fluency") -> Any:
+    own = {"id": name, "language": "fr", "run": "r", "step": 1, "facet": facet, "rater": f"judge:{rater}"}
+    own |= {"value": value, "response": "f", "signature": rater}
+    return own | ({"reason": "refused"} if value is None else {})
+
+
+def test_the_mean_and_the_majority_of_what_judges_say() -> None:
+    said = [rating("a", 2.0), rating("b", 1.0), rating("c", 1.0)]
+    (mean,) = panel_ratings(Panel(name="we"), JUDGES, said)
+    assert (mean["value"], mean["rater"], mean["id"], mean["step"]) == (pytest.approx(4 / 3), "panel:we", "p1", 1)
+    assert mean["detail"]["values"] == {"judge:a": 2.0, "judge:b": 1.0, "judge:c": 1.0}
+    (most,) = panel_ratings(Panel(take="majority"), JUDGES, said)
+    assert most["value"] == 1.0
+    (two,) = panel_ratings(Panel(judges=["a", "b"]), JUDGES, said)
+    assert two["value"] == 1.5
+    assert together([0.0, 1.0, 2.0], Panel(take="majority")) == (None, "no majority: 0, 1, 2")
+
+
+def test_a_judge_without_a_value_stays_without_one_and_never_counts_as_zero() -> None:
+    (found,) = panel_ratings(Panel(), JUDGES, [rating("a", 2.0), rating("b", None), rating("c", 2.0)])
+    assert found["value"] == 2.0
+    assert found["detail"]["missing"] == {"judge:b": "refused"}
+    (alone,) = panel_ratings(Panel(), JUDGES, [rating("a", 2.0), rating("b", None)])
+    assert (alone["value"], alone["reason"]) == (None, "1 of the 2 values that a panel needs")
+    assert alone["detail"]["missing"] == {"judge:b": "refused", "judge:c": "not asked yet"}
+
+
+def test_how_far_a_panel_agrees_is_counted_by_facet_and_language() -> None:
+    said = [rating("a", 2.0), rating("b", 0.0), rating("a", 1.0, "p2"), rating("b", 1.0, "p2"), rating("c", 1.0, "p2")]
+    own, everywhere = unity(panel_ratings(Panel(), JUDGES, said))
+    assert (own.facet, own.language, own.rated, own.alike, own.spread) == ("fluency", "fr", 2, 1, 1.0)
+    assert (own.missing, own.incomplete, everywhere.language) == (0, 1, "all")
+
+
+def test_agreement_leaves_a_panel_out_whose_judges_are_compared_themselves() -> None:
+    said = [rating(name, float(i % 3), f"p{i}") for name in "ab" for i in range(6)]
+    both = [*said, *panel_ratings(Panel(), JUDGES, said)]
+    assert agreement_tables(both) == agreement_tables(said)
+    assert kind_of("panel:we") == "judge"
+
+
+@pytest.mark.parametrize(
+    ("panel", "message"),
+    [({"judges": ["a", "z"]}, "unknown judge 'z'"), ({"least": 4}, "4 judges are wanted, 3 are there")],
+)
+def test_a_panel_that_cannot_sit_is_refused(panel: dict[str, Any], message: str) -> None:
+    judges = [{"model": one.model} for one in JUDGES]
+    with pytest.raises(ConfigError, match=message):
+        parse_study({"name": "s", "training": {"model": "m"}, "judges": judges, "panel": panel}, "study")
+
+
+def giving(value: int) -> Script:
+    return lambda body, seen: Act(json.dumps(dict.fromkeys(asked_facets(body), value)))
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, str]:
+    """A study that two judges have rated, one of them probed in two languages; and what the command said."""
+    folder = tmp_path_factory.mktemp("judged")
+    with serving(giving(2)) as one, serving(giving(1)) as other:
+        judges = [
+            {"model": "kind", "base_url": one.url, "facets": ["fluency", "accuracy"]},
+            {"model": "stern", "base_url": other.url, "facets": ["fluency", "accuracy"]},
+        ]
+        workspace = made_study(folder, lambda run, prompt: "Voilà une réponse.", judges=judges, panel={"name": "both"})
+        told = judge_study(workspace.path, None, {}, dry=False)
+        cases = [case for case in probe_cases(["en", "fr"]) if "parallel_id" in case]
+        probe(workspace.study.judges[0], workspace.path / "probes", cases, QUICK)
+    return workspace, told.text
+
+
+def test_a_study_has_its_panel_as_a_rater_and_says_how_far_it_agrees(judged: tuple[StudyFolder, str]) -> None:
+    workspace, told = judged
+    assert "both: mean of kind, stern" in told
+    ratings = load(workspace.path).ratings
+    panel = ratings.filter(ratings["rater"] == "panel:both")
+    assert set(panel["value"]) == {1.5}
+    assert set(panel["kind"]) == {"judge"}
+    assert len(panel) == (ratings["rater"] == "judge:kind").sum()
+
+
+def test_the_report_shows_probe_consistency_and_panel(judged: tuple[StudyFolder, str]) -> None:
+    tables = {table.name: table for table in judge_tables(material_of(judged[0]))}
+    assert list(tables) == ["judge-probe", "judge-consistency", "judge-shift", "panel"]
+    assert [line[1].value for line in tables["judge-probe"].lines] == ["English", "French", "all"]
+    assert {line[2].note for line in tables["judge-consistency"].lines} == {"every value is the same"}
+    assert {line[2].value for line in tables["judge-shift"].lines} == {0.0}
+    assert {line[2].value for line in tables["panel"].lines} == {0.0}
+    assert {line[3].value for line in tables["panel"].lines} == {1.0}
