@@ -91,17 +91,23 @@ _JUDGE: Modes = {
     "STUDY --probe": {"name", "probe", "languages", *_ASKING},
     "FILE": {"output", "text", "language", "columns", *_ASKING},
     "--probe": {"probe", "languages", *_ASKING},
+    "STUDY --exam SOURCE": {"name", "exam", "languages", "size", *_ASKING},
+    "--exam SOURCE": {"exam", "languages", "size", *_ASKING},
 }
 
 
-def _judge_mode(source: Path | None, pair: bool, probe: bool) -> str:
+def _judge_mode(source: Path | None, pair: bool, probe: bool, exam: bool) -> str:
     from xlift.rating.files import is_study
 
-    if source is None and not probe:
-        raise UserError("what should be judged?", "xlift judge STUDY, xlift judge FILE -o OUT.jsonl, or --probe")
-    if source is None or not is_study(source):
-        return "FILE" if source else "--probe"
-    return "STUDY --probe" if probe else "STUDY --pair RUN_A RUN_B" if pair else "STUDY"
+    asked = " --exam SOURCE" if exam else " --probe" if probe else ""
+    if source is None and not asked:
+        ways = "xlift judge STUDY, xlift judge FILE -o OUT.jsonl, --probe or --exam SOURCE"
+        raise UserError("what should be judged?", ways)
+    if source is None:
+        return asked.strip()
+    if not is_study(source):
+        return "FILE"
+    return f"STUDY{asked or (' --pair RUN_A RUN_B' if pair else '')}"
 
 
 @app.command()
@@ -130,9 +136,11 @@ def judge(
         tuple[str, str] | None, typer.Option(metavar="RUN_A RUN_B", help="Ask which of two runs answers better.")
     ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Test the judge on responses with known faults.")] = False,
-    languages: Annotated[
-        str | None, typer.Option(help="Languages to probe, separated by commas; the study's, or all 15.")
+    languages: Annotated[str | None, typer.Option(help="Languages of a probe or an exam, separated by commas.")] = None,
+    exam: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Examine the judge on mm:PATH or mrewardbench:PATH.")
     ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pairs of each language in an exam; all.")] = None,
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies in a FILE.")] = None,
     language: Annotated[
         str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
@@ -146,7 +154,7 @@ def judge(
     from xlift.judging import judges
     from xlift.rating.foreign import asked_for
 
-    mode = _judge_mode(source, pair is not None, probe)
+    mode = _judge_mode(source, pair is not None, probe, exam is not None)
     refuse_others(context, mode, _JUDGE)
     if batch and concurrency is not None:
         raise ConfigError("--concurrency does not apply with --batch: the server decides", "leave one of them")
@@ -160,10 +168,13 @@ def judge(
     if mode == "FILE" and source:
         asked = asked_for(text, language, columns or [])
         told = judges.judge_responses_file(source, output, judges.settings_of(given), dry_run, asked)
-    elif probe or source is None:
+    elif exam or probe or source is None:
         one = judges.one_of_study(source, name, given) if source else judges.settings_of(given)
-        codes, folder = judges.probe_languages(source, languages), judges.probe_folder(source)
-        told = judges.probe_judge(one, folder, codes, dry_run)
+        folder = judges.probe_folder(source)
+        if exam:
+            told = judges.examine_judge(one, folder, exam, languages, size, dry_run)
+        else:
+            told = judges.probe_judge(one, folder, judges.probe_languages(source, languages), dry_run)
     elif pair:
         told = judges.judge_pair(source, judges.one_of_study(source, name, given), *pair, dry_run)
     else:

@@ -255,3 +255,22 @@ def probe_judge(judge: Judge, folder: Path, languages: Sequence[str] | None, dry
     parts = [probe_table(found), across_text(items), outcome_text(outcome, judge)]
     data = {"judge": judge.label, "probe": probe_records(found), "across": across_records(items)}
     return Told("\n\n".join(part for part in parts if part), data | {"outcome": asdict(outcome)})
+
+
+def examine_judge(judge: Judge, folder: Path, source: str, languages: str | None, size: int | None, dry: bool) -> Told:
+    """Examine a judge on published pairs of a better and a worse answer, or say what it takes; kept as a probe is."""
+    from xlift.judging import pairs as compared
+    from xlift.judging.exams import exam_of, exam_pairs
+
+    codes = [code.strip() for code in languages.split(",") if code.strip()] if languages else None
+    pairs = exam_pairs(source, codes, size)
+    target, ledger = folder / f"exam-{source.partition(':')[0]}-{judge.label}.jsonl", ledger_path(folder, judge)
+    if dry:
+        return _told(compared.estimate_pairs(pairs, judge, target, ledger), judge, "pairs")
+    stopped = compared.compare_pairs(pairs, judge, target, ledger)
+    if stopped:
+        say(f"stopped: {stopped}")
+    text, data = exam_of(pairs, compared.current_comparisons(target, pairs, judge))
+    return Told(
+        f"{judge.label} on {source}\n\n{text}", {"judge": judge.label, "source": source, **data, "stopped": stopped}
+    )
