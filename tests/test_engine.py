@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from architectures import build
 from conftest import build_tokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from xlift.data.prompts import load_prompts
+from xlift.generation.adapters import Adapter, part_of
 from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose
 from xlift.generation.engine import Reply, closed_up, decode
+from xlift.models import adapter_layers, unwrapped
 from xlift.study.data import Prompts
 from xlift.study.served import Decoding
 from xlift.tuning.templates import ChatFormat, chat_format
@@ -85,6 +89,77 @@ def test_in_bfloat16_a_response_depends_on_its_prompt_alone(
     # As when a study goes on with what was not answered yet.
     left = [5, 1]
     assert answers(model, chat, left, batch_size=2, strategy=strategy) == {i: alone[i] for i in left}
+
+
+def adapter_folders(model: Any, folder: Path) -> list[Path]:
+    """Two adapters of a model that move its scores."""
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+        for name, one in wrapped.named_parameters():
+            if "lora_B" in name:
+                one.data.normal_(std=0.1)
+        made.append(folder / str(seed))
+        wrapped.save_pretrained(made[-1], save_embedding_layers=False)
+        unwrapped(wrapped)
+    return made
+
+
+def parts_of(model: Any, folder: Path) -> Adapter:
+    found = {name: part_of(one, 1.0) for name, one in (adapter_layers(model, folder) or {}).items()}
+    assert found
+    assert all(found.values())
+    return found  # type: ignore[return-value]
+
+
+def replies_with(
+    model: Any, chat: ChatFormat, asked: Sequence[list[int]], adapters: list[Adapter], kinds: Sequence[int]
+) -> list[Reply]:
+    found: dict[int, Reply] = {}
+    keys, decoding = [str(prompt) for prompt in asked], Decoding(max_new_tokens=8, batch_size=4)
+    how: dict[str, Any] = {"adapters": adapters, "kinds": kinds}
+    decode(model, chat, asked, keys, decoding, lambda at, reply: found.update({at: reply}), **how)
+    return [found[at] for at in range(len(asked))]
+
+
+@pytest.mark.parametrize("name", FAMILIES[:5])
+def test_checkpoints_in_one_pass_answer_as_each_answers_alone_and_by_generate(
+    name: str, model_of: Any, chat: ChatFormat, tmp_path: Path
+) -> None:
+    folders = adapter_folders(model_of(name), tmp_path)
+    asked = [chat.encode_prompt([{"role": "user", "content": TEXTS[i]}]) for i in (0, 3, 1, 1, 0, 3)]
+    for dtype in (torch.float32, torch.bfloat16):
+        model = model_of(name, dtype)
+        adapters = [parts_of(model, folder) for folder in folders]
+        together = replies_with(model, chat, asked, adapters, [0, 0, 1, 0, 1, 1])
+        assert together[2].text != together[3].text
+        for number, own in enumerate(([0, 1, 3], [2, 4, 5])):
+            alone = replies_with(model, chat, [asked[at] for at in own], [adapters[number]], [0] * 3)
+            assert alone == [together[at] for at in own]
+            if dtype == torch.float32:
+                assert generated_with(model, folders[number], chat, asked[own[0]]) == alone[0].text
+
+
+def generated_with(model: Any, folder: Path, chat: ChatFormat, prompt: list[int]) -> str:
+    wrapped: Any = PeftModel.from_pretrained(model, str(folder))
+    ids = torch.tensor([prompt])
+    how = {"do_sample": False, "repetition_penalty": 1.2, "eos_token_id": sorted(chat.stop_ids), "pad_token_id": 0}
+    made = wrapped.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, **how)
+    unwrapped(wrapped)
+    return str(chat.tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)).strip()
+
+
+def test_adapters_read_what_all_prompts_begin_with_each_in_its_own_way(model_of: Any, tmp_path: Path) -> None:
+    model, chat = model_of("llama"), chat_format(build_tokenizer(), "plain", "Light is scattered by the air. " * 4)
+    adapters = [parts_of(model, folder) for folder in adapter_folders(model, tmp_path)]
+    asked = [chat.encode_prompt([{"role": "user", "content": "Why?"}])] * 2
+    first, second = replies_with(model, chat, asked, adapters, [0, 1])
+    assert [second, first] == replies_with(model, chat, asked, adapters, [1, 0])
+    assert [first] == replies_with(model, chat, asked[:1], adapters[:1], [0])
+    assert first.text != second.text
 
 
 def test_what_does_not_fit_into_memory_is_answered_in_smaller_batches(

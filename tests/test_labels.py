@@ -19,6 +19,7 @@ VALUES: dict[str, list[Any]] = {
     "template": ["own", "chatml"],
     "system": [None, "none", "a" * 300 + "b", "a" * 300 + "c", "Réponds en français.", "…"],
     "thinking": ["strip", "keep", "learn"],
+    "chat_template_kwargs": [{}, {"effort": "low"}, {"effort": "high", "tags": ["a", "b"]}],
     "learning_rate": [1e-4, 1.0000001e-4, 2e-4],
     "schedule": ["cosine", "linear"],
     "min_learning_rate_ratio": [0.1, 0.0],
@@ -128,7 +129,7 @@ def test_settings_that_do_not_apply_are_none() -> None:
     full = run_settings(config(**{"adaptation.method": "full"}))
     assert [full[name] for name in ("method", "rank", "alpha", "targets", "weight")] == ["full", None, None, None, 1.0]
     base = run_settings(config(**{"adaptation.method": "none"}))
-    of_a_base = {*UNTUNED} - {"revision", "system", "model_sha256"}
+    of_a_base = {*UNTUNED} - {"revision", "system", "model_sha256", "chat_template_kwargs"}
     assert {name for name, value in base.items() if value is not None} == of_a_base
 
 

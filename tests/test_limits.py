@@ -15,17 +15,19 @@ from conftest import build_tokenizer
 from safetensors.torch import load_file, save_file
 
 from xlift.chat import talk
+from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, UserError
 from xlift.hub import locate
 from xlift.models import Placement
 from xlift.planning.check import check_study
 from xlift.planning.forecast import CheckpointWork
 from xlift.planning.proof import notes
-from xlift.stages import prepare, train_stage
+from xlift.stages import generate_stage, prepare, train_stage
 from xlift.study.loading import load_study
 from xlift.study.runs import Adaptation, Method, RunConfig
-from xlift.tuning.limits import Limits, beyond, reach
-from xlift.tuning.templates import chat_format
+from xlift.tuning.encoding import Data
+from xlift.tuning.limits import Limits, beyond, fitted, limits_of, reach
+from xlift.tuning.templates import Encoded, chat_format
 from xlift.tuning.train import prepared_model
 
 
@@ -54,7 +56,6 @@ def test_the_last_token_of_a_reply_is_never_read() -> None:
         "prompts: 1 of 2 with 6 new tokens reach beyond the 10 positions that the model has (to 11)"
     ]
     assert told[0].hint.startswith("set max_new_tokens to 5 or less")
-    assert all(claim.holds for claim in beyond(Limits(400, None, 10), "prompts", [[5] * 60], 6))
 
 
 def test_tokens_without_an_embedding_are_named() -> None:
@@ -116,7 +117,7 @@ def test_what_a_template_refuses_is_told_by_record(study_file: Path, tmp_path: P
 
 def test_check_says_what_is_good_to_know(study_file: Path, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "dated"
-    build("llama", max_position_embeddings=30).save_pretrained(folder)
+    build("llama").save_pretrained(folder)
     tokenizer: Any = build_tokenizer()
     tokenizer.chat_template = (
         "{% set form = '%Y-%m-%d' %}{{ strftime_now(form) }}{% for m in messages if m['role'] != 'system' %}"
@@ -129,8 +130,80 @@ def test_check_says_what_is_good_to_know(study_file: Path, tmp_path: Path, capsy
     said = capsys.readouterr().out
     assert "the chat template writes today's date: here it is always 26 July 2024" in said
     assert "no system turn: the system prompt opens the first user's turn" in said
-    assert "tokens are read at once; the model was made for 30" in said
-    assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == 30
+
+
+def test_prompts_end_where_a_models_context_does_and_what_is_learned_may_be_longer() -> None:
+    limits = Limits(400, None, 10)
+    (_, told) = beyond(limits, "prompts", [[5] * 60, [5] * 2], 6)
+    assert told.problem == "prompts: 1 of 2 with 6 new tokens are longer than the model's context of 10 (to 65)"
+    assert "decoding.too_long: drop" in told.hint
+    assert all(claim.holds for claim in beyond(limits, "conversations", [[5] * 60]))
+    data = Data([Encoded([5] * 60, [True] * 60)], [], 0)
+    chat = chat_format(build_tokenizer(), "plain")
+    assert notes(chat, limits, data, CheckpointWork([], 0, 6)) == [
+        "conversations have up to 60 tokens; the model was made for 10"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "context"),
+    [
+        ({"max_position_embeddings": 64}, 64),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, 256),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}}, 128),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}
+          | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}}, 64),
+        ({"sliding_window": 8, "layer_types": ["sliding_attention"] * 2}, 64),
+    ],
+)  # fmt: skip
+def test_the_context_counts_what_scales_positions_and_no_window(settings: dict[str, Any], context: int) -> None:
+    name = "qwen3" if "sliding_window" in settings else "llama"
+    assert limits_of(build(name, **{"max_position_embeddings": 64} | settings)).context == context
+
+
+def test_whole_turns_are_dropped_the_oldest_first_and_the_last_question_stays() -> None:
+    chat = chat_format(build_tokenizer(), "plain", "Be brief.")
+    turns = [("user", "Why one?"), ("assistant", "One."), ("user", "Why two?"), ("assistant", "Two."), ("user", "Why?")]
+    messages: Any = [{"role": role, "content": text} for role, text in turns]
+    whole, less, least = (chat.encode_prompt(messages[start:]) for start in (0, 2, 4))
+    assert fitted(chat, messages, None) == (whole, 0) == fitted(chat, messages, len(whole))
+    assert fitted(chat, messages, len(whole) - 1) == (less, 1)
+    assert fitted(chat, messages, len(least)) == (least, 2) == fitted(chat, messages, 1)
+    spoken = [{"role": "system", "content": "Say yes."}, *messages]
+    assert fitted(chat, spoken, 1) == (chat.encode_prompt([spoken[0], spoken[-1]]), 2)
+
+
+def test_a_dropped_turn_is_told_in_the_record_and_the_signature(study_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "narrow"
+    build("llama", max_position_embeddings=64).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    turns = [("user", "Why is the sky blue? " * 9), ("assistant", "Light."), ("user", "Why?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    prompt = {"language": "en"}
+    lines = [
+        json.dumps(
+            {**prompt, "id": name, "split": name, "messages": [*messages[:-1], {"role": "user", "content": name}]}
+        )
+        for name in ("validation", "test")
+    ]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    asked = [f"prompts.{part}.source={tmp_path / 'prompts.jsonl'}" for part in ("validation", "test")]
+    model = [
+        f"training.model={folder}",
+        "training.template=plain",
+        "training.adaptation.method=none",
+        "prompts.languages=[en]",
+        "prompts.validation.size=1",
+        "prompts.test.size=1",
+    ]
+    told = problems(study_file, *model, *asked)
+    assert "2 of 2 with 6 new tokens are longer than the model's context of 64" in told
+    workspace = prepare(load_study(study_file, [*model, *asked, "decoding.too_long=drop"]), tmp_path / "out")
+    generate_stage(workspace, offline=True)
+    (one,) = checkpoints(workspace)
+    assert [(r["dropped_turns"], len(r["messages"])) for r in one.responses] == [(1, 3), (1, 3)]
+    assert "|drop" in one.responses[0]["signature"]
+    assert max(r["prompt_tokens"] for r in one.responses) + 6 <= 65
 
 
 def test_characters_that_the_tokenizer_does_not_know_are_told() -> None:

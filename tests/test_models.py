@@ -89,6 +89,34 @@ def test_a_record_tells_tokens_engine_and_all_that_the_model_was_asked(tmp_path:
     assert "repetition_penalty" not in body
 
 
+@pytest.mark.parametrize("settles", [True, False])
+def test_a_conversation_too_long_for_the_server_is_asked_without_its_oldest_turns(
+    tmp_path: Path, settles: bool
+) -> None:
+    error = b'{"error": {"message": "This model\'s maximum context length is 40 tokens."}}'
+
+    def script(body: dict[str, Any], seen: int) -> Act:
+        long = "Why " in str(body) and (len(body["messages"]) > 1 or not settles)
+        return Act(status=400, body=error) if long else Act(ANSWERS["en"])
+
+    turns = [("user", "One?"), ("assistant", "1."), ("user", "Two?"), ("assistant", "2."), ("user", "Why?")]
+    rows = []
+    for name in ("validation", "test"):
+        messages = [{"role": role, "content": text.replace("Why", f"Why {name}")} for role, text in turns]
+        rows.append(json.dumps({"id": name, "split": name, "language": "en", "messages": messages}))
+    (tmp_path / "own.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    asked = {"languages": ["en"], **{part: {"source": str(tmp_path / "own.jsonl")} for part in ("validation", "test")}}
+    with serving(script) as server:
+        models = [at(server, decoding={"too_long": "drop"})]
+        (one,) = checkpoints(prepared(served_study(tmp_path, models, prompts=asked)))
+        answer_served(one, QUICK)
+    (one,) = checkpoints(find_study(one.run.path.parent.parent))
+    for record in one.responses:
+        assert (record["dropped_turns"], len(record["messages"])) == (2, 5)
+        assert bool(record["text"]) == settles
+        assert "maximum context length is 40" in record.get("missing", "") or settles
+
+
 def test_a_named_template_is_written_here_and_the_server_completes_the_text(tmp_path: Path) -> None:
     with serving(lambda body, seen: Act(body=json.dumps({"choices": [{"text": " Blue. "}]}).encode())) as server:
         workspace = prepared(served_study(tmp_path, [at(server, template="chatml")]))

@@ -142,7 +142,7 @@ def _tuned(study: Study) -> RunConfig:
 
 
 def _chat(config: RunConfig) -> ChatFormat:
-    return chat_format(load_tokenizer(locate(config.model).path), config.template, config.system, config.thinking)
+    return chat_format(load_tokenizer(locate(config.model).path), *config.spoken)
 
 
 def _data(study: Study) -> Data:
@@ -479,6 +479,7 @@ CASES: dict[str, Case] = {
     "training.template": Case("chatml", encoded),
     "training.system": Case("Be brief.", encoded),
     "training.thinking": Case("learn", encoded),
+    "training.chat_template_kwargs": Case({"effort": "low"}, runs),
     "training.instructions.name": Case("mine", column),
     "training.instructions.sources.path": Case("FR", conversations),
     "training.instructions.sources.format": Case("dolly", conversations),
@@ -539,6 +540,7 @@ CASES: dict[str, Case] = {
     "decoding.seed": Case(1, replies, SAMPLED),
     "decoding.samples": Case(2, prompts, SAMPLED),
     "decoding.stop": Case(["a", "e", "i", "о"], replies),
+    "decoding.too_long": Case("drop", replies),
     "decoding.allow": Case(True, replies),
     "decoding.steer": Case(2.0, replies),
     "decoding.steer_layers": Case([1], replies, {"decoding.steer": 2.0}),
@@ -562,6 +564,7 @@ CASES: dict[str, Case] = {
     "models.template": Case("chatml", answered("requests"), SERVED),
     "models.system": Case("Be brief.", answered("requests"), SERVED),
     "models.thinking": Case("keep", runs, {"models": [{"model": "org/model"}]}),
+    "models.chat_template_kwargs": Case({"enable_thinking": True}, answered("requests"), SERVED),
     "models.factors": Case({"size": 7}, factors, SERVED),
     "models.decoding": Case({"max_new_tokens": 3}, answered("requests"), SERVED),
     "models.body": Case({"top_k": 1}, answered("requests"), SERVED),

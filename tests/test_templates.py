@@ -339,6 +339,19 @@ def test_tags_of_thoughts_are_tokens_around_thoughts_and_text_elsewhere(thinking
     assert "Yes: `<think>…</think>` is." in thinking_tokenizer.decode(encoded.ids)
 
 
+def test_a_template_is_given_what_it_asks_for_and_nothing_else(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ effort | default('none') }}{{ enable_thinking }}\n"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    told = chat_format(tokenizer, arguments={"effort": "low", "enable_thinking": True})
+    assert told.render([{"role": "user", "content": "a"}]).startswith("<|im_start|>user lowTrue\n")
+    with pytest.raises(TemplateError, match="asks for no 'efort'; did you mean 'effort'"):
+        chat_format(tokenizer, arguments={"efort": "low"})
+    with pytest.raises(TemplateError, match="chat template 'plain' asks for no 'effort'"):
+        chat_format(tokenizer, "plain", arguments={"effort": "low"})
+
+
 @pytest.mark.parametrize("thinking", ["strip", "keep", "learn"])
 def test_real_templates_that_think_do_as_they_are_told(thinking: Any) -> None:
     chat = chat_format(real_tokenizer("qwen3"), thinking=thinking)

@@ -27,6 +27,7 @@ SharedWork = Callable[[StudyFolder, list[RunFolder], bool], Mapping[str, UserErr
 RETRIES = 2
 """How often Ray begins a task again whose process or machine was lost; it goes on from the run's last checkpoint."""
 Ended = tuple[RunFolder, UserError | None]
+Alike = Callable[[RunConfig], object]
 
 
 def each_run(
@@ -36,13 +37,15 @@ def each_run(
     offline: bool,
     work: RunWork,
     shared: SharedWork | None = None,
+    alike: Alike | None = None,
 ) -> None:
-    """Do one stage's work on every run, by `shared` on those that are alike. Raises UserError with the problems of all
-    runs that failed."""
+    """Do one stage's work on every run, by `shared` on those for which `alike` is the same and not None (where it is
+    not given: those that can be trained together). Raises UserError with the problems of all runs that failed."""
     # Rating is quick and wants no GPU: it stays here.
     spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
     given = (workspace, list(runs), stage, offline, work)
-    outcomes = _on_ray(*given) if spread else _here(*given, None if several_workers() else shared)
+    together = None if several_workers() else shared
+    outcomes = _on_ray(*given) if spread else _here(*given, together, alike or _alike)
     failures: list[UserError] = []
     for run, error in outcomes:
         if error:
@@ -52,9 +55,15 @@ def each_run(
 
 
 def _here(
-    workspace: StudyFolder, runs: list[RunFolder], stage: str, offline: bool, work: RunWork, shared: SharedWork | None
+    workspace: StudyFolder,
+    runs: list[RunFolder],
+    stage: str,
+    offline: bool,
+    work: RunWork,
+    shared: SharedWork | None,
+    alike: Alike,
 ) -> Iterator[Ended]:
-    groups = groups_of(runs) if shared else [[run] for run in runs]
+    groups = groups_of(runs, alike) if shared else [[run] for run in runs]
     for group in groups:
         if shared and len(group) > 1:
             yield from _shared(shared, workspace, group, stage, offline)
@@ -62,12 +71,19 @@ def _here(
             yield group[0], _attempt(work, workspace, group[0], stage, offline)
 
 
-def groups_of(runs: Iterable[RunFolder]) -> list[list[RunFolder]]:
-    """Runs in groups that can be trained in one pass, in the order of their first."""
+def groups_of(runs: Iterable[RunFolder], alike: Alike | None = None) -> list[list[RunFolder]]:
+    """Runs in groups that are alike, that can be trained in one pass for instance, in the order of their first."""
     found: dict[object, list[RunFolder]] = {}
     for run in runs:
-        found.setdefault(_alike(run.config) or run.id, []).append(run)
+        found.setdefault((alike or _alike)(run.config) or run.id, []).append(run)
     return list(found.values())
+
+
+def of_one_base(config: RunConfig) -> tuple[object, ...] | None:
+    """Runs of the same value answer with the weights of one base; None for one that answers with its own."""
+    if config.adaptation.method != "lora" or config.swap:
+        return None
+    return config.model, config.revision, config.model_sha256
 
 
 # e.g. _alike(RunConfig(seed=1, learning_rate=1e-3)) == _alike(RunConfig()) → True

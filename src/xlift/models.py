@@ -281,18 +281,10 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, weight: float) -> Itera
     """Adds an adapter to a model for as long as the context lasts: to its weights, or where that is not exact beside
     them."""
     import torch
-    from peft import PeftModel
-    from safetensors import SafetensorError
 
     from xlift.tuning.proof import probe_ids
 
-    try:
-        with quiet():
-            wrapped = PeftModel.from_pretrained(model, str(adapter))
-        _check_adapter(wrapped, adapter)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        hint = "remove the checkpoint and run again: it is made anew"
-        raise ModelError(f"{adapter}: the adapter cannot be read: {error}", hint) from None
+    wrapped = _wrapped(model, adapter)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def take_back() -> None:
@@ -319,6 +311,38 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, weight: float) -> Itera
         yield
     finally:
         take_back()
+        unwrapped(wrapped)
+
+
+def _wrapped(model: PreTrainedModel, adapter: Path) -> Any:
+    """A model with an adapter beside its weights. Raises ModelError for an adapter that is not whole."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    refuse_damaged(adapter)
+    try:
+        with quiet():
+            wrapped = PeftModel.from_pretrained(model, str(adapter))
+        _check_adapter(wrapped, adapter)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        hint = "remove the checkpoint and run again: it is made anew"
+        raise ModelError(f"{adapter}: the adapter cannot be read: {error}", hint) from None
+    return wrapped
+
+
+def adapter_layers(model: PreTrainedModel, adapter: Path) -> dict[str, Any] | None:
+    """PEFT's layers of an adapter by the names of the layers that they stand for; the model is as before.
+
+    None for one that trains modules whole or adapts none but by LoRA. Raises ModelError as `loaded_checkpoint` does.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    wrapped = _wrapped(model, adapter)
+    try:
+        named = list(wrapped.base_model.model.named_modules())
+        whole = wrapped.peft_config["default"].modules_to_save or wrapped.peft_config["default"].peft_type != "LORA"
+        return None if whole else {name: one for name, one in named if isinstance(one, LoraLayer)}
+    finally:
         unwrapped(wrapped)
 
 

@@ -102,7 +102,8 @@ class Response(Prompt):
 
     `missing` says why there is no reply, `lost` that the next try may bring one; `text` is empty then.
     Of a later turn, `messages` are the whole conversation: the turns before it with the model's own replies. `seconds`
-    are its share of the time that the model has computed, `engine` what computed it where that is not xlift itself.
+    are its share of the time that the model has computed, `engine` what computed it where that is not xlift itself;
+    `dropped_turns` of the oldest were left out as too long.
     """
 
     run: str
@@ -116,6 +117,7 @@ class Response(Prompt):
     signature: str
     missing: NotRequired[str]
     lost: NotRequired[bool]
+    dropped_turns: NotRequired[int]
 
 
 class Rating(TypedDict):
@@ -158,6 +160,16 @@ def reply_language(record: Prompt | Response | dict[str, Any]) -> str:
 
 RENDERING = 1
 """Raised when xlift writes or tokenises the same messages otherwise: older responses are then made anew."""
+
+
+def shorter(messages: Sequence[Message]) -> list[list[Message]]:
+    """A conversation without its oldest turn, its two oldest, and so on.
+
+    A turn is a question with its reply; the system prompt and the last question stay.
+    """
+    head = int(messages[0]["role"] == "system")
+    turns = [place for place, one in enumerate(messages) if place > head and one["role"] == "user"]
+    return [[*messages[:head], *messages[place:]] for place in turns]
 
 
 def response_signature(decoding: str, messages: Sequence[Message], chat: str = "") -> str:

@@ -13,7 +13,7 @@ from xlift.data.instructions import Examples, load_examples
 from xlift.data.prompts import load_prompts
 from xlift.disk import JsonlWriter, write_jsonl
 from xlift.errors import ConfigError, UserError, raise_together
-from xlift.executors import each_run
+from xlift.executors import each_run, of_one_base
 from xlift.extras import require
 from xlift.halving import idle_problems, surviving
 from xlift.hub import Located, locate
@@ -23,6 +23,7 @@ from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.pending import say_pending
 from xlift.progress import say
 from xlift.rating import rate
+from xlift.records import fingerprint
 from xlift.study.data import Instructions
 from xlift.study.runs import RunConfig
 from xlift.study.served import Judge
@@ -42,6 +43,10 @@ from xlift.workspace import (
 if TYPE_CHECKING:
     from xlift.tuning.encoding import Tokenised
     from xlift.tuning.train import Watching
+
+
+Answering = Callable[[list[Checkpoint]], dict[str, UserError]]
+"""Lets checkpoints answer; tells by run what went wrong."""
 
 
 def run_study(study: Study, folder: Path | None = None, offline: bool = False) -> StudyFolder:
@@ -75,7 +80,7 @@ class ProcessWork:
         self._data: dict[str, Examples] = {}
         self.revisions: dict[str, str] = {}
         """Of the data that is kept, the commit of each hub dataset, by `path@revision` as the study names it."""
-        self._readable: set[tuple[str | None, ...]] = set()
+        self._readable: set[str] = set()
 
     @cached_property
     def tokenised(self) -> Tokenised:
@@ -88,7 +93,7 @@ class ProcessWork:
         """Raises UserError where a run's model could not be asked the prompts of its study once it is trained."""
         from xlift.generation.responses import refuse_unreadable
 
-        key = (base.path, base.revision, config.template, config.system, config.thinking)
+        key = fingerprint(base.path, base.revision, config.spoken)
         if key not in self._readable:
             refuse_unreadable(workspace.study, config, base, written_prompts(workspace))
             self._readable.add(key)
@@ -287,16 +292,50 @@ def generate_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessW
     kept = kept or ProcessWork()
     if first_worker():
         try:
-            work = partial(_generate, kept=kept)
-            each_run(workspace, surviving(workspace, workspace.runs), "generate", offline, work)
+            work, shared = partial(_generate, kept=kept), partial(_generate_together, kept=kept)
+            runs = surviving(workspace, workspace.runs)
+            apart = workspace.study.together == 1
+            each_run(workspace, runs, "generate", offline, work, None if apart else shared, of_one_base)
         finally:
             # What comes next, a judge on the same GPU for instance, may want the room.
             kept.base.let_go()
 
 
 def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork) -> None:
+    for error in _generate_together(workspace, [run], offline, kept).values():
+        raise error
+
+
+def _generate_together(
+    workspace: StudyFolder, runs: list[RunFolder], offline: bool, kept: ProcessWork
+) -> dict[str, UserError]:
+    """Let runs answer that have a base in common, or one alone; what went wrong, by run."""
+    failed: dict[str, UserError] = {}
+    ready: dict[str, list[tuple[RunFolder, list[Checkpoint], Answering]]] = {}
+    for run in runs:
+        try:
+            if found := _left_to_answer(workspace, run):
+                where, answer = _answering(workspace, run, offline, kept)
+                ready.setdefault(where, []).append((run, found, answer))
+                run.set_stage("generate", "running")
+        except UserError as error:
+            failed[run.id] = error
+    for group in ready.values():
+        left = {run.id: sum(len(one.unanswered) for one in found) for run, found, _ in group}
+        started, answer = time.monotonic(), group[0][2]
+        failed |= answer([one for _, found, _ in group for one in found])
+        seconds = round((time.monotonic() - started) / len(group), 1)
+        for run, found, _ in group:
+            run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
+            if run.id not in failed:
+                run.set_stage("generate", "done", responses=left[run.id], seconds=seconds)
+    return failed
+
+
+def _left_to_answer(workspace: StudyFolder, run: RunFolder) -> list[Checkpoint]:
+    """A run's checkpoints, where one of them has something left to do. Raises UserError where none counts."""
     if _trained_by(workspace, run).stage("train")["state"] == "failed":
-        return
+        return []
     found = checkpoints_of(workspace, run)
     if not found:
         there = ", ".join(map(str, run.checkpoint_steps()))
@@ -305,31 +344,34 @@ def _generate(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Proce
     if not any(one.unanswered or one.lost or one.unmeasured or one.ungraded for one in found):
         if run.stage("generate")["state"] != "done":
             run.set_stage("generate", "done")
-        return
+        return []
     if any(one.weights and not one.weights.is_dir() for one in found):
         raise UserError("its answers are here, its weights are not", "xlift train makes them anew")
     say_changed(run)
-    answer = _answering(workspace, run, offline, kept)
-    run.set_stage("generate", "running")
-    started = time.monotonic()
-    made = sum(answer(one) for one in found)
-    run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
-    run.set_stage("generate", "done", responses=made, seconds=round(time.monotonic() - started, 1))
+    return found
 
 
-def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork) -> Callable[[Checkpoint], int]:
-    """What lets a run's checkpoints answer: the model, loaded here, or its server."""
+def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork) -> tuple[str, Answering]:
+    """What lets a run's checkpoints answer, the model, loaded here, or its server; before it, what is the same for runs
+    that can answer with it."""
     if run.config.remote:
         from xlift.generation.served import answer_served
 
         run.update_manifest(**environment())
-        return answer_served
-    from xlift.generation.responses import answer_checkpoint
+
+        def ask(found: list[Checkpoint]) -> dict[str, UserError]:
+            for one in found:
+                answer_served(one)
+            return {}
+
+        return run.id, ask
+    from xlift.generation.responses import answer_checkpoints
 
     base, placement = _base(workspace, run, offline)
     if not run.trains:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
-    return partial(answer_checkpoint, base=base, placement=placement, kept=kept.base)
+    where = fingerprint(base.path, base.revision, base.adapter, placement.device, placement.dtype)
+    return where, partial(answer_checkpoints, base=base, placement=placement, kept=kept.base)
 
 
 def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:

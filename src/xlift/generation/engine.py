@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from xlift.generation.adapters import Adapter, adapted
 from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose, generator_of
 from xlift.generation.padded import Padded
@@ -56,8 +57,8 @@ class _Row:
 
 
 Batch = Slots | Padded
-BatchOf = Callable[[list[int]], Batch]
-"""A new batch of rows, by what their prompts begin with."""
+BatchOf = Callable[..., Batch]
+"""A new batch of rows, by what their prompts begin with, and of how many kinds they are where that is not 1."""
 ROUGH_SCORES = 0.15
 """Relative error of scores that is rounding in half precision: those of a text at once are 0.03 from float32's in tuned
 models of 270 M, those token by token 0.05, and up to 0.07 from each other; without one token of the text, 0.28."""
@@ -68,15 +69,15 @@ def answering(model: Any) -> Iterator[BatchOf]:
     """While it lasts, and its weights stay as they are, the model answers fast, in batches that suit it."""
     with ExitStack() as stack:
         stack.enter_context(fast_products(model))
-        if _has_slots(model):
+        if has_slots(model):
             stack.enter_context(slot_attention(model))
-            yield lambda prefix: Slots(model, prefix)
+            yield lambda prefix, kinds=1: Slots(model, prefix, kinds)
         else:
-            yield lambda prefix: Padded(model)
+            yield lambda prefix, kinds=1: Padded(model)
 
 
 @torch.inference_mode()
-def _has_slots(model: Any) -> bool:
+def has_slots(model: Any) -> bool:
     """Whether rows can join one another in this model: tried, since some change keys and values once they are kept."""
     if not may_have_slots(model):
         return False
@@ -104,6 +105,8 @@ def decode(
     languages: Sequence[str] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
     batch_of: BatchOf | None = None,
+    adapters: Sequence[Adapter] = (),
+    kinds: Sequence[int] | None = None,
 ) -> None:
     """Answer tokenised prompts; `on_reply(index, reply)` is called as soon as each reply ends.
 
@@ -111,17 +114,20 @@ def decode(
 
     `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). `languages` are those that
     the replies must be in, which `decoding.allow` and `decoding.steer` want to know. Long prompts come first. Where
-    memory is short, fewer are answered at a time. `batch_of` is that of `answering` where it is open already.
+    memory is short, fewer are answered at a time. `batch_of` is that of `answering` where it is open already. With
+    several `adapters`, `kinds` are the numbers of the prompts' own; that asks for a model with slots.
     """
-    work = _Work(model, chat, prompts, keys, decoding, on_reply, languages or [""] * len(prompts), on_tokens)
+    told = (languages or [""] * len(prompts), on_tokens, kinds or [0] * len(prompts))
+    work = _Work(model, chat, prompts, keys, decoding, on_reply, *told)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
     size = min(decoding.batch_size, len(prompts), rows_that_fit(model, longest))
     # States that are moved for one language are not those of another.
     prefix = [] if decoding.steer else _prefix(chat)
-    with work.steered(), nullcontext(batch_of) if batch_of else answering(model) as made:
+    opened = nullcontext(batch_of) if batch_of else answering(model)
+    with adapted(model, adapters, work.owners), work.steered(), opened as made:
         while work.queue:
             try:
-                work.run(made(prefix), size)
+                work.run(made(prefix, len(adapters)) if adapters else made(prefix), size)
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
@@ -142,6 +148,7 @@ class _Work:
     on_reply: Callable[[int, Reply], None]
     languages: Sequence[str]
     on_tokens: Callable[[int, list[int]], None] | None
+    kinds: Sequence[int]
 
     def __post_init__(self) -> None:
         self.device = self.model.device
@@ -158,7 +165,7 @@ class _Work:
         while self.queue or self.rows:
             started = time.perf_counter()
             if new := self._taken(size - len(self.rows)) if batch.joins or not self.rows else []:
-                batch.join(new)
+                batch.join(new, [self.kinds[row.index] for row in self.rows[-len(new) :]])
                 held.join(new, self.device)
             logits = batch.logits()
             if self.decoding.allow:
@@ -168,6 +175,10 @@ class _Work:
             batch.add(ids)
             self._append(ids.tolist(), time.perf_counter() - started)
             self._close_up(batch, held)
+
+    def owners(self) -> torch.Tensor | None:
+        """The number of the adapter of each token of a forward pass; None while the model is tried out."""
+        return None if self.batch is None else self.batch.kinds
 
     @contextmanager
     def steered(self) -> Iterator[None]:

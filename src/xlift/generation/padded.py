@@ -27,7 +27,12 @@ class Padded:
         # once a row.
         self._last = torch.tensor([-1], device=model.device)
 
-    def join(self, prompts: Sequence[list[int]]) -> None:
+    @property
+    def kinds(self) -> Tensor:
+        """The kind of each token, (tokens,): rows are of one."""
+        return torch.zeros(self._new.numel(), dtype=torch.long, device=self._new.device)
+
+    def join(self, prompts: Sequence[list[int]], kinds: Sequence[int] | None = None) -> None:
         """Begin anew with these prompts."""
         self._new, self.mask = _pad_left(prompts, self.model.device)
         self._positions = (self.mask.cumsum(1) - 1).clamp(min=0)

@@ -1,86 +1,245 @@
-"""Responses of one checkpoint to the study's prompts, made record by record and continued where they stopped."""
+"""Responses of checkpoints to the study's prompts, made record by record and continued where they stopped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xlift.checkpoint import Checkpoint, grammar_signature, margin_signature
 from xlift.data.prompts import fact_prompts, grammar_pairs
 from xlift.disk import JsonlWriter, write_atomic
-from xlift.generation.engine import Reply, decode
+from xlift.errors import UserError
+from xlift.generation.adapters import Adapter, adapted, part_of, pays
+from xlift.generation.engine import BatchOf, Reply, answering, decode, has_slots
 from xlift.generation.grammar import GrammarSummary, grammar_margins
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
-from xlift.hub import Located
+from xlift.hub import ADAPTER_CONFIG, Located
 from xlift.integrity import refuse_damaged
-from xlift.models import KeptBase, Placement, empty_model, load_tokenizer, loaded_checkpoint
+from xlift.models import KeptBase, Placement, adapter_layers, empty_model, load_tokenizer, loaded_checkpoint
 from xlift.progress import progress
-from xlift.records import Message, Prompt, reply_language
+from xlift.records import Message, Prompt, fingerprint, reply_language
 from xlift.study.runs import RunConfig
+from xlift.study.served import Decoding
 from xlift.study.study import Study
-from xlift.tuning.limits import beyond, limits_of
+from xlift.tuning.limits import Limits, beyond, fitted, limits_of
 from xlift.tuning.proof import refuse
 from xlift.tuning.templates import ChatFormat, chat_format, each_by_name, load_chat_format
 
+AT_ONCE = 8
+"""Checkpoints that answer in one pass at most."""
 
-def answer_checkpoint(checkpoint: Checkpoint, base: Located, placement: Placement, kept: KeptBase | None = None) -> int:
-    """Measure a checkpoint's margins and let it answer its prompts, as far as that is not done yet.
 
-    The base comes from `kept`. Later turns of a conversation are asked when the turns before them are answered. Returns
-    how many responses were made.
+@dataclass
+class Answerer:
+    """A checkpoint that answers, alone or with others: `adapter` where the model is its base, and it stands beside."""
+
+    checkpoint: Checkpoint
+    chat: ChatFormat
+    adapter: Adapter | None = None
+
+
+class _Asked(NamedTuple):
+    """A prompt as a member is asked it; of the turns that it follows `dropped` are left out."""
+
+    member: Answerer
+    number: int
+    prompt: Prompt
+    seen: list[Message]
+    ids: list[int]
+    dropped: int
+
+
+def answer_checkpoints(
+    checkpoints: Sequence[Checkpoint], base: Located, placement: Placement, kept: KeptBase | None = None
+) -> dict[str, UserError]:
+    """Measure the margins of checkpoints of one base and let them answer their prompts, as far as that is not done yet.
+
+    The base comes from `kept`. Adapters stand beside its weights, and where that is faster their checkpoints answer in
+    one pass; what each answers is the same alone. Later turns of a conversation are asked when the turns before them
+    are answered. Returns what went wrong, by run; the others are not held up.
     """
-    run, step, left = checkpoint.run, checkpoint.step, checkpoint.unanswered
-    if not (left or checkpoint.unmeasured or checkpoint.ungraded):
-        return 0
-    chat = checkpoint_chat(checkpoint, base)
-    title = f"generate {run.label} step {step}"
-    with loaded_checkpoint(base, checkpoint.weights, placement, run.config.weight, kept) as model:
-        prove_answering(model, checkpoint.decoding.batch_size)
-        if checkpoint.unmeasured or checkpoint.ungraded:
-            language = summarise(language_margins(model, chat, margin_pairs(checkpoint.unmeasured)))
-            pairs = {code: grammar_pairs(code) for code in checkpoint.ungraded}
-            write_margins(checkpoint, language, grammar_margins(model, chat, pairs))
-        count = len(checkpoint.prompts)
-        with JsonlWriter(run.responses(step)) as log, progress(title, count, count - len(left)) as bar:
+    failed: dict[str, UserError] = {}
+    kept = kept or KeptBase()
+    left = [one for one in checkpoints if one.unanswered or one.unmeasured or one.ungraded]
+    beside, alone = [], [one for one in left if not _is_adapter(one.weights)]
+    if len(alone) < len(left):
+        with kept.lent(base, placement) as model:
+            slots = has_slots(model)
+            for one in left:
+                with _told(one, failed):
+                    if one in alone or not slots or (adapter := _adapter_of(model, one)) is None:
+                        alone += [] if one in alone else [one]
+                        continue
+                    member = Answerer(one, checkpoint_chat(one, base), adapter)
+                    with adapted(model, [adapter], lambda: None):
+                        _measure(model, member)
+                    beside.append(member)
+            if beside:
+                _answer_beside(model, beside, failed)
+    for one in alone:
+        with (
+            _told(one, failed),
+            loaded_checkpoint(base, one.weights, placement, one.run.config.weight, kept) as model,
+        ):
+            member = Answerer(one, checkpoint_chat(one, base))
+            _measure(model, member)
+            with answering(model) as batch_of:
+                _answer(model, [member], batch_of, failed)
+    return failed
 
-            def keep(index: int, reply: Reply) -> None:
-                log.write(_record(asked[index], seen[index], reply, checkpoint))
-                bar.advance(1)
 
-            while asked := checkpoint.askable:
-                seen = [checkpoint.seen(prompt) for prompt in asked]
-                named = [(f"prompt '{prompt['id']}'", own) for prompt, own in zip(asked, seen, strict=True)]
-                encoded = each_by_name(chat.encode_prompt, named)
-                refuse(beyond(limits_of(model), "prompts", encoded, checkpoint.decoding.max_new_tokens))
-                names, languages = [prompt["id"] for prompt in asked], [reply_language(prompt) for prompt in asked]
-                decode(model, chat, encoded, names, checkpoint.decoding, keep, languages)
-                checkpoint = replace(checkpoint)  # reads what was answered, which later turns go on from
-    return len(left)
+@contextmanager
+def _told(checkpoint: Checkpoint, failed: dict[str, UserError]) -> Iterator[None]:
+    """What goes wrong with a checkpoint stops neither the others nor what comes after it."""
+    try:
+        yield
+    except UserError as error:
+        failed[checkpoint.run.id] = error
 
 
-def encoded_prompts(chat: ChatFormat, prompts: Sequence[Prompt], new_tokens: int = 0) -> list[list[int]]:
-    """Token ids of prompts; a later turn comes after what was asked before it and replies of at most `new_tokens`.
+def _is_adapter(weights: Path | None) -> bool:
+    return weights is not None and (weights / ADAPTER_CONFIG).is_file()
+
+
+def _adapter_of(model: Any, checkpoint: Checkpoint) -> Adapter | None:
+    """A checkpoint's adapter as it stands beside the weights; None where it does more than plain LoRA does."""
+    assert checkpoint.weights
+    layers = adapter_layers(model, checkpoint.weights)
+    parts = {name: part_of(one, checkpoint.run.config.weight) for name, one in (layers or {}).items()}
+    return {name: part for name, part in parts.items() if part} if parts and all(parts.values()) else None
+
+
+def _measure(model: Any, member: Answerer) -> None:
+    """Prove that the model answers, and write down its margins."""
+    one = member.checkpoint
+    prove_answering(model, one.decoding.batch_size)
+    if one.unmeasured or one.ungraded:
+        language = summarise(language_margins(model, member.chat, margin_pairs(one.unmeasured)))
+        pairs = {code: grammar_pairs(code) for code in one.ungraded}
+        write_margins(one, language, grammar_margins(model, member.chat, pairs))
+
+
+def _answer_beside(model: Any, members: list[Answerer], failed: dict[str, UserError]) -> None:
+    """Let adapters of a base answer, in passes of several where that is faster."""
+    with answering(model) as batch_of:
+        for group in _alike(members):
+            adapters = [one.adapter for one in group if one.adapter]
+            counts = [len(one.checkpoint.unanswered) for one in group]
+            rows = [min(group[0].checkpoint.decoding.batch_size, max(1, count)) for count in (max(counts), sum(counts))]
+            if len(group) > 1 and not pays(model, adapters, batch_of, *rows):
+                for one in group:
+                    _answer(model, [one], batch_of, failed)
+            else:
+                _answer(model, group, batch_of, failed)
+
+
+def _alike(members: Sequence[Answerer]) -> list[list[Answerer]]:
+    """Members in groups that may share a pass: alike in rank, chat format and decoding; steered ones are alone."""
+    found: dict[Any, list[Answerer]] = {}
+    for place, one in enumerate(members):
+        decoding, parts = one.checkpoint.decoding, list((one.adapter or {}).values())
+        rank = parts[0].down.shape[0] if len({part.down.shape[0] for part in parts}) == 1 else -place
+        spoken = (*one.checkpoint.run.config.spoken[:3], fingerprint(one.chat.arguments), one.chat.end_of_turn_id)
+        key = (rank, decoding.signature, decoding.batch_size, spoken, place if decoding.steer else -1)
+        found.setdefault(key, []).append(one)
+    return [own[start : start + AT_ONCE] for own in found.values() for start in range(0, len(own), AT_ONCE)]
+
+
+def _answer(model: Any, members: Sequence[Answerer], batch_of: BatchOf, failed: dict[str, UserError]) -> None:
+    """Let members answer in one pass, each reply written down as it comes."""
+    firsts = [one.checkpoint for one in members]
+    count, left = sum(len(one.prompts) for one in firsts), sum(len(one.unanswered) for one in firsts)
+    who = f"{len(members)} checkpoints" if len(members) > 1 else f"{firsts[0].run.label} step {firsts[0].step}"
+    going = dict(enumerate(members))
+    adapters = [one.adapter for one in members if one.adapter]
+    with ExitStack() as stack:
+        logs = [stack.enter_context(JsonlWriter(one.run.responses(one.step))) for one in firsts]
+        bar = stack.enter_context(progress(f"generate {who}", count, count - left))
+
+        def keep(index: int, reply: Reply) -> None:
+            one = asked[index]
+            logs[one.number].write(_record(one.prompt, one.seen, reply, one.member.checkpoint, one.dropped))
+            bar.advance(1)
+
+        while asked := [one for number in list(going) for one in _asked(model, going, number, failed)]:
+            names, languages = [one.prompt["id"] for one in asked], [reply_language(one.prompt) for one in asked]
+            told = (names, firsts[0].decoding, keep, languages)
+            decode(
+                model,
+                members[0].chat,
+                [one.ids for one in asked],
+                *told,
+                batch_of=batch_of,
+                adapters=adapters,
+                kinds=[one.number for one in asked],
+            )
+            for one in going.values():
+                one.checkpoint = replace(one.checkpoint)  # reads what was answered, which later turns go on from
+
+
+def _asked(model: Any, going: dict[int, Answerer], number: int, failed: dict[str, UserError]) -> list[_Asked]:
+    """What a member can be asked now; one whose prompts do not fit goes on no more."""
+    member = going[number]
+    prompts = member.checkpoint.askable
+    seen = [member.checkpoint.seen(prompt) for prompt in prompts]
+    with _told(member.checkpoint, failed):
+        made = _encoded(member.chat, prompts, seen, limits_of(model), member.checkpoint.decoding)
+        return [_Asked(member, number, *one) for one in zip(prompts, seen, *made, strict=True)]
+    del going[number]
+    return []
+
+
+def _encoded(
+    chat: ChatFormat, prompts: Sequence[Prompt], seen: Sequence[list[Message]], limits: Limits, decoding: Decoding
+) -> tuple[list[list[int]], list[int]]:
+    """Token ids of what is seen of prompts, and how many turns were dropped of each.
+
+    Raises TemplateError with all that the chat template refuses, ModelError with how many are too long for the model.
+    """
+    most = _room(limits, decoding)
+    named = [(f"prompt '{prompt['id']}'", own) for prompt, own in zip(prompts, seen, strict=True)]
+    made = each_by_name(lambda messages: fitted(chat, messages, most), named)
+    encoded, dropped = [ids for ids, _ in made], [count for _, count in made]
+    refuse(beyond(limits, "prompts", encoded, decoding.max_new_tokens))
+    return encoded, dropped
+
+
+def _room(limits: Limits, decoding: Decoding) -> int | None:
+    """Tokens that a prompt may have where longer ones lose turns; None where none do."""
+    drops = decoding.too_long == "drop" and limits.context
+    return max(1, limits.context - decoding.max_new_tokens + 1) if drops and limits.context else None
+
+
+def encoded_prompts(
+    chat: ChatFormat, prompts: Sequence[Prompt], decoding: Decoding | None = None, limits: Limits | None = None
+) -> list[list[int]]:
+    """Token ids of prompts; with `decoding`, a later turn comes after what was asked before it and the longest replies,
+    as far as the model's `limits` let it.
 
     Raises TemplateError with all prompts that the chat template refuses.
     """
+    most = _room(limits, decoding) if decoding and limits else None
     named = [(f"prompt '{prompt['id']}'", prompt["messages"]) for prompt in prompts]
     encoded: dict[str, list[int]] = {}
-    for prompt, own in zip(prompts, each_by_name(chat.encode_prompt, named), strict=True):
-        before = [*encoded[prompt["follows"]], *own[-1:] * new_tokens] if "follows" in prompt else []
-        encoded[prompt["id"]] = before + own
+    for prompt, (own, _) in zip(prompts, each_by_name(lambda one: fitted(chat, one, most), named), strict=True):
+        replied = own[-1:] * (decoding.max_new_tokens if decoding else 0)
+        before = [*encoded[prompt["follows"]], *replied] if "follows" in prompt else []
+        # Turns that do not fit are dropped: at worst all of them.
+        encoded[prompt["id"]] = own if most and len(before) + len(own) > most else before + own
     return list(encoded.values())
 
 
 def refuse_unreadable(study: Study, config: RunConfig, base: Located, prompts: Sequence[Prompt]) -> None:
     """Raises UserError where a run's model could not be asked the prompts of its study once it is trained."""
-    chat = chat_format(load_tokenizer(base.tokenizer, base.revision), config.template, config.system, config.thinking)
-    new_tokens = study.decoding.max_new_tokens
-    encoded = encoded_prompts(chat, prompts, new_tokens)
-    refuse(beyond(limits_of(empty_model(base.path, base.revision)), "prompts", encoded, new_tokens))
+    chat = chat_format(load_tokenizer(base.tokenizer, base.revision), *config.spoken)
+    limits = limits_of(empty_model(base.path, base.revision))
+    encoded = encoded_prompts(chat, prompts, study.decoding, limits)
+    refuse(beyond(limits, "prompts", encoded, study.decoding.max_new_tokens))
 
 
 def margin_pairs(languages: Sequence[str]) -> list[FactPair]:
@@ -123,12 +282,11 @@ def run_chat(config: RunConfig, base: Located, weights: Path | None) -> ChatForm
     """The chat format of a run at its tuned `weights`, or of its untuned base. Raises ModelError for damaged ones."""
     if weights:
         refuse_damaged(weights)
-        return load_chat_format(load_tokenizer(str(weights)), config.template, config.system, config.thinking)
-    tokenizer = load_tokenizer(base.tokenizer, base.revision)
-    return chat_format(tokenizer, config.template, config.system, config.thinking)
+        return load_chat_format(load_tokenizer(str(weights)), *config.spoken)
+    return chat_format(load_tokenizer(base.tokenizer, base.revision), *config.spoken)
 
 
-def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint) -> dict[str, Any]:
+def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint, dropped: int) -> dict[str, Any]:
     made = {
         "messages": seen,
         "run": checkpoint.run.id,
@@ -140,4 +298,4 @@ def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Check
         "seconds": reply.seconds,
         "signature": checkpoint.signatures[prompt["id"]],
     }
-    return {**prompt, **made}
+    return {**prompt, **made, **({"dropped_turns": dropped} if dropped else {})}

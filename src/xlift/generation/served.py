@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from xlift.checkpoint import Checkpoint
 from xlift.disk import JsonlWriter
 from xlift.errors import ConfigError, UserError
 from xlift.progress import progress, say
-from xlift.records import LIMITED, Message, Prompt, fingerprint
+from xlift.records import LIMITED, Message, Prompt, fingerprint, shorter
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups
 from xlift.servers.ledger import Ledger, open_ledger
@@ -20,6 +21,9 @@ from xlift.tuning.formats import written
 
 LEDGER = "served.ledger.jsonl"
 """In a run's folder: every call and what it has cost."""
+# e.g. OpenAI and vLLM "maximum context length is 4096 tokens", llama.cpp "exceeds the available context size"
+_TOO_LONG = re.compile(r"context[ _](length|size|window)|max_model_len|max_input_length|too (many tokens|long)", re.I)
+"""How they say that a conversation is longer than the model's context."""
 
 
 class PromptRequest(NamedTuple):
@@ -48,7 +52,8 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
     """Let a served model answer what it has not answered yet; how many prompts were asked.
 
     Later turns are asked when the turns before them are answered. A request without a usable reply becomes a response
-    without a text that says why, and where the next try may bring one, it is asked again then. Raises UserError where
+    without a text that says why, and where the next try may bring one, it is asked again then. With `too_long: drop`, a
+    conversation that the server finds too long is asked again without its oldest turn. Raises UserError where
     the server or the budget makes it impossible to go on; what is answered is kept.
     """
     run, model = checkpoint.run, checkpoint.model
@@ -60,6 +65,7 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
     engine = _engine(checkpoint, model)
     total, left = len(checkpoint.prompts), len({one["id"] for one in [*checkpoint.unanswered, *checkpoint.lost]})
     again = {one["id"] for one in checkpoint.lost}
+    dropped: dict[str, int] = {}
     with (
         open_ledger(run.path / LEDGER, model) as ledger,
         JsonlWriter(run.responses(checkpoint.step)) as log,
@@ -68,10 +74,21 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
 
         def groups(now: Checkpoint, asked: Sequence[Prompt]) -> Iterator[RequestGroup]:
             for prompt in asked:
-                request = _request(now, prompt, model)
+                left_out = dropped.get(prompt["id"], 0)
+                request = _request(now, prompt, model, left_out)
 
-                def finish(answers: list[ServedAnswer], prompt: Prompt = prompt, key: str = request.key) -> None:
-                    log.write(_record(now, prompt, answers[0], ledger, key) | _told_of(answers[0], engine))
+                def finish(
+                    answers: list[ServedAnswer],
+                    prompt: Prompt = prompt,
+                    key: str = request.key,
+                    left_out: int = left_out,
+                ) -> None:
+                    if _may_lose_a_turn(now, prompt, answers[0], left_out):
+                        dropped[prompt["id"]] = left_out + 1
+                        again.add(prompt["id"])
+                        return
+                    record = _record(now, prompt, answers[0], ledger, key) | _told_of(answers[0], engine)
+                    log.write({**record, **({"dropped_turns": left_out} if left_out else {})})
                     bar.advance(1)
 
                 yield RequestGroup([request], finish)
@@ -105,8 +122,16 @@ def _told_of(answer: ServedAnswer, engine: str) -> dict[str, str]:
     return {"engine": told} if told else {}
 
 
-def _request(checkpoint: Checkpoint, prompt: Prompt, model: Model) -> PromptRequest:
-    seen = checkpoint.seen(prompt)
+def _may_lose_a_turn(checkpoint: Checkpoint, prompt: Prompt, answer: ServedAnswer, dropped: int) -> bool:
+    """Whether a conversation was too long for the server, and is to be asked again without a turn more."""
+    too_long = not answer.replies and _TOO_LONG.search(answer.failure or "")
+    drops = checkpoint.decoding.too_long == "drop"
+    return bool(too_long and drops and dropped < len(shorter(checkpoint.seen(prompt))))
+
+
+def _request(checkpoint: Checkpoint, prompt: Prompt, model: Model, dropped: int = 0) -> PromptRequest:
+    whole = checkpoint.seen(prompt)
+    seen = [whole, *shorter(whole)][dropped]
     if model.system and seen[0]["role"] != "system":
         seen = [{"role": "system", "content": model.system}, *seen]
     told = [model.identity, model.template, checkpoint.signatures[prompt["id"]], prompt["id"], seen]

@@ -25,9 +25,13 @@ ATTENTION = "xlift_slots"
 
 
 class _Segment(NamedTuple):
-    """The tokens of a joining row: where they lie in the line, and how many before them were read already."""
+    """The tokens of a joining row: where they lie in the line, and how many before them were read already.
+
+    `kind` tells whose keys and values of the shared beginning are its own.
+    """
 
     row: int
+    kind: int
     start: int
     end: int
     shared: int
@@ -69,30 +73,43 @@ def _attention(
 
 
 class Slots(Cache):
-    """Rows of tokens that a model goes on with together; `prefix` are tokens that prompts may begin with."""
+    """Rows of tokens that a model goes on with together; `prefix` are tokens that prompts may begin with.
+
+    Rows of several kinds, with adapters of their own for instance, may go on together.
+    """
 
     joins = True
     can_keep = True
 
-    def __init__(self, model: Any, prefix: list[int]) -> None:
+    def __init__(self, model: Any, prefix: list[int], kinds: int = 1) -> None:
         super().__init__(layers=[])
         self.model = model
+        self._kinds: list[int] = []
+        self.kinds = torch.empty(0, dtype=torch.long, device=model.device)
+        """The kind of each token of the line, (tokens,)."""
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (rows, heads, slots, dimension)
         self._lengths: list[int] = []
         self._joining: list[list[int]] = []
         self._new = torch.empty(0, dtype=torch.long, device=model.device)
         self._prefix: list[int] = []
-        self._shared: dict[int, tuple[Tensor, Tensor]] = {}
+        self._unread = [prefix] * kinds if prefix else []
+        self._shared: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.owners = torch.empty(0, dtype=torch.long, device=model.device)
         """Which row each token of the line belongs to, (1, tokens)."""
-        if prefix:
-            self.join([prefix])
-            self.logits()
-            self._lengths, self._prefix = [], prefix
 
-    def join(self, prompts: Sequence[list[int]]) -> None:
+    def join(self, prompts: Sequence[list[int]], kinds: Sequence[int] | None = None) -> None:
         """More rows; their prompts are read with the next `logits`."""
+        if self._unread:
+            shared, self._unread = self._unread, []
+            self._read_prefix(shared)
         self._joining = list(prompts)
+        self._kinds += kinds or [0] * len(prompts)
+
+    def _read_prefix(self, shared: list[list[int]]) -> None:
+        """Keep what all prompts begin with, for each kind."""
+        self.join(shared, range(len(shared)))
+        self.logits()
+        self._lengths, self._kinds, self._prefix = [], [], shared[0]
 
     def logits(self) -> Tensor:
         """The scores of each row's next token, (rows, vocabulary): rows under way first, then those that join."""
@@ -103,6 +120,7 @@ class Slots(Cache):
         self._masks: dict[int, Tensor] = {}
         lengths = [1] * going + [one.end - one.start for one in self._segments]
         self.owners = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].to(device)
+        self.kinds = torch.tensor(self._kinds, device=device)[self.owners[0]]
         output = self.model(
             input_ids=torch.cat([self._new, torch.tensor(ids, dtype=torch.long, device=device)])[None],
             position_ids=torch.tensor([positions], device=device),
@@ -126,7 +144,8 @@ class Slots(Cache):
             start = going + len(ids)
             ids += prompt[shared:]
             positions += range(shared, len(prompt))
-            self._segments.append(_Segment(going + number, start, going + len(ids), shared))
+            row = going + number
+            self._segments.append(_Segment(row, self._kinds[row], start, going + len(ids), shared))
             ends.append(going + len(ids) - 1)
         longest = max([length + 1 for length in self._lengths] + [len(prompt) for prompt in self._joining])
         self._width = -(-longest // BLOCK) * BLOCK
@@ -145,6 +164,7 @@ class Slots(Cache):
                 for states in kept:
                     states[to] = states[row]
         self._lengths = [self._lengths[row] for row in order]
+        self._kinds = [self._kinds[row] for row in order]
         self._new = self._new[torch.tensor(order, dtype=torch.long, device=self.model.device)]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
@@ -164,12 +184,12 @@ class Slots(Cache):
         seen = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
         if going := len(self._lengths):
             seen[:going] = self._step(query[:, :going], key[:, :going], value[:, :going], keys, values, scaling)
-        for row, start, end, shared in self._segments:
+        for row, kind, start, end, shared in self._segments:
             own_keys, own_values = key[:, start:end], value[:, start:end]
-            if layer not in self._shared:  # the first row is the prefix, or nothing that others need
-                self._shared[layer] = (own_keys.clone(), own_values.clone())
+            if (layer, kind) not in self._shared:  # the first row is the prefix, or nothing that others need
+                self._shared[layer, kind] = (own_keys.clone(), own_values.clone())
             elif shared:
-                before = self._shared[layer]
+                before = self._shared[layer, kind]
                 own_keys, own_values = torch.cat([before[0], own_keys], 1), torch.cat([before[1], own_values], 1)
             _store(keys[row], own_keys)
             _store(values[row], own_values)

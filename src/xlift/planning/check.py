@@ -43,11 +43,12 @@ from xlift.planning.proof import notes, unfit_files, unreadable
 from xlift.progress import byte_size, duration, say
 from xlift.records import Prompt, fingerprint
 from xlift.servers.where import served_where
-from xlift.study.runs import RunConfig
+from xlift.study.runs import SPOKEN, RunConfig
 from xlift.study.served import Model
 from xlift.study.study import Study
 from xlift.terminal import paged
 from xlift.tuning.encoding import Data, data_lines, encode_data
+from xlift.tuning.limits import Limits
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.watch import validation_prompts
 from xlift.workspace import RunFolder, StudyFolder, open_study
@@ -58,7 +59,7 @@ MEMORY_HINT = (
 )
 DISK_HINT = "raise training.checkpoint_every, adapt with lora instead of full, or put the study elsewhere with --out"
 PROBED_BY = (
-    *("model", "revision", "template", "system", "thinking", "adaptation"),
+    *("model", "revision", *SPOKEN, "adaptation"),
     *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing"),
 )
 """Settings that decide how fast a run is and what memory it takes: runs that share them are measured once."""
@@ -206,10 +207,11 @@ def _plan(
 
     asked_for = (config.model, pinned_revision(workspace, run), offline, not config.untuned)
     base = shared(lambda: locate(*asked_for), "base", asked_for)
-    tokenizer, spoken = (base.tokenizer, base.revision), (config.template, config.system, config.thinking)
+    tokenizer, spoken = (base.tokenizer, base.revision), config.spoken
     chat_key = (*tokenizer, *spoken)
     chat = shared(lambda: chat_format(load_tokenizer(*tokenizer), *spoken), "chat", chat_key)
-    asked, watched = shared(lambda: _asked(study, prompts, chat), "asked", chat_key)
+    size = model_size(base, config.adaptation)
+    asked, watched = shared(lambda: _asked(study, prompts, chat, size.limits), "asked", (base.path, *chat_key))
     data, work, examples = None, Workload(), None
     if not config.untuned:
         instructions = config.instructions
@@ -221,7 +223,7 @@ def _plan(
         given = (config, chat, examples.train, examples.heldout, study.skip_unfit)
         data = shared(lambda: encode_data(*given), "data", data_key)
         work = work_of(config, data, study.validation.every)
-    size, answering = model_size(base, config.adaptation), answering_checkpoints(config, work, study.decoding)
+    answering = answering_checkpoints(config, work, study.decoding)
     unfit = shared(lambda: unfit_files(base), "files", base.path)
     own = work if run.learns else Workload()
     return Planned(run, base, size, chat, data, own, answering, asked, watched, unfit, examples)
@@ -238,9 +240,11 @@ def _tell_of_data(study: Study, plans: Sequence[Planned], found: Found) -> None:
             found.take(error)
 
 
-def _asked(study: Study, prompts: list[Prompt], chat: ChatFormat) -> tuple[CheckpointWork, CheckpointWork]:
+def _asked(
+    study: Study, prompts: list[Prompt], chat: ChatFormat, limits: Limits
+) -> tuple[CheckpointWork, CheckpointWork]:
     """What a checkpoint is asked once it is there, and what is asked each time while training."""
-    ids = encoded_prompts(chat, prompts, study.decoding.max_new_tokens)
+    ids = encoded_prompts(chat, prompts, study.decoding, limits)
     encoded = {prompt["id"]: own for prompt, own in zip(prompts, ids, strict=True)}
     validation = study.validation
     pairs = len(margin_pairs(measured_languages(study)))

@@ -310,7 +310,7 @@ def _probe(job: Probing) -> Probed:
     config, placement = RunConfig.model_validate(job.config), Placement(*job.placement)
     base, decoding = Located(*job.base, {}), Decoding.model_validate(job.decoding)
     PartialState(cpu=placement.device == "cpu")
-    chat = chat_format(load_tokenizer(base.path, base.revision), config.template, config.system, config.thinking)
+    chat = chat_format(load_tokenizer(base.path, base.revision), *config.spoken)
     overhead, seconds = peak_memory(placement), dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
         if job.widest:

@@ -9,7 +9,7 @@ from xlift.hub import Located
 from xlift.models import empty_model
 from xlift.planning.forecast import CheckpointWork
 from xlift.tuning.encoding import Data
-from xlift.tuning.limits import Limits, beyond, reach
+from xlift.tuning.limits import Limits, beyond
 from xlift.tuning.templates import TODAY, ChatFormat
 
 
@@ -40,9 +40,9 @@ def notes(chat: ChatFormat, limits: Limits, data: Data | None, asked: Checkpoint
         found.append(f"the chat template writes today's date: here it is always {TODAY:%d %B %Y}")
     if chat.system and chat.merges_system:
         found.append("the chat template has no system turn: the system prompt opens the first user's turn")
-    longest = max([*reach(asked.prompts, asked.new_tokens), *(data.lengths if data else [])], default=0)
+    longest = max(data.lengths, default=0) if data else 0
     if limits.made_for and not limits.positions and longest > limits.made_for:
-        found.append(f"up to {longest} tokens are read at once; the model was made for {limits.made_for}")
+        found.append(f"conversations have up to {longest} tokens; the model was made for {limits.made_for}")
     if unknown := _unknown(chat, asked.prompts):
         found.append(f"{unknown} of {len(asked.prompts)} prompts hold characters that the tokenizer does not know")
     return found

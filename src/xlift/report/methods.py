@@ -10,6 +10,7 @@ from typing import Any
 
 from xlift.report.reading import Material
 from xlift.report.wide import confidence_text
+from xlift.study.runs import SPOKEN
 from xlift.workspace import RunFolder
 
 
@@ -114,7 +115,7 @@ def study_lines(material: Material) -> list[tuple[str, str]]:
 
 def _facts(run: RunFolder) -> dict[str, Any]:
     # An untuned model has no training settings, whatever their defaults say.
-    kept = {"model", "revision", "template", "system", "thinking"} if run.config.untuned else None
+    kept = {"model", "revision", *SPOKEN} if run.config.untuned else None
     facts = {key: value for key, value in run.manifest().items() if key != "label"}
     return run.config.model_dump(mode="json", include=kept) | facts
 

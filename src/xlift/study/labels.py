@@ -61,12 +61,14 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
     Names are those of the study file without their section; `instructions` is the name with the size, `sources` what
     the instructions are made of.
     """
-    dumped = config.model_dump(mode="json", exclude={"given"})
+    dumped = config.model_dump(mode="json", exclude={"given", "chat_template_kwargs"})
     found = {path.rpartition(".")[2]: value for path, value in flat(dumped).items()}
     del found["name"]
     found |= {"sources": " + ".join(map(_source_text, config.instructions.sources))}
     found |= {name: _joined(found[name]) for name in ("targets", "layers")}
     found |= {"modules_to_save": _joined(config.adaptation.modules_to_save or ["none"])}
+    told = [f"{name}={_joined(value)}" for name, value in sorted(config.chat_template_kwargs.items())]
+    found |= {"chat_template_kwargs": " ".join(told) or None}
     found = {"model": found.pop("model"), "instructions": config.instructions.label} | found
     if config.untuned:
         return {name: value if name in UNTUNED else None for name, value in found.items()}

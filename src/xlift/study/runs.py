@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xlift.records import fingerprint
 from xlift.study.data import Instructions
-from xlift.study.served import Model, Template, Thinking
+from xlift.study.served import Model, Template, TemplateValue, Thinking
 from xlift.study.settings import Settings
 
 EMBEDDED_MODEL = "embedded:gemma-3-270m"
@@ -59,7 +59,9 @@ INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_che
 """Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
 ANSWERING = ("weight", "remind", "allow", "steer")
 """Settings of how a run answers; those that differ in them alone share one training."""
-UNTUNED = ("model", "revision", "template", "system", "thinking", "dtype", "model_sha256", "remind", "allow", "steer")
+SPOKEN = ("template", "system", "thinking", "chat_template_kwargs")
+"""Settings of the chat format."""
+UNTUNED = ("model", "revision", *SPOKEN, "dtype", "model_sha256", "remind", "allow", "steer")
 """Settings that an untuned base model has."""
 
 
@@ -82,6 +84,8 @@ class RunConfig(Settings):
     thinking: Thinking = "strip"
     """Thoughts (`<think>…</think>`) before replies, and templates that let a model think: `strip` takes them out and
     asks for none, `keep` leaves them in and learns the answers alone, `learn` learns both."""
+    chat_template_kwargs: dict[str, TemplateValue] = {}
+    """What else the model's own template is given, by the names that it asks by: `{reasoning_effort: low}`."""
     instructions: Instructions = Instructions()
     adaptation: Adaptation = Adaptation()
     learning_rate: float = Field(1e-4, gt=0)
@@ -152,6 +156,11 @@ class RunConfig(Settings):
     def remote(self) -> bool:
         """Whether it answers, or has answered, somewhere else."""
         return self.given is not None and self.given.remote
+
+    @property
+    def spoken(self) -> tuple[str, str | None, Thinking, dict[str, TemplateValue]]:
+        """The settings of its chat format, as `chat_format` takes them."""
+        return self.template, self.system, self.thinking, self.chat_template_kwargs
 
     @property
     def reference(self) -> bool:

@@ -34,6 +34,9 @@ class Decoding(Settings):
     """Responses to each prompt, where they are sampled: prompts ID, ID#2, ID#3 …, one cluster in every interval."""
     stop: list[Annotated[str, Field(min_length=1)]] = []
     """Texts that end a response; they are no part of it."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of a conversation that is longer, with its reply, than the model's context: refused before anything
+    is made, or asked without its oldest turns."""
     allow: bool = False
     """Let only tokens through that an answer in the prompt's reply language can hold: its scripts, its words, names."""
     steer: float = Field(0.0, ge=0)
@@ -55,6 +58,7 @@ class Decoding(Settings):
             text += f"|k{self.top_k}" if self.top_k else ""
             text += f"|min{self.min_p:g}" if self.min_p else ""
         text += f"|stop{fingerprint(self.stop, length=8)}" if self.stop else ""
+        text += "|drop" if self.too_long == "drop" else ""
         text += "|allow v1" if self.allow else ""
         layers = "" if self.steer_layers is None else ",".join(map(str, self.steer_layers))
         return text + (f"|steer v2 {self.steer:g} {layers}" if self.steer else "")
@@ -167,6 +171,7 @@ class Served(Settings):
 
 Template = Literal["auto", "own", "llama-2", "chatml", "gemma", "plain"]
 FactorValue = bool | int | float | str
+TemplateValue = bool | int | float | str | list[str] | None
 
 
 class Model(Served):
@@ -184,6 +189,8 @@ class Model(Served):
     """System prompt put before every prompt."""
     thinking: Thinking = "strip"
     """As in `training`; a server thinks as it is set to."""
+    chat_template_kwargs: dict[str, TemplateValue] = {}
+    """As in `training`; a server is sent them, as vLLM, SGLang and llama.cpp take them."""
     factors: dict[str, FactorValue] = {}
     """What is known of it, `{size: 7, tuned: true}`: columns of the results, factors whose effects are estimated."""
     decoding: dict[str, Any] = {}
@@ -256,7 +263,8 @@ class Model(Served):
         sampled = own.strategy == "sample"
         sampling = {"temperature": own.temperature, "top_p": own.top_p, "top_k": own.top_k, "min_p": own.min_p or None}
         sampling = {name: value for name, value in sampling.items() if value is not None}
-        return {**(sampling if sampled else {"temperature": 0.0}), **self.body}
+        told = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
+        return {**(sampling if sampled else {"temperature": 0.0}), **told, **self.body}
 
     @property
     def signature(self) -> str:
@@ -266,7 +274,8 @@ class Model(Served):
             return self.by
         unsent = {"repetition_penalty": 1.0, "allow": False, "steer": 0.0, "steer_layers": None}
         text = own.model_copy(update=unsent).signature.replace("|rp1|", "|")
-        return text + (f"|{fingerprint(self.body, length=6)}" if self.body else "")
+        sent = [one for one in (self.chat_template_kwargs, self.body) if one]
+        return text + "".join(f"|{fingerprint(one, length=6)}" for one in sent)
 
 
 HERE = "local:"

@@ -11,7 +11,7 @@ from xlift.errors import ConfigError, nearest
 from xlift.study.data import Prompts
 from xlift.study.grid import expand, matches
 from xlift.study.labels import model_label
-from xlift.study.runs import ANSWERING, UNTUNED, Adaptation, RunConfig
+from xlift.study.runs import ANSWERING, SPOKEN, UNTUNED, Adaptation, RunConfig
 from xlift.study.sections import Halving, Panel, Ray, Report, Validation
 from xlift.study.served import Decoding, Judge, Model
 from xlift.study.settings import Settings
@@ -164,7 +164,7 @@ class Study(Settings):
     def given_run(self, model: Model) -> RunConfig:
         """A model that answers, as a run that trains nothing; one behind a server has no dtype or files here."""
         here = {} if model.remote else {"dtype": self.dtype, "model_sha256": self.model_hashes.get(model.model)}
-        spoken = model.model_dump(include={"model", "revision", "template", "system", "thinking"})
+        spoken = model.model_dump(include={"model", "revision", *SPOKEN})
         return RunConfig(adaptation=Adaptation(method="none"), given=model, **spoken, **here)
 
     def _run(self, settings: dict[str, Any]) -> RunConfig:

@@ -60,7 +60,8 @@ def save_checkpoint(
         # The embeddings are the base's own; to find that out by itself, PEFT would ask the hub for the base.
         model.save_pretrained(temporary, save_embedding_layers=False)
     chat.tokenizer.save_pretrained(temporary)
-    facts = {"step": step, "template": chat.name, "system": chat.system, "thinking": chat.thinking}
+    facts: dict[str, Any] = {"step": step, "template": chat.name, "system": chat.system, "thinking": chat.thinking}
+    facts |= {"chat_template_kwargs": dict(chat.arguments)} if chat.arguments else {}
     facts |= {"sha256": hashes(temporary.iterdir()), "training_state": file_sha256(state)}
     write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xlift.errors import DataError, TemplateError
-from xlift.records import Conversation
+from xlift.records import Conversation, fingerprint
 from xlift.study.runs import RunConfig
 from xlift.tuning.preference import Negatives, negatives, preferred_pairs
 from xlift.tuning.templates import ChatFormat, Encoded, each_by_name
@@ -83,7 +83,7 @@ class Tokenised:
         """What `encode_data` gives. Raises what it raises."""
         if self._of[0] is not train or self._of[1] is not heldout:
             self._of, self._found = (train, heldout), {}
-        spoken = (chat.tokenizer.name_or_path, chat.name, chat.system, chat.thinking)
+        spoken = (chat.tokenizer.name_or_path, chat.name, chat.system, chat.thinking, fingerprint(chat.arguments))
         key = (*spoken, config.max_length, bool(config.preference), skip_unfit)
         if key not in self._found:
             self._found[key] = encode_data(config, chat, train, heldout, skip_unfit)

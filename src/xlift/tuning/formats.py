@@ -6,9 +6,11 @@ tokenizer may lack are written as nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from xlift.errors import TemplateError, nearest
 from xlift.records import Message
+from xlift.study.served import TemplateValue
 
 _SYSTEM_IN_USER = (
     "{%- set ns = namespace(system='') -%}"
@@ -75,3 +77,24 @@ def fitting(vocabulary: dict[str, int]) -> str:
     if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
         return "chatml"
     return "plain"
+
+
+GIVEN_NAMES = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "strftime_now"}
+"""Names that templates ask by and that are none of a user's arguments."""
+
+
+def refuse_unasked(written: str, name: str, arguments: Mapping[str, TemplateValue]) -> None:
+    """Raises TemplateError for arguments that a template does not ask for."""
+    if not arguments:
+        return
+    from jinja2 import meta
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    parsed = _compile_jinja_template(written).environment.parse(written)
+    asked = meta.find_undeclared_variables(parsed) - GIVEN_NAMES
+    if problems := [
+        f"chat_template_kwargs: the chat template '{name}' asks for no '{one}'; {nearest(one, sorted(asked))}"
+        for one in arguments
+        if one not in asked
+    ]:
+        raise TemplateError(problems, "leave them out, or take another template")

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from xlift.errors import TemplateError, shortened
 from xlift.records import Message
-from xlift.study.served import Thinking
-from xlift.tuning.formats import NAMED_FORMATS, TURN_TOKENS, filled, fitting
+from xlift.study.served import TemplateValue, Thinking
+from xlift.tuning.formats import NAMED_FORMATS, TURN_TOKENS, filled, fitting, refuse_unasked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,6 +76,8 @@ class ChatFormat:
     system: str | None = None
     thinking: Thinking = "strip"
     """What becomes of thoughts before a reply: taken out, kept and not learned, or learned."""
+    arguments: Mapping[str, TemplateValue] = field(default_factory=dict)
+    """What else the template is given, by name."""
     dated: bool = False
     """Whether the model's own template writes the date of the day."""
 
@@ -143,15 +145,12 @@ class ChatFormat:
         return quoted.sub(rf"\g<0>{_PART}", said.strip())
 
     def _rendered(self, spoken: Sequence[Message], reply_next: bool = False) -> str:
+        # Names that templates ask by: Qwen's, and DeepSeek's and Granite's.
+        thinks = dict.fromkeys(("enable_thinking", "thinking"), self.thinking != "strip")
+        given: dict[str, Any] = {"add_generation_prompt": reply_next, **thinks, **self.arguments}
         try:
-            text = self.tokenizer.apply_chat_template(
-                [self._told(message) for message in spoken],
-                tokenize=False,
-                add_generation_prompt=reply_next,
-                # Names that templates ask by: Qwen's, and DeepSeek's and Granite's.
-                enable_thinking=self.thinking != "strip",
-                thinking=self.thinking != "strip",
-            )
+            told = [self._told(message) for message in spoken]
+            text = self.tokenizer.apply_chat_template(told, tokenize=False, **given)
         except Exception as error:  # a template may raise any error of its own on what it does not support
             raise TemplateError(f"the chat template '{self.name}' refuses it: {_reason(error)}", CHOICES_HINT) from None
         return cast(str, text)
@@ -328,12 +327,17 @@ def each_by_name(
 
 
 def chat_format(
-    tokenizer: PreTrainedTokenizerBase, template: str = "auto", system: str | None = None, thinking: Thinking = "strip"
+    tokenizer: PreTrainedTokenizerBase,
+    template: str = "auto",
+    system: str | None = None,
+    thinking: Thinking = "strip",
+    arguments: Mapping[str, TemplateValue] | None = None,
 ) -> ChatFormat:
     """Put a chat template on a tokenizer and find its end-of-turn token.
 
     `template` is a name of NAMED, `own` (the model's own), or `auto`: own where there is one, otherwise the named
-    format whose tokens the vocabulary holds. Raises TemplateError where replies have no recognisable end.
+    format whose tokens the vocabulary holds; `arguments` are what else it is given. Raises TemplateError where replies
+    have no recognisable end, and for arguments that the template does not ask for.
     """
     if template == "auto":
         template = "own" if tokenizer.chat_template else fitting(tokenizer.get_vocab())
@@ -349,16 +353,21 @@ def chat_format(
         end, dated = _named_end(tokenizer), False
         tokenizer.chat_template = filled(template, end, _opening(tokenizer))
     end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
-    return ChatFormat(tokenizer, template, end, end_id, system, thinking, dated)
+    refuse_unasked(str(tokenizer.chat_template), template, arguments or {})
+    return ChatFormat(tokenizer, template, end, end_id, system, thinking, arguments or {}, dated)
 
 
 def load_chat_format(
-    tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None, thinking: Thinking = "strip"
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    system: str | None = None,
+    thinking: Thinking = "strip",
+    arguments: Mapping[str, TemplateValue] | None = None,
 ) -> ChatFormat:
     """The chat format that was saved with a checkpoint's tokenizer."""
     end = _find_end_of_turn(tokenizer)
     end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
-    return ChatFormat(tokenizer, name, end, end_id, system, thinking)
+    return ChatFormat(tokenizer, name, end, end_id, system, thinking, arguments or {})
 
 
 def _for_talk(template: str | dict[str, str]) -> str:

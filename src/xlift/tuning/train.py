@@ -206,7 +206,7 @@ def read_ahead(
 ) -> Ahead:
     """Tokenise a run's data, unless that is done, tell what is left out, and plan its steps."""
     config = run.config
-    chat = chat_format(load_tokenizer(base.path, base.revision), config.template, config.system, config.thinking)
+    chat = chat_format(load_tokenizer(base.path, base.revision), *config.spoken)
     data = (tokenised or Tokenised()).data(config, chat, conversations, heldout, skip_unfit)
     for line in data_lines(data, config.max_length) if first_worker() else ():
         say(f"{run.label}: {line}")
