@@ -390,6 +390,13 @@ def test_a_quotation_in_the_expected_language_speaks_for_it(code: str) -> None:
         ("ru", "Роман «The Catcher in the Rye» я уже прочитал."),
         ("ar", "يعمل البرنامج على Windows وLinux وUSB-C ولـAndroid."),
         ("he", "האפליקציה עובדת בWindows והAndroid וגם בUSB."),
+        ("it", "Studiò alla Ilvermorny School of Witchcraft and Wizardry per sette anni."),
+        ("tr", "Spotify'ın listeleri ve Ankara'da açılan Oxford School of Music'in kursları çok sevildi."),
+        ("fr", "Plusieurs logiciels existent :\n1. Humanity : ce logiciel gère les horaires de toute l'équipe."),
+        ("de", "Der Anime (鬼滅の刃 / Kimetsu no Yaiba auf Japanisch) läuft seit Jahren im Fernsehen."),
+        ("ja", "ファイル名は「売上」ではなく売上報告_2023-12.xlsxです。新しいiPadも買いました。"),
+        ("bg", "Файлът Отчет_2024.xlsx е на диска, а (/ˌhɪməˈleɪə/) се чете така."),
+        ("ru", "Слово происходит от греческого 'katharsis' и означает очищение души."),
         ("en", "1. Playa Blanca: a quiet place by the sea\n2. Lassen Forest is beautiful in the summer."),
     ],
 )
@@ -412,6 +419,13 @@ def test_titles_and_names_inside_a_sentence_are_not_blamed(code: str, text: str)
         ("id", "Kami mengadakan meeting tentang budget dan deadline proyek itu di kantor."),
         ("zh", "请打开app，点击logo，然后输入密码。"),
         ("ko", "회사 logo를 왼쪽 위에 놓아 주세요."),
+        ("nl", "Tijdens de due diligence keek het team naar de supply chain en de cash flow van het bedrijf."),
+        ("pl", "W tym roku firma stawia na content marketing i szuka osoby na stanowisko product manager."),
+        ("ro", "Echipa face fine-tuning și folosește data mining pentru fiecare use case al clienților."),
+        ("sv", "På gymmet gör hon bench press och leg raises innan hon äter lite fast food med vännerna."),
+        ("cs", "Komise četla jen články peer-reviewed a výsledky bylo vidět real-time na obrazovce."),
+        ("hu", "A csapat due diligence után döntött, és a problem solving volt a legfontosabb téma."),
+        ("uk", "Після due diligence ми підписали угоду з новим партнером у Києві."),
     ],
 )
 def test_borrowed_words_and_homographs_are_not_blamed(code: str, text: str) -> None:
@@ -428,6 +442,9 @@ def test_borrowed_words_and_homographs_are_not_blamed(code: str, text: str) -> N
         ("es", "La gente de la ciudad es very simpática y alegre.", "very"),
         ("zh", "他们的新家 beautiful 极了，大家都喜欢。", "beautiful"),
         ("ru", "Conclusion: зима была холодной и снежной.", "Conclusion"),
+        ("nl", "Het bedrijf heeft een beautiful aanpak voor de supply chain gemaakt.", "beautiful"),
+        ("es", "1. Answer: sí, es posible con esta aplicación todos los días.", "Answer"),
+        ("tr", "Toplumda patterns'ları görmek her zaman kolay değildir.", "patterns"),
     ],
 )
 def test_words_that_no_one_borrows_are_blamed(code: str, text: str, word: str) -> None:

@@ -76,6 +76,8 @@ _STRETCHES = {
     ),
     "$": re.compile(r"\$\$[^$]{1,400}\$\$|\$[^$\n]{1,400}\$"),
     "\\": re.compile(r"\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]|\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*", re.DOTALL),
+    "{": re.compile(r"\{[:%#][A-Za-z_][\w.]{0,40}\}"),  # places for what a program puts there
+    "ˈ": re.compile(r"[^\s/\[\]()]{0,40}ˈ[^\s/\[\]()]{0,40}"),  # pronunciation
     # JSON keys and literals
     '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)|(?<=[:,\[\s])(?:true|false|null)(?=\s{0,9}[,}\]\n])"),
 }
@@ -83,13 +85,14 @@ _WORDS_IN_CHUNK = (
     r"(?=[A-Za-z\d])(?:"
     r"\b[A-Za-z0-9]{0,64}[A-Za-z]_[A-Za-z0-9_]+|[A-Za-z]{0,64}\d[A-Za-z0-9]*"  # identifiers, words with digits
     r"|\b[a-z]+[A-Z]\w*|\b[A-Z][a-z]+[A-Z]\w*"  # camel case: product names and code
+    r"|(?<=[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3])i[A-Z][A-Za-z]+"  # the same behind a letter: とiMacの
     r"|\b[IVXLCDM]+\b|\b[A-Z]{2,6}s?\b"  # Roman numerals, acronyms
     r")"
 )
 _IN_CHUNK = re.compile(_WORDS_IN_CHUNK)
 # What must be in a chunk for any of it to be masked, by its first sign, which makes the search fast.
 _ODD = re.compile(
-    r"[\d_@#＠＃&:.A-Z](?:(?<=[\d_@#＠＃&])|(?<=:)/|(?<=\.)\w|(?<=www\.)\S"
+    r"[\d_@#＠＃&:.A-Z](?:(?<=[\d_@#＠＃&])|(?<=:)[/\\]|(?<=\.)\w|(?<=www\.)\S"
     r"|(?<=[A-Z])[A-Z]|(?<=[a-z][A-Z])|(?<=\b[IVXLCDM])\b)"
 )
 _ADDRESS_SIGNS = re.compile(r"[@#＠＃&.:]")
@@ -97,8 +100,9 @@ _MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"  # which Python's \\w leaves 
 # e.g. ru: "Чудесный вечер у моря с друзьями! #sunset #bestfriends" → 2
 # e.g. fr: "Merci à @the.weather_girl pour la photo de la plage." → 2
 _IN_ADDRESS = re.compile(
-    r"(?:https?://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
+    r"(?:https?:\\?/\\?/|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
     r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
+    r"|(?<=\w)\.(?:tsv|csv|txt|pdf|docx?|xlsx?|pptx?|json|xml|html?|jpe?g|png|gif|mp[34]|zip)(?![A-Za-z])"  # of files
     rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))[@#＠＃][\w{_MARKS}.-]*[\w{_MARKS}]|{_WORDS_IN_CHUNK}"  # entities, handles
 )
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
@@ -277,9 +281,12 @@ def lowered(text: str, code: str) -> str:
 
 _BRACKETS = re.compile(r"[(（\[【［]([^()（）\[\]【】［］\n]{1,120})[)）\]】］]")
 _QUOTES = re.compile(r"[\"“„«「『《〈‘]([^\"”“»」』》〉’\n]{1,300})[\"”“»」』》〉’]")
+# Straight ones, which are apostrophes elsewhere: short, and no letter before.
+_SINGLE_QUOTES = re.compile(r"(?<!\w)'([^'\n]{1,60})'(?![A-Za-z])")
 GLOSS_WORDS = 5
 
 
+# e.g. ko: "이 말은 그리스어 'katharsis'에서 유래한 용어로 정화를 뜻합니다." → 2
 # e.g. ru: "Он спросил: «How are you?» и сразу ушёл домой, не дождавшись ответа." → 2
 def excuses(text: str) -> list[tuple[int, int]]:
     """Stretches in which another language is apt: short glosses in brackets, and quotations.
@@ -289,6 +296,8 @@ def excuses(text: str) -> list[tuple[int, int]]:
     glosses = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
     glosses = [(start, end) for start, end in glosses if not _mixed(text[start:end])]
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
+    if "'" in text:
+        quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
     quoted = sum(_size(text[start:end]) for start, end in quotes)
     if quoted >= 0.5 * _size(text.strip()):
         quotes = (

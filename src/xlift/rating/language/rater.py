@@ -59,7 +59,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 6
+VERSION = 7
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0

@@ -8,7 +8,8 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-from xlift.rating.language.masks import WORD, letters_outside, script
+from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of
+from xlift.rating.language.terms import INTERNATIONAL, in_phrase
 from xlift.rating.language.wordlists import COMMON, zipf
 
 _LANGUAGE_OF = {"Hani": "zh", "Kana": "ja", "Hang": "ko", "Cyrl": "ru", "Arab": "ar", "Deva": "hi", "Grek": "el",
@@ -23,32 +24,6 @@ class Span(NamedTuple):
     start: int
     end: int
     language: str
-
-
-# Terms that many languages write as English does.
-INTERNATIONAL = frozenset(
-    "ai api app apps blog blogs bot bug chat chatbot click cloud cookie cookies design desktop download email emails "
-    "feedback firewall firmware gps hacker hardware hashtag html internet iphone laptop layout link links login "
-    "manager marketing mail media newsletter offline online output input podcast podcasts "
-    "password performance pixel pc qubit qubits router routers scanner score server site sites smartphone "
-    "smartphones software spam startup startups stream streaming stress tablet team teams test tests token tokens "
-    "tutorial upload video videos web webinar website websites wifi wi fi workshop workshops business avant garde "
-    "jazz rock pop hip hop rap punk blues show shows band hit hits fan fans film star stars hobby hobbies sport "
-    "start up ups yoga fitness jogging stretching squat squats crunch crunches smoothie smoothies sandwich pizza "
-    "pasta burger ketchup snack snacks shampoo jeans boom boomer trend trends trendy designer designers model models "
-    "logo logos pin faq selfie selfies emoji emojis widget "
-    "vs etc et al de la le el il los las van von der den da di du del della en ex per cm km kg mm ml mg".split()
-)
-
-
-# Terms of the trade that are borrowed as they are where the script is Latin.
-TERMS = frozenset(
-    "machine learning deep cloud computing big data diffusion stable science trading running meeting "
-    "report focus budget weekend "
-    "freelance freelancer coworking lockdown brunch influencer brand branding target deadline staff trekking shopping "
-    "smart checklist networking mindfulness crowdfunding ticket outfit retriever terrier bulldog beagle husky disk "
-    "bestseller".split()
-)
 
 
 class Said(NamedTuple):
@@ -93,6 +68,11 @@ def other_script(said: Said, scripts: list[str], written: frozenset[str]) -> lis
     return found
 
 
+# A bracket that begins with a name in its own letters: (進撃の巨人 / Shingeki no Kyojin).
+_ORIGINAL = re.compile(r"[(（][^A-Za-zÀ-ɏ()（）\n.?!]{1,24}\Z")
+
+
+# e.g. pt: "É o anime mais visto do ano (進撃の巨人 / Shingeki no Kyojin em japonês) em todo o país." → 2
 # e.g. es: "La casa está muy cerca del mar и города, con una vista preciosa." → 1
 # e.g. fr: "La constante π vaut environ trois, et α est un angle du triangle." → 2
 def _judge_script(said: Said, run: range, name: str) -> str | None:
@@ -102,9 +82,13 @@ def _judge_script(said: Said, run: range, name: str) -> str | None:
     symbols = name == "Grek" and all(len(word) == 1 for word in words)
     if symbols or (said.code in {"ja", "zh"} and all(word in "ー々〇" for word in words)):
         return None
+    start, end = said.places[run[0]][0], said.places[run[-1]][1]
+    if "Latn" in scripts_of(said.code) and _ORIGINAL.search(said.text, max(0, start - 30), end):
+        return None
     return _LANGUAGE_OF.get(name, "und")
 
 
+# e.g. ko: "그녀의 노래 제목을 알파벳 순서로 쓰면 Death by a Thousand Cuts, Dress 순입니다." → 2
 # e.g. ru: "Мы живём недалеко от Heathrow и часто летаем." → 2
 # e.g. ru: "Это очень important для всех нас." → 1
 def _judge_latin(said: Said, run: range) -> str | None:
@@ -116,7 +100,7 @@ def _judge_latin(said: Said, run: range) -> str | None:
     words = [said.words[j] for j in longer]
     line_start, line_end = line_of(text, start)
     alone = not letters_outside(_LATIN).search(text, line_start, line_end)
-    if _is_binomial(said, run) or (alone and is_listed_title(said, run)):
+    if _is_binomial(said, run) or (is_listed_title if alone else _is_term)(said, run):
         return None
     if alone and len(words) >= 4:
         return _latin_language(words)
@@ -130,7 +114,7 @@ def _judge_latin(said: Said, run: range) -> str | None:
     if unknown and code in {"ru", "ar", "hi", "uk", "bg", "ko", "zh", "ja"} and not _looks_like_a_name(unknown):
         return _latin_language(unknown)
     if len(words) >= 4 and sum(said.words[j] in FUNCTION_WORDS for j in run) >= 2:
-        return "en"
+        return None if _title_case(said, run) and speaks_of_works(text) else "en"
     label = not WORD.search(text, line_start, start) and COLON.match(text, end)
     plain = all(map(_ordinary, words)) and any(len(word) > 2 for word in words)
     if label and not alone and _is_product(said, run):
@@ -138,6 +122,16 @@ def _judge_latin(said: Said, run: range) -> str | None:
     return _latin_language(words) if plain and (alone or label) else None
 
 
+# e.g. ko: "중소기업도 content marketing 전략을 세우면 고객을 더 쉽게 만날 수 있습니다." → 2
+def _is_term(said: Said, run: range) -> bool:
+    """Whether a run inside a line is a borrowed term in small letters, where they are written so."""
+    words = [said.words[j] for j in run]
+    apart = len(words) > 1 and said.code in _WRITE_TERMS and not any(map(said.capital, run))
+    return apart and all(word in INTERNATIONAL or in_phrase(words, i) for i, word in enumerate(words))
+
+
+_WRITE_TERMS = frozenset({"ko", "ja", "ru", "uk", "bg"})
+"""Languages of another script that write borrowed terms as English does; others put them into their own."""
 PHRASE = 4
 """Words in small letters, most of a run, from which on it is a phrase, in whatever language."""
 _EPITHET = re.compile(r"[a-z]{2,}(?:us|a|um|is|ii?|ae|o|ens|ans|or|i?x|es|[aou]s|re|le|se|ys)\Z")
@@ -162,7 +156,7 @@ _WORKS = re.compile(
     r"|romanz|canzon|gioc|aziend|buch|bücher|lied|spiele?\b|marke\b|marken\b|unternehm|firm|boek|merk|bedrij|buku|lagu"
     r"|merek|perusahaan|aplikasi|phim|sách|bài hát|trò chơi|ứng dụng|thương hiệu|công ty|kitap|şarkı|oyun|dizi|marka"
     r"|şirket|uygulama|książ|powieś|piosenk|фильм|фільм|книг|роман|песн|пісн|альбом|игр|сериал|серіал|бренд|компани"
-    r"|компані|приложен|програм|программ|застосун|бібліот|команд"
+    r"|компані|приложен|програм|программ|застосун|softwar|yazılım|perangkat lunak|phần mềm|бібліот|команд"
     r"|equipo|équipe|squadr|mannschaft|teams?\b|univers|artist|cantant|chanteu|sänger)"
     r"|فيلم|أفلام|افلام|كتاب|كتب|رواي|أغني|أغاني|لعبة|ألعاب|مسلسل|شرك|تطبيق|برنامج|فیلم|رمان|آهنگ|بازی|سریال|برند|برنامه"
     r"|फिल्म|फ़िल्म|किताब|पुस्तक|उपन्यास|गाने|गीत|ऐप|कंपन|ब्रांड"
@@ -194,7 +188,7 @@ def _title_case(said: Said, run: range) -> bool:
     return said.capital(run[0]) and all(said.capital(j) or said.words[j] in FUNCTION_WORDS for j in run)
 
 
-_LABELS = frozenset(
+LABELS = frozenset(
     "answer answers question questions note notes summary title step steps example examples response translation text "
     "introduction conclusion explanation definition description tip tips solution result results reason overview "
     "analysis advantages disadvantages meaning part section chapter problem hint task instructions".split()
@@ -206,7 +200,7 @@ _LABELS = frozenset(
 def _is_product(said: Said, run: range) -> bool:
     """Whether what stands before a colon is a name: in capitals, and used or unheard of, or in a list of products."""
     words = [said.words[j] for j in run]
-    if not all(map(said.capital, run)) or _LABELS.intersection(words):
+    if not all(map(said.capital, run)) or LABELS.intersection(words):
         return False
     most = IN_USE if len(words) == 1 else IN_USE_IN_NAMES
     return speaks_of_works(said.text) or any(_in_use(word, said.code, most) for word in words)

@@ -27,8 +27,7 @@ from xlift.rating.language.scripts import (
     BULLET,
     COLON,
     FUNCTION_WORDS,
-    INTERNATIONAL,
-    TERMS,
+    LABELS,
     Said,
     Span,
     breaks_of,
@@ -38,6 +37,7 @@ from xlift.rating.language.scripts import (
     other_script,
     speaks_of_works,
 )
+from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import (
     COMMON,
     LEXICON_RIVALS,
@@ -114,6 +114,7 @@ def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[S
         said = said._replace(places=places_of(said.masked))
     candidates = _headings(said, flagged) + _english_lists(said, flagged)
     limits = _limits(said, [j for j, weight in enumerate(weights) if weight[1] > 0])
+    limits += [(j, 0.0) for j in flagged if in_phrase(said.words[max(0, j - 5) : j + 6], min(j, 5))]
     breaks = breaks_of(said)
     against = [weight[2] for weight in weights]
     for i in _likeliest([against[j] for j in flagged]):
@@ -254,6 +255,9 @@ def _limits(said: Said, positive: list[int]) -> list[tuple[int, float]]:
     for j in positive:
         start, end = said.places[j]
         hyphen = start > 0 and text[start - 1] == "-"
+        if said.code == "tr" and (limit := _apostrophe(text, start, end)) is not None:
+            found.append((j, limit))
+            continue
         if not hyphen and text[start].islower() and said.code != "vi":
             continue
         if hyphen and _in_hyphenated_name(text, start):
@@ -265,6 +269,14 @@ def _limits(said: Said, positive: list[int]) -> list[tuple[int, float]]:
         elif end - start < 7 and text[start:end].isupper():
             found.append((j, 0.0))
     return found
+
+
+# e.g. tr: "Medium'ın öneri sistemi ve İngiltere'de açılan kurs çok beğenildi." → 2
+def _apostrophe(text: str, start: int, end: int) -> float | None:
+    """What a Turkish ending, or a name to which one is attached, can say for another language; None for other words."""
+    if text[max(0, start - 1) : start] in {"'", "’"} and text[max(0, start - 2) : start - 1].isalnum():
+        return 0.0
+    return 0.4 if text[start].isupper() and text[end : end + 1] in {"'", "’"} else None
 
 
 def _is_label(text: str, start: int, end: int) -> bool:
@@ -362,13 +374,22 @@ def _among_capitals(said: Said, j: int) -> bool:
     return False
 
 
+# e.g. es: "Hay varias aplicaciones de turnos:\n1. Deputy: sirve para organizar a todo el equipo." → 2
+def _is_listed_name(said: Said, start: int) -> bool:
+    """Whether an item of a list begins at a word, in a text that speaks of products or works."""
+    item = BULLET.fullmatch(said.text, line_of(said.text, start)[0], start)
+    word = said.words[bisect_left(said.places, (start, 0))]
+    return item is not None and word not in LABELS and speaks_of_works(said.text)
+
+
 # e.g. it: "Durante il lockdown abbiamo letto molti libri in casa." → 2
 # e.g. pt: "Ela trabalha como freelance e aluga uma mesa no coworking do bairro." → 2
 # e.g. fr: "Nous devons several choses avant la fin de la semaine." → 1
 # e.g. fr: "Elle fait du jogging le matin avant de partir." → 2
 def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     word, code, (start, end) = said.words[j], said.code, said.places[j]
-    named = said.capital(j) and not _is_label(said.text, start, end) and (code != "en" or _among_capitals(said, j))
+    label = _is_label(said.text, start, end) and not _is_listed_name(said, start)
+    named = said.capital(j) and not label and (code != "en" or _among_capitals(said, j))
     if end - start < 4 or word in INTERNATIONAL or word in TERMS or named:
         return False
     strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
@@ -399,6 +420,20 @@ def _has_form(word: str, code: str) -> bool | None:
     return in_lexicon(word[:-1], code) if genitive else known
 
 
+def _goes_on(said: Said, one: int, other: int) -> bool:
+    """Whether the name of which one of two words is a part has the other, a rare word, for a part, too."""
+    if one < 0 or other >= len(said.words):
+        return False
+    outer = one if said.capital(one) and not _common(said.words[one]) else other
+    joined = said.text[said.places[one][1] : said.places[other][0]] == " "
+    return joined and said.capital(outer) and not _common(said.words[outer])
+
+
+def _common(word: str) -> bool:
+    return (zipf(word, "en") or 0.0) >= BORROWED
+
+
+# e.g. es: "Fue invitado a asistir a Hogwarts School of Witchcraft and Wizardry cuando era niño." → 2
 # e.g. de: "Er arbeitet am Institute for Advanced Study in Princeton." → 2
 def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
     """Capitalised words joined by little ones, as in "Institute for Nuclear Research": a name or a title."""
@@ -406,4 +441,5 @@ def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
     if not all(said.words[j] in FUNCTION_WORDS for j in small):
         return False
     capitals = sum(said.capital(j) for j in segment)
+    capitals += sum(_goes_on(said, *two) for two in ((segment[0] - 1, segment[0]), (segment[-1], segment[-1] + 1)))
     return capitals >= 2 and capitals > len(small)

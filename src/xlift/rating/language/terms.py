@@ -1,0 +1,115 @@
+"""English terms that other languages borrow as they are: no reader blames them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Terms that many languages write as English does, in any script.
+INTERNATIONAL = frozenset(
+    "ai api app apps blog blogs bot bug chat chatbot click cloud cookie cookies design desktop download email emails "
+    "feedback firewall firmware gps hacker hardware hashtag html internet iphone laptop layout link links login "
+    "manager marketing mail media newsletter offline online output input podcast podcasts "
+    "password performance pixel pc qubit qubits router routers scanner score server site sites smartphone "
+    "smartphones software spam startup startups stream streaming stress tablet team teams test tests token tokens "
+    "tutorial upload video videos web webinar website websites wifi wi fi workshop workshops business avant garde "
+    "jazz rock pop hip hop rap punk blues show shows band hit hits fan fans film star stars hobby hobbies sport "
+    "start up ups yoga fitness jogging stretching squat squats crunch crunches smoothie smoothies sandwich pizza "
+    "pasta burger ketchup snack snacks shampoo jeans boom boomer trend trends trendy designer designers model models "
+    "logo logos pin faq selfie selfies emoji emojis widget widgets plugin plugins dashboard blockchain bitcoin backend "
+    "frontend framework frameworks malware ransomware phishing vlog tsv csv json pvc led usb tbsp tsp oz lb lbs "
+    "vs etc et al de la le el il los las van von der den da di du del della en ex per cm km kg mm ml mg".split()
+)
+
+
+# Terms of a trade that are borrowed as they are where the script is Latin.
+TERMS = frozenset(
+    "machine learning deep cloud computing big data diffusion stable science trading running meeting "
+    "report focus budget weekend "
+    "freelance freelancer coworking lockdown brunch influencer brand branding target deadline staff trekking shopping "
+    "smart checklist networking mindfulness crowdfunding ticket outfit retriever terrier bulldog beagle husky disk "
+    "bestseller "
+    # of programs and data
+    "coding coder debugging clustering cluster clusters tuning sharding shard shards subset framework backup cache "
+    "dataset datasets prompt prompts feature features frontend backend fullstack blockchain crypto wallet wallets "
+    "mining analytics benchmark benchmarks pipeline pipelines node nodes inputs outputs overfitting dropout "
+    "transformer transformers embedding embeddings phishing malware ransomware hosting scraping screenshot "
+    # of firms and markets
+    "insight insights storytelling briefing brainstorming outsourcing benchmarking crowdsourcing fundraising "
+    "copywriting copywriter ghostwriter ghostwriting freelancing remarketing funnel lead leads banner banners planner "
+    "stakeholder stakeholders stakeholding skill skills coaching coach mentoring recruiter recruiting onboarding "
+    "turnover burnout leasing rating broker hedging futures swap spread cashback ecommerce retail healthcare "
+    "automotive wayfinding followers follower "
+    # of sports, food, clothes and pastimes
+    "quarterback linebacker playoff playoffs dribbling pressing sprint plank burpees burpee deadlift crossfit pilates "
+    "cardio cruiser touring scooter skateboard surf surfing snowboard rafting camping makeup eyeliner highlighter "
+    "dressing topping toppings cupcake cupcakes muffin muffins brownie brownies cheesecake pancake pancakes cocktail "
+    "cocktails sneaker sneakers hoodie blazer leggings vintage streetwear relax indoor outdoor playlist gameplay "
+    "thriller spoiler remake reboot casting sitcom".split()
+)
+
+# Terms of two and more words, whose words alone would be blamed.
+_PHRASES = frozenset(
+    phrase.strip()
+    for phrase in (
+        # of programs and data
+        "machine learning, deep learning, reinforcement learning, transfer learning, supervised learning, "
+        "unsupervised learning, federated learning, few shot, zero shot, neural network, neural networks, data "
+        "mining, data science, data scientist, data scientists, data analyst, data warehouse, data lake, big data, "
+        "text mining, web scraping, decision tree, decision trees, random forest, random forests, gradient "
+        "boosting, k means, regression analysis, predictive analytics, fine tuning, fine tune, fine tuned, merge "
+        "sort, quick sort, bubble sort, use case, use cases, user story, user stories, user friendly, user "
+        "experience, user interface, real time, open source, closed source, low code, no code, on premise, on "
+        "premises, cloud computing, edge computing, cloud native, back end, front end, full stack, pull request, "
+        "code review, unit test, unit tests, load balancer, load balancing, smart contract, smart contracts, smart "
+        "home, smart city, smart watch, internet of things, text to image, text to speech, speech to text, end to "
+        "end, peer to peer, point to point, step by step, plug and play, state of the art, skeleton based, cloud "
+        "based, rule based, web based, event driven, data driven, open world, computer vision, natural language "
+        "processing, black box, white box, customer experience, face id, touch id, deep fake, hash table, linked "
+        "list, "
+        # of firms and markets
+        "content marketing, content creator, content creators, digital marketing, email marketing, influencer "
+        "marketing, social media, social media manager, call to action, landing page, landing pages, lead "
+        "generation, search engine, search engine optimization, pay per click, cost per click, key performance "
+        "indicator, key performance indicators, business plan, business model, business intelligence, business "
+        "angel, business angels, business to business, case study, case studies, best practice, best practices, "
+        "success story, success stories, success rate, brand awareness, customer service, customer care, customer "
+        "relationship management, customer journey, supply chain, supply chain management, value chain, due "
+        "diligence, private equity, venture capital, hedge fund, hedge funds, stock options, call option, call "
+        "options, put option, put options, options trading, day trading, swing trading, option trading, in the "
+        "money, at the money, out of the money, stop loss, take profit, bull market, bear market, stock market, "
+        "cash flow, break even, cost benefit, trade off, trade offs, win win, know how, think tank, think tanks, "
+        "project manager, project management, product manager, product owner, scrum master, time management, risk "
+        "management, quality assurance, quality control, team building, team leader, team work, problem solving, "
+        "critical thinking, design thinking, soft skill, soft skills, hard skill, hard skills, work life balance, "
+        "home office, part time, full time, full service, all in one, hands on, peer review, peer reviewed, trial "
+        "and error, graphic designer, web designer, web developer, ghost writer, ghost writing, copy writer, copy "
+        "writing, machine learning engineer, software engineer, software engineering, start up, start ups, green "
+        "economy, fair trade, carbon footprint, black friday, credit score, credit card, financial planner, wealth "
+        "management, "
+        # of sports, food, clothes and pastimes
+        "bench press, shoulder press, leg press, leg raise, leg raises, push up, push ups, sit up, sit ups, pull "
+        "up, pull ups, jumping jacks, mountain climbers, mountain climber, mountain bike, warm up, cool down, cheat "
+        "day, cheat meal, meal prep, meal replacement, personal trainer, fast food, street food, finger food, "
+        "comfort food, whole grain, dry rub, french press, pour over, cold brew, pisco sour, ice cream, gluten "
+        "free, dual sport, all terrain, off road, test drive, pole position, home run, touch down, free kick, body "
+        "building, body positivity, skin care, anti aging, make up, eye liner, crop top, t shirt, t shirts, street "
+        "style, second hand, must have, science fiction, sci fi, fan fiction, found footage, stop motion, box "
+        "office, blockbuster movie, plot twist, happy end, happy ending, cliff hanger, soap opera, reality show, "
+        "talk show, late night, stand up, stand up comedy, live action, voice over, story telling, boy band, girl "
+        "group, hip hop, indie rock, hard rock, heavy metal, single player, role playing, battle royale, golden "
+        "retriever, border collie, city trip, road trip, check in, check out, check list, bed and breakfast, all "
+        "inclusive, low cost, last minute, jet lag, greatest of all time"
+    ).split(",")
+)
+_LONGEST = max(len(phrase.split()) for phrase in _PHRASES)
+
+
+# e.g. in_phrase(["la", "due", "diligence", "delle"], 2) → True
+# e.g. in_phrase(["diligence"], 0) → False
+def in_phrase(words: Sequence[str], j: int) -> bool:
+    """Whether a word stands in a borrowed term of several words."""
+    return any(
+        " ".join(words[first : first + count]) in _PHRASES
+        for count in range(2, _LONGEST + 1)
+        for first in range(max(0, j - count + 1), min(j, len(words) - count) + 1)
+    )
