@@ -21,11 +21,12 @@ from sqlalchemy import Connection
 
 from xlift.annotation import database as db
 from xlift.annotation.scheme import scheme_of
+from xlift.data.tabular import rows
 from xlift.disk import encode_record, write_atomic, write_jsonl
 from xlift.errors import ConfigError, DataError, nearest, shortened
 from xlift.languages import find_language, known_code, language_problem
 from xlift.rating import text_fingerprint
-from xlift.records import Rating, parse_line
+from xlift.records import Rating
 from xlift.workspace import StudyFolder
 
 HUMAN_SIGNATURE = "human v1"
@@ -313,7 +314,7 @@ def _text_of(path: Path) -> str:
 
 
 def _from_label_studio(path: Path, problems: list[str]) -> Iterator[Given]:
-    for where, task in _elements(path, problems):
+    for where, task in _exported(path, problems):
         data = task.get("data")
         if not isinstance(data, dict) or any(name not in data for name in ("id", "run", "step")):
             problems.append(f"{where}: the task's data must hold id, run and step of the response")
@@ -354,52 +355,21 @@ def _labelled(
                  signature=f"{HUMAN_SIGNATURE}|from {source}")  # fmt: skip
 
 
-def _elements(path: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON list, each with the line where it begins."""
-    text = _text_of(path)
-    decoder, at, line, counted = json.JSONDecoder(), len(text) - len(text.lstrip()), 1, 0
-    if text[at : at + 1] != "[":
-        problems.append(f"{path}:1: expected a JSON list of tasks (Label Studio: export as JSON)")
-        return
-    while True:
-        at = _skip(text, at + 1)
-        line, counted = line + text.count("\n", counted, at), at
-        if text[at : at + 1] == "]":
-            return
-        try:
-            element, at = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
-            problems.append(f"{path}:{line}: not JSON: {getattr(error, 'msg', 'nested too deeply')}")
-            return
-        if isinstance(element, dict):
-            yield f"{path}:{line}", element
-        else:
-            problems.append(f"{path}:{line}: expected a task, found {type(element).__name__}")
-        at = _skip(text, at)
-        if text[at : at + 1] == "]":
-            return
-        if text[at : at + 1] != ",":
-            problems.append(f"{path}:{line}: not JSON: expected ',' or ']' behind this task")
-            return
-
-
-def _skip(text: str, at: int) -> int:
-    while text[at : at + 1] in {" ", "\t", "\r", "\n"}:
-        at += 1
-    return at
+def _exported(path: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of an export, each with the line where it begins."""
+    try:
+        for row in rows(path):
+            if row.problem:
+                problems.append(row.problem)
+            else:
+                yield row.where, row.record
+    except DataError as error:
+        problems += error.problems
 
 
 def _from_potato(path: Path, problems: list[str]) -> Iterator[Given]:
     rater = path.resolve().parent.name
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        where = f"{path}:{number}"
-        if not raw.strip():
-            continue
-        try:
-            record = parse_line(raw, where)
-        except DataError as error:
-            problems += error.problems
-            continue
+    for where, record in _exported(path, problems):
         place = _potato_place(record.get("id", record.get("instance_id")))
         labels = record.get("label_annotations")
         if place is None or not isinstance(labels, dict):
