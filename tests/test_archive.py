@@ -11,6 +11,7 @@ import pytest
 from report_fixtures import GOOD, log_training, rated_study
 from warm import run_xlift
 
+from xlift.checkpoint import is_trained
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, DataError, UserError
 from xlift.export.archive import read_archive, write_archive
@@ -61,6 +62,20 @@ def test_what_an_archive_has_not_answered_wants_its_weights_again(study: StudyFo
     with pytest.raises(UserError, match="its answers are here, its weights are not") as refused:
         generate_stage(StudyFolder(again.path, again.study, again.runs[1:]))
     assert refused.value.hint == "xlift train makes them anew"
+
+
+def test_a_run_that_came_answered_is_not_trained_again_until_something_is_asked(
+    study: StudyFolder, tmp_path: Path
+) -> None:
+    for run in study.runs[1:]:
+        run.set_stage("train", "done")
+    again = read_archive(write_archive(study.path, tmp_path / "made.tar.xz"), tmp_path / "again")
+    assert all(is_trained(again, run) for run in again.runs[1:])
+    path = again.runs[1].responses(40)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert [is_trained(again, run) for run in again.runs[1:]] == [False, True]
+    # Of weights that are removed where they were made, answers do not stand in.
+    assert [run.sent_steps() for run in study.runs] == [[], [], []]
 
 
 def test_an_archive_names_no_person_no_path_of_this_machine_and_holds_no_weights(

@@ -305,6 +305,15 @@ def checkpoints_of(workspace: StudyFolder, run: RunFolder, prompts: Sequence[Pro
     return [Checkpoint(workspace.study, run, step, asked) for step in _answering(workspace, run)]
 
 
+def is_trained(workspace: StudyFolder, run: RunFolder) -> bool:
+    """Whether nothing is left to train: of a run that was sent without its weights, all questions are answered."""
+    if run.stage("train")["state"] != "done" or run.checkpoint_steps():
+        return run.stage("train")["state"] == "done"
+    asked = [one for one in workspace.runs if one.trained == run.path]
+    found = [checkpoints_of(workspace, one) if one.sent_steps() else [] for one in asked]
+    return all(found) and not any(one.unanswered for own in found for one in own)
+
+
 def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:
     """The steps of a run that answer prompts: 0 for an untuned base; of a trained run the last, all, or some.
 
@@ -312,7 +321,7 @@ def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:
     """
     if run.config.untuned:
         return [0]
-    wanted, there = workspace.study.decoding.checkpoints, run.checkpoint_steps() or run.answered_steps()
+    wanted, there = workspace.study.decoding.checkpoints, run.checkpoint_steps() or run.sent_steps()
     if isinstance(wanted, str):
         return there if wanted == "all" else there[-1:]
     return [step for step in there if step in wanted]

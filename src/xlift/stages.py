@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from xlift.checkpoint import Checkpoint, checkpoints_of, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints_of, is_trained, written_prompts
 from xlift.data.instructions import Examples, load_examples
 from xlift.data.prompts import load_prompts
 from xlift.disk import JsonlWriter, write_jsonl
@@ -157,7 +157,9 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
 
     def left() -> list[RunFolder]:
         runs = [run for run in workspace.runs if run.trains and run.id not in failed]
-        going = agreed(lambda: [run.id for run in surviving(workspace, runs) if not _is_trained(run)], study.device)
+        going = agreed(
+            lambda: [run.id for run in surviving(workspace, runs) if not is_trained(workspace, run)], study.device
+        )
         return [run for run in runs if run.id in going]
 
     def train_all(runs: list[RunFolder], until: int | None) -> None:
@@ -175,10 +177,6 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
     # Their layers come from the others.
     train_all([run for run in left() if not run.learns], None)
     raise_together(failures)
-
-
-def _is_trained(run: RunFolder) -> bool:
-    return run.stage("train")["state"] == "done" and bool(run.checkpoint_steps())
 
 
 def runs_at_once(study: Study) -> int | Literal["auto"] | None:

@@ -92,11 +92,11 @@ class RunFolder:
         # A copy by hand, "step-4 (copy)", is none.
         return sorted(int(one.name[5:]) for one in found if one.name[5:].isdecimal() and one.is_dir())
 
-    def answered_steps(self) -> list[int]:
-        """Steps that have answered, ascending: what is known of a run whose weights are elsewhere."""
-        return sorted(
-            int(one.stem[5:]) for one in (self.path / "responses").glob("step-*.jsonl") if one.stem[5:].isdecimal()
-        )
+    def sent_steps(self) -> list[int]:
+        """Steps that have answered, ascending, of a run that was sent without its weights; [] for every other."""
+        sent = or_told(self.manifest, {}).get("sent", False)
+        found = (one.stem[5:] for one in (self.path / "responses").glob("step-*.jsonl")) if sent else ()
+        return sorted(int(one) for one in found if one.isdecimal())
 
     def manifest(self) -> dict[str, Any]:
         return manifest_of(self.path)

@@ -74,7 +74,7 @@ def _contents(workspace: StudyFolder, names: list[str]) -> Iterator[tuple[str, b
             yield name, b"".join(encode_record({**row, "rater": people[row["rater"]]}) for row in rows)
         elif path.name == "manifest.json":
             # People's ratings are not as they were written: what they were known by goes.
-            told = without_paths(json.loads(path.read_bytes()))
+            told = without_paths(json.loads(path.read_bytes())) | {"sent": True}
             told["files"] = {key: one for key, one in told.get("files", {}).items() if not key.endswith(".human.jsonl")}
             yield name, json.dumps(told, indent=2, ensure_ascii=False).encode()
         else:

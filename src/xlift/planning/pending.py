@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, readable, written_prompts
+from xlift.checkpoint import Checkpoint, checkpoints, checkpoints_of, is_trained, readable, written_prompts
 from xlift.data.prompts import load_prompts
 from xlift.errors import DataError
 from xlift.halving import surviving
@@ -117,7 +117,7 @@ def _readable_work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]
 
 def _work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
     source = next((other for other in workspace.runs if other.path == run.trained), run)
-    untrained = None if run.config.untuned else _training(source)
+    untrained = None if run.config.untuned else _training(workspace, source)
     if untrained is None:
         return _answering(workspace, run, prompts)
     first = [f"train: {untrained}"] if run.trains else []
@@ -134,11 +134,11 @@ def _left_to_answer(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt
     return len(Checkpoint(workspace.study, run, last, tuple(prompts)).unanswered)
 
 
-def _training(run: RunFolder) -> str | None:
+def _training(workspace: StudyFolder, run: RunFolder) -> str | None:
     """Why a run must be trained, and from which step; None where it need not be."""
     state, steps = run.stage("train"), run.checkpoint_steps()
     if state["state"] == "done":
-        return None if steps else "its checkpoints are gone"
+        return None if is_trained(workspace, run) else "its checkpoints are gone"
     whole = [step for step in steps if run.training_state(step).is_file()]
     of = f" of {_total_steps(run)}" if _total_steps(run) else ""
     start = f"from step {max(whole)}{of}" if whole else "from the start"
