@@ -35,8 +35,8 @@ MODES: dict[str, Modes] = {
 ALWAYS = {
     "init": {"model", "data", "languages", "compare", "size", "yes"},
     "run": {"out", "offline", "skip_unfit", "as_json"},
-    "train": {"out", "offline", "skip_unfit"},
-    "generate": {"out", "offline"},
+    "train": {"out", "offline", "skip_unfit", "as_json"},
+    "generate": {"out", "offline", "as_json"},
     "report": {"out", "format_", "as_json"},
     "agreement": {"as_json"},
     "compare": {"study", "rater", "split", "as_json"},

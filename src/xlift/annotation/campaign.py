@@ -213,22 +213,42 @@ def renew(campaign: Campaign, name: str, address: str = ADDRESS, days: int = db.
     return _link(name, token, address, days)
 
 
-def status(campaign: Campaign) -> str:
-    """Progress by annotator and language, and how often each annotator met the expected values of the controls."""
+def progress(campaign: Campaign) -> dict[str, list[dict[str, Any]]]:
+    """The tables of `status`, for programs; counts are numbers."""
+    tables, _ = _status_tables(campaign)
+    return {
+        name: [dict(zip(head, map(_number, row), strict=True)) for row in rows]
+        for name, (head, *rows) in tables.items()
+    }
+
+
+def _number(cell: str) -> int | str:
+    return int(cell) if cell.isdecimal() else cell
+
+
+def _status_tables(campaign: Campaign) -> tuple[dict[str, list[list[str]]], bool]:
+    """Rows below their heads: progress, controls, practice, pace; and whether the page is closed."""
     with campaign.database.read.begin() as connection:
         rows = people.progress_rows(connection)
         results, trials, pace = (
             made(connection) for made in (people.control_rows, people.practice_rows, people.pace_rows)
         )
-        paused = db.read_setting(connection, "paused")
-    if not rows:
+        paused = bool(db.read_setting(connection, "paused"))
+    tables = {
+        "progress": [["annotator", "language", "rated", "skipped", "of", "link"], *rows],
+        "controls": [["annotator", "facet", "as expected", "of"], *results],
+        "practice": [["annotator", "practice", "as expected", "goes on"], *trials],
+        "pace": [["annotator", "seconds each", "completion code"], *pace],
+    }
+    return tables, paused
+
+
+def status(campaign: Campaign) -> str:
+    """Progress by annotator and language, and how often each annotator met the expected values of the controls."""
+    tables, paused = _status_tables(campaign)
+    if len(tables["progress"]) == 1:
         return "no annotator has responses yet; xlift annotate STUDY --add NAME --languages fr,pt"
-    text = aligned([["annotator", "language", "rated", "skipped", "of", "link"], *rows])
-    if results:
-        text += "\n\n" + aligned([["annotator", "facet", "as expected", "of"], *results])
-    if trials:
-        text += "\n\n" + aligned([["annotator", "practice", "as expected", "goes on"], *trials])
-    text += "\n\n" + aligned([["annotator", "seconds each", "completion code"], *pace])
+    text = "\n\n".join(aligned(rows) for name, rows in tables.items() if len(rows) > 1 or name == "pace")
     return text + ("\n\npaused; xlift annotate STUDY --resume opens the page again" if paused else "")
 
 

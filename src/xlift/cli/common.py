@@ -72,14 +72,38 @@ def workspace_of(study: Path, overrides: list[str] | None, out: Path | None) -> 
     return prepare(*study_of(study, overrides, out))
 
 
-def stage(name: str, study: Path, overrides: list[str] | None, out: Path | None, offline: bool, **options: Any) -> None:
+def print_json(told: Any) -> None:
+    """The whole of what stdout says with `--json`: one value."""
+    print(json.dumps(told, indent=2, ensure_ascii=False))
+
+
+def print_state(workspace: Any) -> None:
+    """How far a study is, as `xlift ls --json` says it, read anew."""
+    from xlift.listing import study_state
+    from xlift.workspace import find_study
+
+    print_json(study_state(find_study(workspace.path)))
+
+
+def stage(
+    name: str,
+    study: Path,
+    overrides: list[str] | None,
+    out: Path | None,
+    offline: bool,
+    as_json: bool = False,
+    **options: Any,
+) -> None:
     from xlift import stages
     from xlift.workspace import locked
 
     workspace = workspace_of(study, overrides, out)
     with locked(workspace.path):
         getattr(stages, name)(workspace, offline, **options)
-    print(f"{name.removesuffix('_stage')} done: {workspace.path}")
+    if as_json:
+        print_state(workspace)
+    else:
+        print(f"{name.removesuffix('_stage')} done: {workspace.path}")
 
 
 def print_result(workspace: Any, path: Path | None = None, as_json: bool = False) -> None:
@@ -95,7 +119,7 @@ def print_result(workspace: Any, path: Path | None = None, as_json: bool = False
         told: dict[str, Any] = {"measure": measure, "runs": result_data(material), "report": str(report)}
         if mended := remedies_table(material):
             told["remedies"] = mended.records
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print_json(told)
         return
     print(result_text(material))
     if text := remedies_text(material):

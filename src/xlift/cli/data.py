@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xlift.cli.common import Modes, SkipUnfit, app, refuse_others
+from xlift.cli.common import AsJson, Modes, SkipUnfit, app, print_state, refuse_others
 
 _EVERY = {"to", "output", "language", "size", "keep_source", "skip_unfit"}
 _TRANSLATE: Modes = {
@@ -67,8 +67,8 @@ def translate(
 
 
 _IMPORT: Modes = {
-    "FOLDER --as NAME": {"target", "pattern", "text", "language", "columns", "factors", "raters"},
-    "ARCHIVE.tar.xz --as NAME": {"target"},
+    "FOLDER --as NAME": {"target", "pattern", "text", "language", "columns", "factors", "raters", "as_json"},
+    "ARCHIVE.tar.xz --as NAME": {"target", "as_json"},
 }
 
 
@@ -94,13 +94,15 @@ def import_(
         list[str] | None, typer.Option("--factor", metavar="COLUMN", help="A column that tells something of models.")
     ] = None,
     raters: Annotated[str | None, typer.Option(help="The study's raters, separated by commas.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a study of responses that exist already, to rate, judge, annotate, compare and report."""
     from xlift.export.archive import is_archive, read_archive
 
     refuse_others(context, list(_IMPORT)[is_archive(source)], _IMPORT)
     if is_archive(source):
-        print(f"{len(read_archive(source, target).runs)} runs\nnext: xlift report {target}")
+        read = read_archive(source, target)
+        print_state(read) if as_json else print(f"{len(read.runs)} runs\nnext: xlift report {target}")
         return
     from xlift.importing import Wanted, import_study
     from xlift.rating import checked_raters
@@ -109,5 +111,7 @@ def import_(
     names = tuple(checked_raters(name.strip() for name in raters.split(","))) if raters else ()
     wanted = Wanted(pattern, asked_for(text, language, columns or []), tuple(factors or []), names)
     workspace = import_study(source, target, wanted)
+    if as_json:
+        return print_state(workspace)
     models = ", ".join(run.label for run in workspace.runs)
     print(f"{len(workspace.runs)} models: {models}\nnext: xlift rate {target}, then xlift report {target}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from xlift.cli.common import Modes, Offline, Out, app, refuse_others
+from xlift.cli.common import AsJson, Modes, Offline, Out, app, print_json, refuse_others
 from xlift.errors import ConfigError
 
 _DIAGNOSE: Modes = {
@@ -44,7 +43,7 @@ def diagnose(
     repetition_penalty: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
     out: Out = None,
     html: Annotated[Path | None, typer.Option(help="Also a page with figures and every answer.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
     fail_under: Annotated[
         list[str] | None, typer.Option(help="fr=0.95, or 0.95 for all: exit code 1 where fewer answers are right.")
     ] = None,
@@ -68,7 +67,7 @@ def diagnose(
         found, said, failures = command.diagnose_models(
             models or [], base, codes, size, out, html, offline, fail_under or [], (model, api_key_env), **settings
         )
-    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else said)
+    print_json(found) if as_json else print(said)
     for line in failures:
         print(line, file=sys.stderr)
     if failures:
@@ -114,10 +113,10 @@ def serve(
 
 
 _EXPORT: Modes = {
-    "SOURCE --to DIR": {"to", "step", "gguf", "push", "private", "offline"},
-    "SOURCE --to DIR --adapter": {"to", "step", "adapter", "push", "private", "offline"},
-    "SOURCE --to DIR --data": {"to", "data", "push", "private"},
-    "SOURCE --to DIR --archive": {"to", "archive"},
+    "SOURCE --to DIR": {"to", "step", "gguf", "push", "private", "offline", "as_json"},
+    "SOURCE --to DIR --adapter": {"to", "step", "adapter", "push", "private", "offline", "as_json"},
+    "SOURCE --to DIR --data": {"to", "data", "push", "private", "as_json"},
+    "SOURCE --to DIR --archive": {"to", "archive", "as_json"},
 }
 
 
@@ -139,6 +138,7 @@ def export(
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Also send it to this repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="The repository is private where it is new.")] = False,
     offline: Offline = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's weights for other tools, or a study's data, with a card of what was found."""
     from xlift.export.push import checked_name, push_folder
@@ -158,6 +158,9 @@ def export(
         from xlift.export.weights import export_run
 
         made = export_run(source, to, step, adapter, offline, gguf)
+    pushed = push_folder(made, repository, "dataset" if data else "model", private) if repository else None
+    if as_json:
+        return print_json({"exported": str(made), "pushed": pushed})
     print(f"exported: {made}")
-    if repository:
-        print(f"pushed: {push_folder(made, repository, 'dataset' if data else 'model', private)}")
+    if pushed:
+        print(f"pushed: {pushed}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from xlift.cli.common import AsJson, Modes, app, refuse_others, stage
+from xlift.cli.common import AsJson, Modes, app, print_json, refuse_others, stage
 from xlift.errors import ConfigError, UserError
 
 
@@ -31,7 +30,7 @@ _RATE: Modes = {
     "FILE": {
         *("output", "raters", "workers", "text", "language", "columns", "by", "as_json", "html", "fail_under"),
     },
-    "STUDY": {"raters"},
+    "STUDY": {"raters", "as_json"},
 }
 
 
@@ -52,7 +51,7 @@ def rate(
         list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field of ours.")
     ] = None,
     by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Tables by its values: model, task, file, …")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write a page to browse responses and ratings in.")] = None,
     fail_under: Annotated[
         float | None,
@@ -68,7 +67,7 @@ def rate(
     refuse_others(context, mode, _RATE)
     names = None if raters is None else checked_raters(name.strip() for name in raters.split(","))
     if mode == "STUDY":
-        stage("rate_stage", sources[0], None, None, True, raters=names)
+        stage("rate_stage", sources[0], None, None, True, as_json, raters=names)
         return
     from xlift.rating.overview import rate_and_show
 
@@ -179,7 +178,7 @@ def judge(
         told = judges.judge_pair(source, judges.one_of_study(source, name, given), *pair, dry_run)
     else:
         told = judges.judge_study(source, name, given, dry_run)
-    print(json.dumps(told.data, indent=2, ensure_ascii=False) if as_json else told.text)
+    print_json(told.data) if as_json else print(told.text)
 
 
 _ANNOTATE: Modes = {
@@ -199,7 +198,7 @@ _ANNOTATE: Modes = {
     "SOURCE --resume": {"database", "resume"},
     "SOURCE --revoke NAME": {"database", "revoke"},
     "SOURCE --renew NAME": {"database", "renew", "address", "days"},
-    "SOURCE --status": {"database", "status"},
+    "SOURCE --status": {"database", "status", "as_json"},
     "SOURCE --export FILE": {"database", "export", "with_controls"},
     "SOURCE --import FILE": {"database", "import_"},
 }
@@ -248,6 +247,7 @@ def annotate(
     address: Annotated[str | None, typer.Option(help="Address under which people reach the page, for links.")] = None,
     proxy: Annotated[str, typer.Option(metavar="ADDRESS", help="Proxy whose word on who asks is believed.")] = "",
     days: Annotated[int, typer.Option(help="Days that a link made by --add or --renew works.")] = 90,
+    as_json: AsJson = False,
 ) -> None:
     """People rate responses in a web page: serves it, or does what one of the options asks for."""
     from xlift.annotation import campaign
@@ -285,7 +285,7 @@ def annotate(
     elif renew is not None:
         print(campaign.renew(opened, renew, link, days))
     elif status:
-        print(campaign.status(opened))
+        print_json(campaign.progress(opened)) if as_json else print(campaign.status(opened))
     elif export is not None:
         print(campaign.export(opened, export, with_controls))
     elif import_ is not None:
@@ -308,7 +308,7 @@ def agreement(
         list[Path],
         typer.Argument(metavar="RATINGS.jsonl|STUDY…", help="Files of ratings, or studies with all of theirs."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """How far people, judge models and surface checks agree, by facet and language."""
     from xlift.analysis.agreement import agreement_tables
@@ -320,7 +320,7 @@ def agreement(
     records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
     records += [row for study in studies for row in load(study).ratings.to_dicts()]
     tables = agreement_tables(records)
-    print(json.dumps(tables, indent=2, ensure_ascii=False) if as_json else text_tables(tables))
+    print_json(tables) if as_json else print(text_tables(tables))
 
 
 @app.command()
@@ -334,7 +334,7 @@ def compare(
     ] = None,
     rater: Annotated[str | None, typer.Option(help="Only this rater's ratings.")] = None,
     split: Annotated[Literal["test", "validation"], typer.Option(help="Prompts to compare on.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Two runs, prompt by prompt: differences with intervals, and p-values corrected over facets and languages."""
     import polars as pl
@@ -345,4 +345,4 @@ def compare(
 
     ratings, names = (load(study).ratings, [first, second]) if study else ratings_of_runs([Path(first), Path(second)])
     found = compared(ratings.filter(pl.col("split") == split), names[0], names[1], rater=rater)
-    print(json.dumps(found.to_dicts(), indent=2) if as_json else comparison_text(found, names[0], names[1]))
+    print_json(found.to_dicts()) if as_json else print(comparison_text(found, names[0], names[1]))

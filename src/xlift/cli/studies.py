@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from xlift.cli.common import (
     SkipUnfit,
     StudyFile,
     app,
+    print_json,
     print_result,
     refuse_others,
     skipping,
@@ -67,7 +67,7 @@ def run(
     print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline), as_json=as_json)
 
 
-_CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe"}, "STUDY --gpus": {"gpus", "offline"}}
+_CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe", "as_json"}, "STUDY --gpus": {"gpus", "offline"}}
 
 
 _MEND: Modes = {
@@ -113,6 +113,7 @@ def check(
     skip_unfit: SkipUnfit = False,
     probe: Annotated[bool, typer.Option(help="Measure time and memory by a short probe.")] = True,
     gpus: Annotated[bool, typer.Option("--gpus", help="Only tell what it takes on GPUs; wants no weights.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check settings, data, prompts and the chat format before anything is spent, with time, memory and disk."""
     refuse_others(context, "STUDY --gpus" if gpus else "STUDY", _CHECK)
@@ -125,7 +126,11 @@ def check(
         return tell_gpus(parsed, offline)
     from xlift.planning.check import check_study
 
-    check_study(parsed, offline, probe, folder)
+    # For a person, the table of runs and what the first of them learns are still told.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        told = check_study(parsed, offline, probe, folder)
+    if as_json:
+        return print_json(told)
     print(f"all good; next: {shlex.join(['xlift', 'run', str(study), *(overrides or [])])}")
 
 
@@ -136,15 +141,18 @@ def train(
     out: Out = None,
     offline: Offline = False,
     skip_unfit: SkipUnfit = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every run of the study."""
-    stage("train_stage", study, skipping(overrides, skip_unfit), out, offline)
+    stage("train_stage", study, skipping(overrides, skip_unfit), out, offline, as_json)
 
 
 @app.command()
-def generate(study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False) -> None:
+def generate(
+    study: StudyFile, overrides: Overrides = None, out: Out = None, offline: Offline = False, as_json: AsJson = False
+) -> None:
     """Let every run answer the prompts."""
-    stage("generate_stage", study, overrides, out, offline)
+    stage("generate_stage", study, overrides, out, offline, as_json)
 
 
 @app.command()
@@ -207,7 +215,7 @@ def list_(
         except UserError as error:
             damaged.append(error)
     if states or not damaged:
-        print(json.dumps(states, indent=2) if as_json else states_text(states))
+        print_json(states) if as_json else print(states_text(states))
     raise_together(damaged)
 
 
@@ -221,14 +229,14 @@ def verify(
 
     files, problems = checked(study)
     if as_json:
-        print(json.dumps({"files": files, "problems": problems}, indent=2, ensure_ascii=False))
+        print_json({"files": files, "problems": problems})
     if problems:
         raise UserError(problems)
     if not as_json:
         print(f"{files} files and checkpoints of {study} are whole and as they were written")
 
 
-_CLEAN: Modes = {"STUDY": {"yes"}, "STUDY --dry-run": {"dry_run"}}
+_CLEAN: Modes = {"STUDY": {"yes", "as_json"}, "STUDY --dry-run": {"dry_run", "as_json"}}
 
 
 @app.command()
@@ -237,6 +245,7 @@ def clean(
     study: StudyFile,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove what a study no longer needs: runs that left it, states of finished training, leftovers; asks before."""
     from xlift import cleaning
@@ -246,9 +255,14 @@ def clean(
     workspace = cleaning.open_folder(study)
     with nullcontext() if dry_run else alone(workspace.path):
         found = cleaning.needless(workspace)
-        print(cleaning.needless_text(found))
-        if found and not dry_run and (yes or _agreed(study)):
-            print(cleaning.remove(found))
+        # What is to be agreed to must be seen, whatever stdout is for.
+        print(cleaning.needless_text(found), file=sys.stderr if as_json else None)
+        removed = bool(found) and not dry_run and (yes or _agreed(study))
+        if removed:
+            print(cleaning.remove(found), file=sys.stderr if as_json else None)
+    if as_json:
+        rows = [{"path": str(one.place), "why": one.why, "bytes": one.bytes} for one in found]
+        print_json({"removed": removed, "needless": rows})
 
 
 def _agreed(study: Path) -> bool:

@@ -119,11 +119,11 @@ class Takes(NamedTuple):
     disk: Disk
 
 
-def check_study(study: Study, offline: bool = False, probe: bool = True, folder: Path | None = None) -> None:
+def check_study(study: Study, offline: bool = False, probe: bool = True, folder: Path | None = None) -> dict[str, Any]:
     """Print the grid with what each run takes, one example with its loss mask, and what is still to do.
 
     `probe` measures time and memory on this machine; without it they are bounds. Raises ConfigError with all problems,
-    among them runs and studies that do not fit into memory or onto the disk.
+    among them runs and studies that do not fit into memory or onto the disk. Returns what each run takes.
     """
     require(*study.extras)
     found = Found()
@@ -153,6 +153,18 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
         _show_mask(shown.chat, min(shown.data.train, key=len))
     found.refuse()
     say_rows(to_do or [])
+    runs = [{"run": plan.run.id, "label": plan.run.label, **_told(takes[plan.run.id])} for plan in plans]
+    return {"study": study.name, "folder": str(workspace.path), "prompts": len(prompts), "runs": runs}
+
+
+def _told(takes: Takes) -> dict[str, Any]:
+    """What a run takes, for programs: seconds and bytes."""
+    return {
+        "training_seconds": takes.training,
+        "answering_seconds": takes.answering,
+        "memory_bytes": takes.memory,
+        "disk_bytes": takes.disk.kept,
+    }
 
 
 def _check_served(models: Sequence[Model], prompts: int, found: Found) -> None:
