@@ -17,7 +17,7 @@ from xlift.judging.panel import panel_ratings, together, unity
 from xlift.judging.probe import probe, probe_cases
 from xlift.records import kind_of
 from xlift.report.judges import judge_tables
-from xlift.report.reading import material_of
+from xlift.report.reading import material_of, share_rows
 from xlift.results import load
 from xlift.study.loading import parse_study
 from xlift.study.sections import Panel
@@ -106,6 +106,10 @@ def test_a_study_has_its_panel_as_a_rater_and_says_how_far_it_agrees(judged: tup
     assert set(panel["value"]) == {1.5}
     assert set(panel["kind"]) == {"judge"}
     assert len(panel) == (ratings["rater"] == "judge:kind").sum()
+    # A mean of 1.5 is not the best value, and a value all the same.
+    rows = [row for row in share_rows(material_of(workspace), "test") if row.rater == "panel:both"]
+    assert {(row.mean, row.mean_value, row.missing) for row in rows} == {(0.0, 1.5, 0)}
+    assert "by panel both" in {scale.title[-13:] for scale in material_of(workspace).scales}
 
 
 def test_the_report_shows_probe_consistency_and_panel(judged: tuple[StudyFolder, str]) -> None:

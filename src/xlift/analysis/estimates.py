@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xlift.errors import DataError
 from xlift.intervals import Table, interval_of_mean
-from xlift.records import EMPTY, SCALES
+from xlift.records import EMPTY, PANEL, SCALES
 from xlift.study.labels import setting_kinds
 from xlift.study.runs import INDIFFERENT
 
@@ -89,7 +89,7 @@ def summary(
         missing=value.null_count().cast(pl.Int64),
         n_prompts=pl.col("parallel_id").filter(value.is_not_null()).n_unique().cast(pl.Int64),
         n_seeds=pl.col("seed").filter(value.is_not_null()).n_unique().cast(pl.Int64),
-        graded=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all(),
+        graded=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all() | _of_panels(frame),
         top=_top(),
         why=_commonest_reason(frame),
     )
@@ -100,6 +100,11 @@ def summary(
         for fact in facts.iter_rows(named=True)
     ]
     return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+
+
+def _of_panels(frame: pl.DataFrame) -> pl.Expr:
+    """Whether a group is a panel's: a mean of several judges is the best value where all of them give it."""
+    return pl.col("rater").str.starts_with(PANEL).all() if "rater" in frame.columns else pl.lit(False)
 
 
 def _top() -> pl.Expr:

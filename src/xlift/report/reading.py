@@ -53,7 +53,8 @@ class Scale(NamedTuple):
     def title(self) -> str:
         if self.kind == "check":
             return TITLES[self.rater]
-        by = PEOPLE if self.kind == "human" else f"judge {rater_name(self.rater)}"
+        who = "panel" if self.rater.startswith(PANEL) else "judge"
+        by = PEOPLE if self.kind == "human" else f"{who} {rater_name(self.rater)}"
         return f"{BEST.get(self.facet, self.facet.capitalize())}, by {by}"
 
     @property
