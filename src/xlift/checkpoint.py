@@ -277,6 +277,7 @@ def grammar_languages(study: Study) -> list[str]:
     return [code for code in study.prompts.languages if grammar_pairs(code)] if study.validation.grammar else []
 
 
+# e.g. grammar_signature("fr").rpartition("|")[0] → "grammar margin v1|log-probability of the sentence"
 @lru_cache(maxsize=64)
 def grammar_signature(language: str) -> str:
     """What decides a grammar margin besides the model: the definition and the built-in pairs of the language."""

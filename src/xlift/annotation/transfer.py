@@ -342,6 +342,8 @@ def _label_studio_annotation(annotation: dict[str, Any], place: dict[str, str], 
         yield _labelled(where, place, str(facet), rater, chosen, detail, "Label Studio")
 
 
+# e.g. _labelled("", {"id": "", "run": "", "step": ""}, "fluency", "Ana", ["2: natural"], {}, "").value → "2"
+# e.g. _labelled("", {"id": "", "run": "", "step": ""}, "fluency", "Ana", ["cannot judge"], {}, "").value → ""
 def _labelled(
     where: str, place: dict[str, str], facet: str, rater: str, chosen: list[Any], detail: dict[str, Any], source: str
 ) -> Given:
@@ -397,6 +399,7 @@ def _potato_labels(
             yield _labelled(where, place, facet, rater, chosen, detail, "potato")
 
 
+# e.g. _potato_place("lora-r16/step-4/open-1.fr") → {"run": "lora-r16", "step": "4", "id": "open-1.fr"}
 def _potato_place(identity: Any) -> dict[str, str] | None:
     found = re.fullmatch(r"(.*?)/step-(\d+)/(.+)", identity, re.DOTALL) if isinstance(identity, str) else None
     return {"run": found[1], "step": found[2], "id": found[3]} if found else None

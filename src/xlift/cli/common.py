@@ -56,6 +56,7 @@ def refuse_others(context: typer.Context, mode: str, modes: Modes) -> None:
         raise ConfigError(problems, f"xlift {command} --help")
 
 
+# e.g. skipping(["steps=9"], True) → ["steps=9", "skip_unfit=true"]
 def skipping(overrides: list[str] | None, skip_unfit: bool) -> list[str]:
     return [*(overrides or []), *(["skip_unfit=true"] if skip_unfit else [])]
 

@@ -151,6 +151,8 @@ def _hub_rows(source: Source, offline: bool) -> Iterator[Row]:
         yield Row(f"{source.path} row {number}", number, {key: one for key, one in row.items() if one is not None})
 
 
+# e.g. [one["id"] for one in nested_subset([{"id": "a"}, {"id": "b"}, {"id": "c"}], 2, 0)] → ["c", "a"]
+# e.g. [one["id"] for one in nested_subset([{"id": "a"}, {"id": "b"}, {"id": "c"}], 1, 0)] → ["c"]
 def nested_subset(conversations: Sequence[Conversation], size: int | None, seed: int) -> list[Conversation]:
     """`size` conversations in an order fixed by `seed` and content, so that a smaller subset lies in a larger one.
 

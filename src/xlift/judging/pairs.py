@@ -69,6 +69,7 @@ class Comparison:
     """Share of all verdicts for one side that went to the response shown first; 0.5 is unbiased."""
 
 
+# e.g. len(pairs_of([{"id": "a"}, {"id": "b"}], [{"id": "b"}, {"id": "c"}])) → 1
 def pairs_of(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> list[Pair]:
     """The responses of two runs that answer the same prompt (same id and messages), in the first run's order."""
     others = {record["id"]: record for record in second}

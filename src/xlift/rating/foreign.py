@@ -181,6 +181,7 @@ INSIDE = ("doc", "metadata", "meta")
 """Columns that hold further ones."""
 
 
+# e.g. look({"doc": {"lang": "fr"}}, "doc.lang") → "fr"
 def look(row: Mapping[str, Any], column: str) -> Any:
     """A column's value, in a row or, after a dot, inside one of its columns; None where it is not there."""
     if column in row or "." not in column:
@@ -189,6 +190,7 @@ def look(row: Mapping[str, Any], column: str) -> Any:
     return look(row[outer], inner) if isinstance(row.get(outer), dict) else None
 
 
+# e.g. columns_of([{"doc": {"lang": "fr"}, "resps": []}]) → ["doc", "resps", "doc.lang"]
 def columns_of(rows: Sequence[Fields]) -> list[str]:
     """The columns of rows, and after a dot those inside of them."""
     found = dict.fromkeys(name for row in rows for name in row)
@@ -240,6 +242,7 @@ def reading_of(path: Path, rows: Sequence[Fields], asked: ReadingOptions) -> Rea
     return Reading(OURS.name if ours else form.name, columns, fixed, coded, only)
 
 
+# e.g. _named("text", [{"q": "Why?", "answer": "So."}], ["q", "answer"], set()) → ["answer"]
 def _named(field: str, rows: Sequence[Fields], there: Sequence[str], taken: set[str]) -> list[str]:
     """The columns that may hold a field, by their names: the one that is named like it, or all in order of NAMES."""
     last = {column: column.rpartition(".")[2].lower() for column in there if column not in taken}
@@ -253,6 +256,7 @@ def _named(field: str, rows: Sequence[Fields], there: Sequence[str], taken: set[
     return found[:1] if field in found[:1] else found
 
 
+# e.g. _answered([{"role": "user"}, {"role": "assistant"}]) → True
 def _answered(messages: Any) -> bool:
     last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, dict) and last.get("role") == "assistant"
@@ -292,12 +296,14 @@ def _hidden_language(path: Path, rows: Sequence[Fields], ids: str) -> tuple[str 
     return None, language_in(path.name.split(".")[0] if path.name.startswith("samples_") else path.name)
 
 
+# e.g. _from_name(Path("gemma/samples_mgsm_fr_2025-01-01T10.jsonl"))["task"] → "mgsm_fr"
 def _from_name(path: Path) -> dict[str, str]:
     """What lm-evaluation-harness says of samples in their place alone: MODEL/samples_TASK_TIME.jsonl."""
     task = re.fullmatch(r"samples_(.+)_\d{4}-\d\d-\d\dT.*", path.name)
     return {"task": task[1], "model": path.absolute().parent.name} if task else {}
 
 
+# e.g. reading_text(Path("a.csv"), Reading("columns", {"text": "answer"}, {})) → "a.csv: columns; text from 'answer'"
 def reading_text(path: Path, reading: Reading) -> str:
     """What was taken for what, in a line; "" where there is nothing to tell."""
     if reading.form == OURS.name:
@@ -330,6 +336,7 @@ def responses(row: Fields, reading: Reading, where: str, number: int | str) -> l
     return [any_response(_cleaned(asked | kept | one | reading.fixed | own), where, number) for one in made]
 
 
+# e.g. _cleaned({"id": None, "finish_reason": "max_tokens"}) → {"finish_reason": "length"}
 def _cleaned(record: Fields) -> Fields:
     """Without what is not there, the end of the reply in our words, and the model as the run where none is named."""
     found = {name: value for name, value in record.items() if value is not None}

@@ -144,6 +144,7 @@ def _other_cell(one: dict[str, Any] | None) -> str:
     return _interval(one["best"]) + (f" ({missing} missing)" if missing else "")
 
 
+# e.g. [percent(share) for share in (0.5, 0.002, 0.998, 1.0, None)] → ["50%", "<1%", ">99%", "100%", "–"]
 def percent(share: float | None) -> str:
     """A share as "94%", never 0 or 100 % where it is not; "–" where there is none."""
     if share is None:
@@ -152,6 +153,7 @@ def percent(share: float | None) -> str:
     return "<1%" if rounded == "0%" and share else ">99%" if rounded == "100%" and share < 1 else rounded
 
 
+# e.g. _interval({"share": 0.5, "low": 0.3, "high": 0.7}) → "50% [30–70]"
 def _interval(one: dict[str, float | None]) -> str:
     if one["share"] is None or one["low"] is None or one["high"] is None:
         return percent(one["share"])

@@ -116,6 +116,8 @@ def _letters(prompts: Sequence[Prompt], ratings: dict[str, list[Rating]], scale:
     return "".join(_letter(ratings.get(prompt["id"], []), scale) for prompt in prompts)
 
 
+# e.g. _letter([{"facet": "language", "rater": "language", "value": None}], ("language", "language")) → "m"
+# e.g. _letter([], ("language", "language")) → "-"
 def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
     for rating in ratings:
         if (rating["facet"], rating["rater"]) == scale:

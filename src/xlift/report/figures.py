@@ -210,7 +210,7 @@ def _key(field: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Ke
     )
 
 
-# e.g. of 15 languages French, Portuguese, Spanish and Italian share a colour, and have a shape each
+# e.g. _grouped(["French", "Portuguese", "Russian"]) → [(0, 0), (0, 1), (1, 0)]
 def _grouped(names: Sequence[str]) -> list[tuple[int, int]]:
     """A colour a family or script, by place, and a shape within it: more languages than colours stay apart."""
     own = [next((place for place, family in enumerate(FAMILIES) if name in family), len(FAMILIES)) for name in names]

@@ -70,6 +70,8 @@ def _named(data: Instructions, part: str) -> str | None:
     return f"{data.name}-{part}" if data.name else part
 
 
+# e.g. RunConfig(seed=1).content_hash == RunConfig(seed=1, checkpoint_every=50).content_hash → True
+# e.g. RunConfig(weight=0.5).trained == RunConfig() → True
 class RunConfig(Settings):
     """One training configuration; the defaults are those of arXiv 2402.14778 where it names them."""
 

@@ -16,6 +16,8 @@ Thinking = Literal["strip", "keep", "learn"]
 JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
 
 
+# e.g. Decoding(stop=["\n"]).signature == Decoding(stop=["###"]).signature → False
+# e.g. Decoding(max_new_tokens=48).signature → "greedy|rp1.2|max48"
 class Decoding(Settings):
     """How responses are generated; the defaults are those of arXiv 2402.14778."""
 

@@ -77,6 +77,7 @@ def _size_fits(source: str, translation: str) -> bool:
     return size < SMALL or LEAST_RATIO <= _size(translation) / size <= MOST_RATIO
 
 
+# e.g. _size("Bonjour à tous") → 12.0
 def _size(text: str) -> float:
     """Letters outside code, those of scripts that write a word in one or two counted as more."""
     letters = [one for one in KEPT.sub(" ", without_code(text)) if one.isalpha()]
