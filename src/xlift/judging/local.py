@@ -177,7 +177,7 @@ def form_of(schema: dict[str, Any] | None, judge: _Judge) -> Form | None:
     return form_in([tokens(value) for value in values[0]], len(fields))
 
 
-# e.g. form_in([[7, 0, 8, 0, 9], [7, 1, 8, 1, 9]], 2) → Form([7, 0, 8], [1, 3], [[0, 1], [0, 1]])
+# e.g. form_in([[7, 0, 8, 0, 9], [7, 1, 8, 1, 9]], 2) → ([7, 0, 8], [1, 3], [[0, 1], [0, 1]])
 def form_in(filled: Sequence[list[int]], fields: int) -> Form | None:
     """The form by the tokens of it with the same value throughout, one row a value.
 
