@@ -6,7 +6,7 @@ A run that fails is reported and does not stop the others; its traceback stays i
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import require
-from xlift.progress import or_told
+from xlift.pace import study_pace
+from xlift.progress import around, or_told
 from xlift.redaction import redacted
 from xlift.study.runs import RunConfig
 from xlift.study.study import Study
@@ -38,14 +39,18 @@ def each_run(
     work: RunWork,
     shared: SharedWork | None = None,
     alike: Alike | None = None,
+    stages: Sequence[str] = (),
 ) -> None:
     """Do one stage's work on every run, by `shared` on those for which `alike` is the same and not None (where it is
-    not given: those that can be trained together). Raises UserError with the problems of all runs that failed."""
+    not given: those that can be trained together); `stages` are all that are gone through, where they are several.
+
+    Raises UserError with the problems of all runs that failed.
+    """
     # Rating is quick and wants no GPU: it stays here.
     spread = workspace.study.executor == "ray" and stage in {"train", "generate"}
     given = (workspace, list(runs), stage, offline, work)
     together = None if several_workers() else shared
-    outcomes = _on_ray(*given) if spread else _here(*given, together, alike or _alike)
+    outcomes = _on_ray(*given) if spread else _here(*given, together, alike or _alike, stages)
     failures: list[UserError] = []
     for run, error in outcomes:
         if error:
@@ -62,13 +67,17 @@ def _here(
     work: RunWork,
     shared: SharedWork | None,
     alike: Alike,
+    stages: Sequence[str],
 ) -> Iterator[Ended]:
     groups = groups_of(runs, alike) if shared else [[run] for run in runs]
-    for group in groups:
-        if shared and len(group) > 1:
-            yield from _shared(shared, workspace, group, stage, offline)
-        else:
-            yield group[0], _attempt(work, workspace, group[0], stage, offline)
+    for number, group in enumerate(groups):
+        after = [run for others in groups[number + 1 :] for run in others]
+        with around(study_pace(workspace, group, after, stage, stages)):
+            if shared and len(group) > 1:
+                ended = _shared(shared, workspace, group, stage, offline)
+            else:
+                ended = [(group[0], _attempt(work, workspace, group[0], stage, offline))]
+        yield from ended
 
 
 def groups_of(runs: Iterable[RunFolder], alike: Alike | None = None) -> list[list[RunFolder]]:
@@ -99,9 +108,7 @@ def _alike(config: RunConfig) -> tuple[object, ...] | None:
     return *base, own.rank, targets, config.micro_batch_tokens
 
 
-def _shared(
-    work: SharedWork, workspace: StudyFolder, group: list[RunFolder], stage: str, offline: bool
-) -> Iterator[Ended]:
+def _shared(work: SharedWork, workspace: StudyFolder, group: list[RunFolder], stage: str, offline: bool) -> list[Ended]:
     """Work on several runs in one; what is wrong with all of them is told of each that has not come to its end."""
     failed: dict[str, UserError] = {}
 
@@ -114,8 +121,9 @@ def _shared(
         for run in group[1:]:
             or_told(partial(run.set_stage, stage, "interrupted"), None)
         raise
-    for run in group:
-        yield run, None if whole and run.stage(stage)["state"] == "done" else failed.get(run.id, whole)
+    return [
+        (run, None if whole and run.stage(stage)["state"] == "done" else failed.get(run.id, whole)) for run in group
+    ]
 
 
 def _attempt(work: RunWork, workspace: StudyFolder, run: RunFolder, stage: str, offline: bool) -> UserError | None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from xlift.terminal import middle
 LINE_EVERY_SECONDS = 15.0
 LONG_ENOUGH_SECONDS = 60.0
 """After this the speed is known, however small a share is done: a step may take half a minute."""
+WHOLE_EVERY_SECONDS = 2.0
 TITLE_ROOM = 28
 TOO_EARLY = 0.04
 """Share of the work before which nobody can say how long the rest takes: replies, for one, end in batches."""
@@ -112,6 +114,26 @@ def or_told(look: Callable[[], Any], otherwise: Any) -> Any:
         return otherwise
 
 
+_AROUND: ContextVar[Callable[[float, float], str]] = ContextVar("around")
+
+
+@contextmanager
+def around(told: Callable[[float, float], str]) -> Iterator[None]:
+    """What is told of the whole beside the progress inside: made from the seconds of a unit (0: unknown) and the units
+    left."""
+    token = _AROUND.set(told)
+    try:
+        yield
+    finally:
+        _AROUND.reset(token)
+
+
+def _of_the_whole(elapsed: float, made: float, total: float) -> str:
+    known = time_left(elapsed, made, total) < float("inf")
+    told = _AROUND.get(None)
+    return told(elapsed / made if known and made else 0.0, total - made) if told else ""
+
+
 class _Lines:
     def __init__(self, title: str, total: float, done: float) -> None:
         self.title, self.total, self.done, self.first = title, total, done, done
@@ -122,8 +144,10 @@ class _Lines:
         now = time.monotonic()
         if now - self.said >= LINE_EVERY_SECONDS or self.done >= self.total:
             self.said = now
-            eta = time_left(now - self.started, self.done - self.first, self.total - self.first)
-            say(f"{self.title}: {self.done:g}/{self.total:g}  {note}  ETA {duration(eta)}")
+            so_far = (now - self.started, self.done - self.first, self.total - self.first)
+            whole = _of_the_whole(*so_far)
+            eta = f"ETA {duration(time_left(*so_far))}" + (f"  ({whole})" if whole else "")
+            say(f"{self.title}: {self.done:g}/{self.total:g}  {note}  {eta}")
 
 
 # e.g. time_left(80, 48, 96) → 80.0
@@ -150,7 +174,8 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
         # The note has a line of its own: it never takes the room of bar, count and time left.
         def get_renderables(self) -> Iterator[Any]:
             yield self.make_tasks_table(self.tasks)
-            yield from (Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis") for task in self.tasks)
+            below = [task.fields[name] for task in self.tasks for name in ("note", "whole")]
+            yield from (Text(f"  {text}", no_wrap=True, overflow="ellipsis") for text in below if text)
 
     columns = (
         TextColumn("{task.description}"),
@@ -160,15 +185,21 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
         TextColumn("ETA {task.fields[left]}"),
     )
     with _TwoLines(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(middle(title, TITLE_ROOM), total=total, completed=done, note="", left="unknown")
-        started, made = time.monotonic(), 0
+        whole = _of_the_whole(0.0, 0, total - done)
+        task = bar.add_task(
+            middle(title, TITLE_ROOM), total=total, completed=done, note="", left="unknown", whole=whole
+        )
+        started, made, told = time.monotonic(), 0, 0.0
 
         class _Bar:
             def advance(self, amount: int = 1, note: str = "") -> None:
-                nonlocal made
+                nonlocal made, whole, told
                 made += amount
-                left = duration(time_left(time.monotonic() - started, made, total - done))
-                bar.update(task, advance=amount, note=note, left=left)
+                so_far = (time.monotonic() - started, made, total - done)
+                if so_far[0] - told >= WHOLE_EVERY_SECONDS:
+                    whole, told = _of_the_whole(*so_far), so_far[0]
+                left = duration(time_left(*so_far))
+                bar.update(task, advance=amount, note=note, left=left, whole=whole)
 
         yield _Bar()
 

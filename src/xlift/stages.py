@@ -12,6 +12,7 @@ from xlift.checkpoint import Checkpoint, checkpoints_of, is_trained, written_pro
 from xlift.data.instructions import Examples, load_examples
 from xlift.data.prompts import load_prompts
 from xlift.disk import JsonlWriter, write_jsonl
+from xlift.energy import metered
 from xlift.errors import ConfigError, UserError, raise_together
 from xlift.executors import each_run, of_one_base
 from xlift.extras import require
@@ -19,9 +20,10 @@ from xlift.halving import idle_problems, surviving
 from xlift.hub import Located, locate
 from xlift.integrity import refuse_other_base, say_changed
 from xlift.models import KeptBase, Placement, place
+from xlift.pace import STAGES, place_of
 from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.pending import say_pending
-from xlift.progress import say
+from xlift.progress import around, say
 from xlift.rating import rate
 from xlift.records import fingerprint
 from xlift.study.data import Instructions
@@ -57,25 +59,31 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     require(*study.extras)
     if first_worker():
         say_pending(open_study(study, folder))
-    workspace, kept = prepare(study, folder), ProcessWork()
+    workspace, kept = prepare(study, folder), ProcessWork(STAGES)
     with locked(workspace.path):
-        stages = (train_stage, generate_stage, rate_stage, judge_stage)
         failures: list[UserError] = []
-        for place, stage in enumerate(stages, 1):
-            if first_worker():
-                say(f"stage {place} of {len(stages) + 1}: {stage.__name__.removesuffix('_stage')}")
-            failures += _failures(stage, workspace, offline, kept)
-        if first_worker():
-            say(f"stage {len(stages) + 1} of {len(stages) + 1}: report")
-        report_stage(workspace, offline)
+        for stage in (train_stage, generate_stage, rate_stage, judge_stage):
+            failures += _in_place(stage, workspace, offline, kept)
+        failures += _in_place(report_stage, workspace, offline)
         raise_together(failures)
     return workspace
+
+
+def _in_place(stage: Callable[..., None], workspace: StudyFolder, *arguments: Any) -> list[UserError]:
+    """Do a stage of the whole, its number told and shown beside its progress; what went wrong, with the rest done."""
+    name = stage.__name__.removesuffix("_stage")
+    if first_worker():
+        say(f"{place_of(name, STAGES)}: {name}")
+    with around(lambda *_: place_of(name, STAGES)):
+        return _failures(stage, workspace, *arguments)
 
 
 class ProcessWork:
     """What the runs of one process share and do once: a base model, instruction data, prompts looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[str] = ()) -> None:
+        self.stages = tuple(stages)
+        """The stages that this process goes through, where they are several."""
         self.base = KeptBase()
         self._data: dict[str, Examples] = {}
         self.revisions: dict[str, str] = {}
@@ -165,7 +173,7 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
     def train_all(runs: list[RunFolder], until: int | None) -> None:
         work, most = partial(_train, kept=kept, until=until), runs_at_once(study)
         shared = partial(_train_together, kept=kept, until=until, most=most) if most else None
-        failures.extend(_failures(each_run, workspace, runs, "train", offline, work, shared))
+        failures.extend(_failures(each_run, workspace, runs, "train", offline, work, shared, stages=kept.stages))
         ended = agreed(lambda: [run.id for run in runs if run.stage("train")["state"] == "failed"], study.device)
         failed.update(ended)
 
@@ -194,7 +202,8 @@ def _train(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessW
         agreed(lambda: _swap(workspace, run), placement.device)
         return
     told = (examples.train, examples.heldout, _watching(workspace))
-    train(run, base, placement, *told, until, kept.base, workspace.study.skip_unfit, kept.tokenised)
+    with metered([run], "train"):
+        train(run, base, placement, *told, until, kept.base, workspace.study.skip_unfit, kept.tokenised)
 
 
 def _train_together(
@@ -225,7 +234,8 @@ def _train_together(
     try:
         if len(set(places)) != 1:
             raise CannotShareError
-        return failed | train_together(aheads, base, placement, _watching(workspace), kept.base, choice)
+        with metered([ahead.run for ahead in aheads], "train"):
+            return failed | train_together(aheads, base, placement, _watching(workspace), kept.base, choice)
     except (CannotShareError, torch.OutOfMemoryError):
         say(f"{len(runs)} runs are trained one after another: they cannot share a pass here")
     for ahead in aheads:
@@ -293,7 +303,7 @@ def generate_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessW
             work, shared = partial(_generate, kept=kept), partial(_generate_together, kept=kept)
             runs = surviving(workspace, workspace.runs)
             apart = workspace.study.together == 1
-            each_run(workspace, runs, "generate", offline, work, None if apart else shared, of_one_base)
+            each_run(workspace, runs, "generate", offline, work, None if apart else shared, of_one_base, kept.stages)
         finally:
             # What comes next, a judge on the same GPU for instance, may want the room.
             kept.base.let_go()
@@ -321,12 +331,13 @@ def _generate_together(
     for group in ready.values():
         left = {run.id: sum(len(one.unanswered) for one in found) for run, found, _ in group}
         started, answer = time.monotonic(), group[0][2]
-        failed |= answer([one for _, found, _ in group for one in found])
-        seconds = round((time.monotonic() - started) / len(group), 1)
-        for run, found, _ in group:
-            run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
-            if run.id not in failed:
-                run.set_stage("generate", "done", responses=left[run.id], seconds=seconds)
+        with metered([run for run, _, _ in group], "generate"):
+            failed |= answer([one for _, found, _ in group for one in found])
+            seconds = round((time.monotonic() - started) / len(group), 1)
+            for run, found, _ in group:
+                run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
+                if run.id not in failed:
+                    run.set_stage("generate", "done", responses=left[run.id], seconds=seconds)
     return failed
 
 

@@ -19,6 +19,7 @@ from xlift.halving import idle_problems
 from xlift.hub import Located, locate
 from xlift.memory import free_memory
 from xlift.models import Placement, load_tokenizer, place
+from xlift.pace import keep_forecast
 from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.forecast import (
     CheckpointWork,
@@ -146,6 +147,10 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
         takes = _measured(study, plans, takes, placement, found)
         _refuse_memory(plans, takes, free, "needs", placement, found)
         _refuse_together(study, takes, free, placement, found)
+        for plan in plans:
+            took = takes[plan.run.id]
+            if took.training is not None and took.answering is not None:
+                keep_forecast(workspace, plan.run, took.training, took.answering)
     if here:
         _print_table(study, plans, takes, placement)
     shown = next((plan for plan in plans if plan.data), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from xlift.progress import byte_size, duration
@@ -22,10 +23,19 @@ def cost_table(material: Material) -> ReportTable | None:
     lines = [[Value(row["run"]), *(_told(row, name) for name in shown), Value(row["device"])] for row in rows]
     lines.append([Value("together"), *(_told(total, name) for name in shown), Value()])
     note = (
-        "Seconds that a run itself took, the last time that it was worked on; peak memory of the process or the GPU. "
-        "Energy is shown where the device counts it; a dash is not measured, not zero."
+        "Seconds that a run itself took, the last time that it was worked on; peak memory of the process or the GPU; "
+        "a dash is not measured, not zero. " + _of_energy(material.workspace.runs)
     )
     return ReportTable("costs", "What each run took", note, columns, lines, rows)
+
+
+def _of_energy(runs: Sequence[RunFolder]) -> str:
+    """Which counters the energy is of, or why there is none."""
+    stages = [run.stage(name) for run in runs for name in ("train", "generate")]
+    counted = dict.fromkeys(name for stage in stages for name in stage.get("energy_of", []))
+    missing = dict.fromkeys(stage["energy_missing"] for stage in stages if stage.get("energy_missing"))
+    of = [f"Energy is what {', '.join(counted)} used meanwhile, for whomever."] if counted else []
+    return " ".join([*of, *(["Energy is missing: " + "; ".join(missing) + "."] if missing else [])])
 
 
 TOLD: dict[str, Any] = {

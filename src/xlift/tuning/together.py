@@ -411,7 +411,7 @@ def train_together(
     ended = [one for one in going if one.loop.run.id not in failed and one.last == len(one.loop.steps)]
     seconds = (time.monotonic() - started) / max(1, len(going))
     for member in ended:
-        finished(member.loop.run, member.loop.data, time.monotonic() - seconds, None)
+        finished(member.loop.run, member.loop.data, time.monotonic() - seconds, None, member.last - member.first)
     return failed
 
 

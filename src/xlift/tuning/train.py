@@ -179,7 +179,7 @@ def train(
             with holds, prepared_model(run.config, base, placement, kept) as model:
                 _train_steps(begun(ahead, model, placement, watching), ahead.first, ahead.last)
         if ahead.last == len(ahead.steps):
-            finished(run, ahead.data, started, peak_memory(placement) if forgot else None)
+            finished(run, ahead.data, started, peak_memory(placement) if forgot else None, ahead.last - ahead.first)
 
 
 @dataclass(frozen=True)
@@ -462,8 +462,8 @@ def _forget_after(log: Path, step: int) -> None:
         write_atomic(log, b"".join(encode_record(record) for record in kept))
 
 
-def finished(run: RunFolder, data: Data, started: float, peak: int | None) -> None:
-    """Write down what a run came to; `peak` is missing where it would be that of the runs before as well."""
+def finished(run: RunFolder, data: Data, started: float, peak: int | None, steps: int) -> None:
+    """Write down what a run came to, and the steps made now; `peak` is missing where it would be others' as well."""
     run.set_stage(
         "train",
         "done",
@@ -473,6 +473,7 @@ def finished(run: RunFolder, data: Data, started: float, peak: int | None) -> No
         heldout_too_long=data.heldout_too_long,
         refused=sum(map(len, data.refused.values())),
         seconds=round(time.monotonic() - started, 1),
+        steps=steps,
         peak_memory_bytes=peak,
     )
 
