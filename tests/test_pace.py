@@ -59,7 +59,7 @@ def test_before_anything_is_measured_the_forecast_of_a_check_stands_and_without_
 
 
 def test_one_stage_alone_and_runs_trained_in_one_pass_are_named_so(study: StudyFolder) -> None:
-    assert study_pace(study, study.runs, [], "train", ())(1.0, 80) == "runs 1–2 of 2, stage ETA 1 min 20 s"
+    assert study_pace(study, study.runs, [], "train", ())(1.0, 80) == "2 of 2 runs at once, stage ETA 1 min 20 s"
 
 
 def _counter(folder: Path, name: str, zone: str, microjoules: int, end: int = 1_000_000) -> Path:

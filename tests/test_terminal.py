@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from xlift.progress import time_left
-from xlift.terminal import aligned, middle, paged
+from xlift.terminal import aligned, middle, paged, wrapped
 
 NAMES = ["Ana", "日本語の実行", "नमस्ते", "e\N{COMBINING ACUTE ACCENT}te\N{COMBINING ACUTE ACCENT}", "한국어", "", "ﾊﾛｰ"]
 
@@ -48,6 +48,16 @@ def test_no_line_of_a_table_is_wider_than_the_terminal_and_no_column_is_lost(roo
 def test_a_table_for_another_program_is_one_table_however_wide() -> None:
     wide = [["run", *(f"column {number}" for number in range(40))]] * 2
     assert len(paged(wide).splitlines()) == 2
+
+
+@pytest.mark.parametrize("room", [20, 40, 80])
+def test_a_long_line_is_broken_between_words_and_keeps_them_all_and_its_indent(room: int) -> None:
+    line = "  could not be rated: " + ", ".join(f"実行-{number} ru {number}" for number in range(12))
+    lines = wrapped(line, room).splitlines()
+    assert max(map(cell_len, lines)) <= room
+    assert wrapped(line, room).split() == line.split()
+    assert all(one.startswith("  ") for one in lines)
+    assert wrapped(line, 0) == line
 
 
 def test_what_is_left_out_of_a_name_is_its_middle() -> None:

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.cells import cell_len
+
 from xlift.disk import leftovers
 from xlift.errors import UserError
 from xlift.progress import byte_size
-from xlift.terminal import aligned
+from xlift.terminal import aligned, middle, terminal_room
 from xlift.workspace import StudyFolder, find_study, unused_runs
 
 _TRAINING_STATE = r"training_state/step-\d+\.safetensors"
@@ -84,7 +86,9 @@ def needless_text(found: list[Needless]) -> str:
     """What there is to remove, a line each with its size, and how much it is in all."""
     if not found:
         return "nothing to remove"
-    rows = [[byte_size(one.bytes), str(one.place), one.why] for one in found]
+    room = terminal_room() and max(20, terminal_room() - 13 - max(cell_len(one.why) for one in found))
+    named = [middle(str(one.place), room) if room else str(one.place) for one in found]
+    rows = [[byte_size(one.bytes), name, one.why] for one, name in zip(found, named, strict=True)]
     return aligned([*rows, [byte_size(sum(one.bytes for one in found)), "in all", ""]], right={0})
 
 

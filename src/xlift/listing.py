@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from xlift.checkpoint import Checkpoint, checkpoints
 from xlift.disk import is_locked
 from xlift.errors import DataError
@@ -73,9 +75,11 @@ def _state_text(state: dict[str, Any]) -> str:
     rows = [
         [one["run"], _stage_text(one), str(one["step"] or EMPTY_CELL), *_result(one["result"])] for one in state["runs"]
     ]
-    room = max(10, terminal_room() - 48)
+    head = ["run", "state", "step", "others", "worst"]
+    others = sum(max(map(cell_len, column)) + 2 for column in list(zip(head, *rows, strict=True))[1:])
+    room = max(10, terminal_room() - others)
     names = [[middle(row[0], room) if terminal_room() else row[0], *row[1:]] for row in rows]
-    return f"{state['study']}  {state['folder']}\n" + paged([["run", "state", "step", "others", "worst"], *names])
+    return f"{state['study']}  {state['folder']}\n" + paged([head, *names])
 
 
 # e.g. _result({"en": 1.0, "fr": 0.5, "ru": 0.25}) → ["38%", "25% ru"]

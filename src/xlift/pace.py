@@ -33,9 +33,8 @@ def study_pace(
     runs = workspace.runs
     places = [place_of(stage, stages)] if stages else []
     if len(runs) > 1:
-        number = runs.index(group[0]) + 1
-        ends = f"runs {number}–{number + len(group) - 1}" if len(group) > 1 else f"run {number}"
-        places.append(f"{ends} of {len(runs)}")
+        of = f"of {len(runs)}"
+        places.append(f"run {runs.index(group[0]) + 1} {of}" if len(group) == 1 else f"{len(group)} {of} runs at once")
     later = [name for name in stages[stages.index(stage) + 1 :] if name in UNHURRIED] if stages else []
     whole = ", ".join(places)
 

@@ -173,7 +173,7 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
     def train_all(runs: list[RunFolder], until: int | None) -> None:
         work, most = partial(_train, kept=kept, until=until), runs_at_once(study)
         shared = partial(_train_together, kept=kept, until=until, most=most) if most else None
-        failures.extend(_failures(each_run, workspace, runs, "train", offline, work, shared, stages=kept.stages))
+        failures.extend(_failures(each_run, workspace, runs, "train", offline, work, shared, None, kept.stages))
         ended = agreed(lambda: [run.id for run in runs if run.stage("train")["state"] == "failed"], study.device)
         failed.update(ended)
 

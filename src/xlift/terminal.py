@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Collection, Sequence
 from itertools import accumulate
+from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
@@ -57,9 +58,24 @@ def _parts(widths: Sequence[int], keep: int, room: int) -> list[list[int]]:
     return [[*kept, *part] for part in parts]
 
 
-def terminal_room() -> int:
-    """Columns of the terminal that results are written to; 0 where they go to a file or another program."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+def terminal_room(stream: TextIO | None = None) -> int:
+    """Columns of the terminal that results, or another stream, are written to; 0 where that is a file or a program."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else 0
+
+
+# e.g. room 16: "  runs a, b and c: train" → "  runs a, b and", "    c: train"
+def wrapped(text: str, room: int) -> str:
+    """A line as lines of whole words no wider than `room`, the later ones indented; as it is where there is no room."""
+    if not room or cell_len(text) <= room:
+        return text
+    indent = " " * (len(text) - len(text.lstrip()))
+    lines = [indent]
+    for word in text.split():
+        if lines[-1].strip() and cell_len(lines[-1]) + 1 + cell_len(word) > room:
+            lines.append(indent + "  " + word)
+        else:
+            lines[-1] += (" " if lines[-1].strip() else "") + word
+    return "\n".join(lines)
 
 
 # e.g. middle("lora-r16-lr1e-4-seed1", 12) → "lora-r…seed1"

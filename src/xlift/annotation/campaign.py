@@ -20,7 +20,7 @@ from xlift.annotation.words import INTERFACES
 from xlift.errors import ConfigError, DataError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.progress import say
-from xlift.terminal import aligned
+from xlift.terminal import paged, terminal_room, wrapped
 from xlift.workspace import StudyFolder, find_study
 
 ADDRESS = "http://127.0.0.1:8765"
@@ -180,7 +180,8 @@ def _add_tasks(connection: Connection, responses: Sequence[dict[str, Any]]) -> N
 
 def _link(name: str, token: str, address: str, days: int) -> str:
     told = f"keep it secret; it is shown only now, and works until {db.end_in(days)[:10]}"
-    return f"personal link of {name} ({told}):\n{address.rstrip('/')}/enter/{token}"
+    first = wrapped(f"personal link of {name} ({told}):", terminal_room())
+    return f"{first}\n{address.rstrip('/')}/enter/{token}"
 
 
 def _summary(connection: Connection, name: str, per_response: int) -> list[str]:
@@ -248,7 +249,7 @@ def status(campaign: Campaign) -> str:
     tables, paused = _status_tables(campaign)
     if len(tables["progress"]) == 1:
         return "no annotator has responses yet; xlift annotate STUDY --add NAME --languages fr,pt"
-    text = "\n\n".join(aligned(rows) for name, rows in tables.items() if len(rows) > 1 or name == "pace")
+    text = "\n\n".join(paged(rows) for name, rows in tables.items() if len(rows) > 1 or name == "pace")
     return text + ("\n\npaused; xlift annotate STUDY --resume opens the page again" if paused else "")
 
 
@@ -280,7 +281,8 @@ def coordinate(campaign: Campaign, address: str = ADDRESS, days: int = db.DAYS) 
     with campaign.database.write.begin() as connection:
         db.write_setting(connection, "coordinator", {"token": db.hash_of(token), "expires": db.end_in(days)})
     told = f"keep it secret; it is shown only now, and works until {db.end_in(days)[:10]}"
-    return f"link to the coordinator's page ({told}):\n{address.rstrip('/')}/coordinate/{token}"
+    first = wrapped(f"link to the coordinator's page ({told}):", terminal_room())
+    return f"{first}\n{address.rstrip('/')}/coordinate/{token}"
 
 
 def _unread(connection: Connection, codes: Sequence[str], readable: Sequence[str]) -> list[str]:

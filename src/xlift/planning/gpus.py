@@ -21,7 +21,7 @@ from xlift.planning.forecast import Size, model_size
 from xlift.progress import byte_size, duration
 from xlift.study.runs import DEFAULT_STEPS, Adaptation, RunConfig
 from xlift.study.study import Study
-from xlift.terminal import aligned
+from xlift.terminal import paged
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.loss import PIECES, decoder_of
 
@@ -176,7 +176,7 @@ def tell_gpus(study: Study, offline: bool = False) -> None:
     rows = [["training", "setting", "memory", *(card.name for card in CARDS)]]
     for alike in kinds.values():
         rows += _rows(max(alike, key=_tokens), shape_location(alike[0], offline), len(alike))
-    print(aligned(rows, right=range(2, len(rows[0]))))
+    print(paged(rows, right=range(2, len(rows[0]))))
     print(
         f"time on one GPU at {USED:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from xlift.records import Prompt, read_records
 from xlift.study.runs import DEFAULT_STEPS
 from xlift.study.served import Judge
 from xlift.study.settings import flat
+from xlift.terminal import terminal_room, wrapped
 from xlift.workspace import RunFolder, StudyFolder, unused_runs
 
 RUNS_NAMED = 3
@@ -50,7 +52,7 @@ def say_pending(workspace: StudyFolder) -> None:
 def say_rows(rows: Sequence[str]) -> None:
     """Say what `pending` has found."""
     for row in ["to do:", *(f"  {row}" for row in rows)] if rows else []:
-        say(row)
+        say(wrapped(row, terminal_room(sys.stderr)))
 
 
 # e.g. _grouped([("a", "train: new run"), ("b", "train: new run")]) → ["a, b: train: new run"]

@@ -31,7 +31,7 @@ from xlift.report.sections import Section, sections_of
 from xlift.report.summary import summary_points, unknown_text
 from xlift.report.tables import runs_table
 from xlift.report.wide import rows_of
-from xlift.terminal import paged, share_text
+from xlift.terminal import paged, share_text, terminal_room, wrapped
 from xlift.workspace import StudyFolder
 
 __all__ = ["FORMATS", "TITLES", "result_text", "write_pages", "write_report"]
@@ -189,7 +189,8 @@ def result_text(material: Material) -> str:
         table.append([material.name(one.run.id, one.step), *overall, *cells])
     missing = [f"{row.run} {row.language} {row.missing}" for row in rows if row.missing]
     lines = [TITLES[rater], "", paged(table)]
-    return "\n".join([*lines, *(["", f"could not be rated: {', '.join(shortened(missing))}"] if missing else [])])
+    unrated = wrapped(f"could not be rated: {', '.join(shortened(missing))}", terminal_room())
+    return "\n".join([*lines, *(["", unrated] if missing else [])])
 
 
 def result_data(material: Material) -> list[dict[str, Any]]:
