@@ -14,3 +14,13 @@ def test_xlift_and_transformers_make_the_same_tokens_in_turn(tiny: Path, capsys:
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | 4 | " in line]
     assert [row[0] for row in rows] == ["xlift", "generate, 2 rows", "generate, 4 rows"]
     assert len({row[2] for row in rows}) == 1
+
+
+def test_a_token_is_timed_alone_and_in_one_pass_of_several_checkpoints(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(SCRIPT.with_name("adapters.py")))["main"]
+    main(["--model", str(tiny), "--dtype", "float32", "--smoke"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["1", "8"], ["2", "4"]]
+    assert all(float(row[4]) > 0 for row in rows)

@@ -115,18 +115,26 @@ def _adds(part: AdapterPart, groups: Callable[[], _Groups | None]) -> Callable[.
 @torch.inference_mode()
 def pays(model: Any, adapters: Sequence[Adapter], batch_of: Callable[..., Any], alone: int, together: int) -> bool:
     """Whether a token comes faster in steps of `together` rows of all adapters than of `alone` rows of one: tried."""
-    return _seconds_a_row(model, adapters, batch_of, together) < _seconds_a_row(model, adapters[:1], batch_of, alone)
+    return seconds_a_row(model, adapters, batch_of, together) < seconds_a_row(model, adapters[:1], batch_of, alone)
 
 
-def _seconds_a_row(model: Any, adapters: Sequence[Adapter], batch_of: Callable[..., Any], rows: int) -> float:
+@torch.inference_mode()
+def seconds_a_row(
+    model: Any,
+    adapters: Sequence[Adapter],
+    batch_of: Callable[..., Any],
+    rows: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds that a token takes in the fastest of a few steps with so many rows of these adapters."""
     batch, seconds = batch_of([], len(adapters)), []
     with adapted(model, adapters, lambda: batch.kinds):
         batch.join([probe_ids(model, 8)[0].tolist()] * rows, [row % len(adapters) for row in range(rows)])
         batch.add(batch.logits().argmax(dim=1))
         for _ in range(STEPS_TRIED):
-            began = time.perf_counter()
+            began = clock()
             ids = batch.logits().argmax(dim=1)
             ids.tolist()  # waits for a GPU
-            seconds.append(time.perf_counter() - began)
+            seconds.append(clock() - began)
             batch.add(ids)
     return min(seconds) / rows
