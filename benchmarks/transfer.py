@@ -14,6 +14,7 @@ import random
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from xlift.export.archive import is_archive, read_archive
 from xlift.report.figures import Figure, save_figure
 from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, to_markdown
-from xlift.report.numbers import Findings, consistency_rows, differences, findings_of
+from xlift.report.numbers import Findings, consistency_rows, differences, findings_of, selection_rows
 from xlift.report.reading import Condition, Material, Scale, language_name, material_of
 from xlift.report.sections import sections_of
+from xlift.report.tables import selection_tables
 from xlift.stages import rate_stage
 from xlift.workspace import find_study
 
@@ -98,7 +100,7 @@ def runs(material: Material, found: Findings, scale: Scale) -> str:
             continue
         said = english[run.id]
         worst = Value(own.worst, own.worst_low, own.worst_high, language_name(own.worst_language))
-        loss = Value(losses.get(run.trained.name))
+        loss = Value(losses.get(run.id))
         lines.append(
             [Value(run.label), loss, Value(said.mean, said.low, said.high), Value(own.mean, own.low, own.high), worst]
         )
@@ -214,6 +216,13 @@ def best_of(material: Material, method: str) -> Condition | None:
     return next(one for one in material.conditions if run in one.runs)
 
 
+def selection_cost(material: Material) -> ReportTable | None:
+    """What choosing costs, among the runs that were trained: one drawn back to the base has no loss of its own."""
+    trained = replace(material, everyone=material.everyone.filter(pl.col("weight").fill_null(1.0) == 1.0))
+    found = {one.name: one for one in selection_tables(trained, selection_rows(trained))}
+    return found.get("selection-cost")
+
+
 def blocks(material: Material, found: Findings) -> dict[str, Callable[[], str]]:
     """What stands between the page's marks, by name."""
     language = material.scales[0]
@@ -222,9 +231,6 @@ def blocks(material: Material, found: Findings) -> dict[str, Callable[[], str]]:
     full = [one for rate in rates if (one := condition(material, method="full", learning_rate=rate))]
     untuned, best = base(material), chosen_by_mean(material)
     spoilt = condition(material, learning_rate=3e-3)
-    sections = {
-        block.table.name: block.table for one in sections_of(material, found) for block in one.blocks if block.table
-    }
     named = sorted({one.settings["instructions"] for one in material.conditions if not one.untuned}, key=_natural)
     amounts = [one for name in named if (one := condition(material, instructions=name, learning_rate=1e-3))]
     others = [
@@ -244,7 +250,7 @@ def blocks(material: Material, found: Findings) -> dict[str, Callable[[], str]]:
             material, [(amounts[-1] if amounts else None, one) for one in amounts], language
         ),
         "methods": lambda: beside(material, [(best_of(material, "lora"), best_of(material, "full"))], language),
-        "selection-cost": lambda: shown(sections.get("selection-cost")),
+        "selection-cost": lambda: shown(selection_cost(material)),
         "published": lambda: beside(
             material, [(best, condition(material, learning_rate=rate)) for rate in PUBLISHED], language
         ),
