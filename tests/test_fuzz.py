@@ -22,7 +22,7 @@ from xlift.integrity import checkpoint_facts
 from xlift.judging.replies import read_preference, read_values, read_why, refuses
 from xlift.rating import rate
 from xlift.rating.files import rate_file
-from xlift.records import Prompt, Rating, Response, parse_response, read_records
+from xlift.records import Prompt, Rating, Response, any_response, parse_line, read_records
 from xlift.redaction import redacted
 from xlift.servers.calls import ServedReply
 from xlift.servers.completions import Features, adapted, read_completion, retry_after, server_words
@@ -139,7 +139,7 @@ def parsed(raw: bytes) -> Any:
 
 
 def look_at_response(raw: bytes, folder: Path) -> None:
-    record = parse_response(raw, Path("r.jsonl"), 1)
+    record = any_response(parse_line(raw, "r.jsonl:1"), "r.jsonl:1", 1)
     assert rate(record, "language")["value"] in (None, 0, 1, 2)
 
 

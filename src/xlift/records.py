@@ -235,12 +235,6 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def parse_response(raw: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The response in one line of anybody's file; see `any_response`."""
-    where = f"{path}:{number}"
-    return any_response(parse_line(raw, where), where, number)
-
-
 def any_response(record: dict[str, Any], where: str, number: int | str) -> dict[str, Any]:
     """A response of any system, from line `number` of a file: its languages by their codes, a whole `step`.
 

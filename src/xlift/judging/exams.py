@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from xlift.data.tabular import Row, files, rows
 from xlift.errors import ConfigError, DataError, nearest, shortened
 from xlift.intervals import wilson
+from xlift.judging.across import ALL
 from xlift.judging.pairs import Comparison, Pair, summarise_pairs
 from xlift.languages import find_language
 from xlift.rating.foreign import language_in, reply_text
@@ -24,7 +25,6 @@ from xlift.terminal import aligned, share_text
 
 EXAMS = ("mm", "mrewardbench")
 _FIELDS = ("prompt", "chosen", "rejected")
-ALL = "all"
 
 
 class Mark(NamedTuple):
