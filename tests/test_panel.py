@@ -11,6 +11,7 @@ from report_fixtures import made_study
 from test_judging import QUICK
 
 from xlift.analysis.agreement import agreement_tables
+from xlift.disk import write_jsonl
 from xlift.errors import ConfigError
 from xlift.judging.judges import judge_study
 from xlift.judging.panel import panel_ratings, together, unity
@@ -120,3 +121,22 @@ def test_the_report_shows_probe_consistency_and_panel(judged: tuple[StudyFolder,
     assert {line[2].value for line in tables["judge-shift"].lines} == {0.0}
     assert {line[2].value for line in tables["panel"].lines} == {0.0}
     assert {line[3].value for line in tables["panel"].lines} == {1.0}
+
+
+def test_the_report_shows_which_run_a_judge_prefers_by_its_latest_rubrics(judged: tuple[StudyFolder, str]) -> None:
+    workspace, _ = judged
+    first, second, *_ = (run.id for run in workspace.runs)
+    shared = {"first": first, "second": second, "rater": "judge:kind", "responses": [], "reason": None}
+    rows = [
+        {"id": f"{code}-{i}", "language": code, "cluster": str(i), "request": f"{code}{i}", "signature": "new"}
+        | {"verdict": "first", "orders": ["first", "first"], "consistent": True}
+        for code in ("en", "fr")
+        for i in range(2)
+    ]
+    old = {**rows[0], "request": "old", "signature": "old", "verdict": "second", "orders": ["second", "second"]}
+    path = workspace.path / "comparisons" / f"{first}.{second}.judge-kind.jsonl"
+    write_jsonl(path, [shared | row for row in (old, *rows)])
+    table = next(one for one in judge_tables(material_of(workspace)) if one.name == "judge-pairs")
+    assert [line[3].value for line in table.lines] == ["all", "English", "French"]
+    assert {line[4].value for line in table.lines} == {1.0}
+    assert {line[6].value for line in table.lines} == {1.0}
