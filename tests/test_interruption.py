@@ -72,9 +72,11 @@ def write_study(folder: Path, model: Path, judge_url: str) -> Path:
     return path
 
 
-def start(study: Path, folder: Path) -> Any:
+def start(study: Path, folder: Path, results: Path | None = None) -> Any:
+    out = ["--out", str(results / "cut")] if results else []
     with (folder / "stderr").open("w") as err, open(os.devnull, "r+") as nothing:
-        return start_xlift("run", str(study), folder=folder, streams=[nothing.fileno(), nothing.fileno(), err.fileno()])
+        streams = [nothing.fileno(), nothing.fileno(), err.fileno()]
+        return start_xlift("run", str(study), *out, folder=folder, streams=streams)
 
 
 def finish(study: Path, folder: Path) -> None:
@@ -168,6 +170,76 @@ def test_a_study_killed_at_random_ends_like_one_left_alone(study: Path, whole: P
         assert different(whole, folder / "results" / "cut") == []
         studies += 1
     print(f"{kills} kills in {studies} studies of {needed:.1f} s: nothing lost, nothing twice, nothing left over")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own in memory, which a test makes small, larger or read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def remount(folder: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def size_of(folder: Path) -> int:
+    """KiB that the files of a folder take on a disk."""
+    return sum(-(-path.stat().st_size // 4096) * 4 for path in folder.rglob("*"))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_a_disk_that_is_full_anywhere_loses_nothing(study: Path, whole: Path, small_disk: Path) -> None:
+    needed, tries = size_of(whole), 24
+    told = Counter[str]()
+    for i in range(tries):
+        remount(small_disk, f"size={needed * (i + 1) // (tries + 1)}k")
+        assert start(study, small_disk.parent, small_disk).wait(timeout=300) == 2
+        errors = (small_disk.parent / "stderr").read_text()
+        assert "Traceback" not in errors
+        assert "No space left on device" in errors
+        told[errors.split("error: ")[1].split(":")[0].rsplit("/", 1)[-1]] += 1
+        remount(small_disk, "size=1g")
+        assert start(study, small_disk.parent, small_disk).wait(timeout=300) == 0, (
+            small_disk.parent / "stderr"
+        ).read_text()
+        assert different(whole, small_disk / "cut") == []
+        empty(small_disk)
+    print(f"{tries} disks of up to {needed} KiB were full; first told of {dict(told)}")
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_a_disk_that_becomes_read_only_anywhere_loses_nothing(study: Path, whole: Path, small_disk: Path) -> None:
+    chance, stopped = random.Random(2), 0
+    remount(small_disk, "size=1g")
+    while stopped < 12:
+        process = start(study, small_disk.parent, small_disk)
+        time.sleep(chance.uniform(0, 10))
+        while process.poll() is None and subprocess.run(["mount", "-o", "remount,ro", str(small_disk)]).returncode:
+            # Not while a file is open for writing.
+            time.sleep(0.01)
+        code = process.wait(timeout=300)
+        stopped += code != 0
+        errors = (small_disk.parent / "stderr").read_text()
+        assert code in {0, 2}
+        assert "Traceback" not in errors
+        remount(small_disk, "rw")
+        assert start(study, small_disk.parent, small_disk).wait(timeout=300) == 0, (
+            small_disk.parent / "stderr"
+        ).read_text()
+        assert different(whole, small_disk / "cut") == []
+        empty(small_disk)
 
 
 def different(whole: Path, found: Path) -> list[str]:
