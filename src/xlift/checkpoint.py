@@ -6,7 +6,7 @@ here and nowhere else. A `Checkpoint` reads each of its files once; ask `checkpo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -131,7 +131,7 @@ class Checkpoint:
     def _is_current(self, name: str) -> bool:
         return name in self.made and self.made[name].get("signature") == self.signatures[name]
 
-    @cached_property
+    @property
     def rateable(self) -> list[dict[str, Any]]:
         """The responses as raters see them.
 
@@ -328,9 +328,16 @@ def _answering(workspace: StudyFolder, run: RunFolder) -> list[int]:
     return [step for step in there if step in wanted]
 
 
-def readable(found: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Those whose responses, ratings and margins can be read; what is wrong with the others is said."""
-    return [one for one in found if or_told(lambda one=one: [one.ratings, one.margins], None)]  # type: ignore[misc]
+def readable(found: list[Checkpoint]) -> Iterator[Checkpoint]:
+    """Those whose responses, ratings and margins can be read; what is wrong with the others is said.
+
+    `found` is emptied: who lets each go before the next holds one checkpoint's records at a time.
+    """
+    found.reverse()
+    while found:
+        one = found.pop()
+        if or_told(lambda one=one: [one.ratings, one.margins], None):  # type: ignore[misc]
+            yield one
 
 
 def written_prompts(workspace: StudyFolder) -> list[Prompt]:

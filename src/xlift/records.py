@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -197,6 +198,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 MAX_DEPTH = 100
 """Levels of lists and objects within each other in a record."""
+SHORT = 64
+"""Characters below which a text is one object for all records of a file: a run's name, not a reply."""
 
 
 def parse_line(raw: bytes, where: str) -> dict[str, Any]:
@@ -264,16 +267,25 @@ def read_records(path: str | Path, kind: Any = dict) -> list[dict[str, Any]]:
         return []
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    records, problems = [], list[str]()
+    records, problems, known = [], list[str](), dict[str, str]()
     for number, raw in enumerate(whole.split(b"\n"), start=1):
         if raw.strip():
             try:
-                records.append(as_written(parse_line(raw, f"{path}:{number}"), kind, f"{path}:{number}"))
+                record = as_written(parse_line(raw, f"{path}:{number}"), kind, f"{path}:{number}")
+                records.append(_shared(record, known))
             except DataError as error:
                 problems += error.problems
     if problems:
         raise DataError(shortened(problems), "xlift verify STUDY says what is damaged, and how to mend it")
     return records
+
+
+def _shared(record: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+    """The record with one object for each name and short text that the records of a file have in common."""
+    return {
+        sys.intern(key): known.setdefault(value, value) if type(value) is str and len(value) < SHORT else value
+        for key, value in record.items()
+    }
 
 
 def read_json(path: Path, kind: Any) -> Any:

@@ -78,8 +78,8 @@ class Results:
     def ratings(self) -> pl.DataFrame:
         """One row a rating: RATING_COLUMNS, then the run's AXES; `value` is null where it is missing, and why."""
         prompts = written_prompts(self.workspace)
-        found = readable(checkpoints(self.workspace, prompts=prompts))
-        return tidy_table(((one.run, one.ratings) for one in found), prompts)
+        found = checkpoints(self.workspace, prompts=prompts)
+        return tidy_table(((one.run, one.ratings) for one in readable(found)), prompts)
 
     @cached_property
     def overall(self) -> pl.DataFrame:
@@ -147,14 +147,16 @@ def ratings_of_runs(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
 def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
     """The tidy table (RATING_COLUMNS, then AXES) of the ratings of some runs' checkpoints."""
     by_id = {prompt["id"]: prompt for prompt in prompts}
-    listed = list(found)
-    rows = [tidy(rating, by_id[rating["id"]], run) for run, ratings in listed for rating in ratings]
-    runs = {run.id: run for run, _ in listed}
+    runs: dict[str, RunFolder] = {}
+    frames = [pl.DataFrame(schema=RATING_COLUMNS)]
+    # One checkpoint's ratings after another: all of a large study's as rows of Python would fill the memory.
+    for run, ratings in found:
+        runs[run.id] = run
+        frames.append(pl.DataFrame([tidy(one, by_id[one["id"]], run) for one in ratings], schema=RATING_COLUMNS))
     columns, factors = _factors_of(list(runs.values()))
     told = [{"run": one.id} | axes_of(one) | own for one, own in zip(runs.values(), factors, strict=True)]
     axes = pl.DataFrame(told, schema={"run": pl.String} | AXES | columns)
-    ratings = pl.DataFrame(rows, schema=RATING_COLUMNS)
-    return ratings.join(_told_apart(axes), on="run", how="left", maintain_order="left")
+    return pl.concat(frames).join(_told_apart(axes), on="run", how="left", maintain_order="left")
 
 
 def instruction_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:

@@ -230,7 +230,7 @@ def _unrated(checkpoint: Checkpoint, name: str) -> Counter[str]:
 
 def _judging(workspace: StudyFolder, judge: Judge, prompts: list[Prompt]) -> list[str]:
     """How many replies, those that are still to be made too, a judge has to rate, and why."""
-    found = readable(checkpoints(workspace, prompts))
+    found = list(readable(checkpoints(workspace, prompts)))
     untrained = len(surviving(workspace, workspace.runs)) - len({one.run.id for one in found})
     made = sum(len(one.responses) for one in found)
     why = Counter({"not made yet": len(prompts) * (len(found) + untrained) - made})

@@ -163,7 +163,7 @@ class Material:
 
 def material_of(workspace: StudyFolder, answered: list[Checkpoint] | None = None) -> Material:
     """All that the report is made from, its files read once for all tables; `answered` where it is read already."""
-    found = readable(checkpoints(workspace) if answered is None else answered)
+    found = list(readable(checkpoints(workspace) if answered is None else [*answered]))
     prompts = written_prompts(workspace)
     frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
     return Material(workspace, prompts, found, frame, Results(workspace).training)
