@@ -18,7 +18,7 @@ from xlift.workspace import RunFolder, StudyFolder
 STAGES = ("train", "generate", "rate", "judge", "report")
 UNHURRIED = ("train", "generate")
 """Stages that take long enough to be forecast; rating and the report take seconds, a judge as long as its server."""
-Told = Callable[[float, float], str]
+WholeTold = Callable[[float, float], str]
 """What is told of the whole, from the seconds that a unit (a step, a reply) takes now and the units left on the bar."""
 
 
@@ -28,7 +28,7 @@ def place_of(stage: str, stages: Sequence[str]) -> str:
 
 def study_pace(
     workspace: StudyFolder, group: Sequence[RunFolder], after: Sequence[RunFolder], stage: str, stages: Sequence[str]
-) -> Told:
+) -> WholeTold:
     """What stands beside the progress of a group of runs, with `after` still to come in this stage."""
     runs = workspace.runs
     places = [place_of(stage, stages)] if stages else []
