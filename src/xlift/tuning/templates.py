@@ -142,7 +142,8 @@ class ChatFormat:
         if message["role"] == "assistant":
             quoted = self._quoted_in_replies
             said = _THOUGHTS.sub("", _THOUGHT.sub("", said, count=1)) if self.thinking == "strip" else said
-        return quoted.sub(rf"\g<0>{_PART}", said.strip())
+        # By a function: a pattern of thousands of tokens is hashed anew for each use of a template.
+        return quoted.sub(lambda found: found[0] + _PART, said.strip())
 
     def _rendered(self, spoken: Sequence[Message], reply_next: bool = False) -> str:
         # Names that templates ask by: Qwen's, and DeepSeek's and Granite's.
@@ -468,8 +469,15 @@ def _place(text: str, prompt: str, reply: str) -> int | None:
 
 
 def _beginning(tokens: Iterable[str]) -> re.Pattern[str]:
-    """The first character of each of these tokens in a text, of those that overlap too."""
-    return re.compile(rf"(?=(?:{'|'.join(map(re.escape, sorted(tokens)))}))." if tokens else r"(?!)", re.DOTALL)
+    """The first character of each of these tokens in a text, of those that overlap too.
+
+    Of "<s>", "<b>" and "[x]" it is <(?=b>|s>)|\\[(?=x\\]): so a text is searched for the first characters alone.
+    """
+    rests: dict[str, list[str]] = {}
+    for token in sorted(tokens):
+        rests.setdefault(token[0], []).append(re.escape(token[1:]))
+    found = [f"{re.escape(first)}(?={'|'.join(others)})" for first, others in rests.items()]
+    return re.compile("|".join(found) or r"(?!)")
 
 
 # e.g. _reason(ValueError("no system turn")) → "ValueError: no system turn"
