@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from safetensors.torch import load_file, save_file
 from xlift import memory
 from xlift.errors import ConfigError, DataError, ModelError, UserError
 from xlift.hub import locate
+from xlift.integrity import checkpoint_facts
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, loaded_checkpoint
 from xlift.study.runs import Adaptation, RunConfig
+from xlift.tuning import checkpoints
+from xlift.tuning import train as training
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import response_loss, summed_loss
@@ -524,3 +528,72 @@ def test_a_peak_of_memory_that_is_not_the_runs_own_is_missing(
     run = run_folder(tmp_path, settings)
     train(run, locate(settings.model), CPU, conversations, [])
     assert run.stage("train")["peak_memory_bytes"] is None
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tiny: Path, conversations: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tiny, adaptation=Adaptation(method="full"), steps=4)
+    plain, slow = run_folder(tmp_path / "plain", settings), run_folder(tmp_path / "slow", settings)
+    train(plain, locate(settings.model), CPU, conversations, [])
+    write, waits, seen = checkpoints._write, [], []
+
+    def late(run: RunFolder, step: int, *told: Any) -> None:
+        if step == 2:
+            # The step behind the checkpoint is made before any of it is written.
+            waits.append(go_on.wait(60))
+        write(run, step, *told)
+
+    def step(*arguments: Any) -> dict[str, Any]:
+        made = real(*arguments)
+        seen.append(slow.checkpoint_steps())
+        if len(seen) == 3:
+            go_on.set()
+        return made
+
+    real, go_on = training.train_step, threading.Event()
+    monkeypatch.setattr(checkpoints, "_write", late)
+    monkeypatch.setattr(training, "train_step", step)
+    train(slow, locate(settings.model), CPU, conversations, [])
+    assert waits == [True]
+    assert seen[2] == []
+    for step_ in (2, 4):
+        files = [load_file(run.checkpoint(step_) / "model.safetensors") for run in (plain, slow)]
+        assert all(torch.equal(value, files[1][name]) for name, value in files[0].items())
+
+
+def test_what_writing_a_checkpoint_raises_ends_the_run(
+    tiny: Path, conversations: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_folder(tmp_path, config(tiny))
+
+    def full(*told: Any) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(checkpoints, "file_sha256", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(run, locate(str(tiny)), CPU, conversations, [])
+    assert run.checkpoint_steps() == []
+    monkeypatch.undo()
+    train(run, locate(str(tiny)), CPU, conversations, [])
+    assert run.checkpoint_steps() == [2, 4, 6]
+
+
+def test_large_weights_are_written_as_several_files_that_are_read_back(
+    tiny: Path, conversations: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tiny, adaptation=Adaptation(method="full"), steps=1)
+    one, several = run_folder(tmp_path / "one", settings), run_folder(tmp_path / "several", settings)
+    train(one, locate(settings.model), CPU, conversations, [])
+    monkeypatch.setattr(checkpoints, "SHARD", "20KB")
+    train(several, locate(settings.model), CPU, conversations, [])
+    folder = several.checkpoint(1)
+    weights = sorted(path.name for path in folder.glob("model*.safetensors"))
+    assert len(weights) > 1
+    assert {*json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values()} == {*weights}
+    assert {*weights, "model.safetensors.index.json"} <= checkpoint_facts(folder)["sha256"].keys()
+    found, plain = (trained_weights(run, settings) for run in (several, one))
+    assert all(torch.equal(value, found[name]) for name, value in plain.items())
+    (folder / weights[0]).write_bytes(b"")
+    with pytest.raises(ModelError, match="has changed"):
+        trained_weights(several, settings)

@@ -182,7 +182,7 @@ from pathlib import Path
 
 # What the first worker writes comes half a second late.
 if os.environ["RANK"] == "0":
-    import xlift.stages, xlift.tuning.train, xlift.workspace
+    import xlift.stages, xlift.tuning.checkpoints, xlift.workspace
 
     def late(function):
         def slow(*arguments, **options):
@@ -190,7 +190,7 @@ if os.environ["RANK"] == "0":
             return function(*arguments, **options)
         return slow
 
-    xlift.tuning.train.save_checkpoint = late(xlift.tuning.train.save_checkpoint)
+    xlift.tuning.checkpoints._write = late(xlift.tuning.checkpoints._write)
     xlift.stages.write_jsonl = late(xlift.stages.write_jsonl)
     xlift.workspace.RunFolder.set_stage = late(xlift.workspace.RunFolder.set_stage)
 from xlift.cli import main
@@ -216,7 +216,7 @@ def told(name):
         return found
     setattr(xlift.stages, name, slow)
 
-told("load_examples")
+told("kept_examples")
 told("locate")
 from xlift.cli import main
 sys.argv = ["xlift", *sys.argv[1:]]
@@ -230,8 +230,8 @@ def test_workers_prepare_data_and_models_after_the_first_one_has(tiny: Path, tmp
     changes = ["training.steps=1", "training.adaptation={rank: 4}"]
     finish(tmp_path, *TORCHRUN, str(tmp_path / "filling.py"), "train", str(study), *changes)
     told = re.findall(r"filling (\w+) (\d) (\S+) (\S+)", (tmp_path / "stderr").read_text())
-    assert {(name, rank) for name, rank, *_ in told} == {(n, r) for n in ("load_examples", "locate") for r in "01"}
-    for name in ("load_examples", "locate"):
+    assert {(name, rank) for name, rank, *_ in told} == {(n, r) for n in ("kept_examples", "locate") for r in "01"}
+    for name in ("kept_examples", "locate"):
         ended = [float(end) for one, rank, _, end in told if (one, rank) == (name, "0")]
         begun = [float(begin) for one, rank, begin, _ in told if (one, rank) == (name, "1")]
         assert len(ended) == len(begun)
@@ -277,7 +277,7 @@ def test_a_worker_that_breaks_ends_the_others_too(tiny: Path, tmp_path: Path) ->
     broken = LATE.replace('os.environ["RANK"] == "0"', 'os.environ["RANK"] == "1"').replace(
         "time.sleep(0.5)", 'raise RuntimeError("no memory is left")'
     )
-    broken = broken.replace("xlift.tuning.train.save_checkpoint = late(xlift.tuning.train.save_checkpoint)", "")
+    broken = broken.replace("xlift.tuning.checkpoints._write = late(xlift.tuning.checkpoints._write)", "")
     (tmp_path / "broken.py").write_text(
         broken.replace(
             "xlift.stages.write_jsonl = late(xlift.stages.write_jsonl)",

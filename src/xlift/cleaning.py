@@ -28,6 +28,8 @@ _MADE = (
     rf"|ratings/step-\d+\..+\.jsonl|margins/step-\d+\.json|run\.yaml|{_TRAINING_STATE}"
 )
 """What is in the folder of a run, as docs/files.md lists it."""
+_DATA = r"[0-9a-f]{16}/(examples\.json|tokens-[0-9a-f]{16})"
+"""What is in a study's folder `data`."""
 _FOLDERS = ("checkpoints", "training_state", "responses", "ratings", "margins")
 
 
@@ -64,6 +66,8 @@ def needless(workspace: StudyFolder) -> list[Needless]:
         if run.trains and run.stage("train")["state"] == "done":
             paths = _made(run.path, _TRAINING_STATE)
             found.append(_needless(root, run.path / "training_state", "its training is finished", paths))
+    if all(run.stage("train")["state"] == "done" for run in workspace.runs if run.trains):
+        found.append(_needless(root, root / "data", "all training is finished", _made(root / "data", _DATA)))
     return [one for one in found if one.paths]
 
 
@@ -103,7 +107,7 @@ def remove(found: list[Needless]) -> str:
             except OSError as error:
                 problems.append(f"{path}: cannot be removed: {error.strerror}")
                 break
-        for folder in (*(one.place / name for name in _FOLDERS), one.place):
+        for folder in (*(one.place / name for name in _FOLDERS), *{path.parent for path in one.paths}, one.place):
             with contextlib.suppress(OSError):  # not empty, or not there
                 folder.rmdir()
     if problems:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xlift.checkpoint import Checkpoint, checkpoints_of, is_trained, written_prompts
-from xlift.data.instructions import Examples, load_examples
+from xlift.data.instructions import Examples
+from xlift.data.kept import kept_examples
 from xlift.data.prompts import load_prompts
 from xlift.disk import JsonlWriter, write_jsonl
 from xlift.energy import metered
@@ -114,7 +115,8 @@ class ProcessWork:
         key, study = settings.model_dump_json(), workspace.study
         if key not in self._data:
             pinned, self.revisions = pinned_data(workspace, settings, offline)
-            self._data = {key: load_examples(pinned, written_prompts(workspace), offline, study.skip_unfit)}
+            told = (pinned, written_prompts(workspace), offline, study.skip_unfit)
+            self._data = {key: kept_examples(workspace.path / "data", *told)}
             for line in self._data[key].lines if first_worker() else ():
                 say(line)
         if not study.prompts.allow_contamination:

@@ -184,7 +184,7 @@ def create_study(folder: StudyFolder) -> None:
 
 
 _OWN = re.compile(
-    r"\.lock|log\.txt|study\.yaml|(?:prompts|imported)\.jsonl|runs|report|comparisons|annotations\.sqlite.*"
+    r"\.lock|log\.txt|study\.yaml|(?:prompts|imported)\.jsonl|data|runs|report|comparisons|annotations\.sqlite.*"
     r"|judge-.*\.jsonl|\..*\.(?:tmp|lock)"
 )
 

@@ -26,8 +26,8 @@ _ALIKE = 3
 class Examples(NamedTuple):
     """What a run learns from and is measured on, and what there is to tell about it."""
 
-    train: list[Conversation]
-    heldout: list[Conversation]
+    train: Sequence[Conversation]
+    heldout: Sequence[Conversation]
     unfit: Unfit
     overlaps: Overlaps
 

@@ -155,7 +155,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
         _print_table(study, plans, takes, placement)
     shown = next((plan for plan in plans if plan.data), None)
     if shown and shown.data:
-        _show_mask(shown.chat, min(shown.data.train, key=len))
+        _show_mask(shown.chat, shown.data.shortest)
     found.refuse()
     say_rows(to_do or [])
     runs = [{"run": plan.run.id, "label": plan.run.label, **_told(takes[plan.run.id])} for plan in plans]

@@ -84,7 +84,7 @@ def work_of(config: RunConfig, data: Data, every: int | None) -> Workload:
         sum(data.lengths[i] for step in steps for i in step),
         widths,
         [data.train[i] for i in widest],
-        sum(len(example) for example in data.heldout),
+        sum(map(len, data.heldout)),
         checkpoints,
         1 + len({*checkpoints, *also}),
     )

@@ -8,7 +8,7 @@ from xlift.errors import ModelError, UserError
 from xlift.hub import Located
 from xlift.models import empty_model
 from xlift.planning.forecast import CheckpointWork
-from xlift.tuning.encoding import Data
+from xlift.tuning.encoding import Data, unreadable_examples
 from xlift.tuning.limits import Limits, beyond
 from xlift.tuning.templates import TODAY, ChatFormat
 
@@ -28,8 +28,8 @@ def unreadable(limits: Limits, data: Data | None, asked: CheckpointWork, watched
     if watched.prompts:
         claims += beyond(limits, "prompts of validation.responses", watched.prompts, watched.new_tokens)
     if data:
-        claims += beyond(limits, "conversations", [example.ids for example in data.train])
-        claims += beyond(limits, "held-out conversations", [example.ids for example in data.heldout])
+        claims += unreadable_examples(limits, "conversations", data.train)
+        claims += unreadable_examples(limits, "held-out conversations", data.heldout)
     return [UserError(claim.problem, claim.hint) for claim in claims if not claim.holds]
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,14 @@ from xlift.hub import file_sha256, quiet
 from xlift.integrity import FACTS_FILE, hashes, refuse_other_state
 from xlift.models import Placement
 from xlift.tuning.card import model_card
-from xlift.tuning.sharding import is_sharded, like, whole
+from xlift.tuning.sharding import like, whole
 from xlift.tuning.templates import ChatFormat
 from xlift.workers import first_worker
 from xlift.workspace import RunFolder
+
+Write = Callable[[], None]
+SHARD = "5GB"
+"""Weights of more are written as several files with an index, in Hugging Face's way."""
 
 
 def resume_step(run: RunFolder) -> int:
@@ -31,34 +40,35 @@ def resume_step(run: RunFolder) -> int:
     return max((step for step in run.checkpoint_steps() if run.training_state(step).is_file()), default=0)
 
 
-def save_checkpoint(
+def checkpoint_writer(
     run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW, chat: ChatFormat, placement: Placement
-) -> None:
-    """Write a checkpoint in Hugging Face format, and beside it the state to continue from; both move into place whole.
+) -> Write:
+    """A function that writes the checkpoint that is now; what it writes is copied here, so that training may go on.
 
-    Only the newest checkpoint has that state; older ones keep their weights. The first worker writes; all of them must
-    call this where the model is shared out among them.
+    Hugging Face format, and beside it the state to continue from; both move into place whole. Only the newest
+    checkpoint has that state; older ones keep their weights. The first worker writes; all of them must call this where
+    the model is shared out among them.
     """
-    folder, state, tensors = run.checkpoint(step), run.training_state(step), _training_state(model, optimizer)
-    weights = _whole_weights(model, tensors) if is_sharded(model) else {}
+    tensors = _training_state(model, optimizer)
+    full = run.config.adaptation.method == "full"
+    weights = _whole_weights(model, tensors) if full else _adapters(model)
     if not first_worker():
-        return
+        return lambda: None
+    told = (run, step, tensors, chat)
+    return partial(_write, *told, partial(_save_model if full else _save_adapters, run, model, weights, placement))
+
+
+def _write(
+    run: RunFolder, step: int, tensors: dict[str, Tensor], chat: ChatFormat, save_weights: Callable[[Path], None]
+) -> None:
+    folder, state = run.checkpoint(step), run.training_state(step)
     state.parent.mkdir(parents=True, exist_ok=True)
     unfinished = temporary_path(state)
     save_file(tensors, unfinished, {"step": str(step)})
     os.replace(unfinished, state)
     temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
-    if run.config.adaptation.method == "full":
-        weights = weights or model.state_dict()
-        # Without the model library's own bar: ours has the line.
-        with quiet():
-            model.save_pretrained(temporary, state_dict=_cast(weights, placement.torch_dtype))
-    else:
-        lora = model.peft_config["default"]
-        lora.base_model_name_or_path, lora.revision = run.config.model, run.pinned_revision or run.config.revision
-        # The embeddings are the base's own; to find that out by itself, PEFT would ask the hub for the base.
-        model.save_pretrained(temporary, save_embedding_layers=False)
+    save_weights(temporary)
     chat.tokenizer.save_pretrained(temporary)
     facts: dict[str, Any] = {"step": step, "template": chat.name, "system": chat.system, "thinking": chat.thinking}
     facts |= {"chat_template_kwargs": dict(chat.arguments)} if chat.arguments else {}
@@ -72,6 +82,58 @@ def save_checkpoint(
     for older in state.parent.glob("step-*.safetensors"):
         if older != state:
             older.unlink(missing_ok=True)
+
+
+def _save_model(run: RunFolder, model: Any, weights: dict[str, Tensor], placement: Placement, folder: Path) -> None:
+    # Without the model library's own bar: ours has the line.
+    with quiet():
+        model.save_pretrained(folder, state_dict=_cast(weights, placement.torch_dtype), max_shard_size=SHARD)
+
+
+def _save_adapters(run: RunFolder, model: Any, weights: dict[str, Tensor], placement: Placement, folder: Path) -> None:
+    """What PEFT's own save_pretrained writes, without a look at the model, which goes on learning."""
+    lora = copy(model.peft_config["default"])
+    lora.base_model_name_or_path, lora.revision = run.config.model, run.pinned_revision or run.config.revision
+    lora.inference_mode = True
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    lora.save_pretrained(str(folder))
+
+
+def _adapters(model: Any) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    # The embeddings are the base's own; to find that out by itself, PEFT would ask the hub for the base.
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: _copied(value) for name, value in found.items()}
+
+
+def _copied(value: Tensor) -> Tensor:
+    """A tensor's copy on the CPU, put together from its shares; all processes must ask for one that is shared out."""
+    if isinstance(value, DTensor):
+        return whole(value.detach()).contiguous()
+    return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+
+
+@contextmanager
+def in_background() -> Iterator[Callable[[Callable[[], Write]], None]]:
+    """A function that is given how to copy what is to be written, and lets it be written beside what goes on here.
+
+    One at a time, so that no more than one copy is held. What writing raises is raised by the next call, or at the end,
+    which waits for the last.
+    """
+    under_way: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as thread:
+
+        def hand_over(copied: Callable[[], Write]) -> None:
+            finish()
+            under_way.append(thread.submit(copied()))
+
+        def finish() -> None:
+            while under_way:
+                under_way.pop().result()
+
+        yield hand_over
+        finish()
 
 
 def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -88,7 +150,7 @@ def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tenso
     state: dict[str, Tensor] = {}
     for name, parameter in _trainable(model).items():
         for key, value in {"weight": parameter, **optimizer.state[parameter]}.items():
-            together = whole(value.detach()).contiguous()
+            together = _copied(value)
             # The other workers help to put it together, and have no use for it.
             if first_worker():
                 state[f"{key}/{name}"] = together
@@ -96,7 +158,7 @@ def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tenso
 
 
 def _whole_weights(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a sharded model's state dictionary would be, by its training state; tied weights are one tensor."""
+    """A model's state dictionary by the copies in its training state; tied weights are one tensor."""
     found = {name: value for name, value in model.state_dict().items() if not isinstance(value, DTensor)}
     made: dict[int, Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -72,8 +72,11 @@ def reach(rows: Sequence[Sequence[int]], new_tokens: int = 0) -> list[int]:
     return [len(row) + max(0, new_tokens - 1) for row in rows]
 
 
-def beyond(limits: Limits, what: str, rows: Sequence[Sequence[int]], new_tokens: int = 0) -> list[Claim]:
-    """That a model can read these texts and the replies to them; `what` they are, as in "prompts"."""
+def beyond(
+    limits: Limits, what: str, rows: Sequence[Sequence[int]], new_tokens: int = 0, count: int | None = None
+) -> list[Claim]:
+    """That a model can read these texts and the replies to them; `what` they are, as in "prompts", and how many, where
+    these are not all."""
     strange = sorted({token for row in rows for token in row if token >= limits.embeddings})
     # What is learned may be longer than the model was made for: that is one way to make it read more.
     most = (limits.context if new_tokens else limits.positions) or 0
@@ -96,7 +99,7 @@ def beyond(limits: Limits, what: str, rows: Sequence[Sequence[int]], new_tokens:
         ),
         Claim(
             not long,
-            f"{what}: {len(long)} of {len(rows)}{replies} {end} (to {max(lengths, default=0)})",
+            f"{what}: {len(long)} of {count or len(rows)}{replies} {end} (to {max(lengths, default=0)})",
             f"{hint}, or take a model {'with more positions' if limits.positions else 'that reads more'}",
         ),
     ]

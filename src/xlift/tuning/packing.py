@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -21,7 +22,8 @@ IGNORED = -100
 def example_order(count: int, seed: int) -> Iterator[int]:
     """Endless indices of `count` examples, freshly shuffled in every epoch."""
     for epoch in itertools.count():
-        order = list(range(count))
+        # Four bytes a number: data sets have millions of examples.
+        order = array("I", range(count))
         random.Random(f"{seed}-{epoch}").shuffle(order)
         yield from order
 
@@ -29,7 +31,7 @@ def example_order(count: int, seed: int) -> Iterator[int]:
 # e.g. sum(plan_steps([4, 5, 6], 0, 10, None, 2.0), []).count(1) → 2
 def plan_steps(
     lengths: Sequence[int], seed: int, batch_tokens: int, steps: int | None, epochs: float | None
-) -> list[list[int]]:
+) -> list[Sequence[int]]:
     """The examples of each optimiser step: as many, in shuffled order, as fit into `batch_tokens`.
 
     Either `steps` limits the plan, or `epochs` does: then every example is used that often (to the nearest example).
@@ -39,7 +41,8 @@ def plan_steps(
     order = example_order(len(lengths), seed)
     if epochs is not None:
         order = itertools.islice(order, max(1, round(epochs * len(lengths))))
-    return list(itertools.islice(group_by_tokens(order, lengths, batch_tokens), steps))
+    planned = group_by_tokens(order, lengths, batch_tokens)
+    return [array("I", group) for group in itertools.islice(planned, steps)]
 
 
 # e.g. list(group_by_tokens(iter([0, 1, 2, 3]), [4, 5, 12, 3], 10)) → [[0, 1], [2], [3]]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -305,18 +305,17 @@ def each_by_name(
     encode: Callable[[Sequence[Message]], Made],
     named: Iterable[tuple[str, Sequence[Message]]],
     refused: dict[str, list[str]] | None = None,
-) -> list[Made]:
+) -> Iterator[Made]:
     """What `encode` makes of each conversation.
 
     Names of those that the template refuses go to `refused`, by the reason; where it is not given, TemplateError with
-    all of them is raised.
+    all of them is raised at the end.
     """
-    made: list[Made] = []
     problems: list[str] = []
     hint = None
     for name, messages in named:
         try:
-            made.append(encode(messages))
+            yield encode(messages)
         except TemplateError as error:
             problems += [f"{name}: {problem}" for problem in error.problems]
             hint = hint or error.hint
@@ -324,7 +323,6 @@ def each_by_name(
                 refused.setdefault(error.problems[0], []).append(name)
     if problems and refused is None:
         raise TemplateError(shortened(problems), hint)
-    return made
 
 
 def chat_format(

@@ -32,9 +32,9 @@ from xlift.records import Conversation, Logged, fingerprint, read_records
 from xlift.study.runs import DEFAULT_STEPS, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
-from xlift.tuning.checkpoints import restore, resume_step, save_checkpoint
-from xlift.tuning.encoding import Data, Tokenised, data_lines
-from xlift.tuning.limits import beyond, limits_of
+from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, restore, resume_step
+from xlift.tuning.encoding import Data, Tokenised, data_lines, unreadable_examples
+from xlift.tuning.limits import limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
@@ -43,11 +43,11 @@ from xlift.tuning.sharding import is_sharded, shard, through, whole
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
 from xlift.tuning.trouble import made_to_fit, spike_watch
-from xlift.workers import agreed, first_worker, several_workers
+from xlift.workers import agreed, first_worker, one_after_another, several_workers
 from xlift.workspace import RunFolder
 
 
-def plan(config: RunConfig, lengths: Sequence[int]) -> list[list[int]]:
+def plan(config: RunConfig, lengths: Sequence[int]) -> list[Sequence[int]]:
     """The examples of every optimiser step of a run. Raises ConfigError where the warm-up is longer."""
     steps = config.steps if config.steps or config.epochs else DEFAULT_STEPS
     planned = plan_steps(lengths, config.seed, config.batch_tokens, steps, config.epochs)
@@ -189,7 +189,7 @@ class Ahead:
     run: RunFolder
     chat: ChatFormat
     data: Data
-    steps: list[list[int]]
+    steps: list[Sequence[int]]
     first: int
     last: int
 
@@ -207,7 +207,8 @@ def read_ahead(
     """Tokenise a run's data, unless that is done, tell what is left out, and plan its steps."""
     config = run.config
     chat = chat_format(load_tokenizer(base.path, base.revision), *config.spoken)
-    data = (tokenised or Tokenised()).data(config, chat, conversations, heldout, skip_unfit)
+    told = (config, chat, conversations, heldout, skip_unfit)
+    data = one_after_another(lambda: (tokenised or Tokenised()).data(*told), placement.device)
     for line in data_lines(data, config.max_length) if first_worker() else ():
         say(f"{run.label}: {line}")
     steps = plan(config, data.lengths)
@@ -221,7 +222,7 @@ def begun(ahead: Ahead, model: Any, placement: Placement, watching: Watching) ->
     """A run whose model is proved able to learn its data, with its optimiser, as its last checkpoint has left both."""
     run, data = ahead.run, ahead.data
     prove_training(model, run.config.packing)
-    refuse(beyond(limits_of(model), "conversations", [one.ids for one in (*data.train, *data.heldout)]))
+    refuse(unreadable_examples(limits_of(model), "conversations", data.train, data.heldout))
     # Processes would not have equally many pairs, which they must have who put weights together.
     if several_workers() and run.config.adaptation.method == "full" and not run.config.preference:
         shard(model, placement.device)
@@ -239,7 +240,7 @@ class Loop:
     chat: ChatFormat
     placement: Placement
     data: Data
-    steps: list[list[int]]
+    steps: list[Sequence[int]]
     model: Any
     optimizer: torch.optim.AdamW
     watching: Watching
@@ -287,6 +288,7 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
     with (
         JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
         tracked(run, loop.watching.trackers, loop.watching.project) as track,
+        _written_beside(workers) as hand_over,
     ):
         spiked = spike_watch(run.label)
 
@@ -300,9 +302,8 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
                 _check_whole(loop, step, record)
             log.write(record)
             if saves and (workers.is_main_process or is_sharded(loop.model)):
-                save_checkpoint(run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
-            if saves:
-                workers.wait_for_everyone()
+                told = (run, step + 1, loop.model, loop.optimizer, loop.chat, loop.placement)
+                hand_over(partial(checkpoint_writer, *told))
             track(record)
             return record
 
@@ -311,10 +312,17 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
         yield record_of
 
 
+@contextmanager
+def _written_beside(workers: PartialState) -> Iterator[Callable[[Callable[[], Write]], None]]:
+    """`in_background`, at whose end all workers wait for what the first one writes."""
+    with in_background() as hand_over:
+        yield hand_over
+    workers.wait_for_everyone()
+
+
 def _check_whole(loop: Loop, step: int, record: dict[str, Any]) -> None:
     """Raises UserError where this step has broken the weights, which its own loss and gradient do not show."""
-    shortest = [min(loop.data.train, key=len)]
-    loss = record["heldout_loss"] if loop.data.heldout else _loss_of(loop, shortest)
+    loss = record["heldout_loss"] if loop.data.heldout else _loss_of(loop, [loop.data.shortest])
     if loss is None:
         raise UserError(f"step {step + 1}: the loss after it is no number", DIVERGED)
 

@@ -1,0 +1,97 @@
+"""Tokenised conversations on disk, mapped into memory: a study makes them once, and its runs and processes read them.
+
+tokens/HASH/            of one set of conversations, chat format and longest length
+  train.arrow           a row an example: ids, learned
+  heldout.arrow
+  facts.json            what was left out, and the hashes of the other two
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xlift.disk import sync, write_atomic
+from xlift.integrity import hashes
+from xlift.tuning.templates import Encoded
+
+_SCHEMA = pa.schema({"ids": pa.list_(pa.int32()), "learned": pa.list_(pa.bool_())})
+_BATCH = 10_000
+"""Examples that are written, or looked at, at once."""
+_FACTS = "facts.json"
+
+
+class Stored(Sequence[Encoded]):
+    """The examples of a file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as source:
+            self._table = pa.ipc.open_file(source).read_all()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Encoded]: ...
+    def __getitem__(self, at: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        ids, learned = (column[at].as_py() for column in self._table.columns)
+        return Encoded(ids, learned)
+
+    @cached_property
+    def lengths(self) -> Sequence[int]:
+        """The tokens of each, four bytes a number."""
+        return array("i", np.asarray(pc.list_value_length(self._table["ids"])).astype(np.intc).tobytes())
+
+    def unusual(self, embeddings: int, longest: int | None) -> Iterator[Encoded]:
+        """Those with a token that has no embedding, and those that are longer."""
+        start = 0
+        for batch in self._table.to_batches(_BATCH):
+            ids = batch["ids"]
+            odd = np.asarray(pc.list_parent_indices(ids))[np.asarray(pc.list_flatten(ids)) >= embeddings]
+            long: Any = np.flatnonzero(np.asarray(pc.list_value_length(ids)) > longest) if longest is not None else []
+            yield from (self[start + place] for place in sorted({*map(int, odd), *map(int, long)}))
+            start += len(batch)
+
+
+def written(examples: Iterable[Encoded], path: Path) -> Stored:
+    """Examples written a batch at a time."""
+    each = iter(examples)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
+        while some := list(islice(each, _BATCH)):
+            file.write(pa.record_batch([[one.ids for one in some], [one.mask for one in some]], schema=_SCHEMA))
+    return Stored(path)
+
+
+def stored_in(folder: Path) -> tuple[Stored, Stored, dict[str, Any]] | None:
+    """What is trained on, what is held out, and the facts; None where they are not there as they were written."""
+    with suppress(OSError, ValueError, KeyError):
+        facts = json.loads((folder / _FACTS).read_bytes())
+        if facts["sha256"] == hashes(folder.glob("*.arrow")):
+            return Stored(folder / "train.arrow"), Stored(folder / "heldout.arrow"), facts
+    return None
+
+
+def finish(made: Path, facts: dict[str, Any], folder: Path) -> None:
+    """Move what was written to `made` into place whole; what another process has put there meanwhile is as good."""
+    write_atomic(made / _FACTS, json.dumps(facts | {"sha256": hashes(made.glob("*.arrow"))}, ensure_ascii=False))
+    sync(*made.iterdir(), made)
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        os.rename(made, folder)
+    sync(folder.parent)
