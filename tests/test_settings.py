@@ -195,7 +195,8 @@ def model(study: Study, lab: Lab) -> Any:
         trained = {name: one.detach().sum().item() for name, one in found.named_parameters() if one.requires_grad}
         layers = [one for one in found.modules() if hasattr(one, "scaling")]
         lora = [(one.scaling, [drop.p for drop in one.modules() if hasattr(drop, "p")]) for one in layers]
-        return trained, lora, any(getattr(one, "gradient_checkpointing", False) for one in found.modules())
+        kinds = {str(one.dtype) for one in found.parameters()}
+        return trained, lora, kinds, any(getattr(one, "gradient_checkpointing", False) for one in found.modules())
 
 
 def optimizer(study: Study, lab: Lab) -> Any:
@@ -500,6 +501,7 @@ CASES: dict[str, Case] = {
     "training.adaptation.targets": Case(["q_proj"], model),
     "training.adaptation.rslora": Case(True, model),
     "training.adaptation.dora": Case(True, model),
+    "training.adaptation.quantized": Case(True, model),
     "training.adaptation.modules_to_save": Case(["norm"], model),
     "training.adaptation.layers": Case("last 1", model),
     "training.learning_rate": Case(1e-3, rates),
@@ -515,6 +517,7 @@ CASES: dict[str, Case] = {
     "training.beta1": Case(0.5, optimizer),
     "training.beta2": Case(0.5, optimizer),
     "training.weight_decay": Case(0.5, optimizer),
+    "training.optimizer": Case("adamw8bit", optimizer),
     "training.max_gradient_norm": Case(1e-3, one_step),
     "training.checkpoint_every": Case(2, training),
     "training.gradient_checkpointing": Case(True, model),

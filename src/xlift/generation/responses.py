@@ -203,7 +203,7 @@ def _encoded(
     """
     most = _room(limits, decoding)
     named = [(f"prompt '{prompt['id']}'", own) for prompt, own in zip(prompts, seen, strict=True)]
-    made = each_by_name(lambda messages: fitted(chat, messages, most), named)
+    made = list(each_by_name(lambda messages: fitted(chat, messages, most), named))
     encoded, dropped = [ids for ids, _ in made], [count for _, count in made]
     refuse(beyond(limits, "prompts", encoded, decoding.max_new_tokens))
     return encoded, dropped
@@ -226,7 +226,8 @@ def encoded_prompts(
     most = _room(limits, decoding) if decoding and limits else None
     named = [(f"prompt '{prompt['id']}'", prompt["messages"]) for prompt in prompts]
     encoded: dict[str, list[int]] = {}
-    for prompt, (own, _) in zip(prompts, each_by_name(lambda one: fitted(chat, one, most), named), strict=True):
+    made = list(each_by_name(lambda one: fitted(chat, one, most), named))
+    for prompt, (own, _) in zip(prompts, made, strict=True):
         replied = own[-1:] * (decoding.max_new_tokens if decoding else 0)
         before = [*encoded[prompt["follows"]], *replied] if "follows" in prompt else []
         # Turns that do not fit are dropped: at worst all of them.

@@ -104,6 +104,10 @@ def answering_checkpoints(config: RunConfig, work: Workload, decoding: Decoding)
     return len([step for step in work.checkpoints if decoding.checkpoints == "all" or step in decoding.checkpoints])
 
 
+QUANTIZED = (4 + 8 / 64 + 32 / 64 / 256) / 8
+"""Bytes of a weight in NF4: its four bits, a scale of 8 for 64 weights, and one of 32 for 256 scales."""
+
+
 class Size(NamedTuple):
     """A model by its configuration; `names` are the bytes that the trainable tensors' names take in a file."""
 
@@ -118,6 +122,17 @@ class Size(NamedTuple):
     windows: tuple[int | None, ...]
     """How many tokens back each layer keeps; None: all."""
     limits: Limits
+    linear: int
+    """Weights of the linear layers but the last, which `adaptation.quantized` keeps in 4 bits."""
+
+    def base_bytes(self, config: RunConfig, each: float) -> float:
+        """What the weights of a base take at `each` bytes; those in 4 bits have a scale for 64 of them."""
+        small = self.linear if config.adaptation.quantized else 0
+        return each * (self.parameters - small) + QUANTIZED * small
+
+    def optimizer_bytes(self, config: RunConfig) -> float:
+        """Gradients in float32 and two moments, in 8 bits with a scale for 256 of them or in float32."""
+        return self.trainable * (4 + 2 * (4 if config.optimizer == "adamw" else 1 + 4 / 256))
 
 
 def model_size(base: Located, adaptation: Adaptation) -> Size:
@@ -137,6 +152,9 @@ def _size(path: str, revision: str | None, settings: str) -> Size:
     with quiet(), torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
         parameters, limits = sum(parameter.numel() for parameter in model.parameters()), limits_of(model)
+        head = model.get_output_embeddings()
+        layers = [one for one in model.modules() if type(one) is torch.nn.Linear and one is not head]
+        linear = sum(layer.weight.numel() for layer in layers)
         if adaptation.method == "lora":
             model = with_adapters(model, RunConfig(adaptation=adaptation))
         else:
@@ -159,6 +177,7 @@ def _size(path: str, revision: str | None, settings: str) -> Size:
         2 * int(getattr(text, "num_key_value_heads", None) or heads) * int(width),
         tuple(text.sliding_window if kind == "sliding_attention" else None for kind in kinds),
         limits,
+        linear,
     )
 
 
@@ -177,8 +196,10 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
     tokens = sum(len(example) for example in work.widest)
     learned = sum(sum(example.mask[1:]) for example in work.widest)
     return {
-        "weights": 4 * size.parameters if full else _bytes_per(placement) * size.parameters + 4 * size.trainable,
-        "gradients and AdamW": 12 * size.trainable,
+        "weights": 4 * size.parameters
+        if full
+        else round(size.base_bytes(config, _bytes_per(placement))) + 4 * size.trainable,
+        "gradients and AdamW": round(size.optimizer_bytes(config)),
         "activations": size.layers * tokens * size.hidden * _bytes_per(placement)
         + 8 * min(rows, learned) * min(entries, size.vocabulary),
     }

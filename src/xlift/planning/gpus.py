@@ -68,13 +68,13 @@ def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
     """What a run takes; `kept` are the bytes kept of a token for the backward pass."""
     full = config.adaptation.method == "full"
     # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
-    weights = 6.0 * size.parameters if full else 2.0 * size.parameters + 4.0 * size.trainable
+    weights = 6.0 * size.parameters if full else size.base_bytes(config, 2.0) + 4.0 * size.trainable
     tokens, each = config.micro_batch_tokens, kept
     if config.gradient_checkpointing:
         # What one layer hands to the next, and all that one of them keeps while it is computed again.
         each = 2.0 * (2 if full else 1) * size.hidden * size.layers + kept / size.layers
     rows, columns = PIECES["cuda"]
-    return Needs(weights, 12.0 * size.trainable, tokens * each + 3 * 4.0 * rows * columns)
+    return Needs(weights, size.optimizer_bytes(config), tokens * each + 3 * 4.0 * rows * columns)
 
 
 def kept_bytes(path: str, revision: str | None, adaptation: Adaptation) -> float:
@@ -151,6 +151,9 @@ def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     small = min(config.micro_batch_tokens, max(config.max_length, 2048))
     if small < config.micro_batch_tokens:
         yield f"… micro_batch_tokens: {small}", saving.model_copy(update={"micro_batch_tokens": small})
+    if config.adaptation.method == "lora" and not (config.adaptation.quantized or config.adaptation.dora):
+        quantized = config.adaptation.model_copy(update={"quantized": True})
+        yield "… adaptation.quantized: true", saving.model_copy(update={"adaptation": quantized})
     if config.adaptation.method == "full":
         lora = saving.model_copy(update={"adaptation": Adaptation()})
         yield "… adaptation: {method: lora}", lora

@@ -22,13 +22,14 @@ LONGEST_LABEL = 80
 """Bytes of a label; with the run's hash behind it, it is the name of a folder."""
 FACTOR = "factor."
 """What the columns of the factors that a study tells of its models begin with: `factor.size`."""
-OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "modules_to_save")
+OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "quantized", "modules_to_save")
 """Settings that LoRA alone has: full fine-tuning, where they are None, is no other value of them."""
 _OFF: dict[str, Any] = {
     "preference": 0,
     "swap": 0,
     "rslora": False,
     "dora": False,
+    "quantized": False,
     "weight": 1,
     "remind": False,
     "heldout": 16,

@@ -35,6 +35,8 @@ class Adaptation(Settings):
     """Multiply LoRA's update by alpha / √rank instead, so that high ranks learn as fast as low ones (rsLoRA)."""
     dora: bool = False
     """Learn the length of every row of the adapted weights, too (DoRA)."""
+    quantized: bool = False
+    """Keep the frozen base in 4 bits (NF4) while LoRA learns beside it (QLoRA)."""
     modules_to_save: list[str] = []
     """Names of modules that are trained whole beside LoRA, such as `lm_head`."""
     layers: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
@@ -47,6 +49,13 @@ class Adaptation(Settings):
         if isinstance(layers, str) and not re.fullmatch(r"(first|last|all-but-last) [1-9]\d*", layers):
             raise ValueError("layers are `first 4`, `last 4`, `all-but-last 4` or the like, or a list of numbers")
         return sorted(set(layers)) if isinstance(layers, list) else layers
+
+    @model_validator(mode="after")
+    def _quantized_beside_adapters(self) -> Adaptation:
+        if self.quantized and (self.method != "lora" or self.dora):
+            what = "dora" if self.dora else f"method: {self.method}"
+            raise ValueError(f"quantized keeps a frozen base in 4 bits, for plain LoRA; it does not go with {what}")
+        return self
 
     @property
     def label(self) -> str:
@@ -111,6 +120,8 @@ class RunConfig(Settings):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.1, ge=0)
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW with its moments in float32, or in 8 bits: a quarter of the memory, another result."""
     max_gradient_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(200, ge=1)
     """Optimiser steps between checkpoints; the last step always makes one."""

@@ -132,6 +132,7 @@ class Study(Settings):
             "report": True,
             "judge": any(judge.here is None for judge in self.judges) or any(run.remote for run in runs),
             "ray": self.executor == "ray",
+            "quantize": any(run.adaptation.quantized or run.optimizer == "adamw8bit" for run in runs),
         }
         return [name for name, wanted in chosen.items() if wanted]
 

@@ -139,12 +139,17 @@ def _check_names(model: Any, targets: str | list[str], setting: str) -> None:
 
 
 def _in_one_step(adapted: Any) -> None:
-    """Lets the adapted layers that are plain linear ones compute with their adapter in one step of autograd."""
-    from peft.tuners.lora import Linear
+    """Lets the adapted layers that are plain linear ones, or such in 4 bits, compute with their adapter in one step of
+    autograd."""
+    from peft.tuners.lora import LoraLayer
 
     for layer in adapted.modules():
-        if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear and not layer.lora_variant:
+        if isinstance(layer, LoraLayer) and _is_linear(layer.get_base_layer()) and not layer.lora_variant:
             layer.__dict__["forward"] = _forward_of(layer)
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear or type(layer).__name__ == "Linear4bit"
 
 
 def _forward_of(layer: Any) -> Callable[..., Tensor]:
@@ -155,7 +160,7 @@ def _forward_of(layer: Any) -> Callable[..., Tensor]:
     def forward(x: Tensor, *arguments: Any, **named: Any) -> Tensor:
         unusual = arguments or named or layer.disable_adapters or layer.merged or layer.active_adapters != ["default"]
         drops = layer.training and not isinstance(dropout, nn.Identity)
-        if unusual or drops or x.dtype != base.weight.dtype:
+        if unusual or drops or x.dtype != getattr(base, "compute_dtype", base.weight.dtype):
             return cast(Tensor, plain(x, *arguments, **named))
         return adapted_product(x, base.weight, base.bias, down, up, layer.scaling["default"])
 
@@ -183,21 +188,31 @@ class _Product(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         narrow, wide = down.to(x.dtype), (up * scale).to(x.dtype)
         low = rows @ narrow.t()
-        out = nn.functional.linear(rows, weight, bias)
+        out = nn.functional.linear(rows, _dense(weight), bias)
         out.addmm_(low, wide.t())
-        ctx.save_for_backward(rows, weight, narrow, wide, low)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.save_for_backward(rows, narrow, wide, low)
+        ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        rows, weight, narrow, wide, low = ctx.saved_tensors
-        grad = grad_outputs[0].reshape(-1, weight.shape[0])
+        rows, narrow, wide, low = ctx.saved_tensors
+        grad = grad_outputs[0].reshape(-1, wide.shape[0])
         grad_low = grad @ wide
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(grad_low, narrow).view(ctx.shape)
+            grad_x = (grad @ _dense(ctx.weight)).addmm_(grad_low, narrow).view(ctx.shape)
         return (grad_x, None, None, _wide_product(grad_low, rows), _wide_product(grad, low) * ctx.scale, None)
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """A frozen weight as it is computed with: one in 4 bits is put together for each use."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, state)
 
 
 def _wide_product(left: Tensor, right: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def resume_step(run: RunFolder) -> int:
 
 
 def checkpoint_writer(
-    run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW, chat: ChatFormat, placement: Placement
+    run: RunFolder, step: int, model: Any, optimizer: torch.optim.Optimizer, chat: ChatFormat, placement: Placement
 ) -> Write:
     """A function that writes the checkpoint that is now; what it writes is copied here, so that training may go on.
 
@@ -146,11 +146,12 @@ def _trainable(model: Any) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _training_state(model: Any, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+def _training_state(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, parameter in _trainable(model).items():
         for key, value in {"weight": parameter, **optimizer.state[parameter]}.items():
-            together = _copied(value)
+            # The moments in 8 bits count their steps by a number.
+            together = _copied(torch.as_tensor(value))
             # The other workers help to put it together, and have no use for it.
             if first_worker():
                 state[f"{key}/{name}"] = together
@@ -174,7 +175,7 @@ def _frozen(parameter: Tensor) -> Tensor:
     return parameter.detach() if parameter.requires_grad else whole(parameter.detach())
 
 
-def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW) -> None:
+def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
     """Put the trained weights and the optimiser's state back, exactly as they were.
 
     Raises DataError for a state that is damaged or another run's.
@@ -188,18 +189,27 @@ def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.AdamW)
         raise DataError(f"{state}: training cannot be continued from it: {error}", hint) from None
 
 
-def _restore(state: Path, model: Any, optimizer: torch.optim.AdamW) -> None:
+def _restore(state: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
     with safe_open(state, framework="pt") as saved:
         keys = set(saved.keys())
         for name, parameter in _trainable(model).items():
             with torch.no_grad():
                 parameter.copy_(like(_like(saved, f"weight/{name}", parameter), parameter))
-            if any(key.endswith(f"/{name}") for key in keys - {f"weight/{name}"}):
-                optimizer.state[parameter] = {
-                    "step": _like(saved, f"step/{name}", torch.zeros(())).to(parameter.device),
-                    "exp_avg": like(_like(saved, f"exp_avg/{name}", parameter), parameter),
-                    "exp_avg_sq": like(_like(saved, f"exp_avg_sq/{name}", parameter), parameter),
-                }
+            kinds = {key.removesuffix(f"/{name}") for key in keys if key.endswith(f"/{name}")} - {"weight"}
+            if kinds:
+                optimizer.state[parameter] = {kind: _moment(saved, kind, name, parameter) for kind in kinds}
+
+
+def _moment(saved: Any, kind: str, name: str, parameter: Tensor) -> Tensor | float:
+    """A part of the optimiser's state of a parameter; in 8 bits moments have scales, and steps are no tensor."""
+    key = f"{kind}/{name}"
+    if kind == "step":
+        steps = _like(saved, key, torch.zeros(()))
+        return steps.to(parameter.device) if steps.is_floating_point() else int(steps)
+    if kind.startswith(("qmap", "absmax")):
+        scales: Tensor = saved.get_tensor(key)
+        return scales.to(parameter.device)
+    return like(_like(saved, key, parameter), parameter)
 
 
 def _like(saved: Any, key: str, parameter: Tensor) -> Tensor:

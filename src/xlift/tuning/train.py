@@ -39,6 +39,7 @@ from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
 from xlift.tuning.proof import prove_training, refuse
+from xlift.tuning.quantized import adamw_8bit, quantized_base
 from xlift.tuning.sharding import is_sharded, shard, through, whole
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
@@ -87,7 +88,7 @@ def prepared_model(
         choose_layers(model, config.adaptation.layers)
         yield _recomputing(model, config).train()
         return
-    with kept.lent(base, placement) as frozen:
+    with quantized_base(base, placement, kept) if config.adaptation.quantized else kept.lent(base, placement) as frozen:
         use_lengths(frozen)
         model = with_adapters(frozen, config)
         yield _recomputing(model, config).train()
@@ -108,7 +109,7 @@ def _recomputing(model: Any, config: RunConfig) -> Any:
     return model
 
 
-def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
+def make_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -116,8 +117,10 @@ def make_optimizer(config: RunConfig, model: Any) -> torch.optim.AdamW:
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)
+    how: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": 1e-8}
+    if config.optimizer == "adamw8bit":
+        return adamw_8bit(groups, how)
+    return torch.optim.AdamW(groups, fused=True, **how)
 
 
 def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, device: str) -> dict[str, Tensor]:
@@ -224,7 +227,11 @@ def begun(ahead: Ahead, model: Any, placement: Placement, watching: Watching) ->
     prove_training(model, run.config.packing)
     refuse(unreadable_examples(limits_of(model), "conversations", data.train, data.heldout))
     # Processes would not have equally many pairs, which they must have who put weights together.
-    if several_workers() and run.config.adaptation.method == "full" and not run.config.preference:
+    shares = several_workers() and run.config.adaptation.method == "full" and not run.config.preference
+    if shares and run.config.optimizer != "adamw":
+        problem = f"optimizer: {run.config.optimizer} does not know weights that processes share out (FSDP2)"
+        raise ConfigError(problem, "set training.optimizer to adamw, or train in one process")
+    if shares:
         shard(model, placement.device)
     optimizer = make_optimizer(run.config, model)
     if ahead.first:
@@ -242,7 +249,7 @@ class Loop:
     data: Data
     steps: list[Sequence[int]]
     model: Any
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     watching: Watching
 
 
@@ -354,7 +361,7 @@ def _note(record: dict[str, Any]) -> str:
 
 def train_step(
     model: Any,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     examples: Sequence[Encoded],
     config: RunConfig,
     chat: ChatFormat,
@@ -403,7 +410,7 @@ def seed_of(config: RunConfig, step: int, number: int) -> int:
     return int(fingerprint(config.seed, step, number, length=15), 16)
 
 
-def descend(optimizer: torch.optim.AdamW, loss: float, config: RunConfig, step: int, total: int) -> dict[str, Any]:
+def descend(optimizer: torch.optim.Optimizer, loss: float, config: RunConfig, step: int, total: int) -> dict[str, Any]:
     """The optimiser's own part of a step, once all gradients are there. Raises UserError where one is no number."""
     trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = float(whole(torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)))
