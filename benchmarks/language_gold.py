@@ -1,11 +1,13 @@
 """Precision, recall and F1 of "has a language error" on a gold set, beside the Language Confusion Benchmark's rule.
 
-    python benchmarks/language_gold.py FOLDER
+    python benchmarks/language_gold.py FOLDER [--part dev] [--contested]
 
 FOLDER holds the benchmark's stored responses (llama-2-instruct.csv, llama-3-instruct.csv, command-r-base.csv with the
 columns id, completion, task, source, language) and its word list (words). language_gold.jsonl names 540 of them by
 model/task/source/language/id with two readers' grades on the language facet and the adjudicated one. Thresholds were
-set on the part "dev"; "test" is what counts.
+set on the part "dev"; "test" is what counts. language_contested.jsonl names 375 responses of three other models of the
+benchmark (command-r-plus, gpt-4-turbo, mistral-large, in its repository's `outputs`) on which the rule and an earlier
+version of ours disagreed, or called a word an error, with one reader's verdict on the stretches in question.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from xlift.rating.language.lcb import signature as lcb_signature
 from xlift.rating.language.rater import rate_text, signature
 
 MODELS = ("llama-2-instruct", "llama-3-instruct", "command-r-base")
+OTHERS = ("command-r-plus", "gpt-4-turbo", "mistral-large")
 
 
-def responses(folder: Path) -> dict[str, dict[str, str]]:
+def responses(folder: Path, models: tuple[str, ...] = MODELS) -> dict[str, dict[str, str]]:
     """Stored responses by model/task/source/language/id."""
     csv.field_size_limit(10**9)
     found = {}
-    for model in MODELS:
+    for model in models:
         with (folder / f"{model}.csv").open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 found[f"{model}/{row['task']}/{row['source']}/{row['language']}/{row['id']}"] = row
@@ -51,17 +54,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", choices=["test", "dev"], default="test")
+    parser.add_argument("--contested", action="store_true")
     arguments = parser.parse_args()
-    stored = responses(arguments.folder)
+    stored = responses(arguments.folder, OTHERS if arguments.contested else MODELS)
+    verdicts = "language_contested.jsonl" if arguments.contested else "language_gold.jsonl"
     words = arguments.folder / "words"
     ours: dict[str, Counter[tuple[bool, bool]]] = {}
     theirs: dict[str, Counter[tuple[bool, bool]]] = {}
-    for line in Path(__file__).with_name("language_gold.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in Path(__file__).with_name(verdicts).read_text(encoding="utf-8").splitlines():
         gold = json.loads(line)
-        if gold["part"] != arguments.part or gold["grade"] is None:
+        if not arguments.contested and (gold["part"] != arguments.part or gold["grade"] is None):
             continue
         code, text = gold["language"], stored[gold["response"]]["completion"]
-        wrong = gold["grade"] < 2
+        wrong = gold["error"] if arguments.contested else gold["grade"] < 2
         for name in (code, "all"):
             ours.setdefault(name, Counter())[wrong, is_error(rate_text(text, code))] += 1
             rule = rate_lcb({"text": text, "language": code}, words if words.is_file() else None)

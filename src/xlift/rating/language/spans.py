@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from functools import lru_cache
 from operator import itemgetter
 
+from xlift.rating.language.headings import SEVERAL, SEVERAL_NEIGHBOURS, english_lists, headings
 from xlift.rating.language.masks import (
     WORD,
     anything_outside,
@@ -32,7 +32,6 @@ from xlift.rating.language.scripts import (
     Span,
     breaks_of,
     chinese_lines,
-    is_listed_title,
     line_of,
     other_script,
     speaks_of_works,
@@ -95,8 +94,6 @@ def _native(stretch: str, code: str) -> bool:
 SINGLE = 1.0
 SINGLE_KNOWN = 2.6
 """Evidence at which one word is foreign: not in the expected language's lexicon, or in it by chance."""
-SEVERAL = 3.0
-SEVERAL_NEIGHBOURS = 6.0
 DROP = 3.0
 NEW_LINE = 1.0
 """What it costs a span to go on in the next line."""
@@ -112,7 +109,7 @@ def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[S
         return []
     if not said.places:
         said = said._replace(places=places_of(said.masked))
-    candidates = _headings(said, flagged) + _english_lists(said, flagged)
+    candidates = headings(said, flagged) + english_lists(said, flagged)
     limits = _limits(said, [j for j, weight in enumerate(weights) if weight[1] > 0])
     limits += [(j, 0.0) for j in flagged if in_phrase(said.words[max(0, j - 5) : j + 6], min(j, 5))]
     breaks = breaks_of(said)
@@ -141,81 +138,6 @@ def _likeliest(against: list[tuple[float, ...]]) -> list[int]:
         return ranked[:1]
     best = {max(range(len(row)), key=row.__getitem__) for row in against} if len(against) <= 6 else set()
     return sorted({*ranked[:RIVALS_TRIED], *best})
-
-
-HEADING_WORDS = 5
-SHORT_HEADING = 3
-
-
-# e.g. es: "The Importance of Exercise\n\nMoverse todos los días es muy bueno para la salud de las personas." → 1
-# e.g. fr: "The History of the City and of Its People\n\nLa ville a été fondée il y a deux mille ans." → 1
-def _headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
-    """Whole lines in English title case, whose capitals would pass for names elsewhere."""
-    if said.code == "en":
-        return []
-    found, places, last = [], said.places, 0
-    for j in flagged:
-        if j < last or not (said.words[j] in FUNCTION_WORDS or _unheard(said.words[j], said.code)):
-            continue
-        start, end = line_of(said.text, places[j][0])
-        first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
-        if last - first < SHORT_HEADING or is_listed_title(said, range(first, last)):
-            continue
-        scores = [evidence(word, said.code, "en") for word in said.words[first:last]]
-        if last - first < HEADING_WORDS and not _short_heading(said.words[first:last], said.code):
-            continue
-        if sum(score > 0 for score in scores) >= 0.8 * len(scores) and sum(scores) >= SEVERAL_NEIGHBOURS:
-            found.append((sum(scores), Span(places[first][0], places[last - 1][1], "en")))
-    return found
-
-
-# e.g. _short_heading(["the", "importance", "of", "sleep"], "es") → True
-# e.g. _short_heading(["university", "of", "oxford"], "es") → False
-def _short_heading(words: list[str], code: str) -> bool:
-    return sum(_unheard(word, code) for word in words) + (words[0] in FUNCTION_WORDS) >= 2
-
-
-# e.g. _unheard("retirement", "es") → True
-# e.g. _unheard("marketing", "es") → False
-@lru_cache(maxsize=20_000)
-def _unheard(word: str, code: str) -> bool:
-    """Whether a word of English, no name, is in no list of the expected language."""
-    return (zipf(word, "en") or 0.0) >= COMMON and zipf(word, code) is None and in_lexicon(word, "en") is True
-
-
-LIST_ITEMS, ITEM = 3, 1.4
-"""Items of a list that are English, and the evidence of a word that makes one so."""
-
-
-# e.g. es: "Temas de la clase de finanzas:\n1. Saving\n2. Investing\n3. Credit Cards\n4. Insurance" → 1
-def _english_lists(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
-    """List items in English, whose capitals would pass for names, in a text that does not speak of works."""
-    if said.code == "en" or "\n" not in said.text:
-        return []
-    items, strong, unheard, places, last = [], 0, 0, said.places, 0
-    for j in flagged:
-        if j < last:
-            continue
-        start, end = line_of(said.text, places[j][0])
-        first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
-        if not BULLET.fullmatch(said.text, start, places[first][0]):
-            continue
-        # Turkish makes another letter of a capital I.
-        words = [word.replace("ı", "i") for word in said.words[first:last]]
-        if not all(map(_in_english, words)):
-            continue
-        scores = [evidence(word, said.code, "en") for word in words]
-        english = [in_lexicon(word, "en") and not in_lexicon(word, said.code) for word in words]
-        if any(english):
-            items.append((SEVERAL + max(scores), Span(places[first][0], places[last - 1][1], "en")))
-            strong += any(sure and score >= ITEM for sure, score in zip(english, scores, strict=True))
-            unheard += any(_unheard(word, said.code) for word in words)
-    listed = unheard and strong >= LIST_ITEMS and 2 * strong >= len(items)
-    return items if listed and not speaks_of_works(said.text) else []
-
-
-def _in_english(word: str) -> bool:
-    return len(word) < 2 or (zipf(word, "en") or 0.0) >= COMMON
 
 
 def _segments(said: Said, scores: list[float], rival: str) -> list[tuple[float, Span]]:

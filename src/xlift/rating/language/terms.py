@@ -67,25 +67,25 @@ _PHRASES = frozenset(
         "processing, black box, white box, customer experience, face id, touch id, deep fake, hash table, linked "
         "list, "
         # of firms and markets
-        "content marketing, content creator, content creators, digital marketing, email marketing, influencer "
-        "marketing, social media, social media manager, call to action, landing page, landing pages, lead "
-        "generation, search engine, search engine optimization, pay per click, cost per click, key performance "
-        "indicator, key performance indicators, business plan, business model, business intelligence, business "
-        "angel, business angels, business to business, case study, case studies, best practice, best practices, "
-        "success story, success stories, success rate, brand awareness, customer service, customer care, customer "
-        "relationship management, customer journey, supply chain, supply chain management, value chain, due "
-        "diligence, private equity, venture capital, hedge fund, hedge funds, stock options, call option, call "
-        "options, put option, put options, options trading, day trading, swing trading, option trading, in the "
-        "money, at the money, out of the money, stop loss, take profit, bull market, bear market, stock market, "
-        "cash flow, break even, cost benefit, trade off, trade offs, win win, know how, think tank, think tanks, "
-        "project manager, project management, product manager, product owner, scrum master, time management, risk "
-        "management, quality assurance, quality control, team building, team leader, team work, problem solving, "
-        "critical thinking, design thinking, soft skill, soft skills, hard skill, hard skills, work life balance, "
-        "home office, part time, full time, full service, all in one, hands on, peer review, peer reviewed, trial "
-        "and error, graphic designer, web designer, web developer, ghost writer, ghost writing, copy writer, copy "
-        "writing, machine learning engineer, software engineer, software engineering, start up, start ups, green "
-        "economy, fair trade, carbon footprint, black friday, credit score, credit card, financial planner, wealth "
-        "management, "
+        "content marketing, time to market, go to market, bullet point, bullet points, content creator, content "
+        "creators, digital marketing, email marketing, influencer marketing, social media, social media manager, "
+        "call to action, landing page, landing pages, lead generation, search engine, search engine optimization, "
+        "pay per click, cost per click, key performance indicator, key performance indicators, business plan, "
+        "business model, business intelligence, business angel, business angels, business to business, case study, "
+        "case studies, best practice, best practices, success story, success stories, success rate, brand "
+        "awareness, customer service, customer care, customer relationship management, customer journey, supply "
+        "chain, supply chain management, value chain, due diligence, private equity, venture capital, hedge fund, "
+        "hedge funds, stock options, call option, call options, put option, put options, options trading, day "
+        "trading, swing trading, option trading, in the money, at the money, out of the money, stop loss, take "
+        "profit, bull market, bear market, stock market, cash flow, break even, cost benefit, trade off, trade "
+        "offs, win win, know how, think tank, think tanks, project manager, project management, product manager, "
+        "product owner, scrum master, time management, risk management, quality assurance, quality control, team "
+        "building, team leader, team work, problem solving, critical thinking, design thinking, soft skill, soft "
+        "skills, hard skill, hard skills, work life balance, home office, part time, full time, full service, all "
+        "in one, hands on, peer review, peer reviewed, trial and error, graphic designer, web designer, web "
+        "developer, ghost writer, ghost writing, copy writer, copy writing, machine learning engineer, software "
+        "engineer, software engineering, start up, start ups, green economy, fair trade, carbon footprint, black "
+        "friday, credit score, credit card, financial planner, wealth management, "
         # of sports, food, clothes and pastimes
         "bench press, shoulder press, leg press, leg raise, leg raises, push up, push ups, sit up, sit ups, pull "
         "up, pull ups, jumping jacks, mountain climbers, mountain climber, mountain bike, warm up, cool down, cheat "
@@ -101,6 +101,7 @@ _PHRASES = frozenset(
         "inclusive, low cost, last minute, jet lag, greatest of all time"
     ).split(",")
 )
+_PARTS = frozenset(word for phrase in _PHRASES for word in phrase.split())
 _LONGEST = max(len(phrase.split()) for phrase in _PHRASES)
 
 
@@ -108,7 +109,7 @@ _LONGEST = max(len(phrase.split()) for phrase in _PHRASES)
 # e.g. in_phrase(["diligence"], 0) → False
 def in_phrase(words: Sequence[str], j: int) -> bool:
     """Whether a word stands in a borrowed term of several words."""
-    return any(
+    return words[j] in _PARTS and any(
         " ".join(words[first : first + count]) in _PHRASES
         for count in range(2, _LONGEST + 1)
         for first in range(max(0, j - count + 1), min(j, len(words) - count) + 1)

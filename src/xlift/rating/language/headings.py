@@ -1,0 +1,96 @@
+"""Lines that are English as a whole in a text of another language: headings, and items of lists.
+
+Their capitals would pass for names where single words are weighed (spans.py).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import lru_cache
+
+from xlift.rating.language.scripts import (
+    BULLET,
+    FUNCTION_WORDS,
+    Said,
+    Span,
+    is_listed_title,
+    line_of,
+    speaks_of_works,
+)
+from xlift.rating.language.wordlists import COMMON, evidence, in_lexicon, zipf
+
+SEVERAL, SEVERAL_NEIGHBOURS = 3.0, 6.0
+"""Evidence at which several words are in another language, and in one that is easily mistaken for the expected one."""
+HEADING_WORDS = 5
+SHORT_HEADING = 3
+
+
+# e.g. es: "The Importance of Exercise\n\nMoverse todos los días es muy bueno para la salud de las personas." → 1
+# e.g. fr: "The History of the City and of Its People\n\nLa ville a été fondée il y a deux mille ans." → 1
+def headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
+    """Whole lines in English title case, whose capitals would pass for names elsewhere."""
+    if said.code == "en":
+        return []
+    found, places, last = [], said.places, 0
+    for j in flagged:
+        if j < last or not (said.words[j] in FUNCTION_WORDS or _unheard(said.words[j], said.code)):
+            continue
+        start, end = line_of(said.text, places[j][0])
+        first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
+        if last - first < SHORT_HEADING or is_listed_title(said, range(first, last)):
+            continue
+        scores = [evidence(word, said.code, "en") for word in said.words[first:last]]
+        if last - first < HEADING_WORDS and not _short_heading(said.words[first:last], said.code):
+            continue
+        if sum(score > 0 for score in scores) >= 0.8 * len(scores) and sum(scores) >= SEVERAL_NEIGHBOURS:
+            found.append((sum(scores), Span(places[first][0], places[last - 1][1], "en")))
+    return found
+
+
+# e.g. _short_heading(["the", "importance", "of", "sleep"], "es") → True
+# e.g. _short_heading(["university", "of", "oxford"], "es") → False
+def _short_heading(words: list[str], code: str) -> bool:
+    return sum(_unheard(word, code) for word in words) + (words[0] in FUNCTION_WORDS) >= 2
+
+
+# e.g. _unheard("retirement", "es") → True
+# e.g. _unheard("marketing", "es") → False
+@lru_cache(maxsize=20_000)
+def _unheard(word: str, code: str) -> bool:
+    """Whether a word of English, no name, is in no list of the expected language."""
+    return (zipf(word, "en") or 0.0) >= COMMON and zipf(word, code) is None and in_lexicon(word, "en") is True
+
+
+LIST_ITEMS, ITEM = 3, 1.4
+"""Items of a list that are English, and the evidence of a word that makes one so."""
+
+
+# e.g. es: "Temas de la clase de finanzas:\n1. Saving\n2. Investing\n3. Credit Cards\n4. Insurance" → 1
+def english_lists(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
+    """List items in English, whose capitals would pass for names, in a text that does not speak of works."""
+    if said.code == "en" or "\n" not in said.text:
+        return []
+    items, strong, unheard, places, last = [], 0, 0, said.places, 0
+    for j in flagged:
+        if j < last:
+            continue
+        start, end = line_of(said.text, places[j][0])
+        first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
+        if not BULLET.fullmatch(said.text, start, places[first][0]):
+            continue
+        # Turkish makes another letter of a capital I.
+        words = [word.replace("ı", "i") for word in said.words[first:last]]
+        if not all(map(_in_english, words)):
+            continue
+        scores = [evidence(word, said.code, "en") for word in words]
+        english = [in_lexicon(word, "en") and not in_lexicon(word, said.code) for word in words]
+        if any(english):
+            items.append((SEVERAL + max(scores), Span(places[first][0], places[last - 1][1], "en")))
+            strong += any(sure and score >= ITEM for sure, score in zip(english, scores, strict=True))
+            unheard += any(_unheard(word, said.code) for word in words)
+    listed = unheard and strong >= LIST_ITEMS and 2 * strong >= len(items)
+    return items if listed and not speaks_of_works(said.text) else []
+
+
+def _in_english(word: str) -> bool:
+    return len(word) < 2 or (zipf(word, "en") or 0.0) >= COMMON
