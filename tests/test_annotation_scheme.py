@@ -19,7 +19,7 @@ from xlift.annotation.campaign import Plan
 from xlift.annotation.door import ANNOTATOR_COOKIE, csrf_of
 from xlift.annotation.rendering import formatted
 from xlift.annotation.scheme import Scheme, guidelines_of, read_scheme, shown_facets
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, DataError
 
 OWN = """
 facets:
@@ -310,3 +310,18 @@ def test_nothing_in_a_formatted_response_runs_loads_or_leads_away() -> None:
         allowed = r'</?(p|strong|em|u|code|pre)( dir="(auto|ltr)")?>'
         assert tags, text
         assert all(re.fullmatch(allowed, tag) for tag in tags), found
+
+
+def test_people_rate_the_files_of_other_programs_as_they_are(tmp_path: Path) -> None:
+    table = tmp_path / "answers.csv"
+    table.write_text("question,answer,language\nPourquoi ?,Parce que.,fr\nPor quê?,Porque sim.,pt\n", encoding="utf-8")
+    batch = tmp_path / "eval.jsonl"
+    body = {"choices": [{"message": {"role": "assistant", "content": "Parce que."}, "finish_reason": "stop"}]}
+    batch.write_text(json.dumps({"custom_id": "a.fr", "response": {"status_code": 200, "body": body}}) + "\n")
+    added = campaigns.add(campaigns.open_campaign(table), "Ana", ["fr", "pt"])
+    assert "2 responses for Ana" in added
+    texts = [one["text"] for one in campaigns.open_campaign(table).responses()]
+    assert texts == ["Parce que.", "Porque sim."]
+    assert [one["text"] for one in campaigns.open_campaign(batch).responses()] == ["Parce que."]
+    with pytest.raises(DataError, match="no such file"):
+        campaigns.open_campaign(tmp_path / "none.csv")

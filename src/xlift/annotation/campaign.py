@@ -20,6 +20,7 @@ from xlift.annotation.words import INTERFACES
 from xlift.errors import ConfigError, DataError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.progress import say
+from xlift.rating.files import is_study
 from xlift.terminal import paged, terminal_room, wrapped
 from xlift.workspace import StudyFolder, find_study
 
@@ -42,7 +43,7 @@ DEFAULTS = {"per_response": 2, "per_cell": 10, "total": None, "seed": 0, "split"
 
 
 class Campaign(NamedTuple):
-    """A source of responses (a study, or a JSONL file where `workspace` is None) and the database of its ratings."""
+    """A source of responses (a study, or a file where `workspace` is None) and the database of its ratings."""
 
     path: Path
     workspace: StudyFolder | None
@@ -60,7 +61,7 @@ def open_campaign(source: Path, database: str | None = None) -> Campaign:
 
     Raises ConfigError where there is no such study, DataError where there is no such file.
     """
-    if source.suffix == ".jsonl":
+    if not source.is_dir() and not is_study(source):
         if not source.is_file():
             raise DataError(f"{source}: no such file")
         beside, workspace = source.with_suffix(".annotations.sqlite"), None

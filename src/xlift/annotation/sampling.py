@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from xlift.annotation.database import ASKED_FACETS
 from xlift.checkpoint import checkpoints
 from xlift.errors import DataError, nearest
 from xlift.rating import text_fingerprint
+from xlift.rating.files import file_rows, open_reading
+from xlift.rating.foreign import ReadingOptions, responses
 from xlift.records import any_response, fingerprint, read_jsonl, reply_language
 from xlift.workspace import StudyFolder
 
@@ -40,12 +42,15 @@ def study_responses(workspace: StudyFolder, split: str | None = None) -> list[di
 
 
 def file_responses(path: Path) -> list[dict[str, Any]]:
-    """The responses in any JSONL file: `text` and `language`, and where present `id`, `run`, `step`, `messages`.
+    """The responses in a file: `text` and `language`, and where present `id`, `run`, `step`, `messages`.
 
-    Raises DataError with every line that cannot be used.
+    Files of other programs are read as `xlift rate` reads them.
+
+    Raises DataError with every line that cannot be used, ConfigError where nothing says what its columns are.
     """
-    found, problems, seen = [], [], set()
-    for number, record in read_jsonl(path):
+    found, problems, seen = [], list[str](), set()
+    records = read_jsonl(path) if _is_ours(path) else enumerate(_foreign_responses(path, problems), 1)
+    for number, record in records:
         where = f"{path}:{number}"
         wrong = _response_problems(record, where)
         try:
@@ -61,6 +66,23 @@ def file_responses(path: Path) -> list[dict[str, Any]]:
     if problems:
         raise DataError(problems, f"mend {path} and run again")
     return found
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the first record of a file of lines has a field of ours: all others are then held to be ours."""
+    first = next(iter(read_jsonl(path)), None) if path.suffix == ".jsonl" else (0, {"": None})
+    return first is None or bool({"text", "language"} & first[1].keys())
+
+
+def _foreign_responses(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    reading = open_reading(path, ReadingOptions(), None)
+    for row in file_rows(path):
+        try:
+            if row.problem:
+                raise DataError(row.problem)
+            yield from responses(row.record, reading, row.where, row.number)
+        except DataError as error:
+            problems += error.problems
 
 
 def read_controls(path: Path, levels: dict[str, tuple[int, ...]] = LEVELS) -> list[dict[str, Any]]:

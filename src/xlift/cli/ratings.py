@@ -207,7 +207,7 @@ _ANNOTATE: Modes = {
 @app.command()
 def annotate(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="STUDY|FILE.jsonl", help="A study, or a file of responses.")],
+    source: Annotated[Path, typer.Argument(metavar="STUDY|FILE", help="A study, or a file of responses of any kind.")],
     add: Annotated[str | None, typer.Option(metavar="NAME", help="Add a person; prints their personal link.")] = None,
     languages: Annotated[str, typer.Option(help="Languages that the person reads, separated by commas.")] = "",
     per_response: Annotated[int | None, typer.Option(help="People for each response; 2 at first.")] = None,
