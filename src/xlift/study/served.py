@@ -47,6 +47,10 @@ class Decoding(Settings):
     """Layers at which they are moved, from 0 on; the middle third where none are named."""
     checkpoints: Literal["last", "all"] | list[Annotated[int, Field(ge=1)]] = "last"
     """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
+    engine: Literal["local", "vllm"] = "local"
+    """What lets models answer that are loaded here: xlift itself, or vLLM, installed beside it."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that vLLM shares a model out over."""
     batch_size: int = Field(48, ge=1)
     """Prompts decoded together, fewer where memory is short. On a CPU it does not change responses; on a GPU in half
     precision sums are rounded otherwise in batches of another size, and some responses change."""
@@ -61,6 +65,7 @@ class Decoding(Settings):
             text += f"|min{self.min_p:g}" if self.min_p else ""
         text += f"|stop{fingerprint(self.stop, length=8)}" if self.stop else ""
         text += "|drop" if self.too_long == "drop" else ""
+        text += "|vllm" if self.engine == "vllm" else ""
         text += "|allow v1" if self.allow else ""
         layers = "" if self.steer_layers is None else ",".join(map(str, self.steer_layers))
         return text + (f"|steer v2 {self.steer:g} {layers}" if self.steer else "")
@@ -71,6 +76,10 @@ class Decoding(Settings):
             raise ValueError(
                 "samples: a greedy response is always the same; set strategy: sample, or leave samples out"
             )
+        if self.engine == "vllm" and (self.allow or self.steer):
+            raise ValueError("allow and steer are of xlift's own decoding: engine: vllm has neither")
+        if self.engine == "local" and self.tensor_parallel > 1:
+            raise ValueError("tensor_parallel is for engine: vllm")
         return self
 
 
@@ -274,7 +283,7 @@ class Model(Served):
         own = self.chosen
         if self.by == "imported":
             return self.by
-        unsent = {"repetition_penalty": 1.0, "allow": False, "steer": 0.0, "steer_layers": None}
+        unsent = {"engine": "local", "repetition_penalty": 1.0, "allow": False, "steer": 0.0, "steer_layers": None}
         text = own.model_copy(update=unsent).signature.replace("|rp1|", "|")
         sent = [one for one in (self.chat_template_kwargs, self.body) if one]
         return text + "".join(f"|{fingerprint(one, length=6)}" for one in sent)

@@ -131,6 +131,7 @@ class Study(Settings):
             "train": not all(run.remote for run in runs) or any(judge.here is not None for judge in self.judges),
             "report": True,
             "judge": any(judge.here is None for judge in self.judges) or any(run.remote for run in runs),
+            "vllm": "vllm" in {self.decoding.engine, *(one.decoding.get("engine") for one in self.models)},
             "ray": self.executor == "ray",
             "quantize": any(run.adaptation.quantized or run.optimizer == "adamw8bit" for run in runs),
         }
