@@ -111,7 +111,7 @@ def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[S
         said = said._replace(places=places_of(said.masked))
     candidates = headings(said, flagged) + english_lists(said, flagged)
     limits = _limits(said, [j for j, weight in enumerate(weights) if weight[1] > 0])
-    limits += [(j, 0.0) for j in flagged if in_phrase(said.words[max(0, j - 5) : j + 6], min(j, 5))]
+    limits += [(j, 0.0) for j in flagged if in_phrase(said.words, j)]
     breaks = breaks_of(said)
     against = [weight[2] for weight in weights]
     for i in _likeliest([against[j] for j in flagged]):
