@@ -40,13 +40,13 @@ def test_what_is_needed_stays_as_it_is_and_nothing_is_made_again(study_file: Pat
     before = contents(workspace.path)
     cleaned = xlift("clean", "out", "--yes", folder=tmp_path)
     assert cleaned.returncode == 0, cleaned.stderr
-    for place in (left.path, half, kept.path / "training_state"):
+    for place in (left.path, half, kept.path / "training_state", workspace.path / "data"):
         assert not place.exists()
         assert f" {place.relative_to(tmp_path)} " in cleaned.stdout
     needed = {
         name: data
         for name, data in before.items()
-        if left.id not in name and "training_state" not in name and half.name not in name
+        if not any(gone in name for gone in (left.id, "training_state", half.name, "data/"))
     }
     assert contents(workspace.path) == needed
     assert pending(workspace) == []
