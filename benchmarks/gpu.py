@@ -36,9 +36,10 @@ from xlift.memory import free_memory, peak_memory, reset_peak_memory
 from xlift.models import Placement, load_model, load_tokenizer, place
 from xlift.study.runs import RunConfig
 from xlift.study.served import Decoding
+from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import pad
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import make_optimizer, prepared_model, train_step
+from xlift.tuning.train import prepared_model, train_step
 
 LIMIT = 470
 """Seconds for all parts together."""

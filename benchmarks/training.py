@@ -35,8 +35,9 @@ from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.attention import attention, starts_mask
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import Scores, linear_losses
+from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import make_optimizer, prepared_model, train_step
+from xlift.tuning.train import prepared_model, train_step
 
 PEERS = {"TRL flattened": {"padding_free": True}, "TRL padded": {"padding_free": False}}
 Batches = Sequence[Sequence[Encoded]]

@@ -20,10 +20,11 @@ from xlift.study.served import Decoding
 from xlift.tuning.attention import forget_lengths, use_lengths
 from xlift.tuning.encoding import Data
 from xlift.tuning.loss import response_loss
+from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import pack
 from xlift.tuning.templates import Encoded, chat_format
 from xlift.tuning.together import Passes, member_of, step_in_turn, step_together
-from xlift.tuning.train import Ahead, Watching, make_optimizer, prepared_model, train_step
+from xlift.tuning.train import Ahead, Watching, prepared_model, train_step
 from xlift.workspace import RunFolder
 
 Measure = Callable[[Located, str], tuple[float, float]]

@@ -36,8 +36,9 @@ from xlift.study.loading import load_study
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.study.study import Study
 from xlift.tuning.encoding import encode_data
+from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import make_optimizer, prepared_model
+from xlift.tuning.train import prepared_model
 from xlift.workspace import StudyFolder
 
 CPU = Placement("cpu", "float32", "test")

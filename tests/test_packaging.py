@@ -227,7 +227,7 @@ def test_the_core_rates_compares_and_reads(bare: Path, tmp_path: Path) -> None:
         (["run", "made"], "train,report", "torch"),
         (["check", "made"], "train", "torch"),
         (["chat", "model"], "train", "torch"),
-        (["report", "made"], "report", "jinja2"),
+        (["report", "made"], "report", "markupsafe"),
         (["judge", "responses.jsonl", "-o", "r.jsonl", "--model", "m", "--base-url", "http://x"], "judge", "openai"),
         (["annotate", "responses.jsonl"], "annotate", "sqlalchemy"),
     ],

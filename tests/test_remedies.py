@@ -27,11 +27,12 @@ from xlift.study.runs import RunConfig
 from xlift.study.sections import Halving
 from xlift.study.study import Study
 from xlift.tuning.encoding import encode_data
+from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import pad
 from xlift.tuning.preference import mean_log_probs, odds_ratio_loss, preference_loss, preferred_pairs
 from xlift.tuning.swap import layer_of, swapped
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import make_optimizer, prepared_model, train_step
+from xlift.tuning.train import prepared_model, train_step
 from xlift.verifying import verify
 from xlift.workspace import StudyFolder
 

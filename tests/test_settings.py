@@ -47,8 +47,9 @@ from xlift.study.loading import parse_study, section_class
 from xlift.study.runs import FILLED_IN, INDIFFERENT, RunConfig
 from xlift.study.study import Study
 from xlift.tuning.encoding import Data, encode_data
+from xlift.tuning.optimizer import learning_rate_at, make_optimizer
 from xlift.tuning.templates import ChatFormat, chat_format
-from xlift.tuning.train import learning_rate_at, make_optimizer, plan, prepared_model, train_step
+from xlift.tuning.train import plan, prepared_model, train_step
 from xlift.watch import validation_prompts, watcher
 from xlift.workspace import StudyFolder, open_study
 

@@ -25,9 +25,10 @@ from xlift.tuning import train as training
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.loss import response_loss, summed_loss
+from xlift.tuning.optimizer import learning_rate_at, make_optimizer
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.templates import chat_format
-from xlift.tuning.train import learning_rate_at, make_optimizer, plan, prepared_model, train, train_step
+from xlift.tuning.train import plan, prepared_model, train, train_step
 from xlift.workspace import RunFolder
 
 CPU = Placement("cpu", "float32", "test")

@@ -23,7 +23,7 @@ from xlift.stages import run_study
 from xlift.study.loading import load_study
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.checkpoints import restore
-from xlift.tuning.train import make_optimizer
+from xlift.tuning.optimizer import make_optimizer
 from xlift.verifying import verify
 from xlift.workspace import StudyFolder, find_study
 

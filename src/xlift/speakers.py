@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from xlift.records import Message
 from xlift.servers.named import is_served, served_model
-from xlift.servers.streaming import streamed
-from xlift.servers.where import served_where
 from xlift.study.served import Decoding, Model
 
 OnPiece = Callable[[str], None]
@@ -35,6 +33,10 @@ def opened_speaker(
     """
     with ExitStack() as stack:
         if is_served(name):
+            # What is loaded here needs no client.
+            from xlift.servers.streaming import streamed
+            from xlift.servers.where import served_where
+
             served = Model.model_validate(served_model(name, *server, stack))
             served_where(served)
             served = served.model_copy(update={"decoding": {"max_new_tokens": max_new_tokens}})

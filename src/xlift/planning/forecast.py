@@ -39,10 +39,11 @@ from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.encoding import Data
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import PIECES
+from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import heldout_loss, make_optimizer, plan, prepared_model, train_step
+from xlift.tuning.train import heldout_loss, plan, prepared_model, train_step
 
 NEW_TOKENS = 6
 """Tokens that the probe lets a reply have."""

@@ -28,7 +28,7 @@ def example_order(count: int, seed: int) -> Iterator[int]:
         yield from order
 
 
-# e.g. sum(plan_steps([4, 5, 6], 0, 10, None, 2.0), []).count(1) → 2
+# e.g. [*itertools.chain(*plan_steps([4, 5, 6], 0, 10, None, 2.0))].count(1) → 2
 def plan_steps(
     lengths: Sequence[int], seed: int, batch_tokens: int, steps: int | None, epochs: float | None
 ) -> list[Sequence[int]]:

@@ -29,6 +29,7 @@ from xlift.progress import progress, say
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.loss import row_losses
+from xlift.tuning.optimizer import descend
 from xlift.tuning.packing import pack, split_micro_batches
 from xlift.tuning.templates import Encoded
 from xlift.tuning.train import (
@@ -36,7 +37,6 @@ from xlift.tuning.train import (
     Loop,
     Watching,
     begun,
-    descend,
     finished,
     learned_tokens,
     own_randomness,

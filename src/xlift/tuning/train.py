@@ -36,11 +36,12 @@ from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, re
 from xlift.tuning.encoding import Data, Tokenised, data_lines, unreadable_examples
 from xlift.tuning.limits import limits_of
 from xlift.tuning.loss import response_loss
+from xlift.tuning.optimizer import DIVERGED, descend, make_optimizer
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
 from xlift.tuning.proof import prove_training, refuse
-from xlift.tuning.quantized import adamw_8bit, quantized_base
-from xlift.tuning.sharding import is_sharded, shard, through, whole
+from xlift.tuning.quantized import quantized_base
+from xlift.tuning.sharding import is_sharded, shard, through
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
 from xlift.tuning.trouble import made_to_fit, spike_watch
@@ -56,19 +57,6 @@ def plan(config: RunConfig, lengths: Sequence[int]) -> list[Sequence[int]]:
         problem = f"warmup_steps ({config.warmup_steps}) reach beyond the run, which has {len(planned)} steps"
         raise ConfigError(problem, "lower training.warmup_steps, or raise steps or epochs")
     return planned
-
-
-# e.g. [round(learning_rate_at(RunConfig(warmup_steps=2), step, 5), 6) for step in (0, 1, 4)] → [5e-05, 0.0001, 1e-05]
-# e.g. learning_rate_at(RunConfig(min_learning_rate_ratio=0.1), 0, 1) → 0.0001
-def learning_rate_at(config: RunConfig, step: int, total: int) -> float:
-    """Learning rate of optimiser step `step` (from 0) of `total`; the last has the lowest, a single one the highest."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    done = (step - config.warmup_steps) / max(1, total - 1 - config.warmup_steps)
-    share = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
-    return config.learning_rate * (config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * share)
 
 
 @contextmanager
@@ -109,20 +97,6 @@ def _recomputing(model: Any, config: RunConfig) -> Any:
     return model
 
 
-def make_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    how: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": 1e-8}
-    if config.optimizer == "adamw8bit":
-        return adamw_8bit(groups, how)
-    return torch.optim.AdamW(groups, fused=True, **how)
-
-
 def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, device: str) -> dict[str, Tensor]:
     batch = pack(examples) if config.packing else pad(examples, pad_id)
     return _to(batch, device)
@@ -131,9 +105,6 @@ def make_batch(examples: Sequence[Encoded], config: RunConfig, pad_id: int, devi
 def _to(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
     return {key: value.to(device) for key, value in batch.items()}
 
-
-DIVERGED = "lower training.learning_rate, add warmup_steps, or set dtype to float32"
-"""What to do about a loss that is no number."""
 
 Watch = Callable[[Any, ChatFormat], dict[str, Any]]
 """What is measured of the model as it is during training, for train.jsonl."""
@@ -408,20 +379,6 @@ def train_step(
 def seed_of(config: RunConfig, step: int, number: int) -> int:
     """The seed of what dropout leaves out in a micro-batch of a step."""
     return int(fingerprint(config.seed, step, number, length=15), 16)
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: float, config: RunConfig, step: int, total: int) -> dict[str, Any]:
-    """The optimiser's own part of a step, once all gradients are there. Raises UserError where one is no number."""
-    trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(trainable, config.max_gradient_norm)))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise UserError(f"step {step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}", DIVERGED)
-    rate = learning_rate_at(config, step, total)
-    for settings in optimizer.param_groups:
-        settings["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
 
 
 # e.g. learned_tokens([Encoded([1, 2, 3], [True, False, True])]) → 1
