@@ -50,6 +50,9 @@ def _common(
         os.environ[VERBOSE] = "1"
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
         logging.getLogger("xlift").propagate = False
+    else:
+        # Whenever PEFT loads it, it warns of kernels that it does without.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _end(error: UserError) -> NoReturn:
