@@ -209,6 +209,9 @@ def test_print_is_light_complete_and_without_controls(page: Any, tmp_path: Path)
     # Every rater's figures are printed, still and whole.
     assert page.locator(".static:visible").count() == page.locator(".drawing").count()
     assert page.locator("article.prompt:visible").count() == 6
+    # No figure is higher than a page with its heading and caption, 212 mm.
+    heights = page.evaluate("[...document.querySelectorAll('.static svg')].map(one => one.clientHeight)")
+    assert max(heights) <= 212 / 25.4 * 96 + 1
 
 
 def test_a_narrow_screen_does_not_scroll_sideways(page: Any) -> None:
@@ -218,6 +221,15 @@ def test_a_narrow_screen_does_not_scroll_sideways(page: Any) -> None:
     tops = [answers.nth(i).bounding_box()["y"] for i in range(answers.count())]
     assert tops == sorted(tops)
     assert len(set(tops)) == len(tops)
+
+
+def test_what_is_wider_than_a_phone_says_that_it_scrolls(page: Any) -> None:
+    told = """[...document.querySelectorAll('.drawing, .wide')].filter(one => one.clientWidth)
+        .every(one => one.classList.contains('more') === one.scrollWidth > one.clientWidth + 1)"""
+    for width, state in ((390, "visible"), (1280, "hidden")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.locator(".drawing.more:visible").first.wait_for(state=state)
+        assert page.evaluate(told)
 
 
 def test_the_keyboard_reaches_everything(page: Any) -> None:

@@ -45,6 +45,9 @@
   }
   const views = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(entry => { views.unobserve(entry.target); enliven(entry.target); }), { rootMargin: "200px" });
 
+  // Where only a part can be seen, as of most figures on a phone, that is said.
+  const widths = new ResizeObserver(entries => entries.forEach(({ target }) => target.classList.toggle("more", target.scrollWidth > target.clientWidth + 1)));
+
   // --- tables: a click on a head sorts by it, another one the other way round
 
   const sortKey = cell => {
@@ -227,6 +230,7 @@
     await filter();
     follow();
     all(".drawing").forEach(drawing => views.observe(drawing));
+    all(".drawing, .wide").forEach(place => widths.observe(place));
     readAll();
   }
   start();
