@@ -19,6 +19,7 @@ from xlift.annotation.campaign import Plan
 from xlift.annotation.door import ANNOTATOR_COOKIE, csrf_of
 from xlift.annotation.rendering import formatted
 from xlift.annotation.scheme import Scheme, guidelines_of, read_scheme, shown_facets
+from xlift.annotation.words import TEXTS
 from xlift.errors import ConfigError, DataError
 
 OWN = """
@@ -237,6 +238,29 @@ def test_the_coordinator_sees_how_far_all_are_and_pauses_extends_and_revokes(tmp
     assert act("nothing").status_code == 404
     act("revoke", name="Ana")
     assert ana.open().status_code == 403
+
+
+def test_the_coordinator_s_page_speaks_the_browser_s_language_until_another_is_chosen(tmp_path: Path) -> None:
+    campaign, _ = begun(tmp_path, responses(["fr"], 1))
+    client, token = coordinator(campaign)
+    for language, texts in TEXTS.items():
+        said, page = texts["coordination"], client.get("/coordination", headers={"Accept-Language": language}).text
+        assert f'<html lang="{language}" dir="{"rtl" if language == "ar" else "ltr"}">' in page
+        for key in ("title", "open", "pause", "annotator", "add", "admit", "revoke", "progress", "rated", "link"):
+            assert said[key] in page, (language, key)
+        assert not re.search(r"\{\w+\}", page)
+
+    def act(action: str, **form: str) -> str:
+        data = {"csrf": csrf_of(token), **form}
+        return client.post(f"/coordination/{action}", data=data, headers={"Accept-Language": "fr"}).text
+
+    assert TEXTS["ar"]["coordination"]["open"] in act("interface", interface="ar")
+    assert TEXTS["ar"]["coordination"]["open"] in act("interface", interface="none")
+    assert TEXTS["ar"]["coordination"]["no_languages"] in act("languages", name="Ana", languages=" ، ")
+    assert "klingon · x1" in act("languages", name="Ana", languages="klingon، fr, x1")
+    assert TEXTS["ar"]["coordination"]["nobody"].format(text="Ivan") in act("languages", name="Ivan", languages="fr")
+    assert 'lang="ar" dir="rtl"' in client.get("/coordination").text
+    assert "open until" in campaigns.status(campaign)  # the command line stays English
 
 
 def test_only_the_coordinator_s_own_link_coordinates(tmp_path: Path) -> None:

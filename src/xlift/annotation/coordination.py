@@ -6,6 +6,7 @@ The link is no annotator's: it opens nothing else, and an annotator's opens noth
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,13 +19,16 @@ from starlette.routing import Route
 from xlift.analysis.agreement import agreement_tables
 from xlift.annotation import database as db
 from xlift.annotation import people, transfer
-from xlift.annotation.door import PAGES, Handler, csrf_of, form_of, let_in, message, own_body, refusal
+from xlift.annotation.door import PAGES, Handler, asked_languages, csrf_of, form_of, let_in, message, own_body, refusal
 from xlift.annotation.rendering import sendable
-from xlift.errors import UserError
-from xlift.languages import find_language, language_code, language_problem
+from xlift.annotation.scheme import scheme_of, shown_facets
+from xlift.annotation.words import TEXTS, direction
+from xlift.errors import ConfigError
+from xlift.languages import find_language, language_code
 from xlift.workspace import now
 
 COORDINATOR_COOKIE = "xlift_coordinator"
+COMMAS = re.compile("[,،、，]")
 RESAMPLES = 200
 """Fewer than in a report: the page is opened often, and its intervals are to show who stands out."""
 
@@ -78,7 +82,7 @@ def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         known, refused = await _admit(request, token)
         if known is None:
             return refused
-        request.state.interface = "en"
+        request.state.interface = known.get("interface") or asked_languages(request)[0]
         body, wrong = await own_body(request, token)
         return wrong if wrong is not None else await handler(request, token, body)
 
@@ -86,73 +90,113 @@ def _guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _page(request: Request, token: str, body: bytes, problem: str = "") -> Response:
-    context = await run_in_threadpool(_read, request.app.state.database)
-    page = PAGES.get_template("coordination.html").render(**context, csrf=csrf_of(token), problem=problem)
+    interface = request.state.interface
+    context = await run_in_threadpool(_read, request.app.state.database, interface)
+    page = PAGES.get_template("coordination.html").render(
+        **context,
+        **{"csrf": csrf_of(token), "problem": problem, "interface": interface, "direction": direction(interface)},
+        interfaces={code: texts["name"] for code, texts in TEXTS.items()},
+        texts=TEXTS[interface],
+    )
     return HTMLResponse(sendable(page), 422 if problem else 200)
 
 
-def _read(database: db.Database) -> dict[str, Any]:
+def _read(database: db.Database, interface: str) -> dict[str, Any]:
+    said = TEXTS[interface]["coordination"]
     with database.read.begin() as connection:
         ratings = [one for one in transfer.rating_records(connection) if "other" not in one]
         found = agreement_tables([one for one in ratings if one["facet"] in db.ASKED_FACETS], resamples=RESAMPLES)
         together = [row for row in found["agreement"] if row["between"] == "people"]
-        names = sorted({row[0] for row in people.pace_rows(connection)})
+        facets = {one.name: one.title for one in shown_facets(scheme_of(connection), interface)}
+        rows = {
+            "progress": people.progress_rows(connection, said),
+            "pace": people.pace_rows(connection),
+            "practice": people.practice_rows(connection, said),
+            "controls": [[name, facets.get(facet, facet), *of] for name, facet, *of in people.control_rows(connection)],
+            "agreement": _agreement(together, facets),
+            "deviations": _deviating(found["people"], facets, said),
+        }
         return {
             "paused": bool(db.read_setting(connection, "paused")),
-            "names": names,
+            "names": sorted({row[0] for row in people.pace_rows(connection)}),
             "tables": [
-                (
-                    "Progress",
-                    ["annotator", "language", "rated", "skipped", "of", "link"],
-                    people.progress_rows(connection),
-                ),
-                ("Pace", ["annotator", "seconds each", "completion code"], people.pace_rows(connection)),
-                ("Practice", ["annotator", "done", "as expected", "goes on"], people.practice_rows(connection)),
-                ("Controls", ["annotator", "facet", "as expected", "of"], people.control_rows(connection)),
-                ("Agreement so far", ["facet", "language", "first", "second", "items", "alpha"], _agreement(together)),
-                ("Who deviates", ["facet", "language", "annotator", "items", "deviates"], _deviating(found["people"])),
+                (said.get(name) or TEXTS[interface][name], [said[key] for key in PAGE_COLUMNS[name]], own)
+                for name, own in rows.items()
             ],
         }
 
 
-def _agreement(rows: list[dict[str, Any]]) -> list[list[str]]:
-    keys = ("facet", "language", "first", "second", "items")
-    return [[*(str(row[key]) for key in keys), "–" if row["alpha"] is None else f"{row['alpha']:.2f}"] for row in rows]
+PAGE_COLUMNS = {
+    "progress": ("annotator", "language", "rated", "skipped", "total", "link"),
+    "pace": ("annotator", "seconds", "code"),
+    "practice": ("annotator", "done", "met", "goes_on"),
+    "controls": ("annotator", "facet", "met", "total"),
+    "agreement": ("facet", "language", "first", "second", "items", "alpha"),
+    "deviations": ("facet", "language", "annotator", "items", "deviates"),
+}
+"""Tables of the page and their columns, by the names of their words."""
 
 
-def _deviating(rows: list[dict[str, Any]]) -> list[list[str]]:
-    keys = ("facet", "language", "rater", "items")
-    return [[*(str(row[key]) for key in keys), ", ".join(row["deviates"])] for row in rows if row["deviates"]]
+def _agreement(rows: list[dict[str, Any]], facets: dict[str, str]) -> list[list[str]]:
+    alphas = ["–" if row["alpha"] is None else f"{row['alpha']:.2f}" for row in rows]
+    return [[*_cells(row, facets, "first", "second"), alpha] for row, alpha in zip(rows, alphas, strict=True)]
+
+
+def _deviating(rows: list[dict[str, Any]], facets: dict[str, str], said: people.PageWords) -> list[list[str]]:
+    marks = [" · ".join(said[mark] for mark in row["deviates"]) for row in rows]
+    return [[*_cells(row, facets, "rater"), mark] for row, mark in zip(rows, marks, strict=True) if mark]
+
+
+def _cells(row: dict[str, Any], facets: dict[str, str], *raters: str) -> list[str]:
+    return [facets.get(row["facet"], row["facet"]), *(str(row[key]) for key in ("language", *raters, "items"))]
 
 
 async def _act(request: Request, token: str, body: bytes) -> Response:
-    action = ACTIONS.get(request.path_params["action"])
-    if action is None:
+    action, form = request.path_params["action"], form_of(body) or {}
+    if action not in ACTIONS:
         return refusal(request, "missing", 404)
+    said = TEXTS[request.state.interface]["coordination"]
+    wrong = await run_in_threadpool(_change, request.app.state.database, action, form, said)
+    return await _page(request, token, body, wrong) if wrong else RedirectResponse("/coordination", 303)
+
+
+def _change(database: db.Database, action: str, form: dict[str, str], said: people.PageWords) -> str:
+    """Do what a button says; what is wrong, in words of the page, where it cannot be done."""
+    change, refused = ACTIONS[action]
+    given = _given(form)
+    unknown = [text for text in given if not find_language(text)]
+    if action == "languages" and (unknown or not given):
+        return said["unknown_language" if unknown else "no_languages"].format(text=" · ".join(unknown))
     try:
-        await run_in_threadpool(_change, request.app.state.database, action, form_of(body) or {})
-    except UserError as error:
-        return await _page(request, token, body, str(error))
-    return RedirectResponse("/coordination", 303)
+        with database.write.begin() as connection:
+            change(connection, form)
+    except ConfigError:
+        return said[refused].format(text=form.get("name", ""))
+    return ""
 
 
-def _change(database: db.Database, action: Callable[[Connection, dict[str, str]], None], form: dict[str, str]) -> None:
-    with database.write.begin() as connection:
-        action(connection, form)
+# e.g. _given({"languages": "it، Dutch, "}) → ["it", "Dutch"]
+def _given(form: dict[str, str]) -> list[str]:
+    return [text.strip() for text in COMMAS.split(form.get("languages", "")) if text.strip()]
 
 
-def _extend(connection: Connection, form: dict[str, str]) -> None:
-    given = [text.strip() for text in form.get("languages", "").split(",") if text.strip()]
-    problems = [language_problem(text) for text in given if not find_language(text)]
-    if problems or not given:
-        raise UserError(problems or "which languages? codes or names, separated by commas")
-    people.extend(connection, form.get("name", ""), [language_code(text) for text in given])
+def _speak(connection: Connection, form: dict[str, str]) -> None:
+    if (code := form.get("interface")) in TEXTS:
+        known = db.read_setting(connection, "coordinator")
+        db.write_setting(connection, "coordinator", known | {"interface": code})
 
 
-ACTIONS: dict[str, Callable[[Connection, dict[str, str]], None]] = {
-    "pause": lambda connection, form: people.pause(connection, True),
-    "resume": lambda connection, form: people.pause(connection, False),
-    "revoke": lambda connection, form: people.revoke(connection, form.get("name", "")),
-    "admit": lambda connection, form: people.admit(connection, form.get("name", "")),
-    "languages": _extend,
+ACTIONS: dict[str, tuple[Callable[[Connection, dict[str, str]], object], str]] = {
+    "pause": (lambda connection, form: people.pause(connection, True), "nobody_yet"),
+    "resume": (lambda connection, form: people.pause(connection, False), "nobody_yet"),
+    "revoke": (lambda connection, form: people.revoke(connection, form.get("name", "")), "nobody"),
+    "admit": (lambda connection, form: people.admit(connection, form.get("name", "")), "nobody"),
+    "languages": (
+        lambda connection, form: people.extend(
+            connection, form.get("name", ""), [language_code(text) for text in _given(form)]
+        ),
+        "nobody",
+    ),
+    "interface": (_speak, "nobody"),
 }
+"""What each button does, and the word for why it could not."""

@@ -199,14 +199,14 @@ def _left(expires: str | None) -> int:
 def message(request: Request, title: str, text: str, code: int, onward: str = "") -> Response:
     """A page of a few words: in the annotator's language; for strangers in their browser's languages and English."""
     known = getattr(request.state, "interface", None)
-    asked = [known] if known else _asked_languages(request)
+    asked = [known] if known else asked_languages(request)
     languages = asked[:1] if known or onward else dict.fromkeys([*asked, "en"])
     said = [(lang, direction(lang), TEXTS[lang][title], TEXTS[lang].get(text, "")) for lang in languages]
     return HTMLResponse(PAGES.get_template("message.html").render(said=said, onward=onward), code)
 
 
 # e.g. "de-CH, ar;q=0.8" → ["de", "ar"]
-def _asked_languages(request: Request) -> list[str]:
+def asked_languages(request: Request) -> list[str]:
     """Languages of the page that the browser asks for, the first first; English where it speaks none of them."""
     asked = [part.split(";")[0].strip() for part in request.headers.get("accept-language", "en")[:200].split(",")]
     return [code for code in map(known_code, asked) if code in TEXTS] or ["en"]
@@ -216,7 +216,7 @@ def refusal(request: Request, title: str, code: int, detail: str = "") -> Respon
     """What is wrong, in words: a page, or JSON where JSON was sent."""
     if not is_json(request):
         return message(request, title, "", code)
-    language = getattr(request.state, "interface", None) or _asked_languages(request)[0]
+    language = getattr(request.state, "interface", None) or asked_languages(request)[0]
     return JSONResponse({"error": TEXTS[language][title]} | ({"detail": detail} if detail else {}), code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -13,7 +13,11 @@ from sqlalchemy import Connection
 
 from xlift.annotation import database as db
 from xlift.annotation import practice, sampling, transfer
+from xlift.annotation.words import COORDINATION
 from xlift.errors import ConfigError
+
+PageWords = Mapping[str, str]
+"""Words of the coordinator's page in one language: `coordination` of texts.json."""
 
 
 def reassign(connection: Connection, per_response: int, seed: int) -> None:
@@ -100,7 +104,8 @@ def languages_of(connection: Connection) -> list[str]:
     return sorted(connection.execute(sa.select(db.tasks.c.language).distinct()).scalars())
 
 
-def progress_rows(connection: Connection) -> list[list[str]]:
+def progress_rows(connection: Connection, said: PageWords = COORDINATION) -> list[list[str]]:
+    """Per person, language and link: what is rated, skipped, there in all, and how the link stands, in words."""
     joined = (
         sa.select(
             db.annotators.c.name, db.annotators.c.token, db.annotators.c.expires, db.tasks.c.language, db.assignments
@@ -110,19 +115,19 @@ def progress_rows(connection: Connection) -> list[list[str]]:
     )
     cells: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for row in connection.execute(joined):
-        cell = cells[row.name, row.language, _link_state(row)]
+        cell = cells[row.name, row.language, _link_state(row, said)]
         cell[0] += row.done
         cell[1] += bool(row.skips and not row.done)
         cell[2] += 1
     return [[name, language, *map(str, counts), link] for (name, language, link), counts in sorted(cells.items())]
 
 
-def _link_state(annotator: Any) -> str:
+def _link_state(annotator: Any, said: PageWords) -> str:
     if annotator.token is None:
-        return "withdrawn"
+        return said["withdrawn"]
     if annotator.expires is None:
-        return "open"
-    return f"{'open until' if db.works(annotator) else 'ended'} {annotator.expires[:10]}"
+        return said["link_open"]
+    return said["until" if db.works(annotator) else "ended"].format(day=annotator.expires[:10])
 
 
 def control_rows(connection: Connection) -> list[list[str]]:
@@ -137,14 +142,16 @@ def control_rows(connection: Connection) -> list[list[str]]:
     return [[name, facet, str(met), str(of)] for (name, facet), (met, of) in sorted(cells.items())]
 
 
-def practice_rows(connection: Connection) -> list[list[str]]:
+def practice_rows(connection: Connection, said: PageWords = COORDINATION) -> list[list[str]]:
     """Per person with practice items: how many are done, expected values met, and whether they may go on."""
     rows = []
     for person in connection.execute(sa.select(db.annotators).order_by(db.annotators.c.name)):
         found = practice.standing(connection, person)
         if found.items:
-            state = "yes" if found.qualified else "no" if found.over else "not yet"
-            rows.append([person.name, f"{found.done} of {found.items}", f"{found.met} of {found.values}", state])
+            state = "yes" if found.qualified else "no" if found.over else "not_yet"
+            shares = [(found.done, found.items), (found.met, found.values)]
+            told = [said["share"].format(done=done, total=total) for done, total in shares]
+            rows.append([person.name, *told, said[state]])
     return rows
 
 

@@ -17,6 +17,8 @@ FOLDER = Path(__file__).parent
 TEXTS: dict[str, dict[str, Any]] = json.loads((FOLDER / "texts.json").read_text(encoding="utf-8"))
 INTERFACES = tuple(TEXTS)
 """Languages that the page speaks."""
+COORDINATION: dict[str, str] = TEXTS["en"]["coordination"]
+"""What the coordinator's page says, and the command line with it: in English."""
 
 
 def spoken(code: str) -> str:
