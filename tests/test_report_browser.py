@@ -224,7 +224,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(page: Any) -> None:
 
 
 def test_what_is_wider_than_a_phone_says_that_it_scrolls(page: Any) -> None:
-    told = """[...document.querySelectorAll('.drawing, .wide')].filter(one => one.clientWidth)
+    told = """[...document.querySelectorAll('.drawing, .wide')].filter(one => one.checkVisibility())
         .every(one => one.classList.contains('more') === one.scrollWidth > one.clientWidth + 1)"""
     for width, state in ((390, "visible"), (1280, "hidden")):
         page.set_viewport_size({"width": width, "height": 800})
