@@ -91,7 +91,13 @@ def finish(made: Path, facts: dict[str, Any], folder: Path) -> None:
     """Move what was written to `made` into place whole; what another process has put there meanwhile is as good."""
     write_atomic(made / _FACTS, json.dumps(facts | {"sha256": hashes(made.glob("*.arrow"))}, ensure_ascii=False))
     sync(*made.iterdir(), made)
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
+    try:
         os.rename(made, folder)
+    except OSError:
+        # A folder is there: of a process that was faster, which may be reading it, or a damaged one.
+        if stored_in(folder) is not None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            os.rename(made, folder)
     sync(folder.parent)
