@@ -31,6 +31,12 @@ from xlift.workers import first_worker
 from xlift.workspace import RunFolder
 
 Write = Callable[[], None]
+MOMENTS = {
+    frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    frozenset({"step", "state1", "state2"}),
+    frozenset({"step", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2"}),
+}
+"""What AdamW keeps of a parameter; in 8 bits, of small parameters and of large ones."""
 SHARD = "5GB"
 """Weights of more are written as several files with an index, in Hugging Face's way."""
 
@@ -191,13 +197,17 @@ def restore(run: RunFolder, step: int, model: Any, optimizer: torch.optim.Optimi
 
 def _restore(state: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
     with safe_open(state, framework="pt") as saved:
-        keys = set(saved.keys())
+        kinds: dict[str, set[str]] = {}
+        for key in saved.keys():  # noqa: SIM118
+            kind, _, name = key.partition("/")
+            kinds.setdefault(name, set()).add(kind)
         for name, parameter in _trainable(model).items():
             with torch.no_grad():
                 parameter.copy_(like(_like(saved, f"weight/{name}", parameter), parameter))
-            kinds = {key.removesuffix(f"/{name}") for key in keys if key.endswith(f"/{name}")} - {"weight"}
-            if kinds:
-                optimizer.state[parameter] = {kind: _moment(saved, kind, name, parameter) for kind in kinds}
+            moments = kinds.get(name, set()) - {"weight"}
+            if frozenset(moments) not in MOMENTS:
+                raise ValueError(f"of the moments of {name} it holds {', '.join(sorted(moments)) or 'none'} alone")
+            optimizer.state[parameter] = {kind: _moment(saved, kind, name, parameter) for kind in moments}
 
 
 def _moment(saved: Any, kind: str, name: str, parameter: Tensor) -> Tensor | float:
