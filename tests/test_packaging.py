@@ -114,7 +114,8 @@ def test_every_pinned_version_is_one_that_the_project_allows() -> None:
     pinned = {plain(name): version for name, version in pins.items()}
     for one in [*PROJECT["dependencies"], *(x for extra in PROJECT["optional-dependencies"].values() for x in extra)]:
         wanted = Requirement(one)
-        assert wanted.name == "xlift" or wanted.specifier.contains(pinned[plain(wanted.name)]), one
+        # vLLM brings a torch of its own: it is not installed beside the pinned one.
+        assert wanted.name in {"xlift", "vllm"} or wanted.specifier.contains(pinned[plain(wanted.name)]), one
 
 
 def test_an_import_of_what_belongs_to_no_extra_stays_an_error() -> None:

@@ -28,8 +28,10 @@ from xlift.errors import ConfigError, UserError
 from xlift.executors import each_run, task_resources
 from xlift.generation.engine import decode
 from xlift.generation.served import LEDGER, answer_served
+from xlift.generation.vllm import engine_arguments
 from xlift.halving import stopped
 from xlift.hub import folder_sha256, locate
+from xlift.judging.panel import panel_ratings
 from xlift.judging.ratings import judge_responses, ledger_path
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer, place
 from xlift.planning.check import check_study
@@ -453,6 +455,28 @@ RESPONSES = [
     for i in range(6)
 ]
 ORG = {"training.instructions.sources.path": "hub:org/data"}
+
+
+def signed(study: Study, lab: Lab) -> Any:
+    """What answers are known by."""
+    return study.decoding.signature
+
+
+def engines(study: Study, lab: Lab) -> Any:
+    """What vLLM is made with."""
+    return engine_arguments("m", None, "float32", [], study.decoding.tensor_parallel)
+
+
+def united(study: Study, lab: Lab) -> Any:
+    """What a panel makes of three judges who do not agree, and of two of them."""
+    same = {"language": "fr", "run": "r", "step": 0, "facet": "fluency", "response": "0", "signature": "s"}
+    values = [("p", "a", 2), ("p", "b", 1), ("p", "c", 1), ("q", "a", 2), ("q", "b", 2)]
+    said: Any = [same | {"id": name, "rater": f"judge:{judge}", "value": value} for name, judge, value in values]
+    assert study.panel is not None
+    return [(one["rater"], one["value"]) for one in panel_ratings(study.panel, study.judges, said)]
+
+
+PANEL = {"judges": [{"model": name, "base_url": "FIRST"} for name in "abc"], "panel.take": "mean"}
 SAMPLED = {"decoding.strategy": "sample"}
 HALVING = {
     "halving": {"first": STEP // 2, "factor": 2},
@@ -550,6 +574,8 @@ CASES: dict[str, Case] = {
     "decoding.steer_layers": Case([1], replies, {"decoding.steer": 2.0}),
     "decoding.checkpoints": Case("all", counting),
     "decoding.batch_size": Case(1, batches),
+    "decoding.engine": Case("vllm", signed),
+    "decoding.tensor_parallel": Case(2, engines, {"decoding.engine": "vllm"}),
     "raters": Case(["fluency"], rated),
     "models.model": Case("n", answered("requests"), SERVED),
     "models.name": Case("mine", answered("label"), SERVED),
@@ -592,6 +618,10 @@ CASES: dict[str, Case] = {
     "judges.max_cost": Case(1e-9, judged("stopped"), {"judges.price_input": 1.0}),
     "judges.max_requests": Case(1, judged("stopped")),
     "judges.batch": Case(True, judged("batches")),
+    "panel.judges": Case(["a", "b"], united, PANEL),
+    "panel.take": Case("majority", united, PANEL),
+    "panel.least": Case(3, united, PANEL),
+    "panel.name": Case("we", united, PANEL),
     "validation.every": Case(1, training, {"validation.margins": True}),
     "validation.margins": Case(True, watched),
     "validation.grammar": Case(True, graded),

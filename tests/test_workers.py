@@ -182,7 +182,7 @@ from pathlib import Path
 
 # What the first worker writes comes half a second late.
 if os.environ["RANK"] == "0":
-    import xlift.stages, xlift.tuning.checkpoints, xlift.workspace
+    import xlift.stages, xlift.tuning.checkpoints, xlift.tuning.train, xlift.workspace
 
     def late(function):
         def slow(*arguments, **options):
