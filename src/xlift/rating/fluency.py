@@ -43,6 +43,8 @@ VERSION = 4
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 TERM = 11
 """Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""
+MANY_JUDGED = 25
+"""Words of a text in a script without capitals for a 0: in a short one the unknown words may all be names."""
 MIN_UNKNOWN, NAMES = 3, 5
 """Different unknown words: two may be terms; up to four may be names where no capitals tell them apart, or for a 0."""
 SOME_UNKNOWN, MANY_UNKNOWN = 0.04, 0.29
@@ -108,7 +110,12 @@ def _fired(detail: dict[str, Any], code: str) -> tuple[list[str], bool]:
     }
     fired = [name for name, (some, _) in limits.items() if (detail[name] or 0.0) > some]
     severe = any(detail[name] > limits[name][1] for name in fired if name != "unknown")
-    severe |= "unknown" in fired and (detail["unknown_plain"] or 0.0) > limits["unknown"][1]
+    cased = LANGUAGES[code].script in {"Latn", "Cyrl", "Grek"}
+    severe |= (
+        "unknown" in fired
+        and (detail["unknown_plain"] or 0.0) > limits["unknown"][1]
+        and (cased or detail["judged"] >= MANY_JUDGED)
+    )
     return fired + [name for name in ("leaked", "placeholders") if detail[name]], severe
 
 
@@ -151,7 +158,7 @@ def out_of_lexicon(text: str, code: str) -> dict[str, Any]:
     unknown: it takes ten times as long.
     """
     if code in NO_LIST:
-        return {"unknown": None, "unknown_plain": None}
+        return {"unknown": None, "unknown_plain": None, "judged": 0}
     found, judged = _unknown(text[:READ_FOR_WORDS], [code])
     if len({word.lower() for word in found}) >= MIN_UNKNOWN:
         # What stands in brackets explains: a Latin name, a transcription.
@@ -161,7 +168,7 @@ def out_of_lexicon(text: str, code: str) -> dict[str, Any]:
     plain = [word for word in found if not word[0].isupper() and len(word) < TERM]
     shares = [round(len(some) / judged, 4) if judged >= MIN_JUDGED else None for some in (found, plain)]
     words = list(dict.fromkeys(word.lower() for word in found))[:NAMES]
-    return {"unknown": shares[0], "unknown_plain": shares[1], "unknown_words": words}
+    return {"unknown": shares[0], "unknown_plain": shares[1], "judged": judged, "unknown_words": words}
 
 
 def _unknown(text: str, codes: Sequence[str]) -> tuple[list[str], int]:

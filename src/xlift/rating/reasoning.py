@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 
-_NAMES = r"think(?:ing)?|thoughts?|reason(?:ing)?|scratchpad|reflection|seed:think"
+_NAMES = (
+    r"think(?:ing)?|thoughts?|reason(?:ing)?|scratchpad|reflection|seed:think|analysis"
+    r"|(?:inner|internal)_(?:monologue|thoughts?)"
+)
 # e.g. without_reasoning("[THINK]2 + 2[/THINK]4") → "4"
 # e.g. without_reasoning("<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Oui.<|END_RESPONSE|>") → "Oui."
+# e.g. without_reasoning("<inner_thoughts>Hm.</inner_thoughts>Oui.") → "Oui."
 # e.g. without_reasoning("Write `<think>` first.") → "Write `<think>` first."
 _TAG = re.compile(
     rf"(?<!`)(?:</?\s?(?:{_NAMES})(?:\s[^<>\n]{{0,60}})?>|\[/?THINK\]|◁/?think▷"

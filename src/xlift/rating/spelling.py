@@ -50,6 +50,8 @@ _HYPHENS: dict[int, Any] = str.maketrans(dict.fromkeys("‐‑−־", "-"))
 # Hamza on alif, final ya and ta marbuta, and letters that Persian and Urdu write with code points of their own;
 # chandrabindu and nukta of Devanagari; ё, œ.
 _ALIKE: dict[int, Any] = str.maketrans("أإآٱىةکیھہەۀےё", "اااايهكيههههيе", "़") | {ord("ँ"): "ं", ord("œ"): "oe"}
+# A nasal before a consonant of its own kind: हिन्दी and हिंदी.
+_NASAL = re.compile("ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[ट-ढ])|न्(?=[त-ध])|म्(?=[प-भ])")
 _CEDILLAS: dict[int, Any] = str.maketrans("şţ", "șț")
 _CIRCUMFLEXES: dict[int, Any] = str.maketrans("âîû", "aiu")
 
@@ -117,20 +119,27 @@ def _moved(vowels: str) -> str:
 # e.g. alike("οδόσ", "el") → "οδοσ"
 # e.g. alike("أحمد", "ar") → "احمد"
 # e.g. alike("well‑being", "en") → "well-being"
+# e.g. alike("हिन्दी", "hi") → "हिंदी"
+# e.g. alike("perché", "it") → "perchè"
 # e.g. alike("здраво", "sr") → "zdravo"
 def alike(text: str, code: str) -> str:
     """Casefolded text in which spellings of one word are equal: Greek accents, Arabic letters, and so on."""
     text = text.translate(_APOSTROPHES)
     if text.isascii():
         return text
-    text = plain_form(text).translate(_HYPHENS).translate(_CYRILLIC).translate(_ALIKE)
+    text = _NASAL.sub("ं", plain_form(text).translate(_HYPHENS).translate(_CYRILLIC).translate(_ALIKE))
     if _GREEK.search(text):
         text = _GREEK_CLUSTER.sub(lambda found: _GREEK_MARKS.sub("", unicodedata.normalize("NFD", found[0])), text)
     if code in _SERBIAN_CODES:
         return text.translate(_SERBIAN)
     if code == "vi":
         return _tone_on_first(text)
+    if code == "it":
+        return text.replace("é", "è")
+    if code == "ca":
+        return _GEMINATE.sub("·", text)
     return text.translate(_CEDILLAS) if code == "ro" else text.translate(_CIRCUMFLEXES) if code == "tr" else text
 
 
+_GEMINATE = re.compile("(?<=l)[·•‧∙.](?=l)")
 _GREEK_CLUSTER = re.compile("[\u0370-\u03ff\u1f00-\u1fff][\u0300-\u0345]*")
