@@ -451,3 +451,8 @@ def test_a_megabyte_of_random_words_takes_less_than_two_seconds(letters: str) ->
 )
 def test_names_and_terms_alone_do_not_make_a_text_unreadable(code: str, text: str) -> None:
     assert rate_fluency({"text": text, "language": code})[0] in (1, 2, None)
+
+
+def test_a_short_text_full_of_names_is_readable_in_scripts_without_capitals() -> None:
+    text = "التقى السيد أوتريفان دالوك والسيدة جيمرا يونتل مع كيبو مانو وراسمون هوجلين في دونداس."
+    assert rate_fluency({"text": text, "language": "ar"})[0] == 1
