@@ -207,7 +207,8 @@ def _restore(state: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
             moments = kinds.get(name, set()) - {"weight"}
             if frozenset(moments) not in MOMENTS:
                 raise ValueError(f"of the moments of {name} it holds {', '.join(sorted(moments)) or 'none'} alone")
-            optimizer.state[parameter] = {kind: _moment(saved, kind, name, parameter) for kind in moments}
+            # In one order in all processes, which share each out together.
+            optimizer.state[parameter] = {kind: _moment(saved, kind, name, parameter) for kind in sorted(moments)}
 
 
 def _moment(saved: Any, kind: str, name: str, parameter: Tensor) -> Tensor | float:
