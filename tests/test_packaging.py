@@ -14,7 +14,8 @@ import tomllib
 import venv
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,13 @@ def named(requirements: list[str]) -> set[str]:
 
 def brought_by(modules: tuple[str, ...]) -> set[str]:
     """The distributions that modules come from."""
-    found = importlib.metadata.packages_distributions()
-    return {plain(found[module][0]) for module in modules}
+    return {plain(distributions()[module][0]) for module in modules}
+
+
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """What is installed, by the modules that it has; a look at all of it takes a while."""
+    return importlib.metadata.packages_distributions()
 
 
 def imports(path: Path) -> Iterator[str]:
