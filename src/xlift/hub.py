@@ -315,8 +315,8 @@ def _files_sha256(folder: Path, patterns: Sequence[str]) -> str:
 def file_sha256(path: Path) -> str:
     """The hash of a file's content; of a large file it is kept in the cache while size and times stay the same."""
     facts = path.stat()
-    # With the time of the last change to the file's own record: a copy can carry the old time of its content.
-    stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    # A copy can carry the old time of its content, and clocks of file systems tick slowly: hence ctime, and the number.
+    stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     if facts.st_size < LARGE:
         return _small_sha256(path, *stamp)
     known = cache_dir() / "hashes" / fingerprint(str(path.resolve()), *stamp, length=32)
