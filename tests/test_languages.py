@@ -18,10 +18,9 @@ from xlift.data.prompts import load_prompts, read_prompt_file
 from xlift.data.sources import lcb_prompts, paper_prompts
 from xlift.errors import ConfigError, DataError
 from xlift.judging.questions import named_language
-from xlift.judging.ratings import read_responses
 from xlift.languages import LANGUAGES, find_language, get_language, language_code, rated_language
 from xlift.rating import rate, text_fingerprint
-from xlift.rating.files import rate_file
+from xlift.rating.files import rate_file, read_responses
 from xlift.records import check_prompt, read_languages, read_records
 from xlift.study.data import Prompts, PromptSet, Source
 from xlift.study.loading import parse_study

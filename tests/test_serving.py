@@ -18,8 +18,8 @@ import uvicorn
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from xlift.generation.engine import answering
-from xlift.opening import open_model
-from xlift.serving import OpenModel, Waiting, _answer_all, application
+from xlift.opening import Opened, open_model
+from xlift.serving import Waiting, _answer_all, application
 
 ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 
@@ -30,7 +30,7 @@ def client(tiny: Path) -> Iterator[OpenAI]:
     queue: SimpleQueue[Waiting | None] = SimpleQueue()
     with context as model, answering(model) as batch_of, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        opened = {"tiny": OpenModel(model, chat, batch_of)}
+        opened = {"tiny": Opened(model, chat, batch_of)}
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
         server = uvicorn.Server(uvicorn.Config(application(opened, queue), log_level="error"))

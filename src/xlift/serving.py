@@ -26,15 +26,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from xlift.errors import ConfigError, UserError
-from xlift.generation.engine import BatchOf, Reply, answering, decode
-from xlift.opening import open_model, text_so_far
+from xlift.generation.engine import Reply, answering, decode
+from xlift.opening import Opened, open_model, text_so_far
 from xlift.progress import say
 from xlift.records import check_messages
 from xlift.speakers import short_name
 from xlift.study.served import Decoding
 from xlift.tuning.limits import beyond, limits_of
 from xlift.tuning.proof import refuse
-from xlift.tuning.templates import ChatFormat
 
 HOST = "127.0.0.1"
 LONGEST_BODY = 8_000_000
@@ -54,14 +53,6 @@ _OFF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (0,)),
 }
 """What is not done here, with the values that ask for nothing."""
-
-
-class OpenModel(NamedTuple):
-    """A model that answers under a name."""
-
-    model: Any
-    chat: ChatFormat
-    batch_of: BatchOf
 
 
 class ReplyPiece(NamedTuple):
@@ -99,7 +90,7 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
         for name, one in zip(called, names, strict=True):
             context, chat = open_model(one, None, offline)
             model = stack.enter_context(context)
-            opened[name] = OpenModel(model, chat, stack.enter_context(answering(model)))
+            opened[name] = Opened(model, chat, stack.enter_context(answering(model)))
         queue: SimpleQueue[Waiting | None] = SimpleQueue()
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
@@ -111,7 +102,7 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
             worker.join()
 
 
-def application(opened: dict[str, OpenModel], queue: SimpleQueue[Waiting | None]) -> Starlette:
+def application(opened: dict[str, Opened], queue: SimpleQueue[Waiting | None]) -> Starlette:
     """The endpoint; a thread that runs `_answer_all` on the same queue answers."""
     started = int(time.time())
 
@@ -153,7 +144,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return await _refused(request, HTTPException(500, type(error).__name__))
 
 
-def _waiting(body: dict[str, Any], opened: dict[str, OpenModel]) -> Waiting:
+def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
     """What a request asks for. Raises HTTPException that says all that is wrong with it."""
     name = body.get("model")
     if name not in opened:
@@ -228,7 +219,7 @@ def _usage(reply: Reply) -> dict[str, int]:
     return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.new_tokens, "total_tokens": total}
 
 
-def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, OpenModel]) -> None:
+def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, Opened]) -> None:
     """Answer what waits, together what can be, until None comes."""
     pending: list[Waiting] = []
     while True:
@@ -243,7 +234,7 @@ def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, OpenModel]
         _answer(alike, opened[first.name])
 
 
-def _answer(asked: list[Waiting], opened: OpenModel) -> None:
+def _answer(asked: list[Waiting], opened: Opened) -> None:
     held = max(map(len, asked[0].decoding.stop), default=0)
 
     def on_tokens(index: int, tokens: list[int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,7 @@ from xlift.annotation.database import ASKED_FACETS
 from xlift.checkpoint import checkpoints
 from xlift.errors import DataError, nearest
 from xlift.rating import text_fingerprint
-from xlift.rating.files import file_rows, open_reading
-from xlift.rating.foreign import ReadingOptions, responses
+from xlift.rating.files import read_responses
 from xlift.records import any_response, fingerprint, read_jsonl, reply_language
 from xlift.workspace import StudyFolder
 
@@ -49,7 +48,7 @@ def file_responses(path: Path) -> list[dict[str, Any]]:
     Raises DataError with every line that cannot be used, ConfigError where nothing says what its columns are.
     """
     found, problems, seen = [], list[str](), set()
-    records = read_jsonl(path) if _is_ours(path) else enumerate(_foreign_responses(path, problems), 1)
+    records = read_jsonl(path) if _is_ours(path) else enumerate(read_responses(path, problems), 1)
     for number, record in records:
         where = f"{path}:{number}"
         wrong = _response_problems(record, where)
@@ -72,17 +71,6 @@ def _is_ours(path: Path) -> bool:
     """Whether the first record of a file of lines has a field of ours: all others are then held to be ours."""
     first = next(iter(read_jsonl(path)), None) if path.suffix == ".jsonl" else (0, {"": None})
     return first is None or bool({"text", "language"} & first[1].keys())
-
-
-def _foreign_responses(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    reading = open_reading(path, ReadingOptions(), None)
-    for row in file_rows(path):
-        try:
-            if row.problem:
-                raise DataError(row.problem)
-            yield from responses(row.record, reading, row.where, row.number)
-        except DataError as error:
-            problems += error.problems
 
 
 def read_controls(path: Path, levels: dict[str, tuple[int, ...]] = LEVELS) -> list[dict[str, Any]]:

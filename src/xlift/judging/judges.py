@@ -29,10 +29,9 @@ from xlift.judging.ratings import (
     judge_parts,
     ledger_path,
     outcome_text,
-    read_responses,
 )
 from xlift.progress import say
-from xlift.rating.files import check_files, count_rows
+from xlift.rating.files import check_files, count_rows, read_responses
 from xlift.rating.foreign import ReadingOptions
 from xlift.servers.client import PACE, Pace
 from xlift.study.data import builtin_languages

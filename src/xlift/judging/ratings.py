@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from xlift.disk import JsonlWriter, encode_record
-from xlift.errors import DataError
 from xlift.judging.batches import answer_as_set
 from xlift.judging.current import judge_records, mark_of
 from xlift.judging.questions import (
@@ -28,8 +27,6 @@ from xlift.judging.questions import (
 )
 from xlift.progress import Progress, progress
 from xlift.rating import unreadable_record
-from xlift.rating.files import file_rows, open_reading
-from xlift.rating.foreign import ReadingOptions, responses
 from xlift.records import Rating
 from xlift.servers.calls import ServedAnswer, text_of
 from xlift.servers.client import PACE, Pace, RequestGroup, check_budget
@@ -118,23 +115,6 @@ def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int
         finally:
             outcome.count(book, before)
     return outcome
-
-
-def read_responses(
-    source: Path, unreadable: list[str], asked: ReadingOptions | None = None
-) -> Iterator[dict[str, Any]]:
-    """The responses in a file of any kind, read as `xlift rate` reads it; problems are added to `unreadable`.
-
-    Raises ConfigError where nothing says which column holds replies or languages.
-    """
-    reading = open_reading(source, asked or ReadingOptions(), None)
-    for row in file_rows(source):
-        try:
-            if row.problem:
-                raise DataError(row.problem)
-            yield from responses(row.record, reading, row.where, row.number)
-        except DataError as error:
-            unreadable += error.problems
 
 
 class Display:

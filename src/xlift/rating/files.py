@@ -366,3 +366,20 @@ def is_study(path: Path) -> bool:
     if path.is_file() and not known:
         raise DataError(f"{path}: neither a study file (.yaml) nor responses", f"files of responses end in {ENDINGS}")
     return not known and not path.is_dir()
+
+
+def read_responses(
+    source: Path, unreadable: list[str], asked: ReadingOptions | None = None
+) -> Iterator[dict[str, Any]]:
+    """The responses in a file of any kind, read as `xlift rate` reads it; problems are added to `unreadable`.
+
+    Raises ConfigError where nothing says which column holds replies or languages.
+    """
+    reading = open_reading(source, asked or ReadingOptions(), None)
+    for row in file_rows(source):
+        try:
+            if row.problem:
+                raise DataError(row.problem)
+            yield from responses(row.record, reading, row.where, row.number)
+        except DataError as error:
+            unreadable += error.problems
