@@ -22,11 +22,12 @@ import polars as pl
 
 from xlift.analysis.selection import pick, rules, validation_findings
 from xlift.export.archive import is_archive, read_archive
+from xlift.languages import language_name
 from xlift.report.figures import Figure, save_figure
 from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, to_markdown
 from xlift.report.numbers import Findings, consistency_rows, differences, findings_of, selection_rows
-from xlift.report.reading import Condition, Material, Scale, language_name, material_of
+from xlift.report.reading import Condition, Material, Scale, material_of
 from xlift.report.sections import sections_of
 from xlift.report.tables import selection_tables
 from xlift.stages import rate_stage
@@ -70,7 +71,7 @@ def base(material: Material) -> Condition:
 
 def shares(material: Material, found: Findings, chosen: Iterable[Condition], scale: Scale) -> list[list[Value]]:
     """A line a condition: its share in each language, over its seeds."""
-    told = {(row.run, row.language): row for row in found.means if (row.facet, row.rater) == scale[:2]}
+    told = {(row.run, row.language): row for row in found.on(scale).means}
     lines = []
     for one in chosen:
         rows = [told.get((one.name, code)) for code in material.languages]
@@ -80,8 +81,8 @@ def shares(material: Material, found: Findings, chosen: Iterable[Condition], sca
 
 def runs(material: Material, found: Findings, scale: Scale) -> str:
     """Every run of the grid, finished or not."""
-    whole = {row.id: row for row in found.checkpoints if (row.facet, row.rater) == scale[:2]}
-    english = {row.id: row for row in found.shares if (row.facet, row.rater, row.language) == (*scale[:2], "en")}
+    whole = {row.id: row for row in found.on(scale).checkpoints}
+    english = {row.id: row for row in found.on(scale).shares if row.language == "en"}
     losses = dict(
         material.training.drop_nulls("heldout_loss").group_by("run").agg(pl.col("heldout_loss").last()).iter_rows()
     )
@@ -244,7 +245,7 @@ def blocks(material: Material, found: Findings) -> dict[str, Callable[[], str]]:
         "facets": lambda: facets(material, found, [untuned, best]),
         "transfer": lambda: beside(material, [(untuned, best)], language),
         "rates": lambda: table(heads, shares(material, found, [untuned, *lora, *full], language)),
-        "flips": lambda: shown(flips_table(material, found, language)),
+        "flips": lambda: shown(flips_table(material, found.on(language).means, language)),
         "amounts": lambda: table(heads, shares(material, found, amounts, language)),
         "amounts-compared": lambda: beside(
             material, [(amounts[-1] if amounts else None, one) for one in amounts], language

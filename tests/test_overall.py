@@ -17,8 +17,8 @@ from xlift.report.numbers import findings_of
 from xlift.report.outcomes import outcome_of, outcome_rows
 from xlift.report.overall import OverallRow, marks_of, overall_rows
 from xlift.report.reading import Material
+from xlift.report.rows import rows_of
 from xlift.report.sections import sections_of
-from xlift.report.wide import rows_of
 from xlift.results import load
 
 LANGUAGE = ("language", "language")

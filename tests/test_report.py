@@ -17,8 +17,8 @@ from xlift.report.methods import data_facts
 from xlift.report.numbers import consistency_rows, findings_of
 from xlift.report.page import result_text, write_report
 from xlift.report.reading import Material, Scale, material_of, share_rows
+from xlift.report.rows import rows_of
 from xlift.report.summary import summary_points, unknown_text
-from xlift.report.wide import rows_of
 from xlift.stages import prepare, rate_stage, report_stage
 from xlift.study.loading import parse_study
 

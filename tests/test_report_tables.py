@@ -20,9 +20,9 @@ from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, cells, to_latex, to_markdown, write_tables
 from xlift.report.numbers import curve_points, findings_of
 from xlift.report.reading import Material, Scale
+from xlift.report.rows import rows_of
 from xlift.report.sections import sections_of
 from xlift.report.summary import unknown_text
-from xlift.report.wide import rows_of
 
 LANGUAGE = ("language", "language")
 JUDGE = ("helpfulness", "judge:mistral")
@@ -111,7 +111,7 @@ def test_the_gap_to_english_is_paired_by_request(material: Material) -> None:
 def test_curves_hold_all_else_equal(material: Material) -> None:
     means = findings_of(material).means
     for axis, panels in {"learning_rate": {"32", "128"}, "size": {"1e-4", "1e-3"}}.items():
-        points = curve_points(material, means, Scale(*LANGUAGE, "check"), axis)
+        points = curve_points(rows_of(means, Scale(*LANGUAGE, "check")), axis)
         assert {re.sub(r"learning rate | conversations", "", point.panel) for point in points} == panels
         for panel in {point.panel for point in points}:
             own = [point.row for point in points if point.panel == panel and point.row.language == "fr"]
@@ -132,7 +132,7 @@ def test_models_of_one_name_and_revisions_of_one_model_are_told_apart(tmp_path: 
     made = rated_by(study, {LANGUAGE: value})
     found = findings_of(made)
     assert {row.difference for row in found.versus} == {0.0}
-    points = curve_points(made, found.means, Scale(*LANGUAGE, "check"), "learning_rate")
+    points = curve_points(found.on(Scale(*LANGUAGE, "check")).means, "learning_rate")
     assert len({point.panel for point in points}) == 4
     assert all(len([one for one in points if one.panel == point.panel]) == 2 * 3 for point in points)
     levels = level_names([row for row in found.effects if row.factor == "model"])
@@ -144,7 +144,7 @@ def test_system_prompts_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     training = {"system": [begin + "in English.", begin + "in verse."], "learning_rate": [1e-4, 1e-3], "steps": 40}
     study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training)
     made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
-    points = curve_points(made, findings_of(made).means, Scale(*LANGUAGE, "check"), "learning_rate")
+    points = curve_points(findings_of(made).on(Scale(*LANGUAGE, "check")).means, "learning_rate")
     assert len({point.panel for point in points}) == 2
 
 
@@ -153,9 +153,9 @@ def test_a_panel_beside_full_tuning_says_nothing_of_lora_that_does_not_vary(tmp_
     study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training)
     made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
     scale = Scale(*LANGUAGE, "check")
-    found = findings_of(made)
-    assert {one.panel for one in curve_points(made, found.means, scale, "learning_rate")} == {"lora r16", "full"}
-    flips = flips_table(made, found, scale)
+    found = findings_of(made).on(scale)
+    assert {one.panel for one in curve_points(found.means, "learning_rate")} == {"lora r16", "full"}
+    flips = flips_table(made, found.means, scale)
     assert flips is not None
     assert [[cell.value for cell in line] for line in flips.lines] == [
         ["lora r16", "> 1e-3", "> 1e-3"],
@@ -179,9 +179,9 @@ def test_missing_ratings_are_counted_by_rater_and_reason(material: Material) -> 
 
 def test_people_are_one_scale_and_a_judge_another(material: Material) -> None:
     scales = [
-        ("language", "language", "check"),
-        ("helpfulness", "judge:mistral", "judge"),
-        ("helpfulness", "people", "human"),
+        Scale("language", "language", "check"),
+        Scale("helpfulness", "judge:mistral", "judge"),
+        Scale("helpfulness", "people", "human"),
     ]
     assert material.scales == scales
     assert [scale.short for scale in material.scales] == ["language", "helpfulness (mistral)", "helpfulness (people)"]

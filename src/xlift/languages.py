@@ -157,6 +157,12 @@ def get_language(text: Any) -> Language:
     return found
 
 
+# e.g. [language_name(code) for code in ("fr", "all")] → ["French", "all"]
+def language_name(code: str) -> str:
+    """The English name of a language; "all" stays."""
+    return "all" if code == "all" else get_language(code).name
+
+
 def find_language(text: Any) -> Language | None:
     """The same, but None where it is no language."""
     return _read(text) if isinstance(text, str) and len(text) <= _LONGEST else None

@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NotRequired, cast
@@ -47,16 +48,16 @@ class RunFolder:
     trained: Path
     """Folder of the run that was trained: the same, unless this one differs from it in how it answers alone."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         return self.path.name
 
-    @property
+    @cached_property
     def trains(self) -> bool:
         """Whether this run has weights of its own: neither the untuned base nor another run's, answering otherwise."""
         return not self.config.untuned and self.config.trained == self.config
 
-    @property
+    @cached_property
     def learns(self) -> bool:
         """Whether its weights come from steps of training, and not from the layers of other runs."""
         return self.trains and not self.config.swap

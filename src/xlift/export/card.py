@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from xlift.export.licence import Licence
-from xlift.report.reading import Material, language_name, material_of, share_rows
+from xlift.languages import language_name
+from xlift.report.reading import Material, material_of, share_rows
 from xlift.report.rows import ShareRow
 from xlift.tuning.card import card_body, card_head
 from xlift.workspace import RunFolder, find_study

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from xlift.analysis.agreement import HEADINGS, MEASURES
+from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value
 from xlift.report.numbers import Findings
-from xlift.report.reading import Material, language_name, rater_name
+from xlift.report.reading import Material, rater_name
 from xlift.report.rows import AgreementRow, CalibrationRow, PersonRow, record
-from xlift.report.wide import confidence_text, interval_value, missing_note, records_of
+from xlift.report.wide import missing_note
 
 
 def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
@@ -22,7 +23,7 @@ def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable
         own = [row for row in found.agreement if row.between == between]
         if own:
             why = sorted({reason for row in own for reason in row.reasons.values()})
-            note = f"Brackets: {confidence_text(material)} interval over prompts. Leniency is first minus second."
+            note = f"Brackets: {material.confidence} interval over prompts. Leniency is first minus second."
             note += f" No figure or interval where: {'; '.join(why)}." if why else ""
             name = f"agreement-{between.replace(' ', '-')}"
             lines = [_agreement_line(row) for row in own]
@@ -33,7 +34,7 @@ def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable
 def _agreement_line(row: AgreementRow) -> list[Value]:
     named = [row.facet, language_name(row.language), rater_name(row.first), rater_name(row.second)]
     items = Value(row.items, note=missing_note(row.missing))
-    return [*map(Value, named), items, *(interval_value(row.measure(name)) for name in MEASURES)]
+    return [*map(Value, named), items, *(Value(*row.measure(name)) for name in MEASURES)]
 
 
 def _flat(row: AgreementRow) -> dict[str, Any]:
@@ -84,14 +85,14 @@ def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> li
     lines = [
         [
             *map(Value, (row.run, language_name(row.language), row.facet, rater_name(row.judge))),
-            *map(interval_value, row.estimates.values()),
+            *(Value(*one) for one in row.estimates.values()),
             Value(row.labelled, note=row.reason or ""),
         ]
         for row in rows
     ]
     note = (
-        f"Test prompts: mean value from 0 to 2, {confidence_text(material)} interval. Calibrated: the people's mean, "
+        f"Test prompts: mean value from 0 to 2, {material.confidence} interval. Calibrated: the people's mean, "
         "corrected by what the judge says of the responses that no person has read (prediction-powered inference); the "
         "responses that people rate must be a random sample."
     )
-    return [ReportTable("calibration", "Judges calibrated by people", note, columns, lines, records_of(rows))]
+    return [ReportTable("calibration", "Judges calibrated by people", note, columns, lines, rows)]

@@ -10,10 +10,10 @@ from typing import Any, cast
 from markupsafe import Markup
 
 from xlift.disk import write_atomic
+from xlift.languages import language_name
 from xlift.rating import unreadable_record
 from xlift.records import Prompt, Rating, Response
 from xlift.report.browser import TEMPLATES, Answers, packed_answers, policy, rendered
-from xlift.report.reading import language_name
 
 KeptResponse = tuple[str, dict[str, Any], list[Rating]]
 """The name under which a response stands beside those of others, the response, and its ratings."""

@@ -10,7 +10,7 @@ from xlift.analysis.overall import overall
 from xlift.report.formats import Column, ReportTable, Value
 from xlift.report.overall import others_text
 from xlift.report.reading import Material, Scale
-from xlift.report.rows import Number, read, record
+from xlift.report.rows import Number, read
 
 MOST_KINDS = 24
 
@@ -58,4 +58,4 @@ def breakdown_table(material: Material, scale: Scale) -> ReportTable | None:
     what = "kind of constraint" if scale.facet == "constraint" else "category of the prompt"
     note = f"Test prompts: share of 2, {others_text(material)}, by {what}. Few prompts of a kind: wide intervals."
     title = f"{scale.title}: by {what}"
-    return ReportTable(f"kinds-{scale.slug}", title, note, columns, lines, [record(row) for row in rows])
+    return ReportTable(f"kinds-{scale.slug}", title, note, columns, lines, rows)

@@ -6,21 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value
-from xlift.report.reading import Material, Scale, language_name
+from xlift.report.reading import Material, Scale
 from xlift.report.rows import EffectRow, VarianceRow
-from xlift.report.wide import confidence_text, records_of, rows_of
 from xlift.study.labels import learning_rate_text
 
 
 def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -> ReportTable | None:
     """What each training choice contributes on one scale."""
-    own = rows_of(rows, scale)
-    if not own:
+    if not rows:
         return None
     note = (
         "Test prompts: share of 2 at a level, and its difference from the mean over the levels in percentage points, "
-        f"all other choices balanced, with {confidence_text(material)} interval. Beside English: the effect less the "
+        f"all other choices balanced, with {material.confidence} interval. Beside English: the effect less the "
         "same effect in English."
     )
     columns = [
@@ -31,7 +30,7 @@ def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -
         Column("effect", "points"),
         Column("beside English", "points"),
     ]
-    names = level_names(own)
+    names = level_names(rows)
     lines = [
         [
             Value(factor_name(row.factor)),
@@ -41,10 +40,10 @@ def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -
             Value(row.effect, row.low, row.high, row.reason or ""),
             Value(row.interaction, row.interaction_low, row.interaction_high),
         ]
-        for row in own
+        for row in rows
     ]
     title = f"{scale.title}: effects of the training choices"
-    return ReportTable(f"effects-{scale.slug}", title, note, columns, lines, records_of(own))
+    return ReportTable(f"effects-{scale.slug}", title, note, columns, lines, rows)
 
 
 FACTOR_NAMES = {
@@ -78,12 +77,12 @@ def _level_name(factor: str, level: str) -> str:
 
 def variance_table(material: Material, rows: Sequence[VarianceRow], scale: Scale) -> ReportTable | None:
     """How much of what differs between settings each training choice accounts for."""
-    own = [row for row in rows_of(rows, scale) if row.share is not None]
+    own = [row for row in rows if row.share is not None]
     if not own:
         return None
     note = (
         "Share of the variance between settings that a choice accounts for beyond chance (test prompts), with "
-        f"{confidence_text(material)} interval."
+        f"{material.confidence} interval."
     )
     columns = [Column("choice"), Column("language"), Column("share of variance", "share")]
     lines = [
@@ -91,4 +90,4 @@ def variance_table(material: Material, rows: Sequence[VarianceRow], scale: Scale
         for row in own
     ]
     title = f"{scale.title}: what makes settings differ"
-    return ReportTable(f"variance-{scale.slug}", title, note, columns, lines, records_of(own))
+    return ReportTable(f"variance-{scale.slug}", title, note, columns, lines, own)

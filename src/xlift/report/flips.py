@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from xlift.analysis.flips import flip
+from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value
-from xlift.report.numbers import Findings, curve_points
-from xlift.report.reading import Material, Scale, language_name
-from xlift.report.rows import record
+from xlift.report.numbers import curve_points
+from xlift.report.reading import Material, Scale
+from xlift.report.rows import MeanRow
 from xlift.study.labels import learning_rate_text
 
 
@@ -30,11 +31,11 @@ class FlipRow:
     requests: int
 
 
-def flip_rows(material: Material, found: Findings, scale: Scale) -> list[FlipRow]:
+def flip_rows(material: Material, means: list[MeanRow], scale: Scale) -> list[FlipRow]:
     """One row a panel of the curves by learning rate and language."""
     runs = {one.name: one.runs for one in material.conditions}
     panels: dict[str, dict[float, list[str]]] = {}
-    for panel, row in curve_points(material, found.means, scale, "learning_rate"):
+    for panel, row in curve_points(means, "learning_rate"):
         if not row.untuned:
             panels.setdefault(panel, {})[row.settings["learning_rate"]] = runs[row.run]
     rated = material.test.filter(facet=scale.facet, rater=scale.rater)
@@ -50,9 +51,9 @@ def flip_rows(material: Material, found: Findings, scale: Scale) -> list[FlipRow
     return rows
 
 
-def flips_table(material: Material, found: Findings, scale: Scale) -> ReportTable | None:
+def flips_table(material: Material, means: list[MeanRow], scale: Scale) -> ReportTable | None:
     """A line a setting of the rest, a column a language."""
-    rows = flip_rows(material, found, scale)
+    rows = flip_rows(material, means, scale)
     if not rows:
         return None
     told = {(row.others, row.language): _text(row) for row in rows}
@@ -67,7 +68,7 @@ def flips_table(material: Material, found: Findings, scale: Scale) -> ReportTabl
         "interval, over requests. > and <: beyond the rates that were tried."
     )
     title = "The learning rate from which on a language is lost"
-    return ReportTable(f"flips-{scale.slug}", title, note, columns, lines, [record(row) for row in rows])
+    return ReportTable(f"flips-{scale.slug}", title, note, columns, lines, rows)
 
 
 # e.g. "2.1e-3 [1.4e-3, > 1e-2]"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from xlift.disk import write_atomic
+from xlift.report.rows import record
 
 ValueForm = Literal["text", "share", "points", "number", "signed", "p", "count"]
 EMPTY_CELL = "–"
@@ -35,14 +36,19 @@ class Value(NamedTuple):
 
 
 class ReportTable(NamedTuple):
-    """`lines` are what people see, a value a column; `records` are what a machine reads (the CSV)."""
+    """`lines` are what people see, a value a column; `rows` are what a machine reads: records, or typed rows."""
 
     name: str
     title: str
     note: str
     columns: list[Column]
     lines: list[list[Value]]
-    records: list[dict[str, Any]]
+    rows: Sequence[Any]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of the CSV."""
+        return [record(row) for row in self.rows]
 
 
 class Cell(NamedTuple):

@@ -11,10 +11,11 @@ from xlift.judging.pairs import Comparison, summarise_pairs
 from xlift.judging.panel import unity
 from xlift.judging.probe import ShareRight as Share
 from xlift.judging.probe import hits, names_in, parallel_answers, probe_cases, probed_before, shares_of
+from xlift.languages import language_name
 from xlift.records import PANEL, read_records
 from xlift.report.formats import Column, ReportTable, Value
-from xlift.report.reading import Material, language_name, rater_name
-from xlift.report.wide import confidence_text, missing_note
+from xlift.report.reading import Material, rater_name
+from xlift.report.wide import missing_note
 from xlift.study.served import Judge
 
 
@@ -68,7 +69,7 @@ def _kappa_table(material: Material, judged: list[tuple[Judge, Items]]) -> Repor
     columns = [Column("judge"), Column("facet"), Column("Fleiss' kappa", "number"), Column("answers", "count")]
     note = (
         "The same answers in several languages, judged in each: 1 where a judge gives an answer the same value in "
-        f"every language, 0 where no more than chance. {confidence_text(material)} intervals over answers. Judges that "
+        f"every language, 0 where no more than chance. {material.confidence} intervals over answers. Judges that "
         "others have measured so reach about 0.3 (Fu & Liu 2025, arXiv 2505.12201)."
     )
     records = [{"judge": judge.label, **one._asdict()} for judge, one in found]
@@ -87,7 +88,7 @@ def _shift_table(material: Material, judged: list[tuple[Judge, Items]]) -> Repor
     columns = [Column("judge"), Column("language"), Column("above the other languages", "signed")]
     note = (
         "Mean difference of a judge's values (0 to 2) to those that it gives the same answers in the other languages: "
-        f"above zero it is kinder in this one. {confidence_text(material)} intervals over answers."
+        f"above zero it is kinder in this one. {material.confidence} intervals over answers."
     )
     records = [{"judge": judge.label, "language": one.language, **vars(one.shift)} for judge, one in found]
     return ReportTable("judge-shift", "Where a judge is kinder", note, columns, lines, records)
@@ -132,7 +133,7 @@ def _pairs_table(material: Material) -> ReportTable:
     columns += [Column("ties", "count"), Column("orders agree", "share"), Column("shown first won", "share")]
     note = (
         "A judge reads both answers to a prompt, in both orders; verdicts that disagree are ties, which count half. "
-        f"{confidence_text(material)} intervals, translations of a prompt together. Far from 50 % of the response "
+        f"{material.confidence} intervals, translations of a prompt together. Far from 50 % of the response "
         "shown first: the judge looks at the place."
     )
     return ReportTable("judge-pairs", "Runs side by side", note, columns, lines, records)

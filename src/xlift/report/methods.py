@@ -9,7 +9,6 @@ from importlib import metadata
 from typing import Any
 
 from xlift.report.reading import Material
-from xlift.report.wide import confidence_text
 from xlift.study.runs import SPOKEN
 from xlift.workspace import RunFolder
 
@@ -19,7 +18,7 @@ def definitions(material: Material) -> list[tuple[str, str]]:
     study = material.workspace.study
     found = {
         "Share": "Share of responses that a rater gives 2, the best of 0, 1, 2; missing ratings left out and counted.",
-        "Interval": f"""{confidence_text(material)}. Requests are resampled with all their translations together
+        "Interval": f"""{material.confidence}. Requests are resampled with all their translations together
             ({study.report.bootstrap} times, seed {study.decoding.seed}), and training seeds too where a setting has
             several. The variance so found is put as a number of independent requests, whose score interval (Wilson
             1927) is given, with quantiles of the t distribution where there are few.""",

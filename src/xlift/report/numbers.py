@@ -43,6 +43,7 @@ from xlift.report.rows import (
     ShareRow,
     VarianceRow,
     read,
+    rows_of,
 )
 from xlift.results import instruction_table
 from xlift.study.labels import OF_LORA
@@ -70,6 +71,11 @@ class Findings(NamedTuple):
     agreement: list[AgreementRow]
     people: list[PersonRow]
     calibration: list[CalibrationRow]
+
+    def on(self, scale: Scale) -> Findings:
+        """The same with what is told by scale for this one alone."""
+        names = ("shares", "validation", "versus", "gaps", "overall", "checkpoints", "means", "effects", "variance")
+        return self._replace(**{name: rows_of(getattr(self, name), scale) for name in names})
 
 
 def findings_of(material: Material) -> Findings:
@@ -153,11 +159,10 @@ def gap_rows(material: Material) -> list[DifferenceRow]:
 def _corrected(rows: list[DifferenceRow]) -> list[DifferenceRow]:
     """The rows with p corrected over all that belong to one scale."""
     scales = list(dict.fromkeys((row.facet, row.rater) for row in rows))
-    own = {scale: [row for row in rows if (row.facet, row.rater) == scale] for scale in scales}
     return [
         replace(row, p_holm=corrected)
-        for found in own.values()
-        for row, corrected in zip(found, holm([row.p for row in found]), strict=True)
+        for own in ([row for row in rows if (row.facet, row.rater) == scale] for scale in scales)
+        for row, corrected in zip(own, holm([row.p for row in own]), strict=True)
     ]
 
 
@@ -198,17 +203,18 @@ def mean_rows(material: Material) -> list[MeanRow]:
     for row in summary(frame, ["condition", "facet", "rater", "language"], **material.resampling).to_dicts():
         condition = by_first[row["condition"]]
         share = Range(row["share_2"], row["share_2_low"], row["share_2_high"])
-        rows.append(read(MeanRow, row, run=condition.name, settings=condition.settings, share=share))
+        told = {"run": condition.name, "settings": condition.settings, "untuned": condition.untuned}
+        rows.append(read(MeanRow, row, **told, share=share))
     return _in_order(material, rows)
 
 
-def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: str) -> list[CurvePoint]:
-    """The means along a training choice: where it takes two values and all else is equal (`panel`).
+def curve_points(means: list[MeanRow], axis: str) -> list[CurvePoint]:
+    """The means on one scale along a training choice: where it takes two values and all else is equal (`panel`).
 
     Rows of the untuned model, `axis` null, are there once a panel as the reference. Steps that follow from the size
     of the data are not held equal along it.
     """
-    own = [row for row in means if (row.facet, row.rater) == (scale.facet, scale.rater) and not row.untuned]
+    own = [row for row in means if not row.untuned]
     told = [row.settings for row in own]
     follows = axis == "size" and len({(one["size"], one["steps"]) for one in told}) == len(
         {one["size"] for one in told}
@@ -229,16 +235,7 @@ def curve_points(material: Material, means: list[MeanRow], scale: Scale, axis: s
         CurvePoint(panel, row)
         for panel, rows in groups.items()
         if len({row.settings[axis] for row in rows}) > 1
-        for row in [*rows, *_references(means, rows[0])]
-    ]
-
-
-def _references(means: list[MeanRow], tuned: MeanRow) -> list[MeanRow]:
-    """The means of the untuned model that a tuned condition starts from, on the same scale."""
-    return [
-        row
-        for row in means
-        if row.untuned and (row.facet, row.rater) == (tuned.facet, tuned.rater) and _same_base(row, tuned)
+        for row in [*rows, *(one for one in means if one.untuned and _same_base(one, rows[0]))]
     ]
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xlift.checkpoint import Checkpoint
+from xlift.languages import language_name
 from xlift.records import EMPTY, Rating, Response
 from xlift.report.figures import OUTCOMES
 from xlift.report.formats import Column, ReportTable, Value
-from xlift.report.reading import Material, language_name
-from xlift.report.rows import record
+from xlift.report.reading import Material
 
 RIGHT, CUT, MIXED, OTHER, SILENT, UNKNOWN = OUTCOMES
 
@@ -89,4 +89,4 @@ def outcome_table(material: Material, rows: Sequence[OutcomeRow]) -> ReportTable
         "Test prompts, by the rater language. An answer that the token limit cut is judged by what is there: how long "
         "it may be says nothing of how good it is. No answer is not right; what could not be told is in no other table."
     )
-    return ReportTable("outcomes", "What became of the answers", note, columns, cells, [record(row) for row in rows])
+    return ReportTable("outcomes", "What became of the answers", note, columns, cells, rows)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xlift.analysis.overall import overall
+from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value
-from xlift.report.reading import Material, Scale, language_name
-from xlift.report.rows import DifferenceRow, MeanRow, Number, Range, read, record
+from xlift.report.reading import Material, Scale
+from xlift.report.rows import DifferenceRow, MeanRow, Number, Range, read
 
 REFERENCE = "en"
 """The language that the others are compared with."""
@@ -106,33 +107,28 @@ def overall_table(
     material: Material, rows: Sequence[OverallRow], means: Sequence[MeanRow], scale: Scale
 ) -> ReportTable | None:
     """Runs by their mean over the other languages, with the worst language, English, and how far the order is sure."""
-    own = [row for row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
-    if not own:
+    if not rows:
         return None
-    english = {
-        row.run: Value(*row.share)
-        for row in means
-        if (row.facet, row.rater, row.language) == (scale.facet, scale.rater, REFERENCE)
-    }
-    confidence = f"{material.workspace.study.report.confidence * 100:g} %"
+    english = {row.run: Value(*row.share) for row in means if row.language == REFERENCE}
     note = (
-        f"Test prompts: share of 2, each language counting alike; {confidence} intervals. A rank of 1–4 says that no "
-        "more than this can be told: runs whose ranks overlap may be equally good (paired t tests over requests, "
-        f"{confidence} over all pairs by Holm). The interval of the worst language holds whichever language it is."
+        f"Test prompts: share of 2, each language counting alike; {material.confidence} intervals. A rank of 1–4 says "
+        "that no more than this can be told: runs whose ranks overlap may be equally good (paired t tests over "
+        f"requests, {material.confidence} over all pairs by Holm). The interval of the worst language holds whichever "
+        "language it is."
     )
     columns = [Column("rank"), Column("run"), Column(others_text(material), "share"), Column("worst language", "share")]
     columns += [Column("English", "share")] if english else []
-    seeded = any(row.n_seeds > 1 for row in own)
+    seeded = any(row.n_seeds > 1 for row in rows)
     columns += [Column("seeds: lowest to highest")] if seeded else []
     lines = [
         [Value(row.rank), Value(row.run), Value(*row.share, f"{row.missing} missing" if row.missing else "")]
         + [Value(*row.lowest, language_name(row.worst_language))]
         + ([english.get(row.run, Value())] if english else [])
         + ([Value(_seeds(row))] if seeded else [])
-        for row in own
+        for row in rows
     ]
     title = f"{scale.title}: overall"
-    return ReportTable(f"overall-{scale.slug}", title, note, columns, lines, [record(row) for row in own])
+    return ReportTable(f"overall-{scale.slug}", title, note, columns, lines, rows)
 
 
 # e.g. three seeds of 61 %, 66 % and 70 %: "3: 61–70 %"

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError, nearest, shortened
+from xlift.languages import language_name
 from xlift.progress import Progress, progress, say
 from xlift.report import methods
 from xlift.report.browser import TEMPLATES, Answers, packed_answers, packed_bytes, policy, rendered
@@ -25,12 +26,11 @@ from xlift.report.formats import ReportTable, cells, to_csv, to_markdown, write_
 from xlift.report.gallery import first_columns, telling_order
 from xlift.report.numbers import Findings, findings_of
 from xlift.report.overall import checkpoint_rows
-from xlift.report.reading import TITLES, Material, Scale, language_name, material_of, share_rows
-from xlift.report.rows import Range, ShareRow
+from xlift.report.reading import TITLES, Material, Scale, material_of, share_rows
+from xlift.report.rows import Range, ShareRow, rows_of
 from xlift.report.sections import Section, sections_of
 from xlift.report.summary import summary_points, unknown_text
 from xlift.report.tables import runs_table
-from xlift.report.wide import rows_of
 from xlift.terminal import paged, share_text, terminal_room, wrapped
 from xlift.workspace import StudyFolder
 

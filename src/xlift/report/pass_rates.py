@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from xlift.intervals import wilson
+from xlift.languages import language_name
 from xlift.rating.language.lcb import WORD_LANGUAGES
 from xlift.records import Prompt, reply_language
 from xlift.report.formats import Column, ReportTable, Value
-from xlift.report.reading import Material, language_name
+from xlift.report.reading import Material
 
 RATER = "language_lcb"
 TASKS = ("monolingual", "crosslingual")

@@ -18,7 +18,6 @@ import polars as pl
 from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions, with_silence
 from xlift.checkpoint import Checkpoint, checkpoints, readable, written_prompts
 from xlift.halving import stopped
-from xlift.languages import get_language
 from xlift.rating import RATERS
 from xlift.records import FACETS, PANEL, Prompt
 from xlift.report.rows import ShareRow, read
@@ -42,14 +41,15 @@ BEST = {
 PEOPLE = "people"
 
 
-class Scale(NamedTuple):
+@dataclass(frozen=True)
+class Scale:
     """A facet as one rater sees it."""
 
     facet: str
     rater: str
     kind: str
 
-    @property
+    @cached_property
     def title(self) -> str:
         if self.kind == "check":
             return TITLES[self.rater]
@@ -62,7 +62,7 @@ class Scale(NamedTuple):
         named = rater_name(self.rater)
         return self.facet if named == self.facet else f"{self.facet} ({named})"
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """Name in file names."""
         return slug(self.rater if self.kind == "check" else f"{self.facet}-{self.rater}")
@@ -75,10 +75,7 @@ class Condition(NamedTuple):
     runs: list[str]
     chosen: dict[str, Any]
     settings: dict[str, Any]
-
-    @property
-    def untuned(self) -> bool:
-        return bool(self.settings["untuned"])
+    untuned: bool
 
 
 @dataclass(frozen=True)
@@ -143,11 +140,16 @@ class Material:
         """The runs that successive halving has stopped, by id, with the step at which it did."""
         return stopped(self.workspace)
 
-    @property
+    @cached_property
     def languages(self) -> list[str]:
         return self.workspace.study.prompts.languages
 
-    @property
+    @cached_property
+    def confidence(self) -> str:
+        """The confidence of all intervals: 95 %."""
+        return f"{self.workspace.study.report.confidence * 100:g} %"
+
+    @cached_property
     def resampling(self) -> dict[str, Any]:
         """Settings of every interval in the report."""
         study = self.workspace.study
@@ -218,9 +220,9 @@ def _condition(rows: list[dict[str, Any]]) -> Condition:
     first = rows[0]
     settings = {name: first[name] for name in (*SETTINGS, "untuned")}
     names = [row["run"] for row in rows]
-    if len(rows) == 1:
-        return Condition(first["label"], names, {"run": first["run"]}, settings)
-    return Condition(first["label"].removesuffix(f"-s{first['seed']}"), names, settings, settings)
+    name = first["label"] if len(rows) == 1 else first["label"].removesuffix(f"-s{first['seed']}")
+    chosen = {"run": first["run"]} if len(rows) == 1 else settings
+    return Condition(name, names, chosen, settings, first["untuned"])
 
 
 # e.g. setting_text("method", {"method": "lora", "rank": 16}) → "lora r16"
@@ -255,12 +257,6 @@ def setting_texts(name: str, told: Sequence[Mapping[str, Any]]) -> dict[Any, str
     for place, value in enumerate(alike, 1):
         texts[value] = str(value) if name == "model" else f"{texts[value]} ({place})"
     return texts
-
-
-# e.g. [language_name(code) for code in ("fr", "all")] → ["French", "all"]
-def language_name(code: str) -> str:
-    """The English name of a language; "all" stays."""
-    return "all" if code == "all" else get_language(code).name
 
 
 # e.g. [rater_name(rater) for rater in ("judge:mistral", "human:Ana", "language")] → ["mistral", "Ana", "language"]

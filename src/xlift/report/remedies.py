@@ -10,10 +10,11 @@ import polars as pl
 
 from xlift.analysis.measures import holm
 from xlift.analysis.pairings import ALL_LANGUAGES
+from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value, value_text
 from xlift.report.numbers import differences
 from xlift.report.overall import REFERENCE
-from xlift.report.reading import Condition, Material, language_name
+from xlift.report.reading import Condition, Material
 from xlift.report.rows import DifferenceRow, record
 from xlift.study.labels import learning_rate_text, run_settings
 from xlift.terminal import aligned, fitted

@@ -5,11 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 Number = float | None
+
+
+class _OnScale(Protocol):
+    @property
+    def facet(self) -> str: ...
+    @property
+    def rater(self) -> str: ...
+
+
+OnScale = TypeVar("OnScale", bound=_OnScale)
+
+
+def rows_of(rows: Iterable[OnScale], scale: _OnScale) -> list[OnScale]:
+    """The rows that belong to a scale, or to the scale of a row."""
+    return [row for row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
 
 
 class Range(NamedTuple):
@@ -93,16 +108,13 @@ class MeanRow:
 
     run: str
     settings: Mapping[str, Any]
+    untuned: bool
     facet: str
     rater: str
     language: str
     share: Range
     rated: int
     missing: int
-
-    @property
-    def untuned(self) -> bool:
-        return bool(self.settings["untuned"])
 
 
 class CurvePoint(NamedTuple):
@@ -371,5 +383,7 @@ def read(kind: type[RowType], found: Mapping[str, Any], **more: Any) -> RowType:
 
 
 def record(row: Any) -> dict[str, Any]:
-    """A row as one line of a CSV."""
+    """A row as one line of a CSV; one that is a record already stays."""
+    if isinstance(row, dict):
+        return row
     return {name: value for name, value in asdict(row).items() if name not in {"base", "untuned"} or value is not None}

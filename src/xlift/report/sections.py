@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from xlift.analysis.pairings import ALL_LANGUAGES
+from xlift.languages import language_name
 from xlift.report import figures, tables
 from xlift.report.agreement import agreement_tables_of
 from xlift.report.breakdown import breakdown_table
@@ -19,10 +20,9 @@ from xlift.report.numbers import Findings, curve_points
 from xlift.report.outcomes import outcome_rows, outcome_table
 from xlift.report.overall import REFERENCE, marks_of, overall_table
 from xlift.report.pass_rates import languages_table, means_table
-from xlift.report.reading import Material, Scale, language_name, rater_name
+from xlift.report.reading import Material, Scale, rater_name
 from xlift.report.remedies import remedies_table
 from xlift.report.rows import CurvePoint, record
-from xlift.report.wide import rows_of
 
 
 class Block(NamedTuple):
@@ -113,18 +113,17 @@ MISSING = "Missing is not zero: what could not be rated says why, and counts nei
 MARKS = "▲ ▼: above or below the untuned model beyond chance (corrected for all cells, Holm)."
 
 
-def _heat_rows(material: Material, found: Findings, scale: Scale) -> list[dict[str, Any]]:
-    """The cells of the heat map: the overall numbers first, where there are several other languages, then each one."""
-    marks = marks_of(material, rows_of(found.versus, scale))
+def _heat_rows(material: Material, found: Findings) -> list[dict[str, Any]]:
+    """The cells of one scale: the overall numbers first, where there are several other languages, then each one."""
+    marks = marks_of(material, found.versus)
     shared = {"low", "high", "rated", "missing"}
-    whole = rows_of(found.checkpoints, scale)
     rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows_of(found.shares, scale):
+    for row in found.shares:
         name = material.name(row.id, row.step)
         cell = {"run": name, "language": language_name(row.language), "mean": row.mean, "mark": ""}
         cell |= {key: getattr(row, key) for key in shared}
         rows.setdefault((row.id, row.step), []).append(cell | {"mark": marks.get((row.id, row.language), "")})
-    for one in whole if any(row.languages > 1 for row in whole) else []:
+    for one in found.checkpoints if any(row.languages > 1 for row in found.checkpoints) else []:
         told = {"run": one.run, "mark": "", "rated": one.rated, "missing": one.missing}
         mean = told | {"language": "mean of others", "mean": one.mean, "low": one.low, "high": one.high}
         worst = told | {"language": "worst", "mean": one.worst, "low": one.worst_low, "high": one.worst_high}
@@ -164,9 +163,9 @@ def _figure(name: str, caption: str, drawn: Specification | None, scale: Scale |
 def _results(material: Material, found: Findings) -> Iterator[Block]:
     outcomes = outcome_rows(material)
     for scale in material.scales:
-        drawn = figures.heat_map(_heat_rows(material, found, scale))
-        yield from _figure("heat-map", f"share of answers. {MARKS}", drawn, scale)
-        yield from _tables(scale, overall_table(material, found.overall, found.means, scale), folded=False)
+        own = found.on(scale)
+        yield from _figure("heat-map", f"share of answers. {MARKS}", figures.heat_map(_heat_rows(material, own)), scale)
+        yield from _tables(scale, overall_table(material, own.overall, own.means, scale), folded=False)
         if scale.rater == "language":
             told = [record(row) | {"language": language_name(row.language), "share": row.share} for row in outcomes]
             placed = [row | {"place": list(figures.OUTCOMES).index(row["outcome"])} for row in told]
@@ -175,10 +174,10 @@ def _results(material: Material, found: Findings) -> Iterator[Block]:
             yield from _one(outcome_table(material, outcomes), folded=True)
         yield from _tables(
             scale,
-            tables.share_table_of(material, found.shares, scale, "test"),
+            tables.share_table_of(material, own.shares, scale, "test"),
             breakdown_table(material, scale),
-            tables.versus_table(material, found.versus, scale),
-            tables.share_table_of(material, found.validation, scale, "validation"),
+            tables.versus_table(material, own.versus, scale),
+            tables.share_table_of(material, own.validation, scale, "validation"),
         )
 
 
@@ -189,10 +188,11 @@ def _curves(material: Material, found: Findings, axis: str) -> Iterator[Block]:
     }
     name, caption, title, form = said[axis]
     for scale in material.scales:
-        rows = [_curve_point(point, axis) for point in curve_points(material, found.means, scale, axis)]
+        own = found.on(scale)
+        rows = [_curve_point(point, axis) for point in curve_points(own.means, axis)]
         yield from _figure(name, caption, figures.curve_figure(rows, _names(material), axis, title, form), scale)
         if axis == "learning_rate" and scale.facet == "language":
-            yield from _tables(scale, flips_table(material, found, scale), folded=False)
+            yield from _tables(scale, flips_table(material, own.means, scale), folded=False)
 
 
 def _curve_point(point: CurvePoint, axis: str) -> dict[str, Any]:
@@ -208,29 +208,31 @@ def _names(material: Material) -> list[str]:
 
 def _transfer(material: Material, found: Findings) -> Iterator[Block]:
     for scale in material.scales:
-        rows = [record(row) | {"language": language_name(row.language)} for row in rows_of(found.gaps, scale)]
+        gaps = found.on(scale).gaps
+        rows = [record(row) | {"language": language_name(row.language)} for row in gaps]
         yield from _figure(
             "transfer", "English beside the others", figures.transfer_figure(rows, _names(material)), scale
         )
-        yield from _tables(scale, tables.gap_table(material, found.gaps, scale))
+        yield from _tables(scale, tables.gap_table(material, gaps, scale))
 
 
 def _effects(material: Material, found: Findings) -> Iterator[Block]:
     for scale in material.scales:
-        table = effects_table(material, found.effects, scale)
+        own = found.on(scale)
+        table = effects_table(material, own.effects, scale)
         if table is None:
             continue
-        names = level_names(rows_of(found.effects, scale))
+        names = level_names(own.effects)
         rows: list[dict[str, Any]] = [
             {"choice": factor_name(row.factor), "level": names[row.factor, row.level]}
             | {"language": language_name(row.language), "effect": row.effect, "low": row.low, "high": row.high}
-            for row in rows_of(found.effects, scale)
+            for row in own.effects
             if row.language != ALL_LANGUAGES
         ]
         yield from _figure(
             "effects", "effects of the training choices", figures.effects_figure(rows, _names(material)), scale
         )
-        yield from _tables(scale, table, variance_table(material, found.variance, scale))
+        yield from _tables(scale, table, variance_table(material, own.variance, scale))
 
 
 def _training(material: Material) -> Iterator[Block]:

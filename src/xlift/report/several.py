@@ -9,11 +9,12 @@ from typing import Any
 
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError
+from xlift.languages import language_name
 from xlift.report.browser import policy, rendered
 from xlift.report.formats import Column, ReportTable, Value, cells, write_tables
 from xlift.report.overall import overall_rows
 from xlift.report.page import write_pages
-from xlift.report.reading import Material, language_name, material_of
+from xlift.report.reading import Material, material_of
 from xlift.report.rows import record
 from xlift.workspace import StudyFolder
 

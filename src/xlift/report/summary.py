@@ -15,14 +15,14 @@ import polars as pl
 
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.halving import saved
+from xlift.languages import language_name
 from xlift.progress import duration
 from xlift.report.factors import factor_name
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import Findings, differences, smallest_detectable
-from xlift.report.overall import REFERENCE, others_text
-from xlift.report.reading import Condition, Material, Scale, language_name, measure_text, setting_text
+from xlift.report.overall import REFERENCE, OverallRow, others_text
+from xlift.report.reading import Condition, Material, Scale, measure_text, setting_text
 from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
-from xlift.report.wide import rows_of
 
 MOST_NAMED = 8
 """More languages than this are not gone through one by one."""
@@ -41,22 +41,23 @@ def summary_points(material: Material, found: Findings) -> list[Point]:
     if not material.scales or not found.shares:
         return [opening, Point("Nothing has been rated yet, so nothing can be said.")]
     scale = material.scales[0]
+    own = found.on(scale)
     points = [
         opening,
-        Point(_untuned(material, found, scale), f"figure-heat-map-{scale.slug}"),
-        Point(_overall(material, found, scale), f"table-overall-{scale.slug}"),
-        Point(_extremes(material, found, scale), f"table-overall-{scale.slug}"),
-        Point(_versus(material, rows_of(found.versus, scale)), f"table-versus-base-{scale.slug}"),
-        Point(_gaps(material, rows_of(found.gaps, scale)), f"figure-transfer-{scale.slug}"),
+        Point(_untuned(material, own, scale), f"figure-heat-map-{scale.slug}"),
+        Point(_overall(material, own.overall), f"table-overall-{scale.slug}"),
+        Point(_extremes(material, scale), f"table-overall-{scale.slug}"),
+        Point(_versus(material, own.versus), f"table-versus-base-{scale.slug}"),
+        Point(_gaps(material, own.gaps), f"figure-transfer-{scale.slug}"),
         Point(_choosing(material, found.selection), "table-selection-cost"),
-        Point(_choices(rows_of(found.variance, scale)), f"table-variance-{scale.slug}"),
+        Point(_choices(own.variance), f"table-variance-{scale.slug}"),
     ]
     return [point for point in points if point.text]
 
 
-def _overall(material: Material, found: Findings, scale: Scale) -> str:
+def _overall(material: Material, rows: Sequence[OverallRow]) -> str:
     """The best run by the mean over the other languages, its worst language, and how many may be as good."""
-    own = [row for row in rows_of(found.overall, scale) if row.languages > 1]
+    own = [row for row in rows if row.languages > 1]
     if len(own) < 2:
         return ""
     best = own[0]
@@ -134,7 +135,7 @@ def _points(found: Range) -> str:
 def _untuned(material: Material, found: Findings, scale: Scale) -> str:
     """How the untuned model does; where there are several, nothing."""
     bases = {condition.name for condition in material.conditions if condition.untuned}
-    rows = [row for row in rows_of(found.means, scale) if row.run in bases and row.share.low is not None]
+    rows = [row for row in found.means if row.run in bases and row.share.low is not None]
     if len(bases) != 1 or not rows or len(rows) > MOST_NAMED:
         return ""
     said = [f"{_share(row.share)} in {language_name(row.language)}" for row in rows]
@@ -146,7 +147,7 @@ def _settings(conditions: Sequence[Condition]) -> str:
     return "models" if any(one.settings["method"] is None for one in conditions) else "tuned settings"
 
 
-def _extremes(material: Material, found: Findings, scale: Scale) -> str:
+def _extremes(material: Material, scale: Scale) -> str:
     """The highest and the lowest tuned setting outside English, if they can be told apart."""
     tuned = [condition for condition in material.conditions if not condition.untuned]
     frame = _other_languages(material, scale)

@@ -5,51 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value, ValueForm
 from xlift.report.overall import REFERENCE
-from xlift.report.reading import Material, Scale, language_name, measure_text
+from xlift.report.reading import Material, Scale, measure_text
 from xlift.report.rows import DifferenceRow, FactRow, InstructionRow, MarginRow, MissingRow, SelectionRow, ShareRow
-from xlift.report.wide import (
-    Wide,
-    checkpoint_line,
-    confidence_text,
-    counts_note,
-    interval_value,
-    missing_note,
-    records_of,
-    rows_of,
-)
+from xlift.report.wide import Wide, checkpoint_line, counts_note, missing_note
 from xlift.study.labels import learning_rate_text
 
 
 def share_table_of(material: Material, rows: Sequence[ShareRow], scale: Scale, split: str) -> ReportTable | None:
     """The shares of 2 on one scale: a row a checkpoint, a column a language."""
-    own = rows_of(rows, scale)
-    if not own:
+    if not rows:
         return None
     note = (
-        f"{split.capitalize()} prompts: share of responses with the value 2, {confidence_text(material)} interval. "
+        f"{split.capitalize()} prompts: share of responses with the value 2, {material.confidence} interval. "
         "Responses that could not be rated are left out and counted as missing, never as wrong."
     )
     name = f"shares-{scale.slug}" + ("" if split == "test" else f"-{split}")
     wide = Wide(
         material,
-        own,
+        rows,
         lambda row: checkpoint_line(material, row.id, row.step),
-        lambda row: interval_value(row.share, counts_note(row.rated, row.missing)),
+        lambda row: Value(*row.share, counts_note(row.rated, row.missing)),
         "share",
     )
-    return ReportTable(name, f"{scale.title}: {split} prompts", note, wide.columns, wide.lines, records_of(own))
+    return ReportTable(name, f"{scale.title}: {split} prompts", note, wide.columns, wide.lines, rows)
 
 
 def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -> ReportTable | None:
     """The difference that tuning makes on one scale."""
-    own = rows_of(rows, scale)
-    if not own:
+    if not rows:
         return None
     note = (
         "Test prompts: share of 2 less that of the untuned model, in percentage points, paired by prompt, with "
-        f"{confidence_text(material)} interval; p by sign flips, corrected over this table (Holm)."
+        f"{material.confidence} interval; p by sign flips, corrected over this table (Holm)."
     )
     columns = [
         Column("run"),
@@ -62,44 +52,39 @@ def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale
         [
             Value(row.run),
             Value(language_name(row.language)),
-            interval_value(row.points, (row.reason or "") if row.low is None else ""),
+            Value(*row.points, (row.reason or "") if row.low is None else ""),
             Value(row.p_holm),
             Value(row.pairs, note=missing_note(row.missing)),
         ]
-        for row in own
+        for row in rows
     ]
     title = f"{scale.title}: what tuning changes"
-    return ReportTable(f"versus-base-{scale.slug}", title, note, columns, lines, records_of(own))
+    return ReportTable(f"versus-base-{scale.slug}", title, note, columns, lines, rows)
 
 
 def gap_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -> ReportTable | None:
     """The transfer gap on one scale: other languages less English."""
-    own = rows_of(rows, scale)
-    if not own:
+    if not rows:
         return None
     note = (
         "Test prompts: share of 2 in the language less that in English, in percentage points, over requests rated in "
-        f"both, with {confidence_text(material)} interval. Below zero, users of the language are served worse."
+        f"both, with {material.confidence} interval. Below zero, users of the language are served worse."
     )
     wide = Wide(
         material,
-        own,
+        rows,
         lambda row: (row.run, row.run),
-        lambda row: interval_value(
-            row.points, ", ".join(filter(None, (f"{row.pairs} pairs", missing_note(row.missing))))
-        ),
+        lambda row: Value(*row.points, ", ".join(filter(None, (f"{row.pairs} pairs", missing_note(row.missing))))),
         "points",
     )
-    return ReportTable(
-        f"gap-{scale.slug}", f"{scale.title}: beside English", note, wide.columns, wide.lines, records_of(own)
-    )
+    return ReportTable(f"gap-{scale.slug}", f"{scale.title}: beside English", note, wide.columns, wide.lines, rows)
 
 
 def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[ReportTable]:
     """What each rule picks, what the pick scores, and what the choice costs."""
     if not rows:
         return []
-    seen = f"{confidence_text(material)} interval over requests"
+    seen = f"{material.confidence} interval over requests"
     picks = {
         row.rule: Value(material.name(row.run, row.step), note=f"{row.tied} tied" if row.tied > 1 else "")
         for row in rows
@@ -109,9 +94,9 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     def by_rule(cell: Callable[[SelectionRow], Value], form: ValueForm) -> Wide:
         return Wide(material, rows, lambda row: (row.rule, row.rule), cell, form, "rule")
 
-    score = by_rule(lambda row: interval_value(row.scored, f"of {row.rated}" if row.rated else ""), "share")
+    score = by_rule(lambda row: Value(*row.scored, f"of {row.rated}" if row.rated else ""), "share")
     score.insert(1, Column("picks"), picks)
-    cost = by_rule(lambda row: interval_value(row.costs), "points")
+    cost = by_rule(lambda row: Value(*row.costs), "points")
     cost.insert(1, Column("picks"), {rule: pick._replace(note="") for rule, pick in picks.items()})
     cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
     chosen = (
@@ -123,10 +108,10 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
         f"points, paired by prompt, {seen}: above zero, this rule's users are served worse. Regret: the best candidate "
         "on test prompts less the pick (known only afterwards, no interval; below zero where the pick is better)."
     )
-    said, records = "What each way of choosing picks, and what the pick is worth", records_of(rows)
+    said = "What each way of choosing picks, and what the pick is worth"
     return [
-        ReportTable("selection", said, chosen, score.columns, score.lines, records),
-        ReportTable("selection-cost", "What choosing so costs", costs, cost.columns, cost.lines, records),
+        ReportTable("selection", said, chosen, score.columns, score.lines, rows),
+        ReportTable("selection-cost", "What choosing so costs", costs, cost.columns, cost.lines, rows),
     ]
 
 
@@ -137,7 +122,7 @@ def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTabl
     note = (
         "Mean probability that the model opens its reply to a factual question like the reference in the user's "
         "language rather than like the English one, if these two openings were the only choices; 50 % is even. "
-        f"Validation questions, {confidence_text(material)} interval."
+        f"Validation questions, {material.confidence} interval."
     )
     wide = Wide(
         material,
@@ -147,7 +132,7 @@ def margin_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTabl
         "share",
     )
     title = "Leaning to the user's language, without generating"
-    return ReportTable("margins", title, note, wide.columns, wide.lines, records_of(rows))
+    return ReportTable("margins", title, note, wide.columns, wide.lines, rows)
 
 
 def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTable | None:
@@ -157,7 +142,7 @@ def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTab
     note = (
         "Share of pairs of sentences, alike but for one broken rule of the language, of which the model finds the "
         "right one the likelier; 50 % is chance. Without generating; "
-        f"{confidence_text(material)} interval over phenomena."
+        f"{material.confidence} interval over phenomena."
     )
     wide = Wide(
         material,
@@ -166,7 +151,7 @@ def grammar_table_of(material: Material, rows: Sequence[MarginRow]) -> ReportTab
         lambda row: Value(row.mean, row.low, row.high, counts_note(row.rated, row.missing)),
         "share",
     )
-    return ReportTable("grammar", "Grammar told right", note, wide.columns, wide.lines, records_of(rows))
+    return ReportTable("grammar", "Grammar told right", note, wide.columns, wide.lines, rows)
 
 
 def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> ReportTable | None:
@@ -176,7 +161,7 @@ def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> Re
     note = (
         "Test prompts with verifiable instructions (IFEval). Strictly: the reply as it is; loosely: also without its "
         "first line, its last line or its asterisks. A prompt is followed where all its instructions are. What cannot "
-        f"be decided is left out and counted as missing. {confidence_text(material)} interval."
+        f"be decided is left out and counted as missing. {material.confidence} interval."
     )
 
     def line(row: InstructionRow) -> tuple[str, str]:
@@ -191,7 +176,7 @@ def instructions_table(material: Material, rows: Sequence[InstructionRow]) -> Re
         lambda row: Value(row.mean, row.low, row.high, counts_note(row.rated, row.missing)),
         "share",
     )
-    return ReportTable("instructions", "Instructions followed", note, wide.columns, wide.lines, records_of(rows))
+    return ReportTable("instructions", "Instructions followed", note, wide.columns, wide.lines, rows)
 
 
 def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | None:
@@ -218,7 +203,7 @@ def facts_table(material: Material, rows: Sequence[FactRow]) -> ReportTable | No
     ]
     note = "Test prompts; 95 % intervals. A fact counts where it could be rated in both languages."
     title = "The same facts in English and in the user's language"
-    return ReportTable("facts", title, note, columns, lines, records_of(rows))
+    return ReportTable("facts", title, note, columns, lines, rows)
 
 
 def missing_table(material: Material, rows: Sequence[MissingRow]) -> ReportTable | None:
@@ -238,7 +223,7 @@ def missing_table(material: Material, rows: Sequence[MissingRow]) -> ReportTable
     columns = [Column("what"), Column("why"), *(Column(language_name(code), "count") for code in codes)]
     columns.append(Column("all", "count"))
     note = "Both splits, all checkpoints. Missing ratings are left out of every number of this report."
-    return ReportTable("missing", "Ratings that are missing, and why", note, columns, lines, records_of(rows))
+    return ReportTable("missing", "Ratings that are missing, and why", note, columns, lines, rows)
 
 
 def runs_table(material: Material) -> ReportTable:

@@ -1,20 +1,13 @@
-"""What the tables of the report are made with: rows of a scale, values and notes in cells, a column a language."""
+"""What the tables of the report are made with: notes in cells, a column a language."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from xlift.languages import language_name
 from xlift.report.formats import Column, Value, ValueForm
-from xlift.report.reading import Material, Scale, language_name
-from xlift.report.rows import Range, record
-
-
-class _OnScale(Protocol):
-    @property
-    def facet(self) -> str: ...
-    @property
-    def rater(self) -> str: ...
+from xlift.report.reading import Material
 
 
 class _InLanguage(Protocol):
@@ -22,26 +15,7 @@ class _InLanguage(Protocol):
     def language(self) -> str: ...
 
 
-OnScale = TypeVar("OnScale", bound=_OnScale)
 InLanguage = TypeVar("InLanguage", bound=_InLanguage)
-
-
-def rows_of(rows: Sequence[OnScale], scale: Scale) -> list[OnScale]:
-    """The rows that belong to a scale."""
-    return [row for row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
-
-
-def confidence_text(material: Material) -> str:
-    """The confidence of all intervals: 95 %."""
-    return f"{material.workspace.study.report.confidence * 100:g} %"
-
-
-def interval_value(found: Range, note: str = "") -> Value:
-    return Value(*found, note)
-
-
-def records_of(rows: Sequence[Any]) -> list[dict[str, Any]]:
-    return [record(row) for row in rows]
 
 
 class Wide:
