@@ -21,13 +21,12 @@ from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose, generator_of
 from xlift.generation.padded import Padded
 from xlift.generation.products import fast_products
-from xlift.generation.slots import Slots, may_have_slots, slot_attention
+from xlift.generation.slots import Slots, has_slots, slot_attention
 from xlift.generation.steering import language_vectors, steered
 from xlift.memory import free_memory, out_of_memory
 from xlift.models import Placement
 from xlift.progress import say
 from xlift.study.served import Decoding
-from xlift.tuning.proof import equal, probe_ids
 from xlift.tuning.templates import ChatFormat
 
 READ_TOKENS = 4096
@@ -59,9 +58,6 @@ class _Row:
 Batch = Slots | Padded
 BatchOf = Callable[..., Batch]
 """A new batch of rows, by what their prompts begin with, and of how many kinds they are where that is not 1."""
-ROUGH_SCORES = 0.15
-"""Relative error of scores that is rounding in half precision: those of a text at once are 0.03 from float32's in tuned
-models of 270 M, those token by token 0.05, and up to 0.07 from each other; without one token of the text, 0.28."""
 
 
 @contextmanager
@@ -74,24 +70,6 @@ def answering(model: Any) -> Iterator[BatchOf]:
             yield lambda prefix, kinds=1: Slots(model, prefix, kinds)
         else:
             yield lambda prefix, kinds=1: Padded(model)
-
-
-@torch.inference_mode()
-def has_slots(model: Any) -> bool:
-    """Whether rows can join one another in this model: tried, since some change keys and values once they are kept."""
-    if not may_have_slots(model):
-        return False
-    ids = probe_ids(model, 4)
-    wanted = model(input_ids=ids, use_cache=False).logits[0, -1:]
-    try:
-        with slot_attention(model):
-            batch = Slots(model, [])
-            batch.join([ids[0, :3].tolist()])
-            batch.logits()
-            batch.add(ids[0, 3:])
-            return equal(batch.logits(), wanted, ROUGH_SCORES)
-    except Exception:  # a model of a family that nobody has tried may fail in any way
-        return False
 
 
 @torch.inference_mode()

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlift.generation.engine import ROUGH_SCORES, Batch, BatchOf, answering
+from xlift.generation.engine import Batch, BatchOf, answering
+from xlift.generation.slots import ROUGH_SCORES
 from xlift.tuning.proof import Claim, equal, probe_ids, refuse
 
 

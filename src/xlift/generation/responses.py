@@ -14,10 +14,11 @@ from xlift.data.prompts import fact_prompts, grammar_pairs
 from xlift.disk import JsonlWriter, write_atomic
 from xlift.errors import UserError
 from xlift.generation.adapters import Adapter, adapted, part_of, pays
-from xlift.generation.engine import BatchOf, Reply, answering, decode, has_slots
+from xlift.generation.engine import BatchOf, Reply, answering, decode
 from xlift.generation.grammar import GrammarSummary, grammar_margins
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
+from xlift.generation.slots import has_slots
 from xlift.hub import ADAPTER_CONFIG, Located
 from xlift.integrity import refuse_damaged
 from xlift.models import KeptBase, Placement, adapter_layers, empty_model, load_tokenizer, loaded_checkpoint
