@@ -64,12 +64,18 @@ def log_training(run: RunFolder, heldout_loss: float, margins: dict[str, float])
 Value = Callable[[RunFolder, Any], float | None]
 
 
-def rated_by(workspace: StudyFolder, raters: dict[tuple[str, str], Value]) -> Material:
-    """The study with these ratings: by (facet, rater), what `value(run, prompt)` gives, None being missing."""
+def rated_by(
+    workspace: StudyFolder, raters: dict[tuple[str, str], Value], scales: dict[str, list[int]] | None = None
+) -> Material:
+    """The study with these ratings: by (facet, rater), what `value(run, prompt)` gives, None being missing.
+
+    `scales` are the ends of a facet's own scale.
+    """
     answered = []
+    own = {facet: {"scale": ends} for facet, ends in (scales or {}).items()}
     for checkpoint in checkpoints(workspace):
         ratings = [
-            _rating(response, facet, rater, value(checkpoint.run, response))
+            {**_rating(response, facet, rater, value(checkpoint.run, response)), **own.get(facet, {})}
             for (facet, rater), value in raters.items()
             for response in checkpoint.responses
         ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from typing import Any
@@ -78,6 +79,20 @@ def table(one: Floats, other: Floats) -> NDArray[np.int64]:
 
 
 PEOPLE = ["human:ana", "human:bo", "human:cy", "human:di"]
+
+
+def test_a_scale_of_its_own_is_measured_like_the_ordinary_one_and_never_meets_it() -> None:
+    records = noisy(1, [*PEOPLE, "judge:big"])
+    moved = [{**one, "value": one["value"] + 1, "scale": [1, 3]} for one in records]
+    told, again = (agreement_tables(part, resamples=200) for part in (records, moved))
+    assert {one["facet"] for one in again["agreement"]} == {"fluency 1–3"}
+    for part, name in itertools.product(("agreement", "people"), ("kappa", "leniency", "leniency_low", "tau", "alpha")):
+        assert [one.get(name) for one in again[part]] == pytest.approx([one.get(name) for one in told[part]])
+    people, judge = ([one for one in part if one["rater"].startswith("human") == human]
+                     for part, human in ((moved, True), (records, False)))  # fmt: skip
+    assert {one["between"] for one in agreement_tables([*people, *judge], resamples=50)["agreement"]} == {"people"}
+    with pytest.raises(DataError, match="gives 4 for fluency; values are 1, 2, 3 or null"):
+        agreement_tables([{**moved[0], "value": 4}])
 
 
 # --- against independent implementations
@@ -166,7 +181,7 @@ def test_majority_and_mean_are_per_item() -> None:
     assert mean["leniency"] == pytest.approx((0 - 0 + 1 - 1 / 3 + 2 - 1 + 2 - 2) / 4)
     assert mean["tau"] == pytest.approx(kendalltau([0, 1, 2, 2], [0, 1 / 3, 1, 2]).statistic)
     assert mean["kappa"] is None
-    assert mean["reasons"]["kappa"] == "a mean is not on the scale 0, 1, 2"
+    assert mean["reasons"]["kappa"] == "a mean is not on the scale"
 
 
 def test_intervals_equal_those_of_resampled_records() -> None:

@@ -100,6 +100,8 @@ def test_a_scheme_of_one_s_own_decides_what_is_asked_shown_saved_and_exported(tm
     assert ana.open().url.path == "/overview"
     found = {record["facet"]: record for record in records_of(campaign)}
     assert found["politeness"]["value"] == 3
+    assert found["politeness"]["scale"] == [1, 3]
+    assert "scale" not in found["fluency"]
     assert found["politeness"]["detail"]["spans"] == [{**span, "text": "Parce"}]
     assert "spans" not in found["fluency"]["detail"]
     assert found["fluency"]["detail"]["answers"] == {"better": "Autrement."}

@@ -94,12 +94,12 @@ def test_copies_of_a_prompt_add_nothing() -> None:
 def test_values_all_equal_have_no_sure_mean() -> None:
     found = summary(tidy(run_rows("a", [2.0] * 16)), by=["run"]).row(0, named=True)
     low, _ = wilson(1.0, 16)
-    assert (found["mean"], found["high"], found["share_2"], found["share_2_high"]) == (2.0, 2.0, 1.0, 1.0)
+    assert (found["mean"], found["high"], found["share_best"], found["share_best_high"]) == (2.0, 2.0, 1.0, 1.0)
     assert found["low"] == pytest.approx(2 * low)
-    assert found["share_2_low"] == pytest.approx(low)
+    assert found["share_best_low"] == pytest.approx(low)
     ones = summary(tidy(run_rows("a", [1.0] * 16)), by=["run"]).row(0, named=True)
     assert (ones["low"], ones["high"]) == pytest.approx((low, 2 - low))
-    assert ones["share_2_high"] == pytest.approx(1 - low)
+    assert ones["share_best_high"] == pytest.approx(1 - low)
 
 
 def test_summary_counts_and_averages_by_hand() -> None:
@@ -111,7 +111,7 @@ def test_summary_counts_and_averages_by_hand() -> None:
     )
     by_language = summary(frame, by=["language"])
     assert by_language["language"].to_list() == ["en", "fr"]
-    assert by_language.select("mean", "share_2", "rated", "missing", "n_prompts", "n_seeds").rows() == [
+    assert by_language.select("mean", "share_best", "rated", "missing", "n_prompts", "n_seeds").rows() == [
         (1.0, pytest.approx(1 / 3), 3, 1, 3, 1),
         (2.0, 1.0, 2, 2, 2, 1),
     ]
@@ -121,7 +121,7 @@ def test_summary_counts_and_averages_by_hand() -> None:
 
 def test_the_share_of_one_rating_a_prompt_has_wilsons_interval() -> None:
     found = summary(tidy(run_rows("a", [2.0] * 7 + [1.0] * 4 + [0.0] * 5)), by=["run"]).row(0, named=True)
-    assert (found["share_2_low"], found["share_2_high"]) == pytest.approx(wilson(7 / 16, 16))
+    assert (found["share_best_low"], found["share_best_high"]) == pytest.approx(wilson(7 / 16, 16))
 
 
 def test_what_has_no_number_has_a_reason() -> None:
@@ -131,7 +131,7 @@ def test_what_has_no_number_has_a_reason() -> None:
     assert found["reason"].to_list() == ["none of 3 could be rated: reply empty", "none of 2 could be rated"]
     one, equal = run_rows("a", [0.7], facet="length"), run_rows("b", [0.7, 0.7], facet="length")
     found = summary(tidy(one + equal), by=["run"])
-    assert found.select("mean", "low", "share_2").rows() == [(0.7, None, None)] * 2
+    assert found.select("mean", "low", "share_best").rows() == [(0.7, None, None)] * 2
     assert found["reason"].to_list() == ["a single prompt: no interval", "all values are equal: no interval"]
     assert summary(tidy([]), by=["run"]).is_empty()
     assert summary(tidy([]), by=["run"]).schema == summary(tidy(one), by=["run"]).schema
@@ -145,7 +145,7 @@ def test_no_result_is_nan_or_outside_the_scale() -> None:
         known = [None if np.isnan(value) else value for value in values]
         rows += run_rows(f"r{run}", known) + run_rows(f"r{run}", known[:2], language="fr")
     found = summary(tidy(rows), by=["run"])
-    for name, top in (("mean", 2), ("low", 2), ("high", 2), ("share_2_low", 1), ("share_2_high", 1)):
+    for name, top in (("mean", 2), ("low", 2), ("high", 2), ("share_best_low", 1), ("share_best_high", 1)):
         assert not found[name].is_nan().any()
         assert found[name].drop_nulls().is_between(0, top).all()
     assert ((found["low"] <= found["mean"]) & (found["mean"] <= found["high"])).drop_nulls().all()

@@ -38,7 +38,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Any:
         step = STEP if run.trains else 0
         asked = [record for record in _ratings(run, step) if record["language"] == "fr"]
         person = {"facet": "helpfulness", "rater": f"human:{NASTY}", "value": 1, "signature": NASTY, "reason": NASTY}
-        write_jsonl(run.ratings(step, "human"), [{**record, **person} for record in asked])
+        polite = person | {"facet": "politeness", "value": 4, "scale": [1, 5]}
+        polite |= {"detail": {"spans": [{"start": 0, "end": 1, "label": NASTY, "text": "x"}]}}
+        write_jsonl(run.ratings(step, "human"), [{**record, **one} for record in asked for one in (person, polite)])
     write_report(folder)
     return folder
 
@@ -102,6 +104,8 @@ def test_hostile_text_is_shown_as_text_and_marked_as_the_rating_says(page: Any) 
     assert marked.text_content() == HOSTILE
     assert "answer is in English" in " ".join(marked.locator("mark").all_text_contents())
     assert page.locator("#cards img, #cards script").count() == 0
+    assert marked.locator("mark").first.get_attribute("title") == f"marked: {NASTY}"
+    assert page.locator("article.prompt .chip", has_text="politeness 4 of 5").count() > 0
     raters = page.locator("article.prompt").first.locator(".raters").last
     raters.locator("summary").click()
     assert f"helpfulness 1 by human:{NASTY}, because: {NASTY} · {NASTY}" in raters.inner_text()

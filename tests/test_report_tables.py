@@ -19,7 +19,7 @@ from xlift.report.factors import level_names
 from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, cells, to_latex, to_markdown, write_tables
 from xlift.report.numbers import curve_points, findings_of
-from xlift.report.reading import Material, Scale
+from xlift.report.reading import Material, Scale, share_rows
 from xlift.report.rows import rows_of
 from xlift.report.sections import sections_of
 from xlift.report.summary import unknown_text
@@ -185,6 +185,32 @@ def test_people_are_one_scale_and_a_judge_another(material: Material) -> None:
     ]
     assert material.scales == scales
     assert [scale.short for scale in material.scales] == ["language", "helpfulness (mistral)", "helpfulness (people)"]
+
+
+def test_a_facet_with_a_scale_of_its_own_is_told_by_its_own_best_value(tmp_path: Path) -> None:
+    workspace = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]])
+    ana, ben = ("politeness", "human:Ana"), ("politeness", "human:Ben")
+    generator = random.Random(3)
+    raters = {one: lambda *_: float(generator.randint(3, 5)) for one in (ana, ben)} | {LANGUAGE: lambda *_: 2.0}
+    own = rated_by(workspace, raters, {"politeness": [1, 5]})
+    scale = next(scale for scale in own.scales if scale.facet == "politeness")
+    assert scale.title == "Politeness 5 of 1 to 5, by people"
+    rows = rows_of(share_rows(own, "test"), scale)
+    fives: dict[tuple[str, str], list[bool]] = {}
+    for name in (ana, ben):
+        for (run, language, _), value in answers_of(own, name).items():
+            fives.setdefault((run, language), []).append(value == 5)
+    assert {(row.id, row.language): row.mean for row in rows} == pytest.approx(
+        {key: sum(values) / len(values) for key, values in fives.items()}
+    )
+    for row in rows:
+        bounds = (row.mean_value_low, row.mean_value, row.mean_value_high)
+        assert sorted([1.0, *map(float, bounds), 5.0]) == [1.0, *bounds, 5.0]  # type: ignore[arg-type]
+    shown = tables.share_table_of(own, rows, scale, "test")
+    assert shown is not None
+    assert "responses with the value 5" in shown.note
+    together = agreement_tables(own.everyone.to_dicts(), resamples=10)["agreement"]
+    assert {row["facet"] for row in together if row["between"] == "people"} == {"politeness 1–5"}
 
 
 def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(material: Material) -> None:

@@ -32,6 +32,8 @@ SPLITS = ("validation", "test")
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint")
 SCALES: dict[str, float] = dict.fromkeys(FACETS, 2.0)
 """Upper end of each facet's scale, which begins at 0."""
+HIGHEST = 9
+"""The best value that a scale of one's own may have: one key each."""
 LIMITED = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "incomplete"})
 """How servers and programs say that the token limit ended a reply."""
 EMPTY = "empty response"
@@ -140,6 +142,8 @@ class Rating(TypedDict):
     """Of a judge: hash of the model, the decoding and all that it was shown."""
     reason: NotRequired[str]
     detail: NotRequired[dict[str, Any]]
+    scale: NotRequired[list[int]]
+    """Of a facet that is not rated from 0 to 2: the lowest and the best value."""
 
 
 class Logged(TypedDict):
@@ -320,11 +324,21 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+# e.g. ends_of({"facet": "fluency"}) → (0, 2)
+# e.g. ends_of({"facet": "politeness", "scale": [1, 5]}) → (1, 5)
+def ends_of(rating: Mapping[str, Any]) -> tuple[int, int]:
+    """The lowest and the best value of the scale that a rating is on."""
+    own = rating.get("scale")
+    if not isinstance(own, list) or len(own) != 2 or not all(type(end) is int for end in own):
+        return 0, 2
+    return (own[0], own[1]) if 0 <= own[0] < own[1] <= HIGHEST else (0, 2)
+
+
 # e.g. on_scale({"value": 7}) → {"value": None, "reason": "7 is not on the scale"}
 def on_scale(rating: dict[str, Any]) -> dict[str, Any]:
-    """A rating as it is; one whose value is no number from 0 to 2 as a missing one, which is counted as such."""
-    value = rating.get("value")
-    if value is None or (type(value) in (int, float) and 0 <= value <= SCALES.get(str(rating.get("facet")), 2.0)):
+    """A rating as it is; one whose value is no number on its scale as a missing one, which is counted as such."""
+    value, (lowest, best) = rating.get("value"), ends_of(rating)
+    if value is None or (type(value) in (int, float) and lowest <= value <= best):
         return rating
     return rating | {"value": None, "reason": f"{value!r:.20} is not on the scale"}
 

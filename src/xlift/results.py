@@ -19,7 +19,7 @@ from xlift.analysis.estimates import last_steps
 from xlift.analysis.overall import overall
 from xlift.checkpoint import checkpoints, readable, written_prompts
 from xlift.progress import or_told
-from xlift.records import Logged, Prompt, Rating, Response, kind_of, read_records
+from xlift.records import Logged, Prompt, Rating, Response, ends_of, kind_of, read_records
 from xlift.study.labels import FACTOR, run_settings, setting_kinds
 from xlift.study.settings import flat
 from xlift.workspace import RunFolder, StudyFolder, find_run, find_study
@@ -33,9 +33,11 @@ stand those of the factors that the study tells of its models."""
 RATING_COLUMNS = {
     "run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String,
     "language": pl.String, "split": pl.String, "category": pl.String, "facet": pl.String, "rater": pl.String,
-    "kind": pl.String, "value": pl.Float64, "reason": pl.String, "response": pl.String,
+    "kind": pl.String, "value": pl.Float64, "reason": pl.String, "response": pl.String, "lowest": pl.Int8,
+    "best": pl.Int8,
 }  # fmt: skip
-"""Columns of the tidy table that say what a rating is; a run is known by `run`, its folder's name."""
+"""Columns of the tidy table that say what a rating is; a run is known by `run`, its folder's name. `lowest` and `best`
+are the ends of the scale: 0 and 2, but for scales of one's own."""
 
 INSTRUCTION_COLUMNS = {
     "run": pl.String, "label": pl.String, "step": pl.Int64, "id": pl.String, "parallel_id": pl.String,
@@ -182,6 +184,7 @@ def _told_apart(axes: pl.DataFrame) -> pl.DataFrame:
 
 def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:
     """One rating as a row of the columns RATING_COLUMNS."""
+    lowest, best = ends_of(rating)
     return {
         "run": run.id,
         "label": run.label,
@@ -197,4 +200,6 @@ def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:
         "value": rating["value"],
         "reason": rating.get("reason"),
         "response": rating["response"],
+        "lowest": lowest,
+        "best": best,
     }

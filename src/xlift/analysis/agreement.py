@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xlift.analysis.deviations import deviations
-from xlift.analysis.measures import GRADES, Sums, added, affordable, interval, pooled, resampled, sums, weighted
+from xlift.analysis.measures import Sums, added, affordable, interval, pooled, resampled, sums, weighted
 from xlift.analysis.pairings import (
     ALL_LANGUAGES,
     ALL_PEOPLE,
@@ -26,6 +26,7 @@ from xlift.analysis.pairings import (
     Pairing,
     cluster_of,
     counts_by_cluster,
+    graded_facet,
     latest,
     matrices,
     pairings,
@@ -59,7 +60,7 @@ def agreement_tables(
     agreement    rows: between ("people", "judge and people", "check and people", "judges and checks"), facet, language,
                  first, second, items, pairs (of ratings), missing (items with records of both sides, but without a
                  value on one), clusters; each of MEASURES with `_low` and `_high` (bootstrap over clusters); confusion
-                 (rows: first's 0, 1, 2; all people: each pair in both orders); reasons for what is None
+                 (rows: first's values from the lowest; all people: each pair in both orders); reasons for what is None
     people       rows of `deviations`
 
     Every two people are a row up to SINGLY people. Judges and checks are compared with each person's ratings, with the
@@ -71,7 +72,7 @@ def agreement_tables(
     settings = (resamples, confidence, seed)
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
-    for facet, language, matrix in matrices(found, by_id):
+    for facet, language, matrix in matrices(found, by_id, dict(map(graded_facet, ratings))):
         where = {"facet": facet, "language": language}
         rows += [{"between": name, **where, **_row(pairing, *settings)} for name, pairing in pairings(matrix, seed)]
         people += [{**where, **row} for row in deviations(matrix, *settings)]
@@ -109,7 +110,7 @@ class Figures(NamedTuple):
 def _figures(pairing: Pairing, resamples: int, seed: int) -> Figures:
     point: Sums = {}
     drawn: Sums = {}
-    shape = (-1, len(GRADES), len(pairing.scale))
+    shape = (-1, len(pairing.grades), len(pairing.scale))
     counts = np.zeros(shape[1:])
     resamples = affordable(resamples, len(pairing.pairs))
     for _, tables in counts_by_cluster(pairing):
@@ -119,8 +120,8 @@ def _figures(pairing: Pairing, resamples: int, seed: int) -> Figures:
             continue
         again = resampled(tables, resamples, seed).reshape(resamples, *shape)
         for found, of in ((point, total), (drawn, again)):
-            added(found, sums(of, pairing.scale))
-            if pairing.coincidences is None and shape[1] == shape[2]:
+            added(found, sums(of, pairing.grades, pairing.scale))
+            if pairing.coincidences is None and np.array_equal(pairing.grades, pairing.scale):
                 added(found, {"alpha": weighted("alpha", of + of.swapaxes(-1, -2))})
     if pairing.coincidences is not None and pairing.items >= 2:
         point["alpha"] = weighted("alpha", pairing.coincidences.sum(axis=0))
@@ -157,7 +158,7 @@ def _why_undefined(name: str, pairing: Pairing, point: Mapping[str, Numbers]) ->
     if pairing.first == ALL_PEOPLE and name == "leniency":
         return "people are in no order: see who deviates"
     if name not in point:
-        return "a mean is not on the scale 0, 1, 2"
+        return "a mean is not on the scale"
     if np.isnan(point[name]):
         return "only one value occurs" if name == "alpha" else "a rater always gives the same value"
     return None

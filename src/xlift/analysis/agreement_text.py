@@ -38,7 +38,16 @@ def text_tables(tables: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-AGREEMENT_HEAD = ["facet", "lang", "first", "second", "items", "missing", *MEASURES, "table (rows: first's 0, 1, 2)"]
+AGREEMENT_HEAD = [
+    "facet",
+    "lang",
+    "first",
+    "second",
+    "items",
+    "missing",
+    *MEASURES,
+    "table (rows: first's)",
+]
 PEOPLE_HEAD = ["facet", "lang", "person", "items", "leniency", "kappa", "others", "difference", "deviates"]
 
 

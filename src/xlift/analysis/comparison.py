@@ -15,7 +15,15 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, why_no_interval, with_conditions, with_silence
+from xlift.analysis.estimates import (
+    SETTINGS,
+    check_columns,
+    last_steps,
+    span_of,
+    why_no_interval,
+    with_conditions,
+    with_silence,
+)
 from xlift.analysis.measures import holm
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import (
@@ -31,7 +39,6 @@ from xlift.intervals import (
     widened,
     wilson,
 )
-from xlift.records import SCALES
 from xlift.terminal import paged
 
 ENUMERATED = 20
@@ -62,6 +69,7 @@ class Pairs(NamedTuple):
     second: Numbers
     cluster: NDArray[np.int64]
     missing: int
+    span: float | None
 
     @property
     def differences(self) -> Numbers:
@@ -98,14 +106,13 @@ def compare(
     prompts' differences; `better`, `worse`, `tied`, shares of prompts by the second side; `superiority` = better +
     tied / 2; `pairs`, `missing` prompts without a value on one side or both; `covers` and `test` say what the interval
     and p allow for; `reason` why a number is not there. Raises ConfigError for names that are not there or sides that
-    hold several conditions, DataError for lacking columns. Values lie on a scale from 0 to `top`, the
-    facet's own where it is not given. Sides that differ in
+    hold several conditions, DataError for lacking columns. Values differ by `top` at
+    most, the length of the facet's scale where it is not given. Sides that differ in
     language are paired by `pair="request"`: the translations of one request, `parallel_id`.
     """
     keys = list(dict.fromkeys([*by, "rater"]))
     rows = [
-        key
-        | _compared(pairs, seeds, resamples, confidence, seed, SCALES.get(key.get("facet", "")) if top is None else top)
+        key | _compared(pairs, seeds, resamples, confidence, seed, pairs.span if top is None else top)
         for key, pairs, seeds in paired(frame, first, second, keys, rater, pair)
     ]
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **COMPARISON_COLUMNS}
@@ -237,7 +244,7 @@ def _pairs(rows: pl.DataFrame, pair: PairBy) -> tuple[Pairs, bool]:
         for side, values in enumerate((first, second))
     ]
     seeds = all(seeded) and max(first.shape[1], second.shape[1]) > 1
-    return Pairs(first, second, cluster, prompts - int(kept.sum())), seeds
+    return Pairs(first, second, cluster, prompts - int(kept.sum()), span_of(rows)), seeds
 
 
 def _matrix(cells: pl.DataFrame, prompts: int) -> Numbers:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from xlift.analysis.measures import GRADES, Sums, added, affordable, deviation, holm, kappa, pooled, resampled
+from xlift.analysis.measures import Sums, added, affordable, deviation, holm, kappa, pooled, resampled
 from xlift.analysis.pairings import NONE, Matrix, Pairing, all_people, counts_by_cluster, numbered, people_of
 from xlift.intervals import Integers, Numbers
 
@@ -66,7 +66,7 @@ def _kappas(pairing: Pairing, people: int, resamples: int, seed: int) -> tuple[N
     drawn: Sums = {}
     resamples = affordable(resamples, len(pairing.pairs))
     for pairs, tables in counts_by_cluster(pairing):
-        shape = (-1, len(pairs), len(GRADES), len(GRADES))
+        shape = (-1, len(pairs), len(pairing.grades), len(pairing.grades))
         added(point, _by_person(np.asarray(tables.sum(axis=0)).reshape(shape), pairs, people))
         added(drawn, _by_person(resampled(tables, resamples, seed).reshape(shape), pairs, people))
     once, again = pooled(point), pooled(drawn)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, with_conditions
+from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, span_of, with_conditions
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.errors import ConfigError, nearest
 from xlift.intervals import (
@@ -33,7 +33,6 @@ from xlift.intervals import (
     widened,
     wilson,
 )
-from xlift.records import SCALES
 from xlift.study.labels import FACTOR
 from xlift.study.runs import FILLED_IN
 
@@ -128,7 +127,7 @@ def factor_effects(
         against = _references(found, reference or {})
         if not found:
             continue
-        means = _means(group, resamples, seed, SCALES.get(key["facet"]) if top is None else top)
+        means = _means(group, resamples, seed, span_of(group) if top is None else top)
         counts = _counts(group)
         for factor, name in zip(found, against, strict=True):
             facts = key | {"factor": factor.name, "against": name or "mean", "conditions": len(factor.codes)}
@@ -280,7 +279,8 @@ def _means(frame: pl.DataFrame, resamples: int, seed: int, top: float | None) ->
         run_means.T[:, :, None] * share[:, None, :],
     )
     point, draws, requests, runs = (_with_average(part) for part in parts)
-    if top is not None and not frame["value"].drop_nulls().is_between(0, top).all():
+    values = frame["value"].drop_nulls().to_numpy()
+    if top is not None and len(values) and np.ptp(values) > top:
         top = None
     return Means(
         [*kept, *([ALL_LANGUAGES] if len(kept) > 1 else [])], point, draws, requests, runs, condition, top, lacking

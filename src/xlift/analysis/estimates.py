@@ -19,7 +19,7 @@ SETTINGS = tuple(name for name in setting_kinds() if name not in {"seed", *INDIF
 """Columns that make a condition: runs alike in all of them differ only in `seed`."""
 SUMMARY: dict[str, Any] = {
     **{"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64},
-    **{"share_2": pl.Float64, "share_2_low": pl.Float64, "share_2_high": pl.Float64},
+    **{"share_best": pl.Float64, "share_best_low": pl.Float64, "share_best_high": pl.Float64},
     **{"rated": pl.Int64, "missing": pl.Int64, "n_prompts": pl.Int64, "n_seeds": pl.Int64},
     **{"covers": pl.String, "reason": pl.String},
 }
@@ -42,6 +42,29 @@ def with_silence(frame: pl.DataFrame) -> pl.DataFrame:
         return frame
     silent = (pl.col("facet") == "language") & (pl.col("reason") == EMPTY) & pl.col("value").is_null()
     return frame.with_columns(value=pl.when(silent).then(0.0).otherwise("value"))
+
+
+# e.g. of a frame without these columns: 0 and 2 for fluency; of a facet that is rated from 1 to 5, 1 and 5
+def with_scales(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with `lowest` and `best`, the ends of each rating's scale; null for a facet of which none is known."""
+    ends = {"lowest": dict.fromkeys(SCALES, 0.0), "best": SCALES}
+    known = {
+        name: pl.col("facet").replace_strict(own, default=None, return_dtype=pl.Float64) for name, own in ends.items()
+    }
+    told = {name: pl.coalesce(name, end) if name in frame.columns else end for name, end in known.items()}
+    return frame.with_columns(**told)
+
+
+def best_given(frame: pl.DataFrame) -> pl.Expr:
+    """1 where a value is the best of its scale (2, or the end of a scale of its own), else 0; null where missing."""
+    best = pl.col("best").fill_null(2) if "best" in frame.columns else pl.lit(2)
+    return (pl.col("value") == best).cast(pl.Float64)
+
+
+def span_of(frame: pl.DataFrame) -> float | None:
+    """How far the values of a group may lie apart; None for several scales, and where none is known."""
+    found = with_scales(frame).select("lowest", "best").unique().rows()
+    return found[0][1] - found[0][0] if len(found) == 1 and None not in found[0] else None
 
 
 def last_steps(frame: pl.DataFrame) -> pl.DataFrame:
@@ -69,17 +92,18 @@ def summary(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """One row a group of ratings: mean and share of 2 with intervals, how many were rated, how many are missing.
+    """One row a group of ratings: mean, share of the best value, how many were rated, how many are missing.
 
     `by` names columns of the frame, or `condition` (runs that differ only in `seed`, together). `low` and `high` belong
     to the mean; n_prompts counts rated requests, translations once; `covers` says whether the intervals cover the
     choice of prompts only, or of prompts and seeds too (each condition of the group has two seeds or more). Where there
-    is no number, `reason` says why. The share of 2 is left out where values are not on the scale 0, 1, 2. Raises
-    DataError where columns are lacking.
+    is no number, `reason` says why. `share_best`, of the value 2 or the end of a scale of its own, is left out where
+    values are no whole numbers on the scale. Raises DataError where columns are lacking.
     """
     by = list(dict.fromkeys(by))
     frame = with_silence(with_conditions(frame))
     check_columns(frame, [*by, "facet", "parallel_id", "value"])
+    frame = with_scales(frame)
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
     if frame.is_empty():
         return pl.DataFrame(schema=schema)
@@ -89,7 +113,8 @@ def summary(
         missing=value.null_count().cast(pl.Int64),
         n_prompts=pl.col("parallel_id").filter(value.is_not_null()).n_unique().cast(pl.Int64),
         n_seeds=pl.col("seed").filter(value.is_not_null()).n_unique().cast(pl.Int64),
-        graded=value.drop_nulls().is_in([0.0, 1.0, 2.0]).all() | _of_panels(frame),
+        graded=_graded().all() | _of_panels(frame),
+        lowest=pl.col("lowest").first(),
         top=_top(),
         why=_commonest_reason(frame),
     )
@@ -107,11 +132,18 @@ def _of_panels(frame: pl.DataFrame) -> pl.Expr:
     return pl.col("rater").str.starts_with(PANEL).all() if "rater" in frame.columns else pl.lit(False)
 
 
+def _graded() -> pl.Expr:
+    value = pl.col("value").drop_nulls()
+    inside = value.is_between(pl.col("lowest").min().fill_null(0), pl.col("best").max().fill_null(2))
+    return inside & (value == value.floor())
+
+
 def _top() -> pl.Expr:
-    """Upper end of the scale of a group of ratings; null for several scales, and for values that are on none."""
-    top = pl.col("facet").replace_strict(SCALES, default=None, return_dtype=pl.Float64)
-    fits = (top.n_unique() == 1) & pl.col("value").drop_nulls().is_between(0, top.max()).all()
-    return pl.when(fits).then(top.max())
+    """The best value of a group of ratings; null for several scales, and for values that are on none."""
+    lowest, best = pl.col("lowest"), pl.col("best")
+    one = (lowest.n_unique() == 1) & (best.n_unique() == 1)
+    fits = one & pl.col("value").drop_nulls().is_between(lowest.max(), best.max()).all()
+    return pl.when(fits).then(best.max())
 
 
 def _commonest_reason(frame: pl.DataFrame) -> pl.Expr:
@@ -122,11 +154,11 @@ def _commonest_reason(frame: pl.DataFrame) -> pl.Expr:
 
 
 def _cells(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], dict[str, NDArray[Any]]]:
-    """Per group, parallel arrays with one entry a request and run: cluster, run, condition, count, sum, twos."""
+    """Per group, parallel arrays with one entry a request and run: cluster, run, condition, count, sum, best."""
     keys = list(dict.fromkeys([*by, "condition", "step", "run", "parallel_id"]))
     rated = frame.filter(pl.col("value").is_not_null()).sort([*keys, "value"])
     cells = rated.group_by(keys, maintain_order=True).agg(
-        count=pl.len(), sum=pl.col("value").sum(), twos=(pl.col("value") == 2).sum()
+        count=pl.len(), sum=pl.col("value").sum(), best=best_given(frame).sum()
     )
     # Whole numbers are many times faster to tell apart than names.
     cells = cells.with_columns(
@@ -134,7 +166,7 @@ def _cells(frame: pl.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], dict
         run_place=pl.struct("condition", "step", "run").rank("dense"),
         condition_place=pl.struct("condition", "step").rank("dense"),
     )
-    wanted = ["cluster_place", "run_place", "condition_place", "count", "sum", "twos"]
+    wanted = ["cluster_place", "run_place", "condition_place", "count", "sum", "best"]
     return {
         key: {name: group[name].to_numpy() for name in wanted}
         for key, group in cells.partition_by(list(by), as_dict=True).items()
@@ -161,15 +193,22 @@ def _summary_row(
     if cells is None:
         commonest = f": {fact['why']}" if fact["why"] else ""
         return row | {"reason": f"none of {fact['missing']} could be rated{commonest}"}
-    table = _table(cells, "sum")
-    found = interval_of_mean(table, fact["top"], resamples, confidence, seed)
-    row |= {"mean": float(table.sums.sum() / table.counts.sum()), "low": found.low, "high": found.high}
+    table, lowest = _table(cells, "sum"), fact["lowest"] if fact["top"] else 0.0
+    row |= {"mean": float(table.sums.sum() / table.counts.sum())}
+    # The interval of a mean is of a scale that begins at 0.
+    above, top = table._replace(sums=table.sums - lowest * table.counts), fact["top"] and fact["top"] - lowest
+    found = interval_of_mean(above, top, resamples, confidence, seed)
+    row |= {"low": _raised(found.low, lowest), "high": _raised(found.high, lowest)}
     if fact["graded"]:
-        twos = _table(cells, "twos")
-        share = interval_of_mean(twos, 1.0, resamples, confidence, seed)
-        row |= {"share_2": float(twos.sums.sum() / twos.counts.sum())}
-        row |= {"share_2_low": share.low, "share_2_high": share.high}
+        best = _table(cells, "best")
+        share = interval_of_mean(best, 1.0, resamples, confidence, seed)
+        row |= {"share_best": float(best.sums.sum() / best.counts.sum())}
+        row |= {"share_best_low": share.low, "share_best_high": share.high}
     return row | {"covers": found.covers, "reason": None if found.covers else why_no_interval(len(table.sums))}
+
+
+def _raised(bound: float | None, by: float) -> float | None:
+    return None if bound is None else bound + by
 
 
 # e.g. why_no_interval(1) → "a single prompt: no interval"

@@ -15,6 +15,7 @@ from scipy.special import ndtr, stdtr, stdtrit
 from xlift.intervals import Numbers, wilson
 
 GRADES = np.array([0.0, 1.0, 2.0])
+"""The values of a facet that has no scale of its own."""
 
 
 # Sums over axes of three values are many times slower than one product of the flat table with a matrix of such sums.
@@ -38,9 +39,10 @@ def _dot(one: Numbers, other: Numbers) -> Numbers:
 def kappa(tables: Numbers) -> Numbers:
     """Cohen's kappa with linear weights (Cohen 1968)."""
     rows, columns = _margins(tables)
-    distance = np.abs(GRADES[:, None] - GRADES)
+    places = np.arange(tables.shape[-1], dtype=np.float64)
+    distance = np.abs(places[:, None] - places)
     observed = _flat(tables) @ distance.ravel()
-    expected = _dot(rows @ distance, columns) / (rows @ np.ones(len(GRADES)))
+    expected = _dot(rows @ distance, columns) / (rows @ np.ones(len(places)))
     # Against a constant rater kappa is 0 whatever the other does: it says nothing.
     constant = (np.count_nonzero(rows, axis=-1) < 2) | (np.count_nonzero(columns, axis=-1) < 2)
     return np.where(constant, np.nan, 1 - observed / expected)
@@ -60,13 +62,13 @@ def tau(tables: Numbers) -> Numbers:
 def same(tables: Numbers) -> Numbers:
     """Share of pairs of ratings that are the same."""
     flat = _flat(tables)
-    return (flat @ np.eye(len(GRADES)).ravel()) / (flat @ np.ones(flat.shape[-1]))
+    return (flat @ np.eye(tables.shape[-1]).ravel()) / (flat @ np.ones(flat.shape[-1]))
 
 
-def leniency(tables: Numbers, scale: Numbers = GRADES) -> Numbers:
-    """Mean of the first's values minus the second's, which are `scale`."""
+def leniency(tables: Numbers, grades: Numbers = GRADES, scale: Numbers = GRADES) -> Numbers:
+    """Mean of the first's values, which are `grades`, minus the second's, which are `scale`."""
     flat = _flat(tables)
-    return (flat @ (GRADES[:, None] - scale).ravel()) / (flat @ np.ones(flat.shape[-1]))
+    return (flat @ (grades[:, None] - scale).ravel()) / (flat @ np.ones(flat.shape[-1]))
 
 
 def alpha(coincidences: Numbers) -> Numbers:
@@ -84,21 +86,21 @@ Sums = dict[str, Numbers]
 """By measure the sum of values times weights, and the sum of weights: [2, ...]."""
 
 
-def weighted(name: str, tables: Numbers, scale: Numbers = GRADES) -> Numbers:
+def weighted(name: str, tables: Numbers, grades: Numbers = GRADES, scale: Numbers = GRADES) -> Numbers:
     """Sums over the pairs of raters where a measure is defined: its values times their weights, and the weights.
 
     Of tables [..., pairs of raters, values, values]: [2, ...]. A pair weighs as much as it has ratings.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = leniency(tables, scale) if name == "leniency" else OF_TABLES[name](tables)
+        values = leniency(tables, grades, scale) if name == "leniency" else OF_TABLES[name](tables)
     weights = np.where(np.isnan(values), 0.0, tables.sum(axis=(-1, -2)))
     return np.stack([np.nansum(values * weights, axis=-1), weights.sum(axis=-1)])
 
 
-def sums(tables: Numbers, scale: Numbers) -> Sums:
+def sums(tables: Numbers, grades: Numbers, scale: Numbers) -> Sums:
     """`weighted` of every measure that tables of these values allow, without alpha."""
-    names = ("tau", "leniency", "kappa", "agreement") if len(scale) == len(GRADES) else ("tau", "leniency")
-    return {name: weighted(name, tables, scale) for name in names}
+    names = ("tau", "leniency", "kappa", "agreement") if np.array_equal(scale, grades) else ("tau", "leniency")
+    return {name: weighted(name, tables, grades, scale) for name in names}
 
 
 def added(total: Sums, more: Sums) -> None:

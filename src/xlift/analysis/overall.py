@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from xlift.analysis.estimates import check_columns, with_conditions, with_silence
+from xlift.analysis.estimates import best_given, check_columns, with_conditions, with_silence
 from xlift.analysis.measures import holm
 from xlift.intervals import (
     NOTHING,
@@ -84,8 +84,8 @@ def overall(
 ) -> pl.DataFrame:
     """One row a facet, rater and group (`by`; `condition`: runs that differ only in `seed`), the best mean first.
 
-    `mean` of the share of 2 over the languages other than `reference` (over all where there are no others), and the
-    `worst` of these, with intervals; that of the worst holds whichever it is (Bonferroni over languages).
+    `mean` of the share of the best value over the languages other than `reference` (over all where there are no
+    others), and the `worst` of these, with intervals; that of the worst holds whichever it is (Bonferroni).
     `lowest_seed` and `highest_seed` are the means of single runs. A group's place among those of its facet and rater
     lies in `rank_from` to `rank_to`: only groups that are told apart with the confidence over all pairs (Holm) have an
     order. Languages without a rating are left out. Raises DataError where columns are lacking.
@@ -98,7 +98,7 @@ def overall(
     for _, own in sorted(frame.partition_by(["facet", "rater"], as_dict=True).items()):
         others = own.filter(pl.col("language") != reference)
         numbered = (own if others.is_empty() else others).with_columns(
-            place=pl.col("parallel_id").rank("dense") - 1, good=(pl.col("value") == 2).cast(pl.Float64)
+            place=pl.col("parallel_id").rank("dense") - 1, good=best_given(own)
         )
         requests = numbered["place"].n_unique()
         parts = sorted(numbered.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0]))

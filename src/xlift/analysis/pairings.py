@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from xlift.analysis.measures import GRADES
 from xlift.errors import DataError
 from xlift.intervals import Integers, Numbers
 from xlift.languages import known_code, language_problem
-from xlift.records import KINDS, PANEL, kind_of
+from xlift.records import KINDS, PANEL, ends_of, kind_of
 
 ALL_LANGUAGES = "all"
 ALL_PEOPLE, EACH, MAJORITY, MEAN = "all people", "each person", "people's majority", "people's mean"
@@ -38,7 +37,7 @@ class Item(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Ratings of one facet, [items, raters]: `values` places on GRADES, NONE where there is none.
+    """Ratings of one facet, [items, raters]: `values` are places on `grades`, NONE where there is none.
 
     `recorded` is true where a record is; `clusters` [items] tells which prompt an item belongs to.
     """
@@ -47,12 +46,13 @@ class Matrix(NamedTuple):
     values: Places
     recorded: NDArray[np.bool_]
     clusters: Integers
+    grades: Numbers
 
 
 class Pairing(NamedTuple):
     """Two sides that are compared.
 
-    `one` and `other` [items, raters] are places of values on GRADES and on `scale`, NONE where there is no value;
+    `one` and `other` [items, raters] are places of values on `grades` and on `scale`, NONE where there is no value;
     `pairs` [pairs, 2] names the columns that meet. `cluster` [items] numbers the clusters of items that both sides have
     rated, -1 elsewhere. `coincidences` [clusters, 1, values, values] are Krippendorff's where more than two meet.
     """
@@ -63,6 +63,7 @@ class Pairing(NamedTuple):
     other: Places
     pairs: Integers
     cluster: Integers
+    grades: Numbers
     scale: Numbers
     items: int
     missing: int
@@ -79,10 +80,20 @@ def cluster_of(record: Mapping[str, Any], clusters: Mapping[str, str] | None) ->
     return str((clusters or {}).get(record["id"]) or record.get("parallel_id") or record["id"])
 
 
+# e.g. graded_facet({"facet": "fluency"}) → ("fluency", (0, 2))
+# e.g. graded_facet({"facet": "politeness", "scale": [1, 5]}) → ("politeness 1–5", (1, 5))
+def graded_facet(record: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
+    """A facet as it is compared, with the ends of its scale: values on two scales do not meet."""
+    lowest, best = ends_of(record) if record.get("best") is None else (record["lowest"], record["best"])
+    own = "" if (lowest, best) == (0, 2) else f" {lowest}–{best}"
+    return f"{record['facet']}{own}", (lowest, best)
+
+
 def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], float | None]:
     """The value by (item, facet, rater); where a rater has rated an item twice the last record counts.
 
-    Raises DataError that lists records that are not ratings and values that are not 0, 1, 2 or missing.
+    Raises DataError that lists records that are not ratings and values that are not 0, 1, 2 (or of the facet's own
+    scale) or missing.
     A panel of judges is left out: its judges are compared themselves.
     """
     found: dict[tuple[Item, str, str], float | None] = {}
@@ -92,6 +103,7 @@ def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], 
             continue
         lacking = [field for field in ("id", "language", "facet", "rater", "value") if field not in record]
         value = None if lacking else record["value"]
+        facet, (lowest, best) = ("", (0, 0)) if lacking else graded_facet(record)
         if not isinstance(record.get("step") or 0, int):
             wrong[f"record {number}: 'step' must be a whole number, found {record['step']!r}"] = 1
         elif lacking:
@@ -99,14 +111,15 @@ def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], 
         elif not known_code(record["language"]):
             problem = language_problem(record["language"])
             wrong[problem] = wrong.get(problem, 0) + 1
-        elif value is not None and value not in (0, 1, 2):
-            problem = f"{record['rater']} gives {value!r} for {record['facet']}; values are 0, 1, 2 or null"
+        elif value is not None and value not in range(lowest, best + 1):
+            values = ", ".join(map(str, range(lowest, best + 1)))
+            problem = f"{record['rater']} gives {value!r} for {record['facet']}; values are {values} or null"
             wrong[problem] = wrong.get(problem, 0) + 1
         else:
             place = (str(record.get("run", "")), int(record.get("step") or 0), str(record["id"]))
             language = known_code(record["language"])
             item = Item(*place, str(record.get("response") or ""), language)
-            found[item, str(record["facet"]), str(record["rater"])] = None if value is None else float(value)
+            found[item, facet, str(record["rater"])] = None if value is None else float(value)
     if wrong:
         shown = [f"{text} ({count} times)" if count > 1 else text for text, count in list(wrong.items())[:10]]
         more = [f"… and {len(wrong) - 10} more problems"] if len(wrong) > 10 else []
@@ -115,9 +128,12 @@ def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], 
 
 
 def matrices(
-    found: Mapping[tuple[Item, str, str], float | None], by_id: Mapping[str, str]
+    found: Mapping[tuple[Item, str, str], float | None], by_id: Mapping[str, str], ends: Mapping[str, tuple[int, int]]
 ) -> list[tuple[str, str, Matrix]]:
-    """(facet, language, matrix) in a fixed order, whatever the order of the ratings; "all" where there are several."""
+    """(facet, language, matrix) in a fixed order, whatever the order of the ratings; "all" where there are several.
+
+    `ends` are those of each facet's scale, by `graded_facet`.
+    """
     groups: dict[str, dict[str, list[tuple[Item, str, float | None]]]] = {}
     for (item, facet, rater), value in sorted(found.items(), key=lambda entry: entry[0]):
         groups.setdefault(facet, {}).setdefault(item.language, []).append((item, rater, value))
@@ -126,20 +142,21 @@ def matrices(
         parts = dict(sorted(languages.items()))
         if len(parts) > 1:
             parts[ALL_LANGUAGES] = [cell for part in parts.values() for cell in part]
-        made += [(facet, language, _matrix(cells, by_id)) for language, cells in parts.items()]
+        made += [(facet, language, _matrix(cells, by_id, ends[facet])) for language, cells in parts.items()]
     return made
 
 
-def _matrix(cells: Sequence[tuple[Item, str, float | None]], by_id: Mapping[str, str]) -> Matrix:
+def _matrix(cells: Sequence[tuple[Item, str, float | None]], by_id: Mapping[str, str], ends: tuple[int, int]) -> Matrix:
+    lowest, best = ends
     rows = {item: i for i, item in enumerate(dict.fromkeys(item for item, _, _ in cells))}
     columns = {rater: i for i, rater in enumerate(sorted({rater for _, rater, _ in cells}))}
     values = np.full((len(rows), len(columns)), NONE, dtype=np.int16)
     recorded = np.zeros(values.shape, dtype=bool)
     for item, rater, value in cells:
         recorded[rows[item], columns[rater]] = True
-        values[rows[item], columns[rater]] = NONE if value is None else int(value)
+        values[rows[item], columns[rater]] = NONE if value is None else int(value) - lowest
     clusters = np.unique([by_id[item.id] for item in rows], return_inverse=True)[1]
-    return Matrix(list(columns), values, recorded, clusters)
+    return Matrix(list(columns), values, recorded, clusters, np.arange(lowest, best + 1, dtype=np.float64))
 
 
 def pairings(matrix: Matrix, seed: int) -> Iterator[tuple[str, Pairing]]:
@@ -161,7 +178,7 @@ def people_of(matrix: Matrix) -> list[int]:
 def _pair(matrix: Matrix, one: int, other: int) -> Pairing:
     first, second = matrix.values[:, [one]], matrix.values[:, [other]]
     asked = matrix.recorded[:, one] & matrix.recorded[:, other]
-    return _pairing(matrix.raters[one], matrix.raters[other], first, second, matrix.clusters, asked)
+    return _pairing(matrix, (matrix.raters[one], matrix.raters[other]), first, second, asked)
 
 
 def all_people(matrix: Matrix, human: Sequence[int], seed: int) -> Pairing:
@@ -169,8 +186,8 @@ def all_people(matrix: Matrix, human: Sequence[int], seed: int) -> Pairing:
     asked = matrix.recorded[:, human].sum(axis=1) >= 2
     rated = (values != NONE).sum(axis=1) >= 2
     pairs = _met(values, seed)
-    return _pairing(ALL_PEOPLE, "each other", values, values, matrix.clusters, asked, rated, pairs)._replace(
-        coincidences=_coincidences(values[rated], numbered(matrix.clusters, rated)[rated])
+    return _pairing(matrix, (ALL_PEOPLE, "each other"), values, values, asked, rated, pairs)._replace(
+        coincidences=_coincidences(values[rated], numbered(matrix.clusters, rated)[rated], len(matrix.grades))
     )
 
 
@@ -193,44 +210,49 @@ def _with_people(matrix: Matrix, machine: int, human: Sequence[int]) -> list[Pai
     asked = matrix.recorded[:, machine] & matrix.recorded[:, human].any(axis=1)
     rated = (own[:, 0] != NONE) & (people != NONE).any(axis=1)
     each = np.stack([np.zeros(len(human), dtype=np.int64), np.arange(len(human))], axis=1)
-    votes = np.stack([(people == place).sum(axis=1) for place in range(len(GRADES))], axis=1)
+    votes = _votes(people, len(matrix.grades))
     clear = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
     majority = np.where(clear, votes.argmax(axis=1), NONE).astype(np.int16)[:, None]
-    mean = _people_mean(votes)
+    mean = _people_mean(votes, matrix.grades)
     scale = np.unique(mean[~np.isnan(mean)])
     places = np.where(np.isnan(mean), NONE, np.searchsorted(scale, mean)).astype(np.int16)[:, None]
     return [
-        _pairing(name, EACH, own, people, matrix.clusters, asked, rated, each),
-        _pairing(name, MAJORITY, own, majority, matrix.clusters, asked),
-        _pairing(name, MEAN, own, places, matrix.clusters, asked, scale=scale),
+        _pairing(matrix, (name, EACH), own, people, asked, rated, each),
+        _pairing(matrix, (name, MAJORITY), own, majority, asked),
+        _pairing(matrix, (name, MEAN), own, places, asked, scale=scale),
     ]
 
 
-# e.g. _people_mean(np.array([[0, 1, 1]])).tolist() → [1.5]
-def _people_mean(votes: Integers) -> Numbers:
+def _votes(values: Places, grades: int) -> Integers:
+    """How many raters gave each item each grade: [items, grades]."""
+    return np.stack([(values == place).sum(axis=1) for place in range(grades)], axis=1)
+
+
+# e.g. _people_mean(np.array([[0, 1, 1]]), np.array([0.0, 1.0, 2.0])).tolist() → [1.5]
+def _people_mean(votes: Integers, grades: Numbers) -> Numbers:
     """[items], of votes for each grade [items, grades]; nan where nobody has voted."""
     counts = votes.sum(axis=1)
     # Rounded, so that the same mean is one value whatever the order of the sum.
-    return np.where(counts > 0, np.round(votes @ GRADES / np.maximum(counts, 1), 9), np.nan)
+    return np.where(counts > 0, np.round(votes @ grades / np.maximum(counts, 1), 9), np.nan)
 
 
 def _pairing(
-    first: str,
-    second: str,
+    matrix: Matrix,
+    names: tuple[str, str],
     one: Places,
     other: Places,
-    clusters: Integers,
     asked: NDArray[np.bool_],
     rated: NDArray[np.bool_] | None = None,
     pairs: Integers | None = None,
-    scale: Numbers = GRADES,
+    scale: Numbers | None = None,
 ) -> Pairing:
     """`rated` are the items with a value on both sides; by default of the first columns, which then are compared."""
     if rated is None:
         rated = (one[:, 0] != NONE) & (other[:, 0] != NONE)
     pairs = np.zeros((1, 2), dtype=np.int64) if pairs is None else pairs
-    cluster, counts = numbered(clusters, rated), (int(rated.sum()), int((asked & ~rated).sum()))
-    return Pairing(first, second, one, other, pairs, cluster, scale, *counts)
+    cluster, counts = numbered(matrix.clusters, rated), (int(rated.sum()), int((asked & ~rated).sum()))
+    scale = matrix.grades if scale is None else scale
+    return Pairing(*names, one, other, pairs, cluster, matrix.grades, scale, *counts)
 
 
 # e.g. numbered(np.array([7, 5, 7]), np.array([True, False, True])).tolist() → [0, -1, 0]
@@ -249,7 +271,7 @@ def counts_by_cluster(pairing: Pairing) -> Iterator[tuple[Integers, csr_array]]:
     rated = pairing.cluster >= 0
     one, other, cluster = pairing.one[rated], pairing.other[rated], pairing.cluster[rated]
     places = [[np.flatnonzero(column != NONE) for column in side.T] for side in (one, other)]
-    shape = (len(GRADES), len(pairing.scale))
+    shape = (len(pairing.grades), len(pairing.scale))
     for start in range(0, len(pairing.pairs), PAIRS_AT_ONCE):
         pairs = pairing.pairs[start : start + PAIRS_AT_ONCE]
         both = [np.intersect1d(places[0][i], places[1][j], assume_unique=True) for i, j in pairs]
@@ -260,11 +282,11 @@ def counts_by_cluster(pairing: Pairing) -> Iterator[tuple[Integers, csr_array]]:
         yield pairs, csr_array(entries, shape=(pairing.clusters, len(pairs) * shape[0] * shape[1]))
 
 
-def _coincidences(values: Places, clusters: Integers) -> Numbers:
+def _coincidences(values: Places, clusters: Integers, grades: int) -> Numbers:
     """Krippendorff's coincidences of items that two or more have rated, by cluster: [clusters, 1, values, values]."""
-    counts = np.stack([(values == place).sum(axis=1) for place in range(len(GRADES))], axis=1).astype(np.float64)
-    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(GRADES))
+    counts = _votes(values, grades).astype(np.float64)
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(grades)
     pairs /= (counts.sum(axis=1) - 1)[:, None, None]
-    found = np.zeros((int(clusters.max(initial=-1)) + 1, 1, len(GRADES), len(GRADES)))
+    found = np.zeros((int(clusters.max(initial=-1)) + 1, 1, grades, grades))
     np.add.at(found[:, 0], clusters, pairs)
     return found

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from xlift.analysis.estimates import with_silence
+from xlift.analysis.estimates import best_given, with_silence
 from xlift.errors import ConfigError, DataError, nearest
 from xlift.intervals import estimate
 from xlift.rating import RATERS
@@ -80,11 +80,7 @@ def _facet_scores(ratings: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.D
         rated = sorted({f"{row['facet']}:{row['kind']}" for row in ratings.iter_rows(named=True)})
         raise ConfigError(f"measure: nobody has rated '{name}'; {nearest(name, rated)}")
     believed = next(one for one in ("human", "judge", "check") if one in set(found["kind"]))
-    return (
-        found.filter(pl.col("kind") == believed)
-        .group_by(keys)
-        .agg(score=(pl.col("value") == 2).cast(pl.Float64).mean())
-    )
+    return found.filter(pl.col("kind") == believed).group_by(keys).agg(score=best_given(found).mean())
 
 
 def rules(

@@ -315,8 +315,9 @@ def import_file(campaign: Campaign, path: Path) -> str:
     """Take in the ratings of a CSV, Label Studio or potato file, all of them or none; what came in, in words."""
     labels = {run.label: run.id for run in campaign.workspace.runs} if campaign.workspace else {}
     with campaign.database.read.begin() as connection:
-        taken = connection.execute(sa.select(db.annotators.c.name)).scalars().all()
-    records = transfer.read_ratings(path, campaign.responses(), labels, set(taken))
+        taken = set(connection.execute(sa.select(db.annotators.c.name)).scalars().all())
+        asked = scheme_of(connection)
+    records = transfer.read_ratings(path, campaign.responses(), labels, taken, asked)
     with campaign.database.write.begin() as connection:
         transfer.store_imported(connection, records)
         everything = transfer.rating_records(connection)

@@ -17,11 +17,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from xlift.analysis.agreement import agreement_tables
+from xlift.analysis.pairings import graded_facet
 from xlift.annotation import database as db
 from xlift.annotation import people, transfer
 from xlift.annotation.door import PAGES, Handler, asked_languages, csrf_of, form_of, let_in, message, own_body, refusal
 from xlift.annotation.rendering import sendable
-from xlift.annotation.scheme import scheme_of, shown_facets
+from xlift.annotation.scheme import Shown, scale_fields, scheme_of, shown_facets
 from xlift.annotation.words import TEXTS, direction
 from xlift.errors import ConfigError
 from xlift.languages import find_language, language_code
@@ -105,9 +106,9 @@ def _read(database: db.Database, interface: str) -> dict[str, Any]:
     said = TEXTS[interface]["coordination"]
     with database.read.begin() as connection:
         ratings = [one for one in transfer.rating_records(connection) if "other" not in one]
-        found = agreement_tables([one for one in ratings if one["facet"] in db.ASKED_FACETS], resamples=RESAMPLES)
+        found = agreement_tables(ratings, resamples=RESAMPLES)
         together = [row for row in found["agreement"] if row["between"] == "people"]
-        facets = {one.name: one.title for one in shown_facets(scheme_of(connection), interface)}
+        facets = {name: one.title for one in shown_facets(scheme_of(connection), interface) for name in _names(one)}
         rows = {
             "progress": people.progress_rows(connection, said),
             "pace": people.pace_rows(connection),
@@ -135,6 +136,12 @@ PAGE_COLUMNS = {
     "deviations": ("facet", "language", "annotator", "items", "deviates"),
 }
 """Tables of the page and their columns, by the names of their words."""
+
+
+def _names(facet: Shown) -> list[str]:
+    """What a facet is called in controls, and where values are compared."""
+    levels = [level for level, _ in facet.levels]
+    return [facet.name, graded_facet({"facet": facet.name, **scale_fields(levels)})[0]]
 
 
 def _agreement(rows: list[dict[str, Any]], facets: dict[str, str]) -> list[list[str]]:

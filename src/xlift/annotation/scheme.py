@@ -18,6 +18,7 @@ A text is one for all, or one for each language of the page; where one is wantin
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -29,6 +30,7 @@ from sqlalchemy import Connection
 from xlift.annotation import database as db
 from xlift.annotation import words
 from xlift.errors import ConfigError, nearest
+from xlift.records import HIGHEST
 from xlift.study.loading import problems_of
 from xlift.study.settings import Settings
 from xlift.study.yaml_text import read_yaml
@@ -57,8 +59,8 @@ class RatedFacet(Settings):
         if self.name not in BUILT_IN and (self.title is None or self.scale is None):
             hint = nearest(self.name, BUILT_IN)
             raise ValueError(f"'{self.name}' is not built in ({hint}); a facet of your own needs title and scale")
-        if self.scale and not all(0 <= value <= 9 for value in self.scale):
-            raise ValueError("values of a scale are 0 to 9, one key each")
+        if self.scale and not all(0 <= value <= HIGHEST for value in self.scale):
+            raise ValueError(f"values of a scale are 0 to {HIGHEST}, one key each")
         return self
 
     @property
@@ -130,6 +132,13 @@ class Scheme(Settings):
     def levels(self) -> dict[str, tuple[int, ...]]:
         """The values of each facet, the highest first."""
         return {facet.name: facet.levels for facet in self.facets}
+
+
+# e.g. scale_fields((5, 4, 3, 2, 1)) → {"scale": [1, 5]}
+# e.g. scale_fields((2, 1, 0)) → {}
+def scale_fields(levels: Sequence[int]) -> dict[str, list[int]]:
+    """What a rating of a facet with these values, the highest first, says of its scale."""
+    return {} if (levels[-1], levels[0]) == (0, 2) else {"scale": [levels[-1], levels[0]]}
 
 
 class Shown(NamedTuple):

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from xlift.annotation import database as db
-from xlift.annotation.scheme import scheme_of
+from xlift.annotation.sampling import LEVELS
+from xlift.annotation.scheme import Scheme, scale_fields, scheme_of
 from xlift.data.tabular import rows
 from xlift.disk import encode_record, write_atomic, write_jsonl
 from xlift.errors import ConfigError, DataError, nearest, shortened
@@ -78,19 +79,21 @@ def judged_tasks(connection: Connection) -> Iterator[Judged]:
 
 def rating_records(connection: Connection) -> list[Rating]:
     """The ratings of people without those of control items, and the imported ones."""
-    spans = {span.name: span.of for span in scheme_of(connection).spans}
+    scheme = scheme_of(connection)
     judged = [one for one in judged_tasks(connection) if one.task.expected is None]
-    own = [record for one in judged for record in _records(one, spans)]
+    own = [record for one in judged for record in _records(one, scheme)]
     taken = connection.execute(sa.select(db.imported.c.record).order_by(*db.imported.primary_key))
     return own + [cast(Rating, json.loads(row.record)) for row in taken]
 
 
 def control_records(connection: Connection) -> list[Rating]:
     """The ratings of control items."""
-    return [record for one in judged_tasks(connection) if one.task.expected is not None for record in _records(one, {})]
+    judged = [one for one in judged_tasks(connection) if one.task.expected is not None]
+    return [record for one in judged for record in _records(one, scheme_of(connection))]
 
 
-def _records(one: Judged, spans: dict[str, str]) -> Iterator[Rating]:
+def _records(one: Judged, scheme: Scheme) -> Iterator[Rating]:
+    spans, levels = {span.name: span.of for span in scheme.spans}, scheme.levels
     shared: dict[str, Any] = {"seconds": round(one.seconds, 1)} if one.seconds else {}
     comment = json.loads(one.last["comment"].value) if "comment" in one.last else ""
     if comment:
@@ -110,10 +113,12 @@ def _records(one: Judged, spans: dict[str, str]) -> Iterator[Rating]:
             "step": one.task.step,
             "facet": facet,
             "rater": f"human:{one.name}",
-            "value": verdict.value,
+            # The rule about fluency 0 gives the lowest value that there is.
+            "value": levels[facet][-1] if verdict.by_rule else verdict.value,
             "response": one.task.response,
             "signature": f"{HUMAN_SIGNATURE}|guidelines {source.guidelines}|{source.interface}",
         }
+        record = cast(Rating, record | scale_fields(levels[facet]))
         if (shown := json.loads(one.task.shown)).get("other"):
             record = cast(Rating, record | {"other": shown["other"]["run"], "other_step": shown["other"]["step"]})
         if verdict.reason:
@@ -167,8 +172,8 @@ def save_study_ratings(workspace: StudyFolder, records: Iterable[Rating]) -> int
     runs = {run.id: run for run in workspace.runs}
     groups = defaultdict(list)
     for record in records:
-        # A comparison is of two runs, a facet of one's own none of the study's: the exported file alone has them.
-        if record["run"] in runs and "other" not in record and record["facet"] in db.ASKED_FACETS:
+        # A comparison is of two runs: the exported file alone has it.
+        if record["run"] in runs and "other" not in record:
             groups[record["run"], record["step"]].append(record)
     for (run, step), group in groups.items():
         write_atomic(runs[run].ratings(step, "human"), b"".join(map(encode_record, group)))
@@ -186,12 +191,12 @@ def store_imported(connection: Connection, records: Iterable[Rating]) -> None:
 
 
 def read_ratings(
-    path: Path, responses: Sequence[dict[str, Any]], labels: dict[str, str], taken: set[str]
+    path: Path, responses: Sequence[dict[str, Any]], labels: dict[str, str], taken: set[str], scheme: Scheme
 ) -> list[Rating]:
     """The rating records of a CSV (.csv), Label Studio (.json) or potato (.jsonl) file.
 
-    `labels` map the runs' labels to their folder names, `taken` are names of annotators of this campaign. Raises
-    DataError with every value that does not fit.
+    `labels` map the runs' labels to their folder names, `taken` are names of annotators of this campaign; what `scheme`
+    asks may be rated beside the built-in facets. Raises DataError with every value that does not fit.
     """
     readers = {".csv": _from_csv, ".json": _from_label_studio, ".jsonl": _from_potato}
     if path.suffix not in readers:
@@ -200,17 +205,18 @@ def read_ratings(
         raise DataError(f"{path}: no such file")
     problems: list[str] = []
     given = list(readers[path.suffix](path, problems))
+    levels = LEVELS | scheme.levels
     index = {(r.get("run", ""), r.get("step", 0), r["id"]): r for r in responses}
     records, seen = [], set()
     for one in given:
         one = one._replace(run=labels.get(one.run, one.run))
-        wrong = _given_problems(one, index, taken)
+        wrong = _given_problems(one, index, taken, levels)
         key = (one.run, one.step, one.id, one.facet, one.rater)
         if not wrong and key in seen:
             wrong = [f"{one.where}: {one.rater} gives {one.facet} of '{one.id}' a second time"]
         seen.add(key)
         problems += wrong
-        records += [] if wrong else [_to_record(one, index)]
+        records += [] if wrong else [_to_record(one, index, levels)]
     if not given and not problems:
         problems = [f"{path}: holds no ratings"]
     if problems:
@@ -218,12 +224,19 @@ def read_ratings(
     return records
 
 
-def _given_problems(one: Given, index: dict[tuple[str, int, str], dict[str, Any]], taken: set[str]) -> list[str]:
+def _given_problems(
+    one: Given,
+    index: dict[tuple[str, int, str], dict[str, Any]],
+    taken: set[str],
+    facets: Mapping[str, tuple[int, ...]],
+) -> list[str]:
     problems = []
-    if one.facet not in db.ASKED_FACETS:
-        problems.append(f"{one.where}: unknown facet '{one.facet}'; {nearest(one.facet, db.ASKED_FACETS)}")
-    if one.value not in {"", "0", "1", "2"}:
-        problems.append(f"{one.where}: value must be 0, 1, 2 or empty (could not be judged), found '{one.value}'")
+    if one.facet not in facets:
+        problems.append(f"{one.where}: unknown facet '{one.facet}'; {nearest(one.facet, facets)}")
+    values = [str(value) for value in sorted(facets.get(one.facet, LEVELS["fluency"]))]
+    if one.value not in {"", *values}:
+        told = ", ".join(values)
+        problems.append(f"{one.where}: value must be {told} or empty (could not be judged), found '{one.value}'")
     if not one.rater:
         problems.append(f"{one.where}: no rater")
     elif one.rater in taken:
@@ -250,7 +263,9 @@ def _nothing_like(one: Given, index: dict[tuple[str, int, str], dict[str, Any]])
     return f"no response to prompt '{one.id}' by run '{one.run}' at step {one.step}"
 
 
-def _to_record(one: Given, index: dict[tuple[str, int, str], dict[str, Any]]) -> Rating:
+def _to_record(
+    one: Given, index: dict[tuple[str, int, str], dict[str, Any]], facets: Mapping[str, tuple[int, ...]]
+) -> Rating:
     response = index[one.run, int(one.step), one.id]
     record: Rating = {
         "id": one.id,
@@ -263,6 +278,7 @@ def _to_record(one: Given, index: dict[tuple[str, int, str], dict[str, Any]]) ->
         "response": text_fingerprint(response),
         "signature": one.signature,
     }
+    record = cast(Rating, record | scale_fields(facets[one.facet]))
     if not one.value:
         record["reason"] = one.reason or f"cannot judge: {db.NO_REASON}"
     if one.detail:

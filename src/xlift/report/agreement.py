@@ -38,11 +38,10 @@ def _agreement_line(row: AgreementRow) -> list[Value]:
 
 
 def _flat(row: AgreementRow) -> dict[str, Any]:
-    table = [f"{i}{j}" for i in range(3) for j in range(3)]
-    counts = [count for line in row.confusion for count in line] if row.confusion else [None] * 9
+    table = " | ".join(" ".join(map(str, counts)) for counts in row.confusion or [])
     reasons = "; ".join(f"{name}: {reason}" for name, reason in row.reasons.items())
     kept = {key: value for key, value in record(row).items() if key not in ("confusion", "reasons")}
-    return kept | {f"count_{pair}": count for pair, count in zip(table, counts, strict=True)} | {"reasons": reasons}
+    return kept | {"table": table, "reasons": reasons}
 
 
 def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:

@@ -56,6 +56,6 @@ def breakdown_table(material: Material, scale: Scale) -> ReportTable | None:
     columns = [Column("run"), *(Column(kind, "share") for kind in kinds)]
     lines = [[Value(run), *(cells.get((run, kind), Value()) for kind in kinds)] for run in runs]
     what = "kind of constraint" if scale.facet == "constraint" else "category of the prompt"
-    note = f"Test prompts: share of 2, {others_text(material)}, by {what}. Few prompts of a kind: wide intervals."
+    note = f"Test prompts: share of {scale.best}, {others_text(material)}, by {what}. Few of a kind: wide intervals."
     title = f"{scale.title}: by {what}"
     return ReportTable(f"kinds-{scale.slug}", title, note, columns, lines, rows)

@@ -4,11 +4,12 @@ The head says of every prompt and checkpoint what filters need; a piece holds th
 responses and ratings of all checkpoints. All is JSON, gzipped and in base64, in elements that a browser does not run.
 
 head     prompts: one list a field (id, language, reply, split, category, constraint); checkpoints: run, label, step;
-         scales: [facet, rater]; signatures; values: per checkpoint and scale one letter a prompt: 0, 1, 2, "m" missing,
-         "-" not rated, "x" another number; piece: prompts in a piece; order: places of prompts, the most telling first;
+         scales: [facet, rater, lowest, best]; signatures; values: per checkpoint and scale one letter a prompt: the
+         digit, "m" missing, "-" not rated, "x" another number; piece: prompts in a piece; order: places of prompts, the
+         most telling first;
          first: checkpoints that are shown at first
 piece    prompts: texts; answers: per checkpoint and prompt null or [text, cut (0 or 1), ratings], a rating being
-         [scale, value, signature, reason or 0, spans or 0]
+         [scale, value, signature, reason or 0, spans or 0], a span [start, end, language] or [start, end, label, 1]
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from markupsafe import Markup
 
 from xlift.disk import encode_record
 from xlift.languages import get_language
-from xlift.records import Prompt, Rating, Response, reply_language
+from xlift.records import Prompt, Rating, Response, ends_of, reply_language
 from xlift.workspace import now
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -55,6 +56,7 @@ class _Names(NamedTuple):
     """Numbers of what occurs many times."""
 
     scales: dict[tuple[str, str], int]
+    ends: dict[tuple[str, str], tuple[int, int]]
     signatures: dict[str, int]
 
 
@@ -69,17 +71,18 @@ def packed_answers(
     `order` is the order of the prompts that the page opens with, as they are where it is not given, and `first` are the
     places of the checkpoints that stand side by side then.
     """
-    names = _Names({}, {})
+    names = _Names({}, {}, {})
     for one in answered:
         for rating in one.ratings:
             names.scales.setdefault((rating["facet"], rating["rater"]), len(names.scales))
+            names.ends[rating["facet"], rating["rater"]] = ends_of(rating)
             names.signatures.setdefault(rating["signature"], len(names.signatures))
     rated = [_by_prompt(one.ratings) for one in answered]
     size = max(1, PIECE_RESPONSES // max(1, len(answered)))
     head = {
         **_prompt_fields(prompts),
         "checkpoints": [[one.run, one.label, one.step] for one in answered],
-        "scales": [list(scale) for scale in names.scales],
+        "scales": [[*scale, *names.ends[scale]] for scale in names.scales],
         "signatures": list(names.signatures),
         "values": [[_letters(prompts, ratings, scale) for scale in names.scales] for ratings in rated],
         "piece": size,
@@ -122,7 +125,7 @@ def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
     for rating in ratings:
         if (rating["facet"], rating["rater"]) == scale:
             value = rating["value"]
-            return "m" if value is None else str(int(value)) if value in (0, 1, 2) else "x"
+            return "m" if value is None else str(int(value)) if value in range(10) else "x"
     return "-"
 
 
@@ -164,9 +167,17 @@ def _answer(response: Any, ratings: Sequence[Rating], names: _Names) -> list[Any
 
 
 def _rating(rating: Rating, names: _Names) -> list[Any]:
-    spans = [[one["start"], one["end"], one["language"]] for one in rating.get("detail", {}).get("spans") or []]
+    told = rating.get("detail", {}).get("spans") or []
+    spans = [[one["start"], one["end"], *_what(one)] for one in told]
     scale, signature = names.scales[rating["facet"], rating["rater"]], names.signatures[rating["signature"]]
     return [scale, rating["value"], signature, rating.get("reason") or 0, spans or 0]
+
+
+# e.g. _what({"start": 0, "end": 4, "language": "en"}) → ["en"]
+# e.g. _what({"start": 0, "end": 4, "label": "wrong"}) → ["wrong", 1]
+def _what(span: Mapping[str, Any]) -> list[Any]:
+    """What a span is: another language as a check found it, or what a person has marked it as."""
+    return [span["language"]] if "language" in span else [span.get("label", ""), 1]
 
 
 def _packed(data: Any) -> str:

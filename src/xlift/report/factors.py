@@ -18,9 +18,9 @@ def effects_table(material: Material, rows: Sequence[EffectRow], scale: Scale) -
     if not rows:
         return None
     note = (
-        "Test prompts: share of 2 at a level, and its difference from the mean over the levels in percentage points, "
-        f"all other choices balanced, with {material.confidence} interval. Beside English: the effect less the "
-        "same effect in English."
+        f"Test prompts: share of {scale.best} at a level, and its difference from the mean over the levels in "
+        f"percentage points, all other choices balanced, with {material.confidence} interval. Beside English: "
+        "the effect less the same effect in English."
     )
     columns = [
         Column("choice"),

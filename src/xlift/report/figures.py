@@ -137,9 +137,9 @@ def curve_figure(
 
     Languages stand a little apart, so that equal shares do not hide one another.
 
-    Rows: panel, the column `axis` (null: untuned), language, share_2, share_2_low, share_2_high, run, rated, missing.
+    Rows: panel, the column `axis` (null: untuned), language, share_best with `_low` and `_high`, run, rated, missing.
     """
-    known = [row for row in rows if row["share_2"] is not None]
+    known = [row for row in rows if row["share_best"] is not None]
     if not known or len({row["panel"] for row in known}) > MOST_PANELS:
         return None
     many = len({row["language"] for row in known}) > len(PALETTE)
@@ -150,19 +150,19 @@ def curve_figure(
     key = _key(field, names, known)
     base = alt.Chart().encode(
         opacity=alt.condition(key.pick, alt.value(1), alt.value(0.12)),
-        tooltip=_tooltip("run", "language", ("share_2", "share", ".0%"), ("share_2_low", "low", ".0%"),
-                         ("share_2_high", "high", ".0%"), "rated", "missing"),
+        tooltip=_tooltip("run", "language", ("share_best", "share", ".0%"), ("share_best_low", "low", ".0%"),
+                         ("share_best_high", "high", ".0%"), "rated", "missing"),
     )  # fmt: skip
     values = sorted({row[axis] for row in known if not row["untuned"]})
     known = _apart(known, field, names, axis, values)
     scale = alt.Scale(type="log", nice=False, padding=16)
     x = alt.X("place:Q", scale=scale, title=title, axis=alt.Axis(format=form, values=values))
-    share = alt.Y("share_2:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    share = alt.Y("share_best:Q", title="share of answers", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     tuned, untuned = base.transform_filter("!datum.untuned"), base.transform_filter("datum.untuned")
     line = tuned.mark_line(strokeWidth=2).encode(x=x, y=share, color=key.colour)
     point = tuned.mark_point(filled=True, size=70).encode(x=x, y=share, color=key.colour, shape=key.shape)
     bound = tuned.mark_rule(strokeWidth=1.5, strokeOpacity=0.5).encode(
-        x=x, y="share_2_low:Q", y2="share_2_high:Q", color=key.colour
+        x=x, y="share_best_low:Q", y2="share_best_high:Q", color=key.colour
     )
     before = untuned.mark_rule(strokeDash=[4, 4], strokeWidth=1.5).encode(y=share, color=key.colour)
     size = (190, 140, 5) if many else (300, 220, 3)

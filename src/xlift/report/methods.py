@@ -17,7 +17,8 @@ def definitions(material: Material) -> list[tuple[str, str]]:
     """What is measured and how, as (word, meaning)."""
     study = material.workspace.study
     found = {
-        "Share": "Share of responses that a rater gives 2, the best of 0, 1, 2; missing ratings left out and counted.",
+        "Share": "Share of responses that a rater gives the best value: 2 of 0, 1, 2, or the end of its own scale; "
+        "missing ratings left out and counted.",
         "Interval": f"""{material.confidence}. Requests are resampled with all their translations together
             ({study.report.bootstrap} times, seed {study.decoding.seed}), and training seeds too where a setting has
             several. The variance so found is put as a number of independent requests, whose score interval (Wilson

@@ -126,7 +126,7 @@ def _same_base(one: Condition | MeanRow, other: Condition | MeanRow) -> bool:
 
 
 def versus_rows(material: Material) -> list[DifferenceRow]:
-    """One row a tuned condition, scale and language: its share of 2 less that of the untuned model, prompt by prompt.
+    """One row a tuned condition, scale and language: its share of the best value less the untuned model's, by prompt.
 
     `p_holm` is corrected over all rows of a scale.
     """
@@ -139,7 +139,7 @@ def versus_rows(material: Material) -> list[DifferenceRow]:
 
 
 def gap_rows(material: Material) -> list[DifferenceRow]:
-    """One row a condition, scale and language: its share of 2 less that in English, request by request.
+    """One row a condition, scale and language: its share of the best value less that in English, request by request.
 
     Empty without parallel prompts. `first_mean` is English's share, `second_mean` the language's, both over the
     requests that are rated in both.
@@ -194,7 +194,7 @@ def _in_order(material: Material, rows: list[Ranked]) -> list[Ranked]:
 
 
 def mean_rows(material: Material) -> list[MeanRow]:
-    """One row a condition, scale and language: share of 2 over its seeds, and how the condition was trained."""
+    """One row a condition, scale and language: share of the best value over its seeds, and how it was trained."""
     if material.tested.is_empty():
         return []
     frame = with_conditions(material.tested)
@@ -202,7 +202,7 @@ def mean_rows(material: Material) -> list[MeanRow]:
     rows = []
     for row in summary(frame, ["condition", "facet", "rater", "language"], **material.resampling).to_dicts():
         condition = by_first[row["condition"]]
-        share = Range(row["share_2"], row["share_2_low"], row["share_2_high"])
+        share = Range(row["share_best"], row["share_best_low"], row["share_best_high"])
         told = {"run": condition.name, "settings": condition.settings, "untuned": condition.untuned}
         rows.append(read(MeanRow, row, **told, share=share))
     return _in_order(material, rows)
@@ -333,7 +333,7 @@ def missing_rows(material: Material) -> list[MissingRow]:
 
 def _on_scale(material: Material) -> pl.DataFrame:
     value = pl.col("value")
-    return material.everyone.filter(value.is_null() | value.is_in([0.0, 1.0, 2.0]))
+    return material.everyone.filter(value.is_null() | (value == value.floor()))
 
 
 def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]:
@@ -348,7 +348,9 @@ def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]
 
 
 def _calibration(material: Material) -> list[CalibrationRow]:
-    rows = _on_scale(material).filter((pl.col("kind") != "check") & (pl.col("split") == "test")).to_dicts()
+    # Judges rate from 0 to 2: what people rate on a scale of their own is not theirs to calibrate.
+    wanted = (pl.col("kind") != "check") & (pl.col("split") == "test") & (pl.col("lowest") == 0) & (pl.col("best") == 2)
+    rows = _on_scale(material).filter(wanted).to_dicts()
     found = calibration_table(rows, **material.resampling) if any(row["kind"] == "human" for row in rows) else []
     return [read(CalibrationRow, row, run=material.name(row["run"], row["step"]), id=row["run"]) for row in found]
 

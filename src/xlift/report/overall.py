@@ -111,10 +111,10 @@ def overall_table(
         return None
     english = {row.run: Value(*row.share) for row in means if row.language == REFERENCE}
     note = (
-        f"Test prompts: share of 2, each language counting alike; {material.confidence} intervals. A rank of 1–4 says "
-        "that no more than this can be told: runs whose ranks overlap may be equally good (paired t tests over "
-        f"requests, {material.confidence} over all pairs by Holm). The interval of the worst language holds whichever "
-        "language it is."
+        f"Test prompts: share of {scale.best}, each language counting alike; {material.confidence} intervals. A rank "
+        "of 1–4 says that no more than this can be told: runs whose ranks overlap may be equally good (paired t tests "
+        f"over requests, {material.confidence} over all pairs by Holm). The interval of the worst language holds "
+        "whichever it is."
     )
     columns = [Column("rank"), Column("run"), Column(others_text(material), "share"), Column("worst language", "share")]
     columns += [Column("English", "share")] if english else []

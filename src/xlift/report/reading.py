@@ -1,7 +1,7 @@
 """What the report is made from: responses and ratings read once, as tidy rows, and the names that people read.
 
-One measure runs through the whole report: the share of responses that a rater gives the best value, 2. A rater and the
-facet it rates make a scale; all people who rate a facet are one scale, "people".
+One measure runs through the whole report: the share of responses that a rater gives the best value, 2 or the end of a
+scale of its own. A rater and the facet it rates make a scale; all people who rate a facet are one scale, "people".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_conditions, with_silence
+from xlift.analysis.estimates import SETTINGS, best_given, last_steps, summary, with_conditions, with_silence
 from xlift.checkpoint import Checkpoint, checkpoints, readable, written_prompts
 from xlift.halving import stopped
 from xlift.rating import RATERS
@@ -43,11 +43,13 @@ PEOPLE = "people"
 
 @dataclass(frozen=True)
 class Scale:
-    """A facet as one rater sees it."""
+    """A facet as one rater sees it, and the ends of its values."""
 
     facet: str
     rater: str
     kind: str
+    lowest: int = 0
+    best: int = 2
 
     @cached_property
     def title(self) -> str:
@@ -55,7 +57,9 @@ class Scale:
             return TITLES[self.rater]
         who = "panel" if self.rater.startswith(PANEL) else "judge"
         by = PEOPLE if self.kind == "human" else f"{who} {rater_name(self.rater)}"
-        return f"{BEST.get(self.facet, self.facet.capitalize())}, by {by}"
+        own = f"{self.facet.replace('_', ' ').capitalize()} {self.best}"
+        told = f"{own} of {self.lowest} to {self.best}" if (self.lowest, self.best) != (0, 2) else own
+        return f"{BEST[self.facet] if self.facet in BEST and told == own else told}, by {by}"
 
     @property
     def short(self) -> str:
@@ -101,13 +105,14 @@ class Material:
 
     @cached_property
     def test(self) -> pl.DataFrame:
-        """The same with `value` 1 where it was 2, else 0, so that means are shares; missing stays missing."""
-        return self.tested.with_columns(value=(pl.col("value") == 2).cast(pl.Float64))
+        """The same with `value` 1 where it was the best, else 0, so that means are shares; missing stays missing."""
+        return self.tested.with_columns(value=best_given(self.tested))
 
     @cached_property
     def scales(self) -> list[Scale]:
         """The scales that there are ratings on: surface checks in the study's order, judges, people."""
-        found = self.ratings.select("facet", "rater", "kind").unique().rows()
+        ends = pl.col("lowest").min(), pl.col("best").max()
+        found = self.ratings.group_by("facet", "rater", "kind").agg(*ends).rows()
         checks = [*self.workspace.study.raters, *sorted(TITLES)]
         return sorted(
             (Scale(*row) for row in found),
@@ -172,7 +177,7 @@ def material_of(workspace: StudyFolder, answered: list[Checkpoint] | None = None
 
 
 def share_rows(material: Material, split: str) -> list[ShareRow]:
-    """One row a checkpoint, scale and language: share of 2, mean value, how many were rated and are missing."""
+    """One row a checkpoint, scale and language: share of the best value, mean, how many were rated and are missing."""
     keys = ["run", "label", "step", "split", "facet", "rater", "kind", "language"]
     chosen = material.ratings.filter(pl.col("split") == split)
     if chosen.is_empty():
@@ -183,7 +188,7 @@ def share_rows(material: Material, split: str) -> list[ShareRow]:
             ShareRow,
             row,
             **{"run": row["label"], "id": row["run"], "learning_rate": rates[row["run"]]},
-            **{"mean": row["share_2"], "low": row["share_2_low"], "high": row["share_2_high"]},
+            **{"mean": row["share_best"], "low": row["share_best_low"], "high": row["share_best_high"]},
             **{"mean_value": row["mean"], "mean_value_low": row["low"], "mean_value_high": row["high"]},
         )
         for row in summary(chosen, [*keys, "learning_rate"], **material.resampling).to_dicts()

@@ -37,7 +37,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class ShareRow:
-    """One checkpoint, scale and language: the share of responses with the value 2, and the mean value."""
+    """One checkpoint, scale and language: the share of responses with the best value, and the mean value."""
 
     run: str
     id: str
@@ -67,8 +67,8 @@ class ShareRow:
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """Shares of 2 of two sides, paired by prompt (`first` less than or more than `second`): a condition, scale and
-    language. `base` is the untuned side of a tuned condition, `untuned` says whether the condition itself is."""
+    """Shares of the best value of two sides, paired by prompt (`first` less than or more than `second`): a condition,
+    scale and language. `base` is the untuned side of a tuned condition, `untuned` whether the condition itself is."""
 
     run: str
     base: str | None
@@ -104,7 +104,7 @@ class DifferenceRow:
 
 @dataclass(frozen=True)
 class MeanRow:
-    """One condition, scale and language over its seeds: `share` of 2, with how the condition was trained."""
+    """One condition, scale and language over its seeds: `share` of the best value, with how it was trained."""
 
     run: str
     settings: Mapping[str, Any]

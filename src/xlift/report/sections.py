@@ -197,7 +197,7 @@ def _curves(material: Material, found: Findings, axis: str) -> Iterator[Block]:
 
 def _curve_point(point: CurvePoint, axis: str) -> dict[str, Any]:
     row = point.row
-    ends = dict(zip(("share_2", "share_2_low", "share_2_high"), row.share, strict=True))
+    ends = dict(zip(("share_best", "share_best_low", "share_best_high"), row.share, strict=True))
     named = {"panel": point.panel, "run": row.run, "language": language_name(row.language), "untuned": row.untuned}
     return named | ends | {axis: row.settings[axis], "rated": row.rated, "missing": row.missing}
 

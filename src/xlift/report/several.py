@@ -64,7 +64,7 @@ def side_by_side(materials: Sequence[Material]) -> list[ReportTable]:
             for one, row in own
         ]
         records: list[dict[str, Any]] = [{"study": one.workspace.study.name} | record(row) for one, row in own]
-        note = "Test prompts: share of 2. Ranks within a study are in its own report; intervals are by its settings."
+        note = "Test prompts: share of the best value. Ranks are in a study's report; intervals are by its settings."
         tables.append(ReportTable(f"studies-{scale.slug}", scale.title, note, columns, lines, records))
     return tables
 

@@ -15,12 +15,12 @@ from xlift.study.labels import learning_rate_text
 
 
 def share_table_of(material: Material, rows: Sequence[ShareRow], scale: Scale, split: str) -> ReportTable | None:
-    """The shares of 2 on one scale: a row a checkpoint, a column a language."""
+    """The shares of the best value on one scale: a row a checkpoint, a column a language."""
     if not rows:
         return None
     note = (
-        f"{split.capitalize()} prompts: share of responses with the value 2, {material.confidence} interval. "
-        "Responses that could not be rated are left out and counted as missing, never as wrong."
+        f"{split.capitalize()} prompts: share of responses with the value {scale.best}, {material.confidence} "
+        "interval. Responses that could not be rated are left out and counted as missing, never as wrong."
     )
     name = f"shares-{scale.slug}" + ("" if split == "test" else f"-{split}")
     wide = Wide(
@@ -38,8 +38,8 @@ def versus_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale
     if not rows:
         return None
     note = (
-        "Test prompts: share of 2 less that of the untuned model, in percentage points, paired by prompt, with "
-        f"{material.confidence} interval; p by sign flips, corrected over this table (Holm)."
+        f"Test prompts: share of {scale.best} less that of the untuned model, in percentage points, paired by prompt, "
+        f"with {material.confidence} interval; p by sign flips, corrected over this table (Holm)."
     )
     columns = [
         Column("run"),
@@ -67,8 +67,9 @@ def gap_table(material: Material, rows: Sequence[DifferenceRow], scale: Scale) -
     if not rows:
         return None
     note = (
-        "Test prompts: share of 2 in the language less that in English, in percentage points, over requests rated in "
-        f"both, with {material.confidence} interval. Below zero, users of the language are served worse."
+        f"Test prompts: share of {scale.best} in the language less that in English, in percentage points, over "
+        f"requests rated in both, with {material.confidence} interval. Below zero, users of the language are "
+        "served worse."
     )
     wide = Wide(
         material,
@@ -100,13 +101,14 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     cost.insert(1, Column("picks"), {rule: pick._replace(note="") for rule, pick in picks.items()})
     cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
     chosen = (
-        f"Chosen on validation prompts among {rows[0].candidates} checkpoints; share of 2 "
+        f"Chosen on validation prompts among {rows[0].candidates} checkpoints; share of the best value "
         f"({measure_text(material.measure)}) on test prompts, {seen}."
     )
     costs = (
-        "Test prompts: share of 2 of the pick by “mean over languages” less that of this rule's pick, in percentage "
-        f"points, paired by prompt, {seen}: above zero, this rule's users are served worse. Regret: the best candidate "
-        "on test prompts less the pick (known only afterwards, no interval; below zero where the pick is better)."
+        "Test prompts: share of the best value of the pick by “mean over languages” less that of this rule's pick, in "
+        f"percentage points, paired by prompt, {seen}: above zero, this rule's users are served worse. Regret: the "
+        "best candidate on test prompts less the pick (known only afterwards, without interval; below zero where the "
+        "pick is better)."
     )
     said = "What each way of choosing picks, and what the pick is worth"
     return [

@@ -158,9 +158,11 @@
     return cell;
   }
   const shownValue = value => value === null ? "–" : String(value);
+  const rank = (value, lowest, best) => value === null ? "m" : value <= lowest ? 0 : value >= best ? 2 : 1;
   function chip([place, value]) {
-    const [facet, rater] = head.scales[place], who = rater.includes(":") ? ` ${rater.split(":").slice(1).join(":")}` : "";
-    return make("span", `chip v${value === null ? "m" : value}`, `${facet} ${shownValue(value)}${who}`);
+    const [facet, rater, lowest, best] = head.scales[place], who = rater.includes(":") ? ` ${rater.split(":").slice(1).join(":")}` : "";
+    const of = best !== 2 && value !== null ? ` of ${best}` : "";
+    return make("span", `chip v${rank(value, lowest, best)}`, `${facet} ${shownValue(value)}${of}${who}`);
   }
   function raters(ratings) {
     const box = make("details", "raters"), list = make("ul");
@@ -170,13 +172,14 @@
   }
   // Offsets count characters, not UTF-16 units.
   function marked([text, , ratings]) {
-    const spans = ratings.find(one => one[4])?.[4];
-    if (!spans) return [text];
+    const spans = ratings.flatMap(one => one[4] || []).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+    if (!spans.length) return [text];
     const letters = Array.from(text), nodes = [];
     let position = 0;
-    for (const [start, end, language] of spans) {
+    for (const [start, end, what, byPerson] of spans) {
+      if (start < position) continue;
       const mark = make("mark", "", letters.slice(start, end).join(""));
-      mark.title = `in another language: ${language}`; mark.dataset.language = language;
+      mark.title = byPerson ? `marked: ${what}` : `in another language: ${what}`; mark.dataset.language = what;
       nodes.push(letters.slice(position, start).join(""), mark);
       position = end;
     }
@@ -213,6 +216,8 @@
       const each = own.length > 1 ? own.map(([one, place]) => option(`s${place}`, `${facet}, by ${one[1]}`)) : [];
       return [option(`f${facet}`, own.length > 1 ? `${facet}, by anyone` : facet), ...each];
     }));
+    const [low, high] = [Math.min(0, ...head.scales.map(one => one[2])), Math.max(2, ...head.scales.map(one => one[3]))];
+    for (let digit = low; digit <= high; digit++) byId("value").firstElementChild.after(option(String(digit), String(digit)));
     const constraints = [...new Set(head.constraint)].filter(Boolean).sort();
     byId("constraint").append(...constraints.map(one => option(one, one)));
     byId("constraint").parentElement.hidden = !constraints.length;
