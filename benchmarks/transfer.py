@@ -14,13 +14,12 @@ import random
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from xlift.analysis.selection import pick, rules, validation_findings
+from xlift.analysis.selection import picks, rules, validation_findings
 from xlift.export.archive import is_archive, read_archive
 from xlift.languages import language_name
 from xlift.report.figures import Figure, save_figure
@@ -203,7 +202,7 @@ def chosen_by_mean(material: Material) -> Condition:
     given = rules(
         validation_findings(material.everyone.filter(split="validation"), material.training), material.measure
     )
-    run = pick(given["mean over languages"]).run
+    run = picks(given["mean over languages"])[0].run
     return next(one for one in material.conditions if run in one.runs)
 
 
@@ -213,14 +212,13 @@ def best_of(material: Material, method: str) -> Condition | None:
     if own.is_empty():
         return None
     given = rules(validation_findings(own, material.training), material.measure)
-    run = pick(given["mean over languages"]).run
+    run = picks(given["mean over languages"])[0].run
     return next(one for one in material.conditions if run in one.runs)
 
 
 def selection_cost(material: Material) -> ReportTable | None:
-    """What choosing costs, among the runs that were trained: one drawn back to the base has no loss of its own."""
-    trained = replace(material, everyone=material.everyone.filter(pl.col("weight").fill_null(1.0) == 1.0))
-    found = {one.name: one for one in selection_tables(trained, selection_rows(trained))}
+    """What choosing costs."""
+    found = {one.name: one for one in selection_tables(material, selection_rows(material))}
     return found.get("selection-cost")
 
 

@@ -9,7 +9,7 @@ import pytest
 from xlift.analysis.selection import (
     MEASURE,
     ValidationFindings,
-    pick,
+    picks,
     rules,
     scores,
     selection_table,
@@ -139,7 +139,7 @@ def test_of_equal_candidates_the_earlier_step_is_picked_whatever_the_order() -> 
     from xlift.analysis.selection import Candidate
 
     given = {Candidate("b", 20): 1.0, Candidate("a", 20): 1.0, Candidate("c", 10): 1.0, Candidate("d", 5): 0.5}
-    assert pick(given) == pick(dict(reversed(given.items()))) == Candidate("c", 10)
+    assert picks(given) == picks(dict(reversed(given.items()))) == [Candidate("c", 10)]
 
 
 def test_margins_pick_by_what_training_logged() -> None:
@@ -166,7 +166,7 @@ def test_a_run_whose_held_out_loss_is_no_number_never_wins(broken: str, loss: fl
 def test_a_run_whose_margins_are_no_numbers_never_wins(broken: str, rule: str) -> None:
     rows = [{"run": run, "step": 10, "margins/fr": float("nan") if run == broken else 0.1} for run in LOSSES]
     given = rules(validation_findings(ratings(SHARES), pl.DataFrame(rows)))[rule]
-    assert {pick(given).run} == LOSSES.keys() - {broken}
+    assert {one.run for one in picks(given)} == LOSSES.keys() - {broken}
 
 
 def test_a_loss_that_was_not_measured_for_all_chooses_nothing() -> None:
@@ -177,3 +177,19 @@ def test_a_loss_that_was_not_measured_for_all_chooses_nothing() -> None:
         )
     )
     assert "English loss" not in rules(validation_findings(ratings(SHARES), log))
+
+
+def test_a_run_without_what_a_rule_goes_by_is_not_among_its_candidates_and_the_others_still_are() -> None:
+    found = ratings(SHARES | {"drawn back": {"en": 1.0, "fr": 1.0, "ru": 1.0}})
+    rows = {row["rule"]: row for row in selection_table(found, training(LOSSES))}
+    assert (rows["English loss"]["run"], rows["English loss"]["candidates"]) == ("greedy", 2)
+    assert (rows["mean over languages"]["run"], rows["mean over languages"]["candidates"]) == ("drawn back", 3)
+
+
+def test_a_rule_that_cannot_decide_is_worth_the_mean_of_those_it_is_tied_between() -> None:
+    found = ratings({"a": {"en": 1.0, "fr": 0.0}, "b": {"en": 1.0, "fr": 1.0}, "c": {"en": 0.0, "fr": 0.0}})
+    rows = {(row["rule"], row["language"]): row for row in selection_table(found, training({}))}
+    tied = rows["English quality", "fr"]
+    assert (tied["run"], tied["label"], tied["tied"], tied["candidates"]) == ("a, b", "A, B", 2, 3)
+    assert (tied["score"], tied["cost"], tied["regret"]) == (0.5, 0.5, 0.5)
+    assert rows["mean over languages", "fr"]["run"] == "b"

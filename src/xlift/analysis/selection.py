@@ -89,7 +89,9 @@ def rules(
     """For every rule that can be applied, what it gives each candidate; the highest is picked.
 
     English loss (negative), English quality, mean over languages and worst language of the measure on validation
-    prompts, and mean and worst language margin. Candidates are the trained checkpoints that answered.
+    prompts, and mean and worst language margin. Candidates are the trained checkpoints that answered; one without what
+    a rule goes by (weights drawn back to the base have no loss of their own) is not among that rule's, and a rule that
+    is left with one has nothing to choose.
     """
     tuned = validation.ratings.filter(~pl.col("untuned"))
     by_language = _by_language(tuned, measure)
@@ -103,7 +105,7 @@ def rules(
     margins = [name for name in validation.training.columns if name.startswith("margins/")]
     found["mean margin"] = _logged(validation.training, candidates, margins, lambda values: float(np.mean(values)))
     found["worst margin"] = _logged(validation.training, candidates, margins, min)
-    return {rule: given for rule, given in found.items() if given and len(given) == len(candidates)}
+    return {rule: given for rule, given in found.items() if given and len(given) >= min(2, len(candidates))}
 
 
 def _ratings_by(ratings: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -154,10 +156,13 @@ def _all_numbers(values: Sequence[float | None]) -> bool:
     return all(value is not None and math.isfinite(value) for value in values)
 
 
-# e.g. pick({Candidate("a", 200): 0.9, Candidate("b", 100): 0.9, Candidate("c", 50): 0.5}) → ("b", 100)
-def pick(given: Mapping[Candidate, float]) -> Candidate:
-    """The candidate with the highest value; of equal ones the earlier step, then the first by name."""
-    return min(given, key=lambda one: (-given[one], one.step, one.run))
+# e.g. picks({Candidate("a", 200): 0.9, Candidate("b", 100): 0.9, Candidate("c", 50): 0.5}) → [("b", 100)]
+# e.g. picks({Candidate("b", 100): 1.0, Candidate("a", 100): 1.0, Candidate("c", 100): 0.5}) → [("a", 100), ("b", 100)]
+def picks(given: Mapping[Candidate, float]) -> list[Candidate]:
+    """The candidates with the highest value; of equal ones those of the earliest step, among which nothing decides."""
+    highest = max(given.values())
+    best = [one for one in given if given[one] == highest]
+    return sorted(one for one in best if one.step == min(other.step for other in best))
 
 
 def selection_table(
@@ -170,9 +175,10 @@ def selection_table(
 ) -> list[dict[str, Any]]:
     """One row a rule and language: what the rule picks, and what the pick scores on test prompts.
 
-    `score`, `cost` and `regret` as in the module's text, the first two with intervals that resample requests; `tied`
-    counts the candidates among which the rule could not decide. Empty where fewer than two checkpoints compete, or
-    while nobody has rated what `measure` asks for.
+    `score`, `cost` and `regret` as in the module's text, the first two with intervals that resample requests;
+    `candidates` that the rule could choose among, and `tied` those among which it could not decide: `run` and `label`
+    name all of them, and the figures are their mean, which is what a choice by lot is worth. Empty where fewer than two
+    checkpoints compete, or while nobody has rated what `measure` asks for.
     """
     tuned = ratings.filter(~pl.col("untuned"))
     rated = (set(_ratings_by(tuned, name)["split"]) for name in measure or MEASURE)
@@ -184,16 +190,23 @@ def selection_table(
     if len(candidates) < 2 or test.is_empty():
         return []
     by_candidate = _test_scores(test, measure)
-    best = pick({one: _mean(by_candidate[one]) for one in candidates if one in by_candidate})
+    best = _together([by_candidate[picks({one: _mean(found) for one, found in by_candidate.items()})[0]]])
+    reference = picks(found["mean over languages"])
+    wanted = _together([by_candidate[one] for one in reference])
     labels = dict(ratings.select("run", "label").unique().iter_rows())
     rows = []
     for rule, given in found.items():
-        chosen, reference = pick(given), pick(found["mean over languages"])
-        facts = {"rule": rule, "run": chosen.run, "label": labels[chosen.run], "step": chosen.step}
-        facts |= {"candidates": len(given), "tied": sum(value == given[chosen] for value in given.values())}
-        for language, own in by_candidate[chosen].items():
-            others = (by_candidate[reference][language], by_candidate[best][language])
-            rows.append(facts | {"language": language} | _priced(own, *others, resamples, confidence, seed))
+        chosen = picks(given)
+        names = {"run": [one.run for one in chosen], "label": [labels[one.run] for one in chosen]}
+        facts: dict[str, Any] = {"rule": rule, **{name: ", ".join(said) for name, said in names.items()}}
+        facts |= {"step": chosen[0].step, "candidates": len(given), "tied": len(chosen)}
+        own = wanted if chosen == reference else _together([by_candidate[one] for one in chosen])
+        rows += [
+            facts
+            | {"language": language}
+            | _priced(own[language], wanted[language], best[language], resamples, confidence, seed)
+            for language in own
+        ]
     return rows
 
 
@@ -207,6 +220,21 @@ def _test_scores(test: pl.DataFrame, measure: Mapping[str, float] | None) -> dic
         own = found.setdefault(Candidate(row["run"], row["step"]), {}).setdefault(row["language"], {})
         own[row["id"]] = (row["score"], row["parallel_id"])
     return found
+
+
+# e.g. _together([{"fr": {"a": (1.0, "a")}}, {"fr": {"a": (0.0, "a"), "b": (1.0, "b")}}])
+#   → {"fr": {"a": (0.5, "a"), "b": (1.0, "b")}}
+def _together(several: Sequence[PromptScores]) -> PromptScores:
+    """What candidates among which nothing decides are worth: at each prompt the mean of those that have a score."""
+    found: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    for language, id, score in (
+        (lang, id, one) for own in several for lang, by_id in own.items() for id, one in by_id.items()
+    ):
+        found.setdefault(language, {}).setdefault(id, []).append(score)
+    return {
+        language: {id: (float(np.mean([one for one, _ in told])), told[0][1]) for id, told in by_id.items()}
+        for language, by_id in found.items()
+    }
 
 
 # e.g. _mean({"fr": {"a": (1.0, "a"), "b": (0.0, "b")}, "ru": {"c": (1.0, "c")}}) → 0.75

@@ -23,6 +23,7 @@ from xlift.report.numbers import Findings, differences, smallest_detectable
 from xlift.report.overall import REFERENCE, OverallRow, others_text
 from xlift.report.reading import Condition, Material, Scale, measure_text, setting_text
 from xlift.report.rows import DifferenceRow, MissingRow, Range, SelectionRow, VarianceRow
+from xlift.report.wide import picked
 
 MOST_NAMED = 8
 """More languages than this are not gone through one by one."""
@@ -246,8 +247,7 @@ def _choosing(material: Material, rows: Sequence[SelectionRow]) -> str:
     other = next((row for row in rows if row.rule == "mean over languages"), None)
     if not english or other is None:
         return ""
-    rule, pick = english[0].rule, material.name(english[0].run, english[0].step)
-    told = material.name(other.run, other.step)
+    rule, pick, told = english[0].rule, picked(material, english[0]), picked(material, other)
     if (english[0].run, english[0].step) == (other.run, other.step):
         return f"Choosing by {rule} and by the mean over languages (validation prompts) both pick {pick}."
     costs = [row for row in english if row.cost_low is not None and row.cost_low > 0]

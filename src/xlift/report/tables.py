@@ -10,7 +10,7 @@ from xlift.report.formats import Column, ReportTable, Value, ValueForm
 from xlift.report.overall import REFERENCE
 from xlift.report.reading import Material, Scale, measure_text
 from xlift.report.rows import DifferenceRow, FactRow, InstructionRow, MarginRow, MissingRow, SelectionRow, ShareRow
-from xlift.report.wide import Wide, checkpoint_line, counts_note, missing_note
+from xlift.report.wide import Wide, checkpoint_line, counts_note, missing_note, picked
 from xlift.study.labels import learning_rate_text
 
 
@@ -86,8 +86,9 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     if not rows:
         return []
     seen = f"{material.confidence} interval over requests"
+    most = max(row.candidates for row in rows)
     picks = {
-        row.rule: Value(material.name(row.run, row.step), note=f"{row.tied} tied" if row.tied > 1 else "")
+        row.rule: Value(picked(material, row), note=f"of {row.candidates}" if row.candidates < most else "")
         for row in rows
     }
     worst = {rule: Value(max(row.regret or 0 for row in rows if row.rule == rule)) for rule in picks}
@@ -98,11 +99,12 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     score = by_rule(lambda row: Value(*row.scored, f"of {row.rated}" if row.rated else ""), "share")
     score.insert(1, Column("picks"), picks)
     cost = by_rule(lambda row: Value(*row.costs), "points")
-    cost.insert(1, Column("picks"), {rule: pick._replace(note="") for rule, pick in picks.items()})
+    cost.insert(1, Column("picks"), picks)
     cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
     chosen = (
-        f"Chosen on validation prompts among {rows[0].candidates} checkpoints; share of the best value "
-        f"({measure_text(material.measure)}) on test prompts, {seen}."
+        f"Chosen on validation prompts among {most} checkpoints, or so many as have what a rule goes by; share of "
+        f"the best value ({measure_text(material.measure)}) on test prompts, {seen}. “Any of” those among which a rule cannot decide: "
+        "the mean of them, which is what a choice by lot is worth."
     )
     costs = (
         "Test prompts: share of the best value of the pick by “mean over languages” less that of this rule's pick, in "

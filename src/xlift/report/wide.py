@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from xlift.languages import language_name
 from xlift.report.formats import Column, Value, ValueForm
 from xlift.report.reading import Material
+from xlift.report.rows import SelectionRow
 
 
 class _InLanguage(Protocol):
@@ -56,6 +57,11 @@ def counts_note(rated: int, missing: int) -> str:
 
 def missing_note(count: int) -> str:
     return f"{count} missing" if count else ""
+
+
+def picked(material: Material, row: SelectionRow) -> str:
+    """What a rule of selection picks: a checkpoint, or how many among which it cannot decide."""
+    return f"any of {row.tied}" if row.tied > 1 else material.name(row.run, row.step)
 
 
 def checkpoint_line(material: Material, run: str, step: int) -> tuple[str, str]:
