@@ -42,6 +42,8 @@ VALUES: dict[str, list[Any]] = {
     "allow": [False, True],
     "steer": [0.0, 1.0],
     "preference": [0.0, 0.5],
+    "preference_loss": ["orpo", "dpo"],
+    "preference_beta": [0.1, 0.5],
     "swap": [0, 2],
     "adaptation.method": ["lora", "full"],
     "adaptation.rank": [8, 16],

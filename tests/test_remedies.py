@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,7 +115,7 @@ def test_the_preference_loss_is_trls_on_the_same_logits(
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.orpo import ORPOTrainer
 
-    _, chat, data = pairs
+    config, chat, data = pairs
     model = load_model(str(tiny), CPU)
     beside: Any = SimpleNamespace(beta=1.0, accelerator=SimpleNamespace(device="cpu"))
     found = preferred_pairs(data.train, data.wrong)
@@ -125,7 +126,54 @@ def test_the_preference_loss_is_trls_on_the_same_logits(
         theirs = ORPOTrainer.get_batch_logps(logits, batch["labels"], average_log_prob=True)
         torch.testing.assert_close(mean_log_probs(model, batch), theirs, atol=1e-5, rtol=1e-5)
         losses, *_ = ORPOTrainer.odds_ratio_loss(beside, theirs[:1], theirs[1:])
-        torch.testing.assert_close(preference_loss(model, batch), -losses[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(preference_loss(model, batch, config), -losses[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_of_dpo_is_trls_on_the_same_logits_with_the_base_as_reference(
+    tiny: Path, pairs: tuple[Any, Any, Any]
+) -> None:
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    config, chat, data = pairs
+    settings = config.model_copy(update={"preference_loss": "dpo", "preference_beta": 0.3})
+
+    def told(model: Any) -> Any:
+        """What TRL asks of a model: the log-probability of each token of the replies."""
+
+        def passed(input_ids: Any, attention_mask: Any, labels: Any, **_: Any) -> Any:
+            logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, :-1].log_softmax(-1)
+            told = labels[:, 1:, None]
+            own = logits.gather(2, told.clamp(min=0)).masked_fill(told == -100, 0.0)[..., 0]
+            return SimpleNamespace(log_probs=own, entropy=own, mean_logits=own, is_top1=own > 0)
+
+        return passed
+
+    beside: Any = SimpleNamespace(
+        model=SimpleNamespace(training=True), loss_types=["sigmoid"], loss_weights=[1.0], beta=0.3,
+        accelerator=SimpleNamespace(device="cpu", gather_for_metrics=lambda one: one, gather=lambda one: one),
+        f_divergence_type="reverse_kl",
+        ld_alpha=None, aux_loss_enabled=False, precompute_ref_logps=True, use_weighting=False, _total_train_tokens=0,
+        _tp_size=1, _metrics={"train": defaultdict(list)},
+    )  # fmt: skip
+    reference = told(load_model(str(tiny), CPU))
+    with prepared_model(settings, locate(str(tiny)), CPU, KeptBase()) as model:
+        optimizer = make_optimizer(settings, model)
+        train_step(model, optimizer, data.train, settings, chat, CPU, 0, 2)
+        for pair in preferred_pairs(data.train, data.wrong)[:2]:
+            batch = pad(pair, chat.end_of_turn_id)
+            given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            before = reference(**given, labels=batch["labels"]).log_probs.sum(dim=1)
+            given |= {"completion_mask": (batch["labels"] != -100).long()}
+            given |= {"ref_chosen_logps": before[:1], "ref_rejected_logps": before[1:]}
+            theirs = DPOTrainer._compute_loss(beside, told(model), given, False)
+            ours = preference_loss(model, batch, settings)
+            assert abs(float(ours.detach()) - 0.6931) > 1e-4
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_dpo_is_for_lora_whose_base_is_the_reference() -> None:
+    with pytest.raises(ValueError, match="the base under it is the reference"):
+        RunConfig(preference=0.5, preference_loss="dpo", adaptation={"method": "full"})
 
 
 def test_odds_of_what_is_certain_stay_numbers() -> None:
@@ -137,13 +185,14 @@ def test_odds_of_what_is_certain_stay_numbers() -> None:
     assert sure.grad.isfinite()
 
 
+@pytest.mark.parametrize("loss", ["orpo", "dpo"])
 def test_preference_widens_the_distance_to_replies_in_the_wrong_language(
-    tiny: Path, pairs: tuple[Any, Any, Any]
+    loss: str, tiny: Path, pairs: tuple[Any, Any, Any]
 ) -> None:
     config, chat, data = pairs
     kept, found = KeptBase(), {}
     for weight in (0.0, 2.0):
-        settings = config.model_copy(update={"preference": weight})
+        settings = config.model_copy(update={"preference": weight, "preference_loss": loss, "preference_beta": 1.0})
         with prepared_model(settings, locate(str(tiny)), CPU, kept) as model:
             optimizer = make_optimizer(settings, model)
             wrong = data.wrong if weight else {}

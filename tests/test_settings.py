@@ -489,6 +489,7 @@ PARALLEL = {
         {"path": "builtin", "language": "fr", "size": 3},
     ]
 }
+DPO = {"training.preference": 0.5, "training.preference_loss": "dpo"}
 SERVED = {"models": [{"model": "m", "base_url": "FIRST"}]}
 RAY = {"executor": "ray", "ray.address": "nowhere"}
 
@@ -552,6 +553,8 @@ CASES: dict[str, Case] = {
     "training.allow": Case(True, decoded),
     "training.steer": Case(0.5, decoded),
     "training.preference": Case(0.5, one_step, PARALLEL),
+    "training.preference_loss": Case("dpo", one_step, PARALLEL | {"training.preference": 0.5}),
+    "training.preference_beta": Case(2.0, one_step, PARALLEL | DPO),
     "training.swap": Case(1, runs, PARALLEL),
     "prompts.languages": Case(["en", "ru"], prompts),
     "prompts.validation.source": Case("builtin:facts", prompts),

@@ -74,7 +74,8 @@ def remedies(ailing: dict[str, Any], codes: Sequence[str]) -> list[dict[str, Any
     found.append({"epochs": epochs / 4} if epochs else {"steps": max(1, steps // 4)})
     found += [{"adaptation": {"layers": "last 4"}}, {"weight": 0.5}, {"remind": True}, {"allow": True}, {"steer": 1.0}]
     mixes = [{"instructions": mixed(ailing["instructions"], codes, count)} for count in EXAMPLES]
-    return [*found, *mixes, {**mixes[1], "preference": 0.5}, {**mixes[2], "swap": 2}]
+    by = [{**mixes[1], "preference": 0.5}, {**mixes[1], "preference": 0.5, "preference_loss": "dpo"}]
+    return [*found, *mixes, *by, {**mixes[2], "swap": 2}]
 
 
 def _rounded(rate: float) -> float:

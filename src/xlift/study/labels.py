@@ -26,6 +26,8 @@ OF_LORA = ("rank", "alpha", "dropout", "targets", "rslora", "dora", "quantized",
 """Settings that LoRA alone has: full fine-tuning, where they are None, is no other value of them."""
 _OFF: dict[str, Any] = {
     "preference": 0,
+    "preference_loss": "orpo",
+    "preference_beta": 0.1,
     "swap": 0,
     "rslora": False,
     "dora": False,

@@ -130,8 +130,12 @@ class RunConfig(Settings):
     seed: int = Field(0, ge=0)
     """Seed of data order, adapter initialisation and dropout."""
     preference: float = Field(0.0, ge=0)
-    """Weight of a preference for the right language: replies are made likelier than their parallels in another one, by
-    the odds ratio of ORPO; 0 is off."""
+    """Weight of a preference for the right language: replies are made likelier than their parallels in another one; 0
+    is off."""
+    preference_loss: Literal["orpo", "dpo"] = "orpo"
+    """By the odds ratio of ORPO, or by DPO, with the base under the adapter as reference: LoRA alone has that."""
+    preference_beta: float = Field(0.1, gt=0)
+    """How close DPO stays to the base: higher is closer."""
     swap: int = Field(0, ge=0)
     """Instead of one training on all sources: one on the English ones and one on the others; the first and last so many
     layers of the other in the English one."""
@@ -159,6 +163,8 @@ class RunConfig(Settings):
             raise ValueError(
                 f"micro_batch_tokens ({self.micro_batch_tokens}) cannot exceed batch_tokens ({self.batch_tokens})"
             )
+        if self.preference and self.preference_loss == "dpo" and self.adaptation.method == "full":
+            raise ValueError("'preference_loss: dpo' needs adaptation.method lora: the base under it is the reference")
         return self
 
     @property

@@ -1,6 +1,7 @@
 """A preference for the right language: each reply made likelier than its parallel in another language.
 
-The odds ratio of ORPO (Hong et al. 2024, arXiv 2403.07691), which needs no second model beside the one that is trained.
+The odds ratio of ORPO (Hong et al. 2024, arXiv 2403.07691), which needs no second model beside the one that is trained,
+or DPO (Rafailov et al. 2023, arXiv 2305.18290), whose second model is the base under the adapter that is trained.
 The negatives are not written by anybody: they are the replies of the parallel conversations (`data/instructions.py`).
 """
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlift.records import Conversation, Message
+from xlift.study.runs import RunConfig
 from xlift.tuning.loss import rows_in_turn
 from xlift.tuning.templates import ChatFormat, Encoded
 
@@ -37,10 +39,20 @@ def preferred_pairs(examples: Sequence[Encoded], wrong: Negatives) -> list[tuple
     return [(one, wrong[key]) for one in examples if (key := tuple(one.ids)) in wrong]
 
 
-def preference_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """The odds-ratio loss of a padded batch (see packing.py) of two rows: the reply and its negative."""
-    chosen, wrong = mean_log_probs(model, batch)
-    return odds_ratio_loss(chosen, wrong)
+def preference_loss(model: Any, batch: dict[str, Tensor], config: RunConfig) -> Tensor:
+    """The loss of a padded batch (see packing.py) of two rows: the reply and its negative."""
+    now = mean_log_probs(model, batch)
+    if config.preference_loss == "orpo":
+        return odds_ratio_loss(now[0], now[1])
+    with torch.no_grad(), model.disable_adapter():
+        before = mean_log_probs(model, batch)
+    return dpo_loss(*((now - before) * (batch["labels"][:, 1:] != -100).sum(dim=1)), config.preference_beta)
+
+
+# e.g. round(float(dpo_loss(torch.tensor(3.0), torch.tensor(1.0), 0.1)), 3) → 0.598
+def dpo_loss(chosen: Tensor, wrong: Tensor, beta: float) -> Tensor:
+    """-log σ(beta (chosen - wrong)) of what the log-probabilities of whole replies have gained over the base's."""
+    return -F.logsigmoid(beta * (chosen - wrong))
 
 
 def odds_ratio_loss(chosen: Tensor, wrong: Tensor) -> Tensor:

@@ -343,7 +343,7 @@ def train_step(
 ) -> dict[str, Any]:
     """One optimiser step over `examples`; the loss is the mean over all their response tokens.
 
-    Of examples that have a negative among `wrong`, the mean odds-ratio loss is added, times the run's preference.
+    Of examples that have a negative among `wrong`, the mean loss of preference is added, times the run's preference.
     Several processes share the micro-batches of a step and sum their gradients, so their number does not change it:
     what dropout leaves out is drawn anew for each micro-batch.
     """
@@ -365,7 +365,7 @@ def train_step(
         loss_sum += loss.detach()
         for pair in preferred_pairs([examples[i] for i in group], wrong):
             with _autocast(config, placement):
-                disliked = preference_loss(model, _to(pad(pair, chat.end_of_turn_id), placement.device))
+                disliked = preference_loss(model, _to(pad(pair, chat.end_of_turn_id), placement.device), config)
             loss = disliked * config.preference / pairs
             loss.backward()
             loss_sum += loss.detach()
