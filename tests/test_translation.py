@@ -14,10 +14,10 @@ from warm import run_xlift
 from xlift.data.instructions import load_source
 from xlift.data.prompts import read_prompt_file
 from xlift.disk import write_jsonl
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, ModelError
 from xlift.records import read_jsonl
 from xlift.study.data import Source
-from xlift.translation.command import Translation, translate_file, translation_text
+from xlift.translation.command import Translation, by_model, translate_file, translation_text
 from xlift.translation.gate import fault
 from xlift.translation.pieces import fragments, joined, kept_in, pieces
 from xlift.translation.seq2seq import Naming, naming_of
@@ -262,6 +262,21 @@ def test_the_command_translates_with_a_model_and_says_what_came_of_it(taught: Pa
     assert json.loads((tmp_path / "o.cache.jsonl").read_text(encoding="utf-8").splitlines()[0])["to"] == "fr"
     unknown = run_xlift(*given[:3], "ru", *given[4:], "--with", str(taught), folder=tmp_path)
     assert (unknown.returncode, "knows no en to ru" in unknown.stderr) == (2, True)
+
+
+def test_a_converted_model_says_the_same_and_one_without_its_tokenizer_is_refused(taught: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    from ctranslate2.converters import TransformersConverter
+
+    folder, files = tmp_path / "converted", ["tokenizer.json", "tokenizer_config.json"]
+    TransformersConverter(str(taught), copy_files=files).convert(str(folder))
+    translate, signature = by_model(str(folder), None, 2, "cpu", "auto")
+    assert translate([*FRENCH, "word " * 500], "en", "fr") == [*FRENCH.values(), None]
+    assert signature != by_model(str(taught), None, 2, "cpu", "float32")[1]
+    for name in files:
+        (folder / name).unlink()
+    with pytest.raises(ModelError, match="no tokenizer beside"):
+        by_model(str(folder), None, 2, "cpu", "auto")
 
 
 def test_a_model_that_only_goes_on_with_text_is_refused(tiny: Path, tmp_path: Path) -> None:

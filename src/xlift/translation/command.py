@@ -241,8 +241,12 @@ def by_model(name: str, revision: str | None, beams: int, device: str, dtype: st
     """A translation model of the hub or of a folder, and its signature. Raises ModelError."""
     from xlift.hub import folder_sha256, locate
     from xlift.models import place
+    from xlift.translation.ctranslate import is_converted, load_converted
     from xlift.translation.seq2seq import load_seq2seq
 
+    if is_converted(name):
+        converted, own = load_converted(Path(name), beams, device, dtype)
+        return converted.translate, translator_signature(name, own, beams, dtype)
     located, placement = locate(name, revision), place(device, dtype)
     own = located.revision or folder_sha256(Path(located.path))
     loaded = load_seq2seq(located, placement, beams)

@@ -16,7 +16,7 @@ from xlift.models import Placement
 from xlift.tuning.packing import split_micro_batches
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 SENTENCE_TOKENS = 400
 """Tokens of one sentence; a longer one is left untranslated, since models of this kind lose its end."""
@@ -37,13 +37,19 @@ class Naming:
     first: int | None = None
 
 
+Answer = Callable[[Sequence[list[int]], int | None, int], Sequence[list[int] | None]]
+"""Of sentences as tokens, the first token of what is said and its most: each translation, None without an end."""
+
+
 @dataclass(frozen=True)
 class Seq2Seq:
     """A loaded model that translates."""
 
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    beams: int = 1
+    model_type: str
+    longest: int
+    """Tokens of a sentence."""
+    answer: Answer
     batch_tokens: int = 2048
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str | None]:
@@ -51,37 +57,22 @@ class Seq2Seq:
 
         Raises ConfigError where the model does not know a language.
         """
-        naming = naming_of(self.tokenizer, self.model.config.model_type, source, target)
+        naming = naming_of(self.tokenizer, self.model_type, source, target)
         if naming.source is not None:
             self.tokenizer.src_lang = naming.source  # type: ignore[attr-defined]
         ids = [cast(list[int], self.tokenizer(naming.prefix + text)["input_ids"]) for text in texts]
         found: list[str | None] = [None] * len(texts)
         lengths = [len(one) for one in ids]
-        fitting = [place for place, length in enumerate(lengths) if length <= self._longest]
+        fitting = [place for place, length in enumerate(lengths) if length <= self.longest]
         for places in split_micro_batches(fitting, lengths, self.batch_tokens, padded=True):
-            for place, text in zip(places, self._said([ids[place] for place in places], naming), strict=True):
-                found[place] = text
+            most = min(2 * max(lengths[place] for place in places) + 16, self.longest)
+            made = self.answer([ids[place] for place in places], naming.first, most)
+            for place, row in zip(places, made, strict=True):
+                found[place] = None if row is None else self._text(row)
         return found
 
-    @property
-    def _longest(self) -> int:
-        known = getattr(self.model.config, "max_position_embeddings", None) or SENTENCE_TOKENS
-        return min(SENTENCE_TOKENS, int(known) - 2)
-
-    def _said(self, ids: list[list[int]], naming: Naming) -> list[str | None]:
-        import torch
-
-        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
-        limit = min(2 * max(map(len, ids)) + 16, self._longest)
-        given = {} if naming.first is None else {"forced_bos_token_id": naming.first}
-        with torch.inference_mode(), quiet():
-            made = cast(Any, self.model).generate(
-                **batch, max_new_tokens=limit, num_beams=self.beams, do_sample=False, **given
-            )
-        ends = _ids(self.model.generation_config.eos_token_id)  # type: ignore[union-attr]
-        rows = [row.tolist() for row in made]
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [text.strip() if ends & set(row[1:]) else None for text, row in zip(texts, rows, strict=True)]
+    def _text(self, row: list[int]) -> str:
+        return cast(str, self.tokenizer.decode(row, skip_special_tokens=True)).strip()
 
 
 def _ids(given: int | list[int] | None) -> set[int]:
@@ -90,6 +81,7 @@ def _ids(given: int | list[int] | None) -> set[int]:
 
 def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2Seq:
     """Raises ModelError for a model that does not map one text to another."""
+    import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
     given: dict[str, Any] = {"revision": located.revision, "trust_remote_code": False}
@@ -102,7 +94,19 @@ def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2
             )
         model = AutoModelForSeq2SeqLM.from_pretrained(located.path, dtype=placement.torch_dtype, **given)
         tokenizer = AutoTokenizer.from_pretrained(located.path, **given)
-    return Seq2Seq(model.to(placement.device).eval(), tokenizer, beams)
+    model = model.to(placement.device).eval()
+    ends = _ids(model.generation_config.eos_token_id)
+
+    def answer(ids: Sequence[list[int]], first: int | None, most: int) -> list[list[int] | None]:
+        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+        begun = {} if first is None else {"forced_bos_token_id": first}
+        with torch.inference_mode(), quiet():
+            made = model.generate(**batch, max_new_tokens=most, num_beams=beams, do_sample=False, **begun)
+        rows = [row.tolist() for row in made]
+        return [row if ends & set(row[1:]) else None for row in rows]
+
+    known = getattr(model.config, "max_position_embeddings", None) or SENTENCE_TOKENS
+    return Seq2Seq(tokenizer, config.model_type, min(SENTENCE_TOKENS, int(known) - 2), answer)
 
 
 # --- what the languages are called
