@@ -64,6 +64,14 @@ def condition(material: Material, **settings: Any) -> Condition | None:
     return next((one for one in found if all(one.settings[name] == value for name, value in wanted.items())), None)
 
 
+def first_seed(material: Material, one: Condition | None) -> Condition | None:
+    """The first run of a condition alone, to stand beside runs that share its seed."""
+    if one is None:
+        return None
+    run = next(run for run in material.workspace.runs if run.id == one.runs[0])
+    return one._replace(name=run.label, runs=[run.id], chosen={"run": run.id})
+
+
 def base(material: Material) -> Condition:
     return next(one for one in material.conditions if one.untuned)
 
@@ -229,7 +237,7 @@ def blocks(material: Material, found: Findings) -> dict[str, Callable[[], str]]:
     lora = [one for rate in rates if (one := condition(material, learning_rate=rate))]
     full = [one for rate in rates if (one := condition(material, method="full", learning_rate=rate))]
     untuned, best = base(material), chosen_by_mean(material)
-    spoilt = condition(material, learning_rate=3e-3)
+    spoilt = first_seed(material, condition(material, learning_rate=3e-3))
     named = sorted({one.settings["instructions"] for one in material.conditions if not one.untuned}, key=_natural)
     amounts = [one for name in named if (one := condition(material, instructions=name, learning_rate=1e-3))]
     others = [

@@ -99,9 +99,16 @@ def test_the_command_that_compares_remedies_is_one_that_can_be_run(tiny: Path, t
     assert command == ["xlift", "mend", str(run.path), "--languages", "fr"]
     assert parse_study(mending_study(command[2], ["fr"])).tuned_runs()[0] == run.config
     (of_base,) = findings(model(row("fr", **ENGLISH)), replace(model(row("fr")), name="org/base"))
-    assert "  xlift mend org/base --languages fr" in of_base.tries
-    # Of tuned weights alone nobody knows the base: tuning them once more would be another question.
+    assert "  xlift mend m --base org/base --languages fr" in of_base.tries
+    # Of tuned weights alone nobody knows the base.
     assert not any("xlift mend" in line for line in findings(model(row("fr", **ENGLISH)))[0].tries)
+
+
+def test_what_was_never_tuned_is_not_told_to_be_tuned_less() -> None:
+    untuned = model(row("fr", **ENGLISH, cut=share(1)), formats=(FormatFit("own", 2.0, 1e-6),))
+    tries = [line for one in findings(untuned) for line in one.tries]
+    assert "learning rate" not in " ".join(tries)
+    assert any("mix about 40 conversations" in line for line in tries)
 
 
 def test_a_base_that_was_no_better_is_not_blamed_on_tuning() -> None:

@@ -58,6 +58,8 @@ def test_the_next_commands_can_be_pasted_and_flags_ask_nothing(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert re.findall(r"xlift .*", done.stdout) == ["xlift check 'my study.yaml'", "xlift run 'my study.yaml'"]
     assert load_study(tmp_path / "my study.yaml").prompts.languages == ["en", "ru"]
+    told = run_xlift("init", "other.yaml", "--yes", "--json", folder=tmp_path).stdout
+    assert json.loads(told) == {"written": "other.yaml", "next": ["xlift check other.yaml", "xlift run other.yaml"]}
 
 
 def test_what_a_command_says_is_in_the_log_of_the_study_with_what_was_typed_and_no_secret(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,9 @@ def test_check_tells_what_fits_where_from_a_configuration_alone(shapes: Path, tm
     assert full.split().count("–") == 5
     saving = next(line for line in lines if "micro_batch_tokens: 2048" in line)
     assert "–" not in saving
+    told = json.loads(run_xlift("check", "study.yaml", "--gpus", "--json", folder=tmp_path).stdout)["gpus"]
+    assert [(one["training"], one["runs"]) for one in told][:1] == [("llama-2-7b lora-r16", 2)]
+    assert {card: seconds is None for card, seconds in told[0]["seconds"].items()}["RTX 4090 24 GB"] is True
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({"name": "s", "training": {"model": "./nowhere"}}))
     refused = run_xlift("check", "other.yaml", "--gpus", "--offline", folder=tmp_path)
     assert refused.returncode == 2

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from report_fixtures import made_study, rated_by
 from rich.cells import cell_len
+from safetensors.torch import load_file, save_file
 from warm import run_xlift
 
 from xlift.disk import write_jsonl
-from xlift.errors import ConfigError
-from xlift.mending import AILING, EXAMPLES, mending_study
+from xlift.errors import ConfigError, ModelError
+from xlift.mending import AILING, EXAMPLES, drawn_back, mending_study
 from xlift.report.formats import cells, to_markdown, value_text
 from xlift.report.numbers import findings_of
 from xlift.report.reading import Material
@@ -51,6 +54,34 @@ def test_a_run_is_the_first_run_of_its_study_and_each_remedy_differs_from_it(
     told = [remedy_name(run_settings(first), run_settings(run)) for run in others]
     assert len(set(told)) == len(told)
     assert f"builtin+{EXAMPLES[1]}, preference 0.5" in told or f"english+{EXAMPLES[1]}, preference 0.5" in told
+
+
+def test_tuned_weights_without_their_run_are_given_what_needs_none_of_its_settings(tiny: Path, tmp_path: Path) -> None:
+    first, *others = parse_study(mending_study(str(tiny), ["fr"], base="embedded:gemma-3-270m")).tuned_runs()
+    told = [remedy_name(run_settings(first), run_settings(run)) for run in others]
+    assert (first.untuned, told) == (True, ["remind", "allow", "steer 1.0", "english+30"])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    assert mending_study(str(adapter), ["fr"], base="b")["include"] == [
+        {"remind": True},
+        {"allow": True},
+        {"steer": 1.0},
+    ]
+
+
+def test_weights_drawn_back_lie_half_way_to_the_base_that_is_named(tiny: Path, tmp_path: Path) -> None:
+    start = load_file(tiny / "model.safetensors")
+    shutil.copytree(tiny, tmp_path / "tuned")
+    save_file(
+        {name: value + 1 for name, value in start.items()}, tmp_path / "tuned" / "model.safetensors", {"format": "pt"}
+    )
+    drawn_back(str(tmp_path / "tuned"), str(tiny), tmp_path / "half")
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert all(torch.allclose(half[name].float(), value.float() + 0.5, atol=1e-2) for name, value in start.items())
+    with pytest.raises(ModelError, match="no such folder"):
+        drawn_back(str(tmp_path / "tuned"), "./nowhere", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_size_of_all_data_does_not_leave_out_what_a_remedy_adds(tiny: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ MODES: dict[str, Modes] = {
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
-    "init": {"model", "data", "languages", "compare", "size", "yes"},
+    "init": {"model", "data", "languages", "compare", "size", "yes", "as_json"},
     "run": {"out", "offline", "skip_unfit", "as_json"},
     "train": {"out", "offline", "skip_unfit", "as_json"},
     "generate": {"out", "offline", "as_json"},

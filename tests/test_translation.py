@@ -17,7 +17,7 @@ from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, ModelError
 from xlift.records import read_jsonl
 from xlift.study.data import Source
-from xlift.translation.command import Translation, by_model, translate_file, translation_text
+from xlift.translation.command import Translation, by_model, translate_file, translation_data, translation_text
 from xlift.translation.gate import fault
 from xlift.translation.pieces import fragments, joined, kept_in, pieces
 from xlift.translation.seq2seq import Naming, naming_of
@@ -142,7 +142,9 @@ def test_a_file_of_conversations_becomes_one_that_can_be_learned_from(tmp_path: 
     assert (record["parallel_id"], record["category"]) == (original["id"], "open")
     (dropped,) = [row for _, row in read_jsonl(tmp_path / "fr.dropped.jsonl")]
     assert "has no end" in dropped["reason"]
-    assert "fr: 1 of 2 translated\n  1 left out: a sentence" in translation_text(result, ["fr"], tmp_path / "fr.jsonl")
+    assert "fr: 1 of 2 translated\n  1 left out: a sentence" in translation_text(
+        translation_data(result, ["fr"], tmp_path / "fr.jsonl")
+    )
 
 
 def test_no_sentence_is_asked_for_twice_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
@@ -260,6 +262,8 @@ def test_the_command_translates_with_a_model_and_says_what_came_of_it(taught: Pa
         [*map(FRENCH.get, texts[:3]), f"{FRENCH[texts[3]]}\n\n{FRENCH[texts[1]]}"]  # type: ignore[type-var]
     )
     assert json.loads((tmp_path / "o.cache.jsonl").read_text(encoding="utf-8").splitlines()[0])["to"] == "fr"
+    again = run_xlift(*given, "--with", str(taught), "--beams", "2", "--dtype", "float32", "--json", folder=tmp_path)
+    assert json.loads(again.stdout)["languages"] == {"fr": {"translated": 2, "of": 2, "left_out": {}}}
     unknown = run_xlift(*given[:3], "ru", *given[4:], "--with", str(taught), folder=tmp_path)
     assert (unknown.returncode, "knows no en to ru" in unknown.stderr) == (2, True)
 
@@ -340,4 +344,5 @@ def test_a_model_is_told_its_languages_as_its_vocabulary_names_them(
 
 
 def test_nothing_translated_is_said_plainly(tmp_path: Path) -> None:
-    assert translation_text(Translation(), ["fr"], tmp_path / "o").splitlines()[0] == "fr: 0 of 0 translated"
+    told = translation_data(Translation(), ["fr"], tmp_path / "o")
+    assert translation_text(told).splitlines()[0] == "fr: 0 of 0 translated"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, ModelError
+from xlift.hub import ADAPTER_CONFIG
 from xlift.study.data import BUILTIN, Source, builtin_languages
 from xlift.study.labels import model_text
 from xlift.study.runs import ANSWERING, DEFAULT_STEPS, EMBEDDED_MODEL, FILLED_IN
@@ -31,10 +32,11 @@ PROMPTS_EACH = 24
 """Test prompts of each kind in each language."""
 
 
-def mending_study(source: str, languages: Sequence[str]) -> dict[str, Any]:
+def mending_study(source: str, languages: Sequence[str], base: str | None = None) -> dict[str, Any]:
     """The settings of a study file: what ails `source`, a model or a run's folder, and what may mend it in `languages`.
 
-    Raises ConfigError for a language without built-in examples, and for a run whose data cannot be added to.
+    With `base`, the model that it was tuned from, `source` are tuned weights whose run is not at hand: they ail as they
+    are. Raises ConfigError for a language without built-in examples, and for a run whose data cannot be added to.
     """
     codes = [code for code in dict.fromkeys(languages) if code != "en"]
     there = builtin_languages()
@@ -48,13 +50,20 @@ def mending_study(source: str, languages: Sequence[str]) -> dict[str, Any]:
             problems or ["--languages: name one other than English"], f"the languages: {', '.join(there)}"
         )
     run = (Path(source) / "run.yaml").is_file()
+    if run and base:
+        raise ConfigError(f"--base: {source} is a run, which knows its base", f"xlift mend {source}")
     ailing = _of_run(source) if run else {**AILING, "model": source}
+    ailing, tried = (
+        ({"model": source, "adaptation": {"method": "none"}}, remedies_of_weights(ailing, codes))
+        if base
+        else (ailing, remedies(ailing, codes))
+    )
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(source).name if run else model_text(source)).strip("-") or "model"
     return {
         "name": f"mend-{name}",
         "question": f"What mends the answers of {name} to users of other languages, and what does each remedy cost?",
         "training": ailing,
-        "include": remedies(ailing, codes),
+        "include": tried,
         "report": {"remedies": True},
         "validation": {"grammar": False},
         "prompts": {
@@ -76,6 +85,37 @@ def remedies(ailing: dict[str, Any], codes: Sequence[str]) -> list[dict[str, Any
     mixes = [{"instructions": mixed(ailing["instructions"], codes, count)} for count in EXAMPLES]
     by = [{**mixes[1], "preference": 0.5}, {**mixes[1], "preference": 0.5, "preference_loss": "dpo"}]
     return [*found, *mixes, *by, {**mixes[2], "swap": 2}]
+
+
+def remedies_of_weights(ailing: dict[str, Any], codes: Sequence[str]) -> list[dict[str, Any]]:
+    """What tuned weights can be given whose data and settings nobody knows: other decoding, or some examples on top."""
+    asked: list[dict[str, Any]] = [{"remind": True}, {"allow": True}, {"steer": 1.0}]
+    model = ailing["model"]
+    if (Path(model) / ADAPTER_CONFIG).is_file():
+        return asked
+    on_top = {**ailing, "learning_rate": _rounded(ailing["learning_rate"] / 10)}
+    return [*asked, {**on_top, "instructions": mixed(ailing["instructions"], codes, EXAMPLES[1])}]
+
+
+def drawn_back(source: str, base: str, folder: Path, weight: float = 0.5, offline: bool = False) -> None:
+    """Write tuned weights drawn back to their base, base + weight · (tuned − base), as a model of its own.
+
+    Nothing is done where the folder is there already. Raises ModelError for either model that is not to be had, and
+    where the two are not of one shape.
+    """
+    from xlift.disk import whole_folder
+    from xlift.hub import locate, quiet
+    from xlift.models import load_tokenizer, loaded_checkpoint, place
+
+    if folder.is_dir():
+        return
+    tuned, placement = locate(source, offline=offline), place("auto", "auto")
+    beneath, own = locate(base, offline=offline), Path(tuned.adapter or tuned.path)
+    if tuned.adapter and tuned.path != beneath.path:
+        raise ModelError(f"--base {base}: the adapter {source} names another, {tuned.path}", f"--base {tuned.path}")
+    with whole_folder(folder) as made, loaded_checkpoint(beneath, own, placement, weight) as model, quiet():
+        model.save_pretrained(made)
+        load_tokenizer(tuned.tokenizer, tuned.revision).save_pretrained(made)
 
 
 def _rounded(rate: float) -> float:

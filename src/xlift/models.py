@@ -433,6 +433,9 @@ def _draw_back(tuned: PreTrainedModel, base: PreTrainedModel, weight: float) -> 
     import torch
 
     start = dict(base.named_parameters())
+    shapes = {name: value.shape for name, value in tuned.named_parameters()}
+    if shapes != {name: value.shape for name, value in start.items()}:
+        raise ModelError("the tuned model and its base are not of one shape: one is not tuned from the other")
     with torch.no_grad():
         for name, value in tuned.named_parameters():
             value.copy_(torch.lerp(start[name].float(), value.float(), weight))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from xlift.cli.common import AsJson, Modes, SkipUnfit, app, print_state, refuse_others
+from xlift.cli.common import AsJson, Modes, SkipUnfit, app, print_json, print_state, refuse_others
 
-_EVERY = {"to", "output", "language", "size", "keep_source", "skip_unfit"}
+_EVERY = {"to", "output", "language", "size", "keep_source", "skip_unfit", "as_json"}
 _TRANSLATE: Modes = {
     "DATA --to LANGUAGES -o OUT --with MODEL": {"model", "revision", "beams", "device", "dtype", *_EVERY},
     "DATA --to LANGUAGES -o OUT --served MODEL": {
@@ -40,6 +40,7 @@ def translate(
     size: Annotated[int | None, typer.Option(min=1, help="How many conversations; all where it is not given.")] = None,
     keep_source: Annotated[bool, typer.Option("--keep-source", help="Write the source's records, too.")] = False,
     skip_unfit: SkipUnfit = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say instruction data or prompts in other languages; what fails the checks is left out, counted by reason."""
     from xlift.data.instructions import Unfit
@@ -63,7 +64,8 @@ def translate(
         translator, signature = command.by_server(output, {name: one for name, one in given.items() if one is not None})
     unfit: Unfit | None = {} if skip_unfit else None
     result = command.translate_file(source, codes, output, translator, signature, keep_source, unfit)
-    print(command.translation_text(result, codes, output))
+    told = command.translation_data(result, codes, output)
+    print_json(told) if as_json else print(command.translation_text(told))
 
 
 _IMPORT: Modes = {

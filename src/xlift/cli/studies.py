@@ -39,6 +39,7 @@ def init(
     compare: Annotated[str | None, typer.Option(help="rates, amounts, methods or nothing.")] = None,
     size: Annotated[str | None, typer.Option(help="quick, usual or thorough.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given is as proposed.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a first study file, with comments; asks what no option says."""
     from xlift.study.new import QUESTIONS, FirstStudy, write_first_study
@@ -49,7 +50,10 @@ def init(
         if given[name] is None:
             answers[name] = typer.prompt(QUESTIONS[name], default=answers[name], err=True)
     written = shlex.quote(str(write_first_study(file, FirstStudy(**answers))))
-    print(f"written: {file}\nnext: xlift check {written}\n      xlift run {written}")
+    then = [f"xlift check {written}", f"xlift run {written}"]
+    if as_json:
+        return print_json({"written": str(file), "next": then})
+    print(f"written: {file}\nnext: {then[0]}\n      {then[1]}")
 
 
 @app.command()
@@ -67,21 +71,27 @@ def run(
     print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline), as_json=as_json)
 
 
-_CHECK: Modes = {"STUDY": {"out", "offline", "skip_unfit", "probe", "as_json"}, "STUDY --gpus": {"gpus", "offline"}}
+_CHECK: Modes = {
+    "STUDY": {"out", "offline", "skip_unfit", "probe", "as_json"},
+    "STUDY --gpus": {"gpus", "offline", "as_json"},
+}
 
 
 _MEND: Modes = {
-    "MODEL": {"languages", "out", "offline", "as_json"},
-    "MODEL --dry-run": {"languages", "dry_run"},
+    "MODEL": {"languages", "base", "out", "offline", "as_json"},
+    "MODEL --dry-run": {"languages", "base", "dry_run"},
 }
 
 
 @app.command()
 def mend(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A base model, or the folder of a run that ails.")],
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help="A base model, a run that ails, or with --base tuned weights.")
+    ],
     overrides: Overrides = None,
     languages: Annotated[str, typer.Option(help="Of the users, separated by commas.")] = "fr,pt,ru",
+    base: Annotated[str | None, typer.Option(help="What MODEL was tuned from, where its run is not at hand.")] = None,
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the study instead, to be kept as a file.")] = False,
     offline: Offline = False,
@@ -90,13 +100,21 @@ def mend(
     """Compare what mends a model that answers in English: a study of remedies with their gains and costs."""
     import yaml
 
-    from xlift.mending import mending_study
+    from xlift.mending import drawn_back, mending_study
     from xlift.stages import run_study
     from xlift.study.loading import read_overridden
+    from xlift.workspace import open_study
 
     refuse_others(context, "MODEL --dry-run" if dry_run else "MODEL", _MEND)
-    raw = mending_study(source, [one.strip() for one in languages.split(",") if one.strip()])
+    raw = mending_study(source, [one.strip() for one in languages.split(",") if one.strip()], base)
     study = read_overridden(raw, overrides or [])
+    if base:
+        folder = open_study(study, out).path
+        half = folder.with_name(f"{folder.name}-weights") / "weight-0.5"
+        if not dry_run:
+            drawn_back(source, base, half, offline=offline)
+            raw["include"].append({"model": str(half)})
+            study = read_overridden(raw, overrides or [])
     if dry_run:
         print(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=110), end="")
         return
@@ -120,10 +138,11 @@ def check(
     parsed, folder = study_of(study, skipping(overrides, skip_unfit), out)
     if gpus:
         from xlift.extras import require
-        from xlift.planning.gpus import tell_gpus
+        from xlift.planning.gpus import gpu_needs, gpus_text
 
         require("train")
-        return tell_gpus(parsed, offline)
+        needs = gpu_needs(parsed, offline)
+        return print_json({"gpus": needs}) if as_json else print(gpus_text(needs))
     from xlift.planning.check import check_study
 
     # For a person, the table of runs and what the first of them learns are still told.

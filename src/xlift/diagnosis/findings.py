@@ -99,7 +99,9 @@ def _languages(model: Measured, base: Measured | None) -> list[Finding]:
     other = [row for row in wrong if row not in english and _above(row.wrong, OFTEN)]
     # e.g. half of the answers empty and the rest right: silence, and no mix of languages
     mixed = [row for row in wrong if row not in english and row not in other and _said(row) < SPOILT]
-    lost = [row for row in english + other + mixed if _fell(row, before.get(row.language))]
+    # What never ends a reply has not been tuned: then tuning has taken nothing.
+    tuned = base is not None or _no_end(model) is None
+    lost = [row for row in english + other + mixed if tuned and _fell(row, before.get(row.language))]
     faults = (
         ("answers in English", "It answers users of {} in English", english),
         ("wrong language", "It answers users of {} in another language", other),
@@ -147,8 +149,9 @@ def _remedies(
         ]
     tries += ["mix about 40 conversations in these languages into the data (sources, in docs/study-files.md)"]
     codes = ",".join(row.language for row in rows if row.language in builtin_languages())
-    # Of a run the data and settings are known; else it is tuned anew from its base.
-    source = model.name if (Path(model.name) / "run.yaml").is_file() else base.name if base else None
+    # Of a run the data and settings are known, its base too.
+    run = (Path(model.name) / "run.yaml").is_file()
+    source = model.name if run else f"{model.name} --base {base.name}" if base else None
     if codes and source:
         tries += [
             "compare these and other remedies, with what each costs:",

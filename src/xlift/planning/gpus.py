@@ -6,7 +6,7 @@ backward pass is counted, not guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -169,30 +169,43 @@ def shape_location(config: RunConfig, offline: bool) -> Located:
     return Located(config.model, config.revision, {})
 
 
-def tell_gpus(study: Study, offline: bool = False) -> None:
-    """Print what each kind of run of a study takes on common GPUs: memory, and hours of the longest of its kind."""
+def gpu_needs(study: Study, offline: bool = False) -> list[dict[str, Any]]:
+    """What each kind of run of a study takes on common GPUs: a record a kind and setting that would lower it.
+
+    `training` says the kind and `runs` how many there are; `bytes` of memory, and `seconds` by card of the longest of
+    them, None where it does not fit.
+    """
     kinds: dict[str, list[RunConfig]] = {}
     for config in study.runs():
         if not config.untuned:
             own = {"model", "revision", "adaptation", "micro_batch_tokens", "gradient_checkpointing"}
             kinds.setdefault(config.model_dump_json(include=own), []).append(config)
-    rows = [["training", "setting", "memory", *(card.name for card in CARDS)]]
-    for alike in kinds.values():
-        rows += _rows(max(alike, key=_tokens), shape_location(alike[0], offline), len(alike))
-    print(paged(rows, right=range(2, len(rows[0]))))
-    print(
-        f"time on one GPU at {USED:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
-    )
+    told = [(max(alike, key=_tokens), shape_location(alike[0], offline), len(alike)) for alike in kinds.values()]
+    return [record for one in told for record in _needs(*one)]
 
 
-def _rows(config: RunConfig, base: Located, count: int) -> Iterator[list[str]]:
-    name = f"{Path(config.model).name} {config.adaptation.label}" + (f", {count} runs, each" if count > 1 else "")
-    for place, (what, one) in enumerate(variants(config)):
+def _needs(config: RunConfig, base: Located, count: int) -> Iterator[dict[str, Any]]:
+    for what, one in variants(config):
         size = model_size(base, one.adaptation)
         needs = training_needs(one, size, kept_bytes(base.path, base.revision, one.adaptation))
         seconds = _tokens(config) * training_operations(one, size) / USED
-        cells = [duration(seconds / card.rate) if needs.whole <= USABLE_MEMORY * card.memory else "–" for card in CARDS]
-        yield [name if not place else "", what, byte_size(round(needs.whole)), *cells]
+        fits = {
+            card.name: seconds / card.rate if needs.whole <= USABLE_MEMORY * card.memory else None for card in CARDS
+        }
+        facts = {"training": f"{Path(config.model).name} {config.adaptation.label}", "runs": count, "setting": what}
+        yield {**facts, "bytes": round(needs.whole), "seconds": fits}
+
+
+def gpus_text(found: Sequence[dict[str, Any]]) -> str:
+    """The same for a terminal."""
+    rows, last = [["training", "setting", "memory", *(card.name for card in CARDS)]], None
+    for one in found:
+        name = one["training"] + (f", {one['runs']} runs, each" if one["runs"] > 1 else "")
+        cells = ["–" if seconds is None else duration(seconds) for seconds in one["seconds"].values()]
+        rows.append([name if one["training"] != last else "", one["setting"], byte_size(one["bytes"]), *cells])
+        last = one["training"]
+    told = "time on one GPU at {:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
+    return f"{paged(rows, right=range(2, len(rows[0])))}\n{told.format(USED)}"
 
 
 def _tokens(config: RunConfig) -> int:

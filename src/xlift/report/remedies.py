@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -53,23 +54,31 @@ def remedies_of(material: Material) -> list[Remedy]:
         return []
     known = run_settings(first)
     configs = {run.id: run.config for run in material.workspace.runs}
+    # What a remedy is made from, such as the parents of swapped layers, is none.
+    named = {runs[one.content_hash].id for one in tuned if one.content_hash in runs}
     found = [
         Remedy(remedy_name(known, run_settings(configs[one.runs[0]])), one.name, rows, *_cost(material, one))
         for one in material.conditions
-        if one is not ailing and not one.untuned and (rows := _beside(material, ailing, one))
+        if one is not ailing and named & {*one.runs} and (rows := _beside(material, ailing, one))
     ]
     return _corrected(found)
 
 
 # e.g. remedy_name({"weight": 1.0, "remind": False}, {"weight": 0.5, "remind": True}) → "weight 0.5, remind"
+# e.g. remedy_name({"model": "m", "method": None, "rank": None}, {"model": "a/b", "method": "lora", "rank": 8})
+#   → "model b"
 # e.g. remedy_name({"learning_rate": 0.003, "seed": 0}, {"learning_rate": 0.0003, "seed": 1}) → "learning_rate 3e-4"
 def remedy_name(ailing: dict[str, Any], settings: dict[str, Any]) -> str:
     """What differs from the ailing run, in words."""
     parts = []
+    # Beside a model that is asked as it is, all settings of a training are new: what it learns from tells enough.
+    asked = "method" in ailing and ailing["method"] is None
     for name, value in settings.items():
+        if asked and ailing[name] is None and name != "instructions":
+            continue
         if value == ailing[name] or name in {"sources", "size", "heldout", "dtype", "model_sha256", "seed"}:
             continue
-        shown = learning_rate_text(value) if name == "learning_rate" else value
+        shown = learning_rate_text(value) if name == "learning_rate" else Path(value).name if name == "model" else value
         parts.append(str(value) if name == "instructions" else name if value is True else f"{name} {shown}")
     return ", ".join(parts) or "the same"
 

@@ -264,11 +264,22 @@ def by_server(out: Path, given: Mapping[str, Any]) -> tuple[Translator, str]:
     )
 
 
-def translation_text(result: Translation, languages: Sequence[str], out: Path) -> str:
-    """What came of it, for the terminal."""
+def translation_data(result: Translation, languages: Sequence[str], out: Path) -> dict[str, Any]:
+    """What came of it, for programs: by language how many were translated, and why others were left out."""
+    counts = {code: result.counts(code) for code in languages}
+    told = {
+        code: {"translated": kept, "of": kept + reasons.total(), "left_out": dict(reasons.most_common())}
+        for code, (kept, reasons) in counts.items()
+    }
+    left_out = str(_beside(out, "dropped")) if result.dropped else None
+    return {"languages": told, "written": str(out), "left_out": left_out}
+
+
+def translation_text(told: Mapping[str, Any]) -> str:
+    """The same for the terminal."""
     lines = []
-    for language in languages:
-        kept, reasons = result.counts(language)
-        lines.append(f"{language}: {kept} of {kept + reasons.total()} translated")
-        lines += [f"  {count} left out: {reason}" for reason, count in reasons.most_common()]
-    return "\n".join([*lines, f"written: {out}", *([f"left out: {_beside(out, 'dropped')}"] if result.dropped else [])])
+    for language, one in told["languages"].items():
+        lines.append(f"{language}: {one['translated']} of {one['of']} translated")
+        lines += [f"  {count} left out: {reason}" for reason, count in one["left_out"].items()]
+    left_out = [f"left out: {told['left_out']}"] if told["left_out"] else []
+    return "\n".join([*lines, f"written: {told['written']}", *left_out])
