@@ -103,8 +103,8 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
     chosen = (
         f"Chosen on validation prompts among {most} checkpoints, or so many as have what a rule goes by; share of "
-        f"the best value ({measure_text(material.measure)}) on test prompts, {seen}. “Any of” those among which a rule cannot decide: "
-        "the mean of them, which is what a choice by lot is worth."
+        f"the best value ({measure_text(material.measure)}) on test prompts, {seen}. “Any of” those among which a rule "
+        "cannot decide: the mean of them, which is what a choice by lot is worth."
     )
     costs = (
         "Test prompts: share of the best value of the pick by “mean over languages” less that of this rule's pick, in "
