@@ -37,7 +37,7 @@ class Naming:
     first: int | None = None
 
 
-Answer = Callable[[Sequence[list[int]], int | None, int], Sequence[list[int] | None]]
+Say = Callable[[Sequence[list[int]], int | None, int], Sequence[list[int] | None]]
 """Of sentences as tokens, the first token of what is said and its most: each translation, None without an end."""
 
 
@@ -49,7 +49,7 @@ class Seq2Seq:
     model_type: str
     longest: int
     """Tokens of a sentence."""
-    answer: Answer
+    said: Say
     batch_tokens: int = 2048
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str | None]:
@@ -66,7 +66,7 @@ class Seq2Seq:
         fitting = [place for place, length in enumerate(lengths) if length <= self.longest]
         for places in split_micro_batches(fitting, lengths, self.batch_tokens, padded=True):
             most = min(2 * max(lengths[place] for place in places) + 16, self.longest)
-            made = self.answer([ids[place] for place in places], naming.first, most)
+            made = self.said([ids[place] for place in places], naming.first, most)
             for place, row in zip(places, made, strict=True):
                 found[place] = None if row is None else self._text(row)
         return found
