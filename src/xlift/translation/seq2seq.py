@@ -98,7 +98,7 @@ def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2
     ends = _ids(model.generation_config.eos_token_id)
 
     def answer(ids: Sequence[list[int]], first: int | None, most: int) -> list[list[int] | None]:
-        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+        batch = tokenizer.pad({"input_ids": [*ids]}, return_tensors="pt").to(model.device)
         begun = {} if first is None else {"forced_bos_token_id": first}
         with torch.inference_mode(), quiet():
             made = model.generate(**batch, max_new_tokens=most, num_beams=beams, do_sample=False, **begun)

@@ -46,7 +46,8 @@ def preference_loss(model: Any, batch: dict[str, Tensor], config: RunConfig) -> 
         return odds_ratio_loss(now[0], now[1])
     with torch.no_grad(), model.disable_adapter():
         before = mean_log_probs(model, batch)
-    return dpo_loss(*((now - before) * (batch["labels"][:, 1:] != -100).sum(dim=1)), config.preference_beta)
+    chosen, wrong = (now - before) * (batch["labels"][:, 1:] != -100).sum(dim=1)
+    return dpo_loss(chosen, wrong, config.preference_beta)
 
 
 # e.g. round(float(dpo_loss(torch.tensor(3.0), torch.tensor(1.0), 0.1)), 3) → 0.598
