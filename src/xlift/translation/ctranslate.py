@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from xlift.errors import ModelError
 from xlift.extras import require
@@ -47,7 +48,7 @@ def load_converted(folder: Path, beams: int, device: str, dtype: str) -> tuple[S
             [tokenizer.convert_ids_to_tokens(one) for one in ids],
             **{"target_prefix": prefix, "beam_size": beams, "max_decoding_length": most, "return_end_token": True},
         )
-        said: list[list[int]] = [tokenizer.convert_tokens_to_ids(one.hypotheses[0]) for one in made]
+        said = [cast(list[int], tokenizer.convert_tokens_to_ids(one.hypotheses[0])) for one in made]
         return [one if one and one[-1] == tokenizer.eos_token_id else None for one in said]
 
     kind = "t5" if "t5" in type(tokenizer).__name__.lower() else ""
