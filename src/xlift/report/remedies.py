@@ -67,19 +67,24 @@ def remedies_of(material: Material) -> list[Remedy]:
 # e.g. remedy_name({"weight": 1.0, "remind": False}, {"weight": 0.5, "remind": True}) → "weight 0.5, remind"
 # e.g. remedy_name({"model": "m", "method": None, "rank": None}, {"model": "a/b", "method": "lora", "rank": 8})
 #   → "model b"
+# e.g. remedy_name({"preference": 0, "preference_loss": "orpo"}, {"preference": 1, "preference_loss": "dpo"}) → "dpo 1"
 # e.g. remedy_name({"learning_rate": 0.003, "seed": 0}, {"learning_rate": 0.0003, "seed": 1}) → "learning_rate 3e-4"
 def remedy_name(ailing: dict[str, Any], settings: dict[str, Any]) -> str:
     """What differs from the ailing run, in words."""
     parts = []
     # Beside a model that is asked as it is, all settings of a training are new: what it learns from tells enough.
     asked = "method" in ailing and ailing["method"] is None
+    dpo = settings.get("preference_loss") == "dpo"
     for name, value in settings.items():
         if asked and ailing[name] is None and name != "instructions":
             continue
         if value == ailing[name] or name in {"sources", "size", "heldout", "dtype", "model_sha256", "seed"}:
             continue
+        if name == "preference_loss" and settings["preference"] != ailing["preference"]:
+            continue
+        called = "dpo" if name == "preference" and dpo else name
         shown = learning_rate_text(value) if name == "learning_rate" else Path(value).name if name == "model" else value
-        parts.append(str(value) if name == "instructions" else name if value is True else f"{name} {shown}")
+        parts.append(str(value) if name == "instructions" else name if value is True else f"{called} {shown}")
     return ", ".join(parts) or "the same"
 
 
