@@ -185,7 +185,7 @@ def test_a_file_is_judged_streamed_and_its_bad_lines_are_told(server: Serving, t
     ratings = read_records(tmp_path / "out.jsonl")
     assert {one["id"] for one in ratings} == {"1", "3"}
     assert {one["reason"] for one in ratings if one["id"] == "3"} == {"the response has no 'text'"}
-    assert "12 ratings of 2 responses added" in outcome_text(outcome, judge_at(server))
+    assert "12 ratings of 2 responses added" in outcome_text(outcome)
 
 
 # --- budgets and plans -----------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def _drop_torn_line(path: Path) -> None:
     with path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END)
         position = end
+        # Backwards, in pieces: a file of many gigabytes is opened as fast as a small one.
         while position > 0:
             start = max(0, position - 65536)
             file.seek(start)
@@ -150,6 +151,7 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    # Else a loss of power could forget the move, and with it the file.
     sync(path.parent)
 
 
@@ -210,6 +212,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _is_left(path: Path, machine: str, process: int) -> bool:
     try:
+        # Whether a process of another machine lives nobody here knows, but none writes one file for a day.
         if time.time() - path.stat().st_mtime > _DAY_SECONDS:
             return True
         if machine != _machine() or os.name != "posix" or process == os.getpid():

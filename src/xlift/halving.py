@@ -57,11 +57,14 @@ def stopped(workspace: StudyFolder) -> dict[str, int]:
     out: dict[str, int] = {}
     while len(going) > 1:
         measured = {run.id: found for run in going if (found := measures_at(run, rung)) is not None}
+        # Nobody is stopped before all have come as far: who is slow must not win by waiting.
         if len(measured) < len(going) or all(_finished_by(run, rung) for run in going):
             break
         scores = _scores(measured)
+        # Of equal ones the id decides, so that the same runs survive whenever and wherever it is asked.
         ranked = sorted(going, key=lambda run: (-scores[run.id], run.id))
         best = math.ceil(len(going) / halving.factor)
+        # One that is trained to its end already has cost all that it could: to stop it would spare nothing.
         out |= {run.id: rung for run in ranked[best:] if run.stage("train")["state"] != "done"}
         going, rung = ranked[:best], rung * halving.factor
     return out

@@ -121,6 +121,7 @@ def draw(count: int, resamples: int, generator: np.random.Generator) -> Numbers:
     """How often each of `count` units is drawn when `count` - 1 are drawn with replacement: resamples × count."""
     if count <= 1:
         return np.ones((resamples, count))
+    # Each resample counts in numbers of its own, so that one bincount does for all of them.
     drawn = generator.integers(0, count, size=(resamples, count - 1)) + count * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
@@ -211,6 +212,7 @@ def widened(draws: Numbers, centre: Any, freedom: Any, confidence: float) -> tup
     """Percentile interval of `draws` (first axis), its arms longer as t quantiles are longer than normal ones."""
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    # From few units the spread of the draws is itself a guess; t quantiles say how much that widens an interval.
     longer = stdtrit(freedom, 1 - tail) / NormalDist().inv_cdf(1 - tail)
     return centre - np.maximum(0, centre - low) * longer, centre + np.maximum(0, high - centre) * longer
 

@@ -173,6 +173,16 @@ def language_code(text: Any) -> str:
     return get_language(text).code
 
 
+# e.g. language_codes("fr, Portuguese,fr") → ["fr", "pt"]
+def language_codes(text: str) -> list[str]:
+    """The codes of languages that are separated by commas, each once. Raises DataError with all that are none."""
+    told = [one.strip() for one in text.split(",") if one.strip()]
+    problems = [language_problem(one) for one in told if find_language(one) is None]
+    if problems or not told:
+        raise DataError(problems or "no language is named", "codes or names, separated by commas: fr,pt,ru")
+    return list(dict.fromkeys(map(language_code, told)))
+
+
 # e.g. [known_code(text) for text in ("iw", "cmn", "nb", "French", "klingon")] → ["he", "zh", "no", "fr", ""]
 def known_code(text: Any) -> str:
     """The same, but "" where it is no language."""

@@ -180,6 +180,7 @@ def train_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
         failed.update(ended)
 
     until = study.halving.first if study.halving else 0
+    # A rung a round: all that are left are trained to its step, and who goes on is then asked anew.
     while study.halving and len(runs := left()) > 1:
         train_all(runs, until)
         until *= study.halving.factor
@@ -443,7 +444,7 @@ def _judge(workspace: StudyFolder, judge: Judge) -> None:
     from xlift.judging.judges import judge_with
     from xlift.judging.ratings import outcome_text
 
-    say(outcome_text(judge_with(workspace, judge), judge))
+    say(outcome_text(judge_with(workspace, judge)))
 
 
 def report_stage(workspace: StudyFolder, offline: bool = False) -> None:

@@ -364,6 +364,7 @@ def sign_flip_test(differences: Numbers, generator: np.random.Generator) -> tupl
     steps = _whole_steps(differing)
     if steps is not None:
         return _exact(steps, round(observed / differing[0] * steps[0]) if len(steps) else 0), f"exact, {PROMPTS}"
+    # Sums that are equal but for rounding count as equally far.
     near = observed - 1e-9 * differing.sum()
     if len(differing) <= ENUMERATED:
         sums = np.zeros(1)
@@ -392,6 +393,7 @@ def _exact(steps: NDArray[np.int64], observed: int) -> float:
     """Share of sign flips whose sum is at least as far from 0, by adding one size after another."""
     chance = np.ones(1)
     for size in steps:
+        # `chance[i]` is that of the sum i - n, n being all sizes so far: half of each goes `size` down, half up.
         longer = np.zeros(len(chance) + 2 * int(size))
         longer[: len(chance)] += chance / 2
         longer[2 * int(size) :] += chance / 2

@@ -16,10 +16,8 @@ from xlift.intervals import Estimate, estimate
 FULL_VALUE = 2
 
 
-def with_requests(
-    ratings: Iterable[Mapping[str, Any]], prompts: Iterable[Mapping[str, Any]], rater: str = "answers"
-) -> list[dict[str, Any]]:
-    """The accuracy ratings of one rater as rows for `consistency`; prompts (or responses) say which request it was.
+def with_requests(ratings: Iterable[Mapping[str, Any]], prompts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The ratings of `answers` as rows for `consistency`; prompts (or responses) say which request it was.
 
     Of several samples of a prompt, the first counts.
     """
@@ -28,7 +26,7 @@ def with_requests(
     return [
         {"parallel_id": requests[rating["id"]], "language": rating["language"], "value": rating["value"]}
         for rating in ratings
-        if rating["facet"] == "accuracy" and rating["rater"] == rater and rating["id"] in requests
+        if rating["facet"] == "accuracy" and rating["rater"] == "answers" and rating["id"] in requests
     ]
 
 

@@ -98,6 +98,7 @@ def _detectable(
     alpha: float,
 ) -> float:
     error, freedom = _error(spread, prompts, seed_variances, freedoms)
+    # At the critical value the power is about a half, so the answer lies above.
     most = float(stdtrit(freedom, 1 - alpha / 2)) * error
     while power_of_t(most, error, freedom, alpha) < power:
         most *= 2
@@ -117,6 +118,7 @@ def _needed(
         return power_of_t(difference, error, freedom, alpha) >= power
 
     low, high = 1, 2
+    # Doubled until it is enough, then halved between: more prompts never find less.
     while not enough(high):
         low, high = high, 2 * high
         if high > MOST:

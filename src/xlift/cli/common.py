@@ -32,6 +32,20 @@ SkipUnfit = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+TextColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies in a file.")]
+
+LanguageColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
+]
+
+OtherColumns = Annotated[
+    list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field: id, model, ….")
+]
+
+OfServer = Annotated[str | None, typer.Option(help="Of a server: the name that it knows.")]
+
+OfServerKey = Annotated[str | None, typer.Option(help="Of a server: the environment variable with the key.")]
+
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
 
 Modes = dict[str, set[str]]

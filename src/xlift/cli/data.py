@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from xlift.cli.common import AsJson, Modes, SkipUnfit, app, print_json, print_state, refuse_others
+from xlift.cli.common import (
+    AsJson,
+    LanguageColumn,
+    Modes,
+    OtherColumns,
+    SkipUnfit,
+    TextColumn,
+    app,
+    print_json,
+    print_state,
+    refuse_others,
+)
 
 _EVERY = {"to", "output", "language", "size", "keep_source", "skip_unfit", "as_json"}
 _TRANSLATE: Modes = {
@@ -45,14 +56,14 @@ def translate(
     """Say instruction data or prompts in other languages; what fails the checks is left out, counted by reason."""
     from xlift.data.instructions import Unfit
     from xlift.errors import ConfigError
-    from xlift.languages import language_code
+    from xlift.languages import language_codes
     from xlift.study.data import Source
     from xlift.translation import command
 
     if model is None and served is None:
         raise ConfigError("who should translate?", "xlift translate … --with MODEL, or --served MODEL --base-url URL")
     refuse_others(context, list(_TRANSLATE)[model is None], _TRANSLATE)
-    codes = [language_code(one.strip()) for one in to.split(",") if one.strip()]
+    codes = language_codes(to)
     source = Source(path=data, language=language, size=size)
     if model:
         translator, signature = command.by_model(model, revision, beams, device, dtype)
@@ -85,13 +96,9 @@ def import_(
     pattern: Annotated[
         str | None, typer.Option(help="What files are called: {model}/{language}.csv; other {names} are factors.")
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies.")] = None,
-    language: Annotated[
-        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as model, id, task, ….")
-    ] = None,
+    text: TextColumn = None,
+    language: LanguageColumn = None,
+    columns: OtherColumns = None,
     factors: Annotated[
         list[str] | None, typer.Option("--factor", metavar="COLUMN", help="A column that tells something of models.")
     ] = None,
@@ -110,7 +117,7 @@ def import_(
     from xlift.rating import checked_raters
     from xlift.rating.foreign import asked_for
 
-    names = tuple(checked_raters(name.strip() for name in raters.split(","))) if raters else ()
+    names = tuple(checked_raters(name.strip() for name in raters.split(","))) if raters is not None else ()
     wanted = Wanted(pattern, asked_for(text, language, columns or []), tuple(factors or []), names)
     workspace = import_study(source, target, wanted)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from xlift.cli.common import AsJson, Modes, Offline, Out, app, print_json, refuse_others
+from xlift.cli.common import AsJson, Modes, Offline, OfServer, OfServerKey, Out, app, print_json, refuse_others
 from xlift.errors import ConfigError
 
 _DIAGNOSE: Modes = {
@@ -33,8 +33,8 @@ def diagnose(
             metavar="MODEL...", help="Folders, hub ids, adapters, runs; embedded:NAME; FILE.gguf; http://HOST/v1."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Of a server: the name that it knows.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Of a server: the environment variable with the key.")] = None,
+    model: OfServer = None,
+    api_key_env: OfServerKey = None,
     base: Annotated[str | None, typer.Option(help="The model that they were tuned from, to compare with.")] = None,
     languages: Annotated[str, typer.Option(help="Of the users, separated by commas; English is added.")] = "fr,pt,ru",
     size: Annotated[str, typer.Option(help="quick, usual or thorough: 4, 12 or 40 prompts of each kind.")] = "usual",
@@ -52,6 +52,7 @@ def diagnose(
 ) -> None:
     """What is wrong with a model, or with the data it is tuned on, and what to try."""
     from xlift.diagnosis import command
+    from xlift.languages import language_codes
     from xlift.servers.named import is_address
 
     if not models and not data:
@@ -62,7 +63,7 @@ def diagnose(
     if data:
         found, said = command.diagnose_data(data, offline)
     else:
-        codes = [one.strip() for one in languages.split(",") if one.strip()]
+        codes = language_codes(languages)
         settings = {"system": system, "template": template, "repetition_penalty": repetition_penalty}
         found, said, failures = command.diagnose_models(
             models or [], base, codes, size, out, html, offline, fail_under or [], (model, api_key_env), **settings
@@ -83,8 +84,8 @@ def chat(
             help="Run folders, folders, hub ids, adapters; embedded:NAME; FILE.gguf; http://HOST/v1.",
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="Of a server: the name that it knows.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Of a server: the environment variable with the key.")] = None,
+    model: OfServer = None,
+    api_key_env: OfServerKey = None,
     system: Annotated[str | None, typer.Option(help="System prompt; a run's own without it, none where empty.")] = None,
     language: Annotated[str | None, typer.Option(help="Answers are to be in this language, and rated for it.")] = None,
     ratings: Annotated[bool, typer.Option("--ratings", help="Rate every answer.")] = False,

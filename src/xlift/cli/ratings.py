@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from xlift.cli.common import AsJson, Modes, app, print_json, refuse_others, stage
+from xlift.cli.common import (
+    AsJson,
+    LanguageColumn,
+    Modes,
+    OtherColumns,
+    TextColumn,
+    app,
+    print_json,
+    refuse_others,
+    stage,
+)
 from xlift.errors import ConfigError, UserError
 
 
@@ -43,13 +53,9 @@ def rate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Ratings file, appended to.")] = None,
     raters: Annotated[str | None, typer.Option(help="Only these raters, separated by commas.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores where it is not given.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies.")] = None,
-    language: Annotated[
-        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field of ours.")
-    ] = None,
+    text: TextColumn = None,
+    language: LanguageColumn = None,
+    columns: OtherColumns = None,
     by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Tables by its values: model, task, file, …")] = None,
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write a page to browse responses and ratings in.")] = None,
@@ -140,13 +146,9 @@ def judge(
         str | None, typer.Option(metavar="SOURCE", help="Examine the judge on mm:PATH or mrewardbench:PATH.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Pairs of each language in an exam; all.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the replies in a FILE.")] = None,
-    language: Annotated[
-        str | None, typer.Option(metavar="COLUMN|CODE", help="The column of languages, or one language for all.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Another column as a field of ours.")
-    ] = None,
+    text: TextColumn = None,
+    language: LanguageColumn = None,
+    columns: OtherColumns = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a judge model rate responses, compare two runs, or be tested itself."""

@@ -100,13 +100,14 @@ def mend(
     """Compare what mends a model that answers in English: a study of remedies with their gains and costs."""
     import yaml
 
+    from xlift.languages import language_codes
     from xlift.mending import drawn_back, mending_study
     from xlift.stages import run_study
     from xlift.study.loading import read_overridden
     from xlift.workspace import open_study
 
     refuse_others(context, "MODEL --dry-run" if dry_run else "MODEL", _MEND)
-    raw = mending_study(source, [one.strip() for one in languages.split(",") if one.strip()], base)
+    raw = mending_study(source, language_codes(languages), base)
     study = read_overridden(raw, overrides or [])
     if base:
         folder = open_study(study, out).path

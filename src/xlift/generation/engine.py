@@ -133,6 +133,7 @@ class _Work:
         self.stops = self.chat.stop_ids | ends_of(self.model)
         self.batch: Batch | None = None
         self.left_out: dict[str, torch.Tensor] = {}
+        # The longest first: prompts of like length are padded least, and what memory cannot hold shows at once.
         self.queue = deque(sorted(range(len(self.prompts)), key=lambda i: (-len(self.prompts[i]), i)))
         self.rows: list[_Row] = []
 
@@ -182,6 +183,7 @@ class _Work:
             language = self.languages[row.index]
             if language not in self.left_out:
                 made = left_out(self.chat.tokenizer, language, len(scores))
+                # An answer must be able to end, whatever its language.
                 made[sorted(self.stops)] = False
                 self.left_out[language] = made.to(self.device)
             scores.masked_fill_(self.left_out[language], float("-inf"))

@@ -31,7 +31,7 @@ from xlift.checkpoint import MARGIN_TOKENS
 from xlift.errors import DataError
 from xlift.intervals import Estimate, estimate
 from xlift.languages import language_code
-from xlift.records import Message, Prompt, Split
+from xlift.records import Message, Prompt
 from xlift.tuning.loss import projection
 from xlift.tuning.packing import IGNORED, pad, split_micro_batches
 from xlift.tuning.templates import ChatFormat, Encoded
@@ -85,21 +85,21 @@ class MarginSummary:
     wins: Estimate
 
 
-def fact_pairs(prompts_by_language: Mapping[str, Sequence[Prompt]], split: Split = "validation") -> list[FactPair]:
+def fact_pairs(prompts_by_language: Mapping[str, Sequence[Prompt]]) -> list[FactPair]:
     """Pairs of prompts that carry a `reference` and share `parallel_id` with an English one; English is left out.
 
-    Only prompts of `split` are used: whatever is selected by these margins must not have seen test prompts. Raises
+    Only validation prompts are used: whatever is selected by these margins must not have seen test prompts. Raises
     DataError that lists prompts without a reference or without an English partner.
     """
     chosen = {
-        language_code(language): [prompt for prompt in prompts if prompt["split"] == split]
+        language_code(language): [prompt for prompt in prompts if prompt["split"] == "validation"]
         for language, prompts in prompts_by_language.items()
     }
     english = {prompt.get("parallel_id"): prompt.get("reference", "") for prompt in chosen.pop("en", [])}
     asked = [(language, prompt) for language, prompts in chosen.items() for prompt in prompts]
     problems = [f"prompt '{prompt['id']}': {problem}" for _, prompt in asked for problem in _problems(prompt, english)]
     if problems or not asked:
-        raise DataError(problems or f"no {split} prompts in a language other than English", "use builtin:facts")
+        raise DataError(problems or "no validation prompts in a language other than English", "use builtin:facts")
     return [
         FactPair(p["parallel_id"], language, p["messages"], p["reference"], english[p["parallel_id"]])
         for language, p in asked

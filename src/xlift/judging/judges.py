@@ -30,6 +30,7 @@ from xlift.judging.ratings import (
     ledger_path,
     outcome_text,
 )
+from xlift.languages import language_codes
 from xlift.progress import say
 from xlift.rating.files import check_files, count_rows, read_responses
 from xlift.rating.foreign import ReadingOptions
@@ -85,7 +86,7 @@ class Told(NamedTuple):
 
 
 def _told(made: CallEstimate | JudgingOutcome, judge: Judge, what: str = "responses") -> Told:
-    text = estimate_text(made, judge, what) if isinstance(made, CallEstimate) else outcome_text(made, judge)
+    text = estimate_text(made, judge, what) if isinstance(made, CallEstimate) else outcome_text(made)
     return Told(text, {"judge": judge.label, "model": judge.model, **asdict(made)})
 
 
@@ -157,7 +158,7 @@ def judge_responses_file(
         return found
     outcome = judge_file(source, output, judge, asked=asked)
     if outcome.problems:
-        say(outcome_text(outcome, judge))
+        say(outcome_text(outcome))
         raise DataError(outcome.problems, f"mend these lines of {source} and run again; the rest is judged")
     return _told(outcome, judge)
 
@@ -228,7 +229,7 @@ def _answers(workspace: StudyFolder, run: RunFolder) -> list[dict[str, Any]]:
 def probe_languages(source: Path | None, given: str | None) -> list[str] | None:
     """The languages of a probe: those given, else the study's as far as they are built in, else all (None)."""
     if given is not None:
-        return [code.strip() for code in given.split(",") if code.strip()]
+        return language_codes(given)
     if source is None:
         return None
     asked = find_study(source).study.prompts.languages
@@ -251,7 +252,7 @@ def probe_judge(judge: Judge, folder: Path, languages: Sequence[str] | None, dry
     found, outcome = probe(judge, folder, cases)
     ratings = [one for one in probed_before(judge, folder) if one["language"] in {case["language"] for case in cases}]
     items = items_of(parallel_answers(), ratings)
-    parts = [probe_table(found), across_text(items), outcome_text(outcome, judge)]
+    parts = [probe_table(found), across_text(items), outcome_text(outcome)]
     data = {"judge": judge.label, "probe": probe_records(found), "across": across_records(items)}
     return Told("\n\n".join(part for part in parts if part), data | {"outcome": asdict(outcome)})
 
@@ -261,8 +262,7 @@ def examine_judge(judge: Judge, folder: Path, source: str, languages: str | None
     from xlift.judging import pairs as compared
     from xlift.judging.exams import exam_of, exam_pairs
 
-    codes = [code.strip() for code in languages.split(",") if code.strip()] if languages else None
-    pairs = exam_pairs(source, codes, size)
+    pairs = exam_pairs(source, None if languages is None else language_codes(languages), size)
     target, ledger = folder / f"exam-{source.partition(':')[0]}-{judge.label}.jsonl", ledger_path(folder, judge)
     if dry:
         return _told(compared.estimate_pairs(pairs, judge, target, ledger), judge, "pairs")

@@ -219,21 +219,19 @@ def current_comparisons(path: Path, pairs: Sequence[Pair], settings: Judge) -> l
     return [made[key] for key in keys if key in made]
 
 
-def summarise_pairs(
-    records: Sequence[dict[str, Any]], resamples: int = 2000, confidence: float = 0.95
-) -> list[Comparison]:
+def summarise_pairs(records: Sequence[dict[str, Any]]) -> list[Comparison]:
     """All languages together ("all") and each alone; intervals resample translations of a prompt together."""
     languages = sorted({record["language"] for record in records})
     groups = [("all", list(records))] if len(languages) > 1 else []
     groups += [(code, [one for one in records if one["language"] == code]) for code in languages]
-    return [_comparison(code, group, resamples, confidence) for code, group in groups]
+    return [_comparison(code, group) for code, group in groups]
 
 
-def _comparison(language: str, records: list[dict[str, Any]], resamples: int, confidence: float) -> Comparison:
+def _comparison(language: str, records: list[dict[str, Any]]) -> Comparison:
     verdicts = [record["verdict"] for record in records]
     identical = sum(record.get("identical", False) for record in records)
     points = [_POINTS[verdict] if verdict else None for verdict in verdicts]
-    wins = estimate(points, [record["cluster"] for record in records], 1.0, resamples, confidence)
+    wins = estimate(points, [record["cluster"] for record in records], 1.0)
     steady = [record["consistent"] for record in records if record["consistent"] is not None]
     # Shown first: the first run in the first order, the second run in the second.
     sides = [

@@ -51,9 +51,9 @@ class ShareRight:
         return wilson(self.right / self.rated, self.rated) if self.rated else None
 
 
-def probe_cases(languages: Sequence[str] | None = None, path: Path = PROBE) -> list[dict[str, Any]]:
+def probe_cases(languages: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The probe's responses, as records a judge can rate. Raises ConfigError for languages that it does not have."""
-    cases = [record for _, record in read_jsonl(path)]
+    cases = [record for _, record in read_jsonl(PROBE)]
     there = {case["language"] for case in cases}
     if other := [code for code in languages or () if code not in there]:
         problems = [f"the probe has no '{code}'; {nearest(code, sorted(there))}" for code in other]

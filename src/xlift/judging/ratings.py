@@ -264,7 +264,7 @@ def estimate_text(estimate: CallEstimate, settings: Judge, what: str = "response
     return "\n".join([*lines, f"spent so far: {estimate.spent:.4f}"] if estimate.spent else lines)
 
 
-def outcome_text(outcome: JudgingOutcome, settings: Judge) -> str:
+def outcome_text(outcome: JudgingOutcome) -> str:
     """An outcome in words."""
     lines = [
         f"{outcome.made} ratings of {outcome.responses} responses added, {outcome.missing} missing with a reason",

@@ -282,11 +282,11 @@ def _margin_rows(material: Material, measured_of: Callable[[Checkpoint], dict[st
     return rows
 
 
-def instruction_rows(material: Material, split: str = "test") -> list[InstructionRow]:
+def instruction_rows(material: Material) -> list[InstructionRow]:
     """Four rows a checkpoint and language: prompts and instructions followed, strictly and loosely."""
     told = instruction_table(((one.run, one.ratings) for one in material.answered), material.prompts)
     rows = []
-    for key, own in told.filter(split=split).group_by("label", "run", "step", "language", maintain_order=True):
+    for key, own in told.filter(split="test").group_by("label", "run", "step", "language", maintain_order=True):
         for criterion in ("strict", "loose"):
             # A prompt is followed where all its instructions are; null beside false is false.
             prompts = own.group_by("id", maintain_order=True).agg(
@@ -299,11 +299,11 @@ def instruction_rows(material: Material, split: str = "test") -> list[Instructio
     return rows
 
 
-def consistency_rows(material: Material, split: str = "test") -> list[FactRow]:
+def consistency_rows(material: Material) -> list[FactRow]:
     """One row a checkpoint and pair of languages: how alike the same facts are answered; empty without facts."""
     rows = []
     for one in material.answered:
-        asked = [response for response in one.responses if response["split"] == split]
+        asked = [response for response in one.responses if response["split"] == "test"]
         facts = {"run": one.run.label, "id": one.run.id, "step": one.step}
         rows += [read(FactRow, pair, **facts) for pair in consistency(with_requests(one.ratings, asked))]
     return rows

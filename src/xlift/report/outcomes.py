@@ -70,7 +70,7 @@ def outcome_of(answer: Response, rating: Rating) -> str:
     return MIXED if value else OTHER
 
 
-def outcome_table(material: Material, rows: Sequence[OutcomeRow]) -> ReportTable | None:
+def outcome_table(rows: Sequence[OutcomeRow]) -> ReportTable | None:
     """The same as numbers, a line a run and language."""
     if not rows:
         return None

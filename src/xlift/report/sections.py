@@ -171,7 +171,7 @@ def _results(material: Material, found: Findings) -> Iterator[Block]:
             placed = [row | {"place": list(figures.OUTCOMES).index(row["outcome"])} for row in told]
             drawn = figures.outcome_figure(placed, _names(material))
             yield from _figure("outcomes", "What became of the answers", drawn)
-            yield from _one(outcome_table(material, outcomes), folded=True)
+            yield from _one(outcome_table(outcomes), folded=True)
         yield from _tables(
             scale,
             tables.share_table_of(material, own.shares, scale, "test"),

@@ -124,7 +124,9 @@ class Ledger:
             self.answered += 1
             self.input += line["input"]
             self.output += line["output"]
+            # Written down without a price, it costs what the price is now: a budget must not overlook it.
             self.cost += line["cost"] or self.price(line["input"], line["output"])
+            # Of a request that was answered twice the first reply stays, by which ratings were made.
             self.places.setdefault((int(line["request"], 16), line["part"]), self.end)
         self.end += size
 

@@ -11,7 +11,7 @@ import yaml
 
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError, nearest
-from xlift.languages import language_code
+from xlift.languages import language_codes
 from xlift.study.loading import parse_study
 from xlift.study.runs import EMBEDDED_MODEL
 from xlift.study.yaml_text import read_yaml
@@ -95,8 +95,7 @@ def study_text(path: Path, answers: FirstStudy) -> str:
         if (given := getattr(answers, name)) not in get_args(kind):
             raise ConfigError(f"--{name} {given}: {nearest(given, get_args(kind))}")
     size = _SIZES[answers.size]
-    users = [language_code(one.strip()) for one in answers.languages.split(",") if one.strip()]
-    languages = ", ".join(dict.fromkeys(["en", *users]))
+    languages = ", ".join(dict.fromkeys(["en", *language_codes(answers.languages)]))
     counts = {"amounts": "[32, 128, 512]   # an axis: one run each, on the first so many examples"}
     examples = counts.get(answers.compare, str(size.examples) if size.examples else "null   # all of them")
     return f"""\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -115,6 +115,9 @@ def _variable(text: str) -> str:
 class Served(Settings):
     """A model behind an OpenAI-compatible server."""
 
+    noun: ClassVar[str] = "model"
+    role: ClassVar[str] = "the server"
+    """What it is called before its name, and in a sentence without it."""
     model: str
     """Name of the model, as the server knows it."""
     name: str | None = None
@@ -157,12 +160,7 @@ class Served(Settings):
     @property
     def title(self) -> str:
         """Who it is, where something is said of it."""
-        return f"model '{self.label}'"
-
-    @property
-    def role(self) -> str:
-        """What it is in a sentence."""
-        return "the server"
+        return f"{self.noun} '{self.label}'"
 
     @property
     def reply_tokens(self) -> int:
@@ -296,6 +294,8 @@ HERE = "local:"
 class Judge(Served):
     """A judge model behind an OpenAI-compatible server, or loaded here: `local:` and a folder, a hub model or a run."""
 
+    noun: ClassVar[str] = "judge"
+    role: ClassVar[str] = "the judge"
     calls: Literal["all", "each"] = "all"
     """One call for all facets (cheap), or one for each facet (careful)."""
     facets: Annotated[list[JudgedFacet], Field(min_length=1)] = [
@@ -334,14 +334,6 @@ class Judge(Served):
     def known_as(self) -> str:
         """Its name among raters; where a model lies on this machine is no part of it."""
         return self.name or (self.label if self.here is not None else self.model)
-
-    @property
-    def title(self) -> str:
-        return f"judge '{self.label}'"
-
-    @property
-    def role(self) -> str:
-        return "the judge"
 
     @property
     def reply_tokens(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from xlift.languages import get_language
 from xlift.rating.reasoning import without_reasoning
 from xlift.records import Message, fingerprint
 from xlift.servers.calls import ServedAnswer, ServedReply
-from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups
+from xlift.servers.client import RequestGroup, answer_groups
 from xlift.servers.ledger import open_ledger
 from xlift.study.served import Served
 
@@ -29,19 +29,13 @@ ASKED = (
 class TranslationServer(Served):
     """A served model that translates."""
 
+    noun: ClassVar[str] = "translator"
+    role: ClassVar[str] = "the translator"
     max_new_tokens: int = Field(512, ge=1)
 
     @property
     def reply_tokens(self) -> int:
         return self.max_new_tokens
-
-    @property
-    def title(self) -> str:
-        return f"translator '{self.label}'"
-
-    @property
-    def role(self) -> str:
-        return "the translator"
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -75,7 +69,7 @@ class TranslationRequest:
 
 
 def translate_served(
-    settings: TranslationServer, ledger: Path, texts: Sequence[str], source: str, target: str, pace: Pace = PACE
+    settings: TranslationServer, ledger: Path, texts: Sequence[str], source: str, target: str
 ) -> list[str | None]:
     """Translations in the order of the texts; None for one that was refused, cut off or not answered.
 
@@ -88,7 +82,7 @@ def translate_served(
 
     groups = (RequestGroup([TranslationRequest(settings, one, source, target)], partial(finish, one)) for one in texts)
     with open_ledger(ledger, settings) as book:
-        stopped = answer_groups(groups, settings, book, pace)
+        stopped = answer_groups(groups, settings, book)
     if stopped:
         raise UserError(stopped, "raise the limit and give the command again: it goes on where it was")
     return [found[text] for text in texts]

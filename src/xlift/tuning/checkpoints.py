@@ -69,6 +69,7 @@ def _write(
 ) -> None:
     folder, state = run.checkpoint(step), run.training_state(step)
     state.parent.mkdir(parents=True, exist_ok=True)
+    # The state first: a checkpoint's folder that is there always has what training goes on from.
     unfinished = temporary_path(state)
     save_file(tensors, unfinished, {"step": str(step)})
     os.replace(unfinished, state)
@@ -85,6 +86,7 @@ def _write(
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(temporary, folder)
     sync(folder.parent, state.parent)
+    # Only now that the new one is safe on the disk.
     for older in state.parent.glob("step-*.safetensors"):
         if older != state:
             older.unlink(missing_ok=True)

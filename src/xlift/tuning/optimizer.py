@@ -24,6 +24,7 @@ def learning_rate_at(config: RunConfig, step: int, total: int) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
+    # From 0 at the first step after the warm-up to 1 at the last, so that the last has the lowest rate.
     done = (step - config.warmup_steps) / max(1, total - 1 - config.warmup_steps)
     share = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.learning_rate * (config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * share)
@@ -34,6 +35,7 @@ def make_optimizer(config: RunConfig, model: Any) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        # Decay pulls to zero, and a norm's scale at zero would silence its layer.
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]

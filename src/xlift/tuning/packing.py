@@ -84,6 +84,7 @@ def _best_fit(step: Sequence[int], lengths: Sequence[int], budget: int) -> list[
     for index in sorted(step, key=lambda index: -lengths[index]):
         fitting = [place for place, tokens in enumerate(used) if tokens + lengths[index] <= budget]
         if fitting:
+            # The fullest: what is left stays in large gaps, into which longer examples still fit.
             place = max(fitting, key=used.__getitem__)
             groups[place].append(index)
             used[place] += lengths[index]

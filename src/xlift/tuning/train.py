@@ -81,6 +81,7 @@ def prepared_model(
         model = with_adapters(frozen, config)
         yield _recomputing(model, config).train()
         bare = unwrapped(model)
+        # The next run that borrows the base must find it as it was lent.
         if attends_by_lengths(bare):
             forget_lengths(bare)
         if config.gradient_checkpointing:
@@ -262,6 +263,7 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
     """A function that is given each step (from 0) and its record, and does what is due: measure, check, log, save."""
     run, workers = loop.run, PartialState()
     if workers.is_main_process:
+        # Steps after the last checkpoint are made again: else the log would tell them twice.
         _forget_after(run.train_log, first)
     with (
         JsonlWriter(run.train_log if workers.is_main_process else os.devnull) as log,
@@ -286,6 +288,7 @@ def recorded(loop: Loop, first: int, last: int) -> Iterator[Callable[[int, dict[
             return record
 
         if first == 0:
+            # The base itself, so that every curve begins where tuning found it.
             log.write({"step": 0} | _measured(loop))
         yield record_of
 
@@ -352,6 +355,7 @@ def train_step(
     lengths = [len(example) for example in examples]
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
     learned, pairs = learned_tokens(examples), len(preferred_pairs(examples, wrong))
+    # Summed on the device and read once at the end: each reading would wait for the device.
     loss_sum = torch.zeros((), device=placement.device)
     # Sharded weights are put together by all processes or none: those without work of their own do some for nothing.
     spare = -len(micro) % workers.num_processes if is_sharded(model) else 0
@@ -397,6 +401,7 @@ def speed_of(examples: Sequence[Encoded], seconds: float) -> dict[str, Any]:
 def _sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
     for parameter in trainable:
         if parameter.grad is None:
+            # A worker without a micro-batch in this step has no gradient, and still takes part in the sum.
             parameter.grad = torch.zeros_like(parameter)
         parameter.grad = reduce(parameter.grad, reduction="sum")
     return reduce(loss, reduction="sum")

@@ -113,7 +113,7 @@ _ZIPF = [math.log10(10 ** (-centibels / 100)) + 9.0 for centibels in range(1_200
 
 
 @lru_cache(maxsize=64)
-def frequencies(code: str, size: str = "small") -> dict[str, float]:
+def frequencies(code: str) -> dict[str, float]:
     """Relative frequency of the words of a language; empty where wordfreq has no list.
 
     For whoever needs all words; single words are looked up much faster by `zipf`.
@@ -122,7 +122,7 @@ def frequencies(code: str, size: str = "small") -> dict[str, float]:
 
     code = WORDFREQ_CODES.get(code, code)
     known = code in wordfreq.available_languages("small")
-    return wordfreq.get_frequency_dict(code, size) if known else {}
+    return wordfreq.get_frequency_dict(code, "small") if known else {}
 
 
 @lru_cache(maxsize=8)
