@@ -18,7 +18,7 @@ from xlift.data.prompts import load_prompts, read_prompt_file
 from xlift.data.sources import lcb_prompts, paper_prompts
 from xlift.errors import ConfigError, DataError
 from xlift.judging.questions import named_language
-from xlift.languages import LANGUAGES, find_language, get_language, language_code, rated_language
+from xlift.languages import LANGUAGES, find_language, get_language, language_code, language_codes, rated_language
 from xlift.rating import rate, text_fingerprint
 from xlift.rating.files import rate_file, read_responses
 from xlift.records import check_prompt, read_languages, read_records
@@ -328,3 +328,12 @@ def test_languages_of_accepted_answers_are_read_as_all_others_are() -> None:
     assert named["answers_any"] == {"de": ["Wien"], "pt": ["Viena"]}
     (problem,) = check_prompt(asked | {"answers": ["Vienne"], "answers_any": {"klingon": ["Vienne"]}}, "p:1")
     assert "klingon" in problem
+
+
+def test_codes_in_an_option_are_read_as_everywhere_and_none_is_no_choice() -> None:
+    assert language_codes("French, pt-BR,fra") == ["fr", "pt"]
+    with pytest.raises(DataError) as refused:
+        language_codes("klingon,fr,und")
+    assert len(refused.value.problems) == 2
+    with pytest.raises(DataError, match="no language is named"):
+        language_codes(" , ")

@@ -104,6 +104,18 @@ def test_groups_have_tables_of_their_own_and_too_many_are_refused(tmp_path: Path
     assert "choices: file, id" in str(run(tmp_path, "--by", "modell", records=many).exception)
 
 
+def test_files_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
+    for folder, text in (("a", FR), ("b", EN)):
+        (tmp_path / folder).mkdir()
+        line = json.dumps({"text": text, "language": "fr"}) + "\n"
+        (tmp_path / folder / "fr.jsonl").write_text(line, encoding="utf-8")
+    words = ["rate", str(tmp_path / "a"), str(tmp_path / "b"), "--by", "file", "-o", str(tmp_path / "out.jsonl")]
+    shown = CliRunner().invoke(app, words).stdout
+    groups = [line for line in shown.splitlines() if line.startswith("file: ")]
+    assert groups == ["file: a/fr.jsonl", "file: b/fr.jsonl"]
+    assert {one["id"] for one in read_records(tmp_path / "out.jsonl")} == {"a/fr:1", "b/fr:1"}
+
+
 def test_a_threshold_that_is_missed_is_exit_code_1_and_names_the_language(tmp_path: Path) -> None:
     english = [{"id": f"e{i}", "text": EN, "language": "en"} for i in range(2)]
     missed = run(tmp_path, "--fail-under", "0.95", records=[*responses(), *english])

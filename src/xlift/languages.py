@@ -196,6 +196,8 @@ def language_problem(text: Any) -> str:
         return "unknown language: YAML reads a bare no as false; for Norwegian write 'no', in quotes"
     if not isinstance(text, str):
         return f"unknown language: expected a code or a name, found {text!r:.60}"
+    if _NO_LANGUAGE.fullmatch(text.strip().lower()):
+        return f"'{text}' names no single language; leave it out, or say which, for instance fr, pt-BR, Hindi"
     meant = _meant(text[:_LONGEST])
     return (
         f"unknown language '{text:.60}'; {meant}choices: ISO 639 codes and English names, for instance fr, pt-BR, Hindi"

@@ -96,9 +96,13 @@ class Job(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Rows of one file, the `place`-th that is read: lines as they are, from line `first` on, or what was read."""
+    """Rows of one file, the `place`-th that is read: lines as they are, from line `first` on, or what was read.
+
+    `name` tells the file from the others that are read.
+    """
 
     path: Path
+    name: str
     reading: Reading
     place: int
     rows: Sequence[bytes | Row]
@@ -133,6 +137,7 @@ def rate_files(
         check_files(source, target)
     paths = [path for source in sources for path in response_files(source)]
     readings = [open_reading(path, asked, job.by) for path in paths]
+    names = told_apart(paths)
     job = job._replace(several=len(paths) > 1)
     total = sum(map(count_rows, paths))
     used = ((os.cpu_count() or 1) if workers is None else workers) if total >= MIN_FOR_WORKERS else 1
@@ -141,7 +146,9 @@ def rate_files(
     found = RatedFiles()
     shown = progress(f"rate {paths[0].name}", total) if telling else nullcontext()
     with _writing(target) as (write, done), shown as bar:
-        chunks = (one for place, path in enumerate(paths) for one in _chunks(path, readings[place], place))
+        chunks = (
+            one for place, path in enumerate(paths) for one in _chunks(path, names[place], readings[place], place)
+        )
         for lines, encoded, one in _rated_chunks(chunks, job, done, used):
             write(encoded)
             found.add(one)
@@ -208,6 +215,22 @@ def response_files(source: Path) -> list[Path]:
         if found := sorted(source.rglob(pattern)):
             return found
     return files(source)
+
+
+# e.g. told_apart([Path("a/fr.csv"), Path("b/fr.csv"), Path("ru.csv")]) → ["a/fr.csv", "b/fr.csv", "ru.csv"]
+# e.g. told_apart([Path("a/fr.csv"), Path("b/ru.csv")]) → ["fr.csv", "ru.csv"]
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """What files are called beside each other: by their names or, where some are alike, with the folders before."""
+    depth, names = 1, [path.name for path in paths]
+    while len(set(names)) < len(set(paths)):
+        depth += 1
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+    return names
+
+
+# e.g. _bare("a/fr.jsonl") → "a/fr"
+def _bare(name: str) -> str:
+    return name.removesuffix(Path(name).suffix)
 
 
 def file_rows(path: Path) -> Iterator[Row]:
@@ -278,16 +301,16 @@ def _keys_in(path: Path) -> array[int]:
     return array("Q", path.read_bytes())
 
 
-def _chunks(path: Path, reading: Reading, place: int) -> Iterator[Chunk]:
+def _chunks(path: Path, name: str, reading: Reading, place: int) -> Iterator[Chunk]:
     if not _by_lines(path):
         read = file_rows(path)
         while some := list(islice(read, ROWS_AT_ONCE)):
-            yield Chunk(path, reading, place, some)
+            yield Chunk(path, name, reading, place, some)
         return
     with path.open("rb") as file:
         first = 1
         while lines := file.readlines(CHUNK_BYTES):
-            yield Chunk(path, reading, place, lines, first)
+            yield Chunk(path, name, reading, place, lines, first)
             first += len(lines)
 
 
@@ -305,11 +328,11 @@ def _rate_chunk(chunk: Chunk, job: Job, done: array[int] | Path) -> tuple[bytes,
             continue
         for record in made:
             ratings = _ratings(record, job, known, found.counts, encoded)
-            group = _group(record, row, job.by, chunk.path)
+            group = _group(record, row, job.by, chunk.name)
             if job.counted:
                 count(found.tally, record, ratings, group, chunk.place << 40 | row.number)
             if job.keep:
-                found.kept.append((group or str(record.get("model") or chunk.path.stem), record, ratings))
+                found.kept.append((group or str(record.get("model") or _bare(chunk.name)), record, ratings))
     return b"".join(encoded), found
 
 
@@ -327,13 +350,13 @@ def _rows_in(chunk: Chunk) -> Iterator[Row]:
 
 def _name(chunk: Chunk, row: Row, job: Job) -> int | str:
     """What a response without an id is called: by its line, and its file where there are several."""
-    return f"{chunk.path.stem}:{row.number}" if job.several else row.number
+    return f"{_bare(chunk.name)}:{row.number}" if job.several else row.number
 
 
-def _group(record: dict[str, Any], row: Row, by: str | None, path: Path) -> str:
+def _group(record: dict[str, Any], row: Row, by: str | None, name: str) -> str:
     if by is None:
         return ""
-    value = path.name if by == "file" else look(row.record, by)
+    value = name if by == "file" else look(row.record, by)
     return str(record.get(by, "–") if value is None else value)
 
 

@@ -135,12 +135,25 @@ def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         owner = _owner(model, item["loc"][:-1]) or model
         choices = [name for name in owner.model_fields if owner is not RunConfig or name not in FILLED_IN]
-        return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {nearest(location[-1], choices)}"
+        hint = _elsewhere(location[-1]) if model in (Study, RunConfig) else ""
+        return f"{'.'.join(location)}: unknown setting '{location[-1]}'; {hint}{nearest(location[-1], choices)}"
     message = item["msg"].removeprefix("Value error, ")
     if not location:
         return message
     shown = "" if location[-1] == "api_key_env" else f" (found {redacted(repr(_masked(item['input']))):.100})"
     return f"{'.'.join(location)}: {message}{shown}"
+
+
+# e.g. _elsewhere("exclude") → "it stands at the top of the file; "
+# e.g. _elsewhere("rank") → "it is a setting of training.adaptation; "
+def _elsewhere(name: str) -> str:
+    """Where a setting stands that was written in a wrong place; "" for what is none."""
+    if name in Study.model_fields:
+        return "it stands at the top of the file; "
+    own = {f"training.{key}": field for key, field in RunConfig.model_fields.items() if key not in FILLED_IN}
+    sections = {key: section_class(field.annotation) for key, field in {**own, **Study.model_fields}.items()}
+    places = [key for key, kind in {**sections, "training": RunConfig}.items() if kind and name in kind.model_fields]
+    return f"it is a setting of {' or '.join(places)}; " if places else ""
 
 
 # e.g. _masked({"model": "m", "api_key_env": "sk-proj-1234"}) → {"model": "m", "api_key_env": "[hidden]"}
