@@ -198,6 +198,7 @@ def _beside(names: Sequence[str]) -> Iterator[list[Callable[[str], None]]]:
         yield [lambda piece, place=place: tell(place, piece) for place in range(len(names))]  # type: ignore[misc]
 
 
+# e.g. _clean("a\x1b[31mb\x07") → "a [31mb "
 def _clean(text: str) -> str:
     """A reply without what would steer the terminal."""
     return "".join(one if one.isprintable() or one == "\n" else " " for one in text)

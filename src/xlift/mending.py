@@ -118,6 +118,7 @@ def drawn_back(source: str, base: str, folder: Path, weight: float = 0.5, offlin
         load_tokenizer(tuned.tokenizer, tuned.revision).save_pretrained(made)
 
 
+# e.g. _rounded(0.00031623) → 0.000316
 def _rounded(rate: float) -> float:
     return float(f"{rate:.3g}")
 

@@ -22,6 +22,7 @@ WholeTold = Callable[[float, float], str]
 """What is told of the whole, from the seconds that a unit (a step, a reply) takes now and the units left on the bar."""
 
 
+# e.g. place_of("rate", STAGES) → "stage 3 of 5"
 def place_of(stage: str, stages: Sequence[str]) -> str:
     return f"stage {stages.index(stage) + 1} of {len(stages)}"
 

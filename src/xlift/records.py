@@ -442,6 +442,7 @@ def _check_extras(record: dict[str, Any], where: str) -> list[str]:
     return problems
 
 
+# e.g. [_kind(value) for value in ("a", 1, None, {})] → ["text", "int", "nothing", "dict"]
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"

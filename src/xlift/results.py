@@ -66,6 +66,7 @@ def _factors_of(runs: Sequence[RunFolder]) -> tuple[dict[str, Any], list[dict[st
     return columns, rows
 
 
+# e.g. [_word(value) for value in (True, 0.5)] → ["true", "0.5"]
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -87,6 +87,7 @@ def middle(text: str, room: int) -> str:
     return set_cell_size(text, room - 1 - cell_len(text[-end:])).rstrip() + "…" + text[-end:]
 
 
+# e.g. [_padded("94%", 5, True), _padded("fr", 5, False)] → ["  94%", "fr   "]
 def _padded(cell: str, width: int, right: bool) -> str:
     # A wide character takes two places, a combining one none: str.ljust counts each as one.
     space = " " * (width - cell_len(cell))

@@ -85,6 +85,7 @@ def _by_person(tables: Numbers, pairs: Integers, people: int) -> Sums:
     return {"own": own, "others": total - own}
 
 
+# e.g. [_number(value) for value in (0.5, float("nan"))] → [0.5, None]
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 

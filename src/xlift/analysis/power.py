@@ -27,6 +27,7 @@ POWER_COLUMNS: dict[str, Any] = {
 }
 
 
+# e.g. round(power_of_t(0.14, 0.05, 99), 2) → 0.79
 def power_of_t(difference: float, error: float, freedom: float, alpha: float = 0.05) -> float:
     """Power of the two-sided t test to find, with its sign, a difference whose estimate has standard error `error`."""
     critical, shift = float(stdtrit(freedom, 1 - alpha / 2)), abs(difference) / error
@@ -81,6 +82,7 @@ def _seeds(seeds: int, seed_spread: float) -> tuple[tuple[float, ...], tuple[int
     return ((seed_spread**2 / seeds,) * 2, (seeds - 1,) * 2) if counted else ((), ())
 
 
+# e.g. [round(one, 3) for one in _error(0.5, 100, (), ())] → [0.05, 99.0]
 def _error(
     spread: float, prompts: int, seed_variances: Sequence[float], freedoms: Sequence[int]
 ) -> tuple[float, float]:

@@ -224,6 +224,7 @@ def progress(campaign: Campaign) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+# e.g. [_number(cell) for cell in ("2", "x")] → [2, "x"]
 def _number(cell: str) -> int | str:
     return int(cell) if cell.isdecimal() else cell
 

@@ -27,6 +27,7 @@ def wrong_judgement(sent: Any) -> str | None:
     return "the reason is too long" if _is_cannot(value) and len(value["cannot"]) > MAX_REASON else None
 
 
+# e.g. [_is_cannot(value) for value in (1, {"cannot": "language"})] → [False, True]
 def _is_cannot(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"cannot"} and isinstance(value["cannot"], str)
 

@@ -176,6 +176,7 @@ def run(app: ASGIApp, listener: socket.socket, proxy: str = "") -> None:
     quiet.tell(at_end=True)
 
 
+# e.g. trusted("10.0.0.1, 192.168.0.0/16") → ["10.0.0.1", "192.168.0.0/16"]
 def trusted(proxy: str) -> list[str]:
     """The addresses and networks that `--proxy` names. Raises ConfigError with every one that is none."""
     names = [name.strip() for name in proxy.split(",") if name.strip()]

@@ -26,6 +26,7 @@ def spoken(code: str) -> str:
     return code if code in TEXTS else "en"
 
 
+# e.g. [direction(code) for code in ("ar", "fr")] → ["rtl", "ltr"]
 def direction(code: str) -> str:
     return "rtl" if get_language(code).right_to_left else "ltr"
 

@@ -177,6 +177,7 @@ def _parsed(value: Any) -> Any:
         return value
 
 
+# e.g. [_whole(value) for value in (3.0, 0.5, "a")] → [3, 0.5, "a"]
 def _whole(value: Any) -> Any:
     """Whole numbers as such: tables may hold them as 3.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

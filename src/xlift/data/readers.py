@@ -159,6 +159,7 @@ def _with_context(record: dict[str, Any], context: str, reply: str) -> list[Mess
     return _single(user, _text(record, reply))
 
 
+# e.g. _history([["Hi", "Hello."]]) → [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 def _history(history: Any) -> list[Message]:
     """Earlier turns as pairs of the user's and the assistant's."""
     pairs = history or []
@@ -279,6 +280,7 @@ def _holds(record: dict[str, Any], field: str, kind: type) -> bool:
     return isinstance(turns, list) and bool(turns) and isinstance(turns[0], kind)
 
 
+# e.g. is_oasst_row({"message_id": "1", "parent_id": None, "text": "a", "role": "prompter"}) → True
 def is_oasst_row(record: dict[str, Any]) -> bool:
     return {"message_id", "role", "text"} <= set(record)
 

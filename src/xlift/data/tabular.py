@@ -328,6 +328,7 @@ def _is_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
+# e.g. _after_blanks("[ , 3]", 1, ",") → 4
 def _after_blanks(text: str, position: int, marks: str = "") -> int:
     """The next place that is no blank of JSON and none of the marks."""
     while text[position] in f" \t\r\n{marks}":
@@ -413,6 +414,7 @@ def _csv_record(header: list[str], found: list[str], where: str) -> dict[str, An
     return cells | held
 
 
+# e.g. [_holds_json("messages", cell) for cell in ('[{"role": "user"}]', "plain")] → [True, False]
 def _holds_json(name: str, cell: str) -> bool:
     start, end = cell.strip()[0], cell.strip()[-1]
     return name in STRUCTURED and start + end in {"[]", "{}"}

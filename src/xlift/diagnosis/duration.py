@@ -66,5 +66,6 @@ def operations_a_second(placement: Placement, rows: int, seconds: float = 0.2) -
     return 2 * rows * MATRIX_SIDE * MATRIX_SIDE / _middle(times)
 
 
+# e.g. _middle([3.0, 1.0, 2.0]) → 2.0
 def _middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]

@@ -126,6 +126,7 @@ def _figures(row: LanguageRow) -> dict[str, Any]:
     return figures
 
 
+# e.g. least_shares(["0.9", "fr=0.5"], ["en", "fr"]) → {"en": 0.9, "fr": 0.5}
 def least_shares(given: Sequence[str], languages: Sequence[str]) -> dict[str, float]:
     """`fr=0.95` and `0.9` (all languages) as the least share of right answers by language. Raises ConfigError."""
     limits: dict[str, float] = {}

@@ -93,6 +93,7 @@ def _public(settings: Settings) -> bytes:
     return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110).encode()
 
 
+# e.g. [is_archive(Path(name)) for name in ("study.tar.xz", "study")] → [True, False]
 def is_archive(source: Path) -> bool:
     """Whether a file is called as an archive is."""
     return source.name.endswith(ENDING)

@@ -137,6 +137,7 @@ def across_records(items: Items) -> dict[str, Any]:
     return {"kappa": [one._asdict() for one in across_languages(items)], "shift": moved}
 
 
+# e.g. _interval(0.5, 0.25, 0.75, False) → "0.50 [0.25, 0.75]"
 def _interval(value: float | None, low: float | None, high: float | None, signed: bool = False) -> str:
     if value is None:
         return "–"

@@ -75,6 +75,7 @@ def read_preference(text: str) -> str | None:
     return said[0] if len(set(said)) == 1 and said[0] in PREFERENCES else None
 
 
+# e.g. _answer_of("<think>Hm.</think> {}") → "{}"
 def _answer_of(text: str) -> str:
     """The reply without its reasoning."""
     return without_reasoning(text[-READ_CHARACTERS:]).strip()
@@ -111,6 +112,7 @@ JsonObject = tuple[tuple[str, Any], ...]
 """A JSON object as it is written: a name may stand in it twice."""
 
 
+# e.g. list(_objects('Sure: {"fluency": 2}')) → [(("fluency", 2),)]
 def _objects(text: str) -> Iterator[JsonObject]:
     """Every outermost JSON object in a text."""
     decoder, place, scanned = json.JSONDecoder(object_pairs_hook=tuple), text.find("{"), 0

@@ -475,6 +475,7 @@ def _count(number: int) -> str:
     return f"{number:,}" if number else "–"
 
 
+# e.g. [_time(None), _time(90.0)] → ["–", "1 min 30 s"]
 def _time(seconds: float | None) -> str:
     return "–" if not seconds else duration(seconds)
 

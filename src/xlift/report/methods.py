@@ -120,6 +120,7 @@ def _facts(run: RunFolder) -> dict[str, Any]:
     return run.config.model_dump(mode="json", include=kept) | facts
 
 
+# e.g. list(_lines({"a": {"b": 1}, "c": [2, 3]}, "")) → [("a.b", "1"), ("c", "[2, 3]")]
 def _lines(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """A tree of settings as (path, value), one line a leaf."""
     if isinstance(value, dict) and value:

@@ -137,6 +137,7 @@ def _shown(scale: Scale, sections: list[Section]) -> bool:
     return any(block.scale == scale.slug for section in sections for block in section.blocks)
 
 
+# e.g. _own_names('<g id="a"><use href="#a"/></g>', "f1") → "<g id=\"f1-a\"><use href=\"#f1-a\"/></g>"
 def _own_names(svg: str, name: str) -> str:
     """An SVG whose ids no other figure of the page has."""
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

@@ -154,6 +154,7 @@ def _without(features: Features, name: str) -> Features:
     return features._replace(**{name: "max_completion_tokens" if name == "tokens" else False})  # type: ignore[arg-type]
 
 
+# e.g. model_names({"data": [{"id": "a"}, {"id": 5}]}) → ["a"]
 def model_names(listing: Any, most: int = 20) -> list[str]:
     """The names in a server's list of models."""
     rows = listing.get("data") if isinstance(listing, dict) else None

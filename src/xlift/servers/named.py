@@ -18,6 +18,7 @@ def is_served(name: str) -> bool:
     return is_address(name) or name.endswith(".gguf")
 
 
+# e.g. [is_address(name) for name in ("http://localhost:8000/v1", "google/gemma")] → [True, False]
 def is_address(name: str) -> bool:
     """Whether a model is called by the address of its server."""
     return name.startswith(("http://", "https://"))

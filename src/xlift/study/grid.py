@@ -31,6 +31,7 @@ def matches(run: RunConfig, rule: dict[str, Any]) -> bool:
     )
 
 
+# e.g. _setting({"adaptation": {"rank": 4}}, "adaptation.rank") → 4
 def _setting(settings: dict[str, Any], key: str) -> Any:
     found: Any = settings
     for part in key.split("."):

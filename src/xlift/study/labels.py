@@ -85,6 +85,7 @@ def _source_text(source: Source) -> str:
     return " ".join([source.path, *(f"{key}={_joined(value)}" for key, value in told.items())])
 
 
+# e.g. _joined(["q_proj", "v_proj"]) → "[q_proj, v_proj]"
 def _joined(value: Any) -> Any:
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else value
 
@@ -222,6 +223,7 @@ def _distinct(labels: Sequence[str], identities: Sequence[str]) -> list[str]:
     return [found[identity] for identity in identities]
 
 
+# e.g. _with_hash("lora-r16", "ab12") → "lora-r16-ab12"
 def _with_hash(label: str, ending: str) -> str:
     start = label.encode()[: LONGEST_LABEL - len(ending) - 1].decode(errors="ignore").rstrip("-.")
     return f"{start}-{ending}".lstrip("-")

@@ -165,6 +165,7 @@ def _spoilt(content: str, own: str, target: str, known: Known) -> Iterator[str]:
             yield from (piece.text for piece in fragments(text) if piece.said)
 
 
+# e.g. _is_spoilt("Run `a.py`.", "Lancez a.py.") → True
 def _is_spoilt(text: str, said: str | None) -> bool:
     return bool(said) and Counter(kept_in(text)) != Counter(kept_in(str(said)))
 

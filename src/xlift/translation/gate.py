@@ -61,11 +61,13 @@ def lost_numbers(source: str, translation: str) -> list[str]:
     return [number for number in lost.elements() if len(number) > 1]
 
 
+# e.g. _numbers("1,200 eggs in 3 boxes") → ["1200", "3"]
 def _numbers(text: str) -> list[str]:
     found = _NUMBER.findall(KEPT.sub(" ", without_code(text)))
     return ["".join(str(unicodedata.digit(one)) for one in number if one.isdigit()) for number in found]
 
 
+# e.g. copied("Why is the sky blue?", "Why is the sky blue?") → True
 def copied(source: str, translation: str) -> bool:
     """Whether a text came back as it was: prose that is code or a name as a whole may."""
     words = KEPT.sub(" ", without_code(source)).split()

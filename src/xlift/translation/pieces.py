@@ -126,6 +126,7 @@ def joined(found: Sequence[Piece], translate: Callable[[str], str], target: str)
     return "".join(texts)
 
 
+# e.g. kept_in("Open `a.py` at https://a.org.") → ["`a.py`", "https://a.org"]
 def kept_in(text: str) -> list[str]:
     """What stays as it is in a sentence, in its order."""
     return [found[0] for found in KEPT.finditer(text)]

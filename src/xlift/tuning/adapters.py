@@ -85,6 +85,7 @@ def _other_layers(model: Any, layers: str | list[int] | None) -> str | None:
     return rf"{re.escape(name)}\.({'|'.join(others)})\..*" if others else None
 
 
+# e.g. [sorted(_counted(layers, 4)) for layers in ("first 1", "last 2")] → [[0], [2, 3]]
 def _counted(layers: str, count: int) -> set[int]:
     """Of 4 layers, `first 1` is 0, `last 1` is 3, `all-but-last 1` are 0 to 2."""
     kind, _, number = layers.partition(" ")

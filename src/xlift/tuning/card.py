@@ -54,6 +54,7 @@ def public_settings(study: Study) -> str:
     return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
 
 
+# e.g. without_paths({"model": "/home/ana/gemma", "hub": "google/gemma"}) → {"model": "gemma", "hub": "google/gemma"}
 def without_paths(told: Any) -> Any:
     """Settings in which an absolute path is its last part; of a source's, as of a model's folder."""
     if isinstance(told, dict):

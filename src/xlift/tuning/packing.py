@@ -19,6 +19,7 @@ from xlift.tuning.templates import Encoded
 IGNORED = -100
 
 
+# e.g. sorted(itertools.islice(example_order(3, seed=0), 3)) → [0, 1, 2]
 def example_order(count: int, seed: int) -> Iterator[int]:
     """Endless indices of `count` examples, freshly shuffled in every epoch."""
     for epoch in itertools.count():
