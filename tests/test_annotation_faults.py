@@ -44,7 +44,6 @@ from xlift.annotation.server import OnceAMinute, trusted
 from xlift.annotation.words import TEXTS
 from xlift.errors import ConfigError
 
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 HALF_HEAD = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 
 

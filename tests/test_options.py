@@ -26,10 +26,9 @@ from xlift.study.loading import load_study
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 MODES: dict[str, Modes] = {
     **{"rate": ratings._RATE, "judge": ratings._JUDGE, "annotate": ratings._ANNOTATE, "clean": studies._CLEAN},
-    "check": studies._CHECK,
-    "mend": studies._MEND,
+    **{"check": studies._CHECK, "mend": studies._MEND, "report": studies._REPORT},
     **{"translate": data._TRANSLATE, "import": data._IMPORT},
-    **{"diagnose": models._DIAGNOSE, "export": models._EXPORT},
+    **{"diagnose": models._DIAGNOSE, "export": models._EXPORT, "chat": models._CHAT},
 }
 """Commands that can be asked for several things, and the options that each takes."""
 ALWAYS = {
@@ -37,11 +36,9 @@ ALWAYS = {
     "run": {"out", "offline", "skip_unfit", "as_json"},
     "train": {"out", "offline", "skip_unfit", "as_json"},
     "generate": {"out", "offline", "as_json"},
-    "report": {"out", "format_", "as_json"},
     "agreement": {"as_json"},
     "compare": {"study", "rater", "split", "as_json"},
     "serve": {"port", "offline"},
-    "chat": {"model", "api_key_env", "system", "language", "ratings", "max_new_tokens", "offline"},
     "ls": {"as_json"},
     "view": {"port"},
     "verify": {"as_json"},
@@ -49,6 +46,7 @@ ALWAYS = {
 """Options that apply however the command is asked."""
 WORDS = {
     "STUDY": "study",
+    "STUDY…": "other",
     "FILE.jsonl": "responses.jsonl",
     "SOURCE": "study",
     "NAME": "ana",
@@ -118,6 +116,23 @@ def test_an_option_that_does_not_apply_is_refused_by_name(
     named = re.findall(r"error: (--[\w-]+) does not apply", said)
     assert flag in named or set(named) & set(mode.split()) or "--total" in named
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("export run --to exported --private", "--private does not apply without --push"),
+        ("report a b training.steps=3 --out page", "several studies are shown as they are, without training.steps=3"),
+    ],
+)
+def test_what_goes_with_another_word_alone_is_refused_without_it(
+    line: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["xlift", *line.split()])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert said in capsys.readouterr().err
 
 
 def test_the_number_of_requests_under_way_does_not_apply_to_batches(

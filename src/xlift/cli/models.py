@@ -75,8 +75,15 @@ def diagnose(
         raise typer.Exit(1)
 
 
+_CHAT: Modes = {
+    "MODEL": {"system", "language", "ratings", "max_new_tokens", "offline"},
+    "http://…": {"model", "api_key_env", "system", "language", "ratings", "max_new_tokens", "offline"},
+}
+
+
 @app.command()
 def chat(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -94,7 +101,9 @@ def chat(
 ) -> None:
     """Talk to a run or a model, or to several side by side, a line a turn; an empty line or Ctrl-D ends."""
     from xlift.chat import talk
+    from xlift.servers.named import is_address
 
+    refuse_others(context, "http://…" if any(map(is_address, models)) else "MODEL", _CHAT)
     talk(models, system, max_new_tokens, offline, (model, api_key_env), language, ratings)
 
 
@@ -146,6 +155,8 @@ def export(
 
     asked = " --archive" if archive else " --data" if data else " --adapter" if adapter else ""
     refuse_others(context, "SOURCE --to DIR" + asked, _EXPORT)
+    if private and push is None:
+        raise ConfigError("--private does not apply without --push", "--push OWNER/NAME --private, or leave it out")
     repository = checked_name(push)
     if archive:
         from xlift.export.archive import write_archive

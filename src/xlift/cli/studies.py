@@ -175,8 +175,12 @@ def generate(
     stage("generate_stage", study, overrides, out, offline, as_json)
 
 
+_REPORT: Modes = {"STUDY": {"out", "format_", "as_json"}, "STUDY STUDY… --out DIR": {"out"}}
+
+
 @app.command()
 def report(
+    context: typer.Context,
     study: StudyFile,
     overrides: Overrides = None,
     out: Out = None,
@@ -186,9 +190,12 @@ def report(
     """Write the report from what there is, as a page, as Markdown, or its tables alone; one page of several studies."""
     from xlift.report.page import write_report
 
-    others = [Path(one) for one in overrides or [] if "=" not in one]
+    others = [one for one in overrides or [] if "=" not in one]
+    refuse_others(context, list(_REPORT)[bool(others)], _REPORT)
     if others:
-        return _side_by_side([study, *others], out)
+        if changed := [one for one in overrides or [] if "=" in one]:
+            raise ConfigError(f"several studies are shown as they are, without {', '.join(changed)}", "leave it out")
+        return _side_by_side([study, *map(Path, others)], out)
     workspace = workspace_of(study, overrides, out)
     path = write_report(workspace, format_)
     print_result(workspace, path, as_json)
