@@ -123,12 +123,15 @@ def test_an_option_that_does_not_apply_is_refused_by_name(
     [
         ("export run --to exported --private", "--private does not apply without --push"),
         ("report a b training.steps=3 --out page", "several studies are shown as they are, without training.steps=3"),
+        ("rate responses.jsonl results/a", "results/a: a study is rated alone"),
     ],
 )
 def test_what_goes_with_another_word_alone_is_refused_without_it(
     line: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "a").mkdir(parents=True)
+    (tmp_path / "results" / "a" / "study.yaml").touch()
     monkeypatch.setattr(sys, "argv", ["xlift", *line.split()])
     with pytest.raises(SystemExit):
         cli.main()

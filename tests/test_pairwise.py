@@ -11,6 +11,10 @@ import pytest
 from judge_server import Act, Script, serving
 from test_judging import QUICK, judge_at
 
+from xlift.disk import write_jsonl
+from xlift.errors import ConfigError
+from xlift.importing import Wanted, import_study
+from xlift.judging.judges import judge_pair
 from xlift.judging.pairs import (
     Pair,
     compare_pairs,
@@ -150,3 +154,15 @@ def test_the_table_names_languages_and_counts(tmp_path: Path) -> None:
     assert found[0].wins.rated == 8
     assert "100%" in lines[4]
     assert max(map(len, comparison_table(found, "a" * 60, "b" * 60).splitlines())) <= 80
+
+
+def test_two_runs_of_a_study_are_paired_and_one_beside_itself_is_refused(tmp_path: Path) -> None:
+    for name, text in (("a", "good"), ("b", "bad")):
+        asked = [one | {"prompt": one["messages"][0]["content"]} for one in side(name, 2, text)]
+        kept = ("id", "language", "prompt", "text")
+        write_jsonl(tmp_path / f"in/{name}.jsonl", [{key: one[key] for key in kept} for one in asked])
+    study = import_study(tmp_path / "in", tmp_path / "study", Wanted()).path
+    judge = Judge(model="m", base_url="http://127.0.0.1:9/v1")
+    assert "4 pairs, 8 calls" in judge_pair(study, judge, "a", "b", True).text
+    with pytest.raises(ConfigError, match="one run, not two"):
+        judge_pair(study, judge, "a", "a", True)

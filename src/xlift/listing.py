@@ -93,9 +93,12 @@ def _result(shares: dict[str, float]) -> list[str]:
     return [f"{sum(others.values()) / len(others):.0%}", f"{others[worst]:.0%} {get_language(worst).code}"]
 
 
+# e.g. _stage_text({"stages": {"manifest.json": "a/b: not JSON: …"}, "in_study": True}) → "manifest.json not JSON"
 # e.g. _stage_text({"stages": {"train": "done", "generate": "interrupted"}, "in_study": True}) → "generate interrupted"
 def _stage_text(run: dict[str, Any]) -> str:
-    open_ones = [f"{name} {state}" for name, state in run["stages"].items() if state != "done"]
+    # Of a damaged manifest the reason alone, not where it is nor what a parser says: the table must stay one.
+    states = {name: state.split(": ")[1] if ": " in state else state for name, state in run["stages"].items()}
+    open_ones = [f"{name} {state}" for name, state in states.items() if state != "done"]
     whole = {"generate", "rate"} <= run["stages"].keys()
     there = "done" if whole else f"{list(run['stages'])[-1]} done" if run["stages"] else "not started"
     told = ", ".join(open_ones) or there

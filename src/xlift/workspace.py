@@ -194,14 +194,14 @@ _OWN = re.compile(
 def refuse_foreign(folder: Path) -> None:
     """Raises ConfigError for a folder that holds something else than a study: nothing of the user's is touched."""
     if folder.is_file():
-        raise ConfigError(f"{folder}: a file, not a folder for a study", "choose another --out")
+        raise ConfigError(f"{folder}: a file, not a folder for a study", "choose another folder")
     if not folder.is_dir() or (folder / "study.yaml").is_file():
         return
     foreign = sorted(path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name))
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         problem = f"{folder}: no study folder; it holds {', '.join(foreign[:3])}{more}"
-        raise ConfigError(problem, "choose another --out: a new or empty folder, or one of a study")
+        raise ConfigError(problem, "choose another folder: a new or empty one, or one of a study")
 
 
 def is_created(folder: StudyFolder, prompts: list[Any]) -> bool:

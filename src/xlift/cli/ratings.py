@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,6 +72,8 @@ def rate(
 
     mode = "STUDY" if len(sources) == 1 and is_study(sources[0]) else "FILE"
     refuse_others(context, mode, _RATE)
+    if studies := [one for one in sources if mode == "FILE" and (one / "study.yaml").is_file()]:
+        raise ConfigError(f"{studies[0]}: a study is rated alone", f"xlift rate {shlex.quote(str(studies[0]))}")
     names = None if raters is None else checked_raters(name.strip() for name in raters.split(","))
     if mode == "STUDY":
         stage("rate_stage", sources[0], None, None, True, as_json, raters=names)

@@ -192,6 +192,8 @@ def judge_pair(source: Path, judge: Judge, first: str, second: str, dry: bool) -
 
     workspace = find_study(source)
     one, other = (_run_named(workspace, name) for name in (first, second))
+    if one == other:
+        raise ConfigError(f"--pair {first} {second}: one run, not two", "xlift ls STUDY shows the runs")
     pairs = compared.pairs_of(*(_answers(workspace, run) for run in (one, other)))
     if not pairs:
         raise DataError(f"{first} and {second} have not answered the same prompts", "xlift generate STUDY")
