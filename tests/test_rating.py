@@ -168,7 +168,7 @@ def test_chunks_are_all_lines_in_order_with_their_numbers(
     lines = [b"x" * (i % 7) * 40 + b"\n" for i in range(200)] + [b"no end"]
     source = write(tmp_path / "lines.jsonl", lines)
     monkeypatch.setattr(files, "CHUNK_BYTES", size)
-    chunks = list(files._chunks(source, Reading("records of xlift", {}, {}), 0))
+    chunks = list(files._chunks(source, source.name, Reading("records of xlift", {}, {}), 0))
     numbered = [(chunk.first + i, line) for chunk in chunks for i, line in enumerate(chunk.rows)]
     assert numbered == list(enumerate(lines, start=1))
     assert all(len(b"".join(chunk.rows[:-1])) <= size for chunk in chunks)
