@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from xlift.data.prompts import load_prompts
 from xlift.generation.adapters import Adapter, part_of
 from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose
-from xlift.generation.engine import Reply, closed_up, decode
+from xlift.generation.engine import BatchOf, Reply, answering, closed_up, decode
 from xlift.models import adapter_layers, unwrapped
 from xlift.study.data import Prompts
 from xlift.study.served import Decoding
@@ -49,13 +50,15 @@ def answers(
     chat: ChatFormat,
     which: Sequence[int] = range(len(TEXTS)),
     languages: Sequence[str] = ("ru", "fr"),
+    batch_of: BatchOf | None = None,
     **settings: Any,
 ) -> dict[int, Reply]:
     prompts = [chat.encode_prompt([{"role": "user", "content": TEXTS[i]}]) for i in which]
     found: dict[int, Reply] = {}
     decoding = Decoding(**({"max_new_tokens": 12} | settings))
     keys, said = [TEXTS[i] for i in which], [languages[i % len(languages)] for i in which]
-    decode(model, chat, prompts, keys, decoding, lambda at, reply: found.update({which[at]: reply}), said)
+    take = partial(decode, model, chat, prompts, keys, decoding, lambda at, reply: found.update({which[at]: reply}))
+    take(said, batch_of=batch_of)
     return found
 
 
@@ -250,4 +253,7 @@ def test_each_row_is_moved_towards_its_own_language(name: str, model_of: Any, ch
     assert moved != plain
     assert answers(model, chat, [3], steer=4.0) == {3: moved[3]}
     assert answers(model, chat, languages=["en"], steer=4.0) == plain
+    # As checkpoints of a study answer: the model is set up once for all of them.
+    with answering(model) as batch_of:
+        assert answers(model, chat, batch_of=batch_of, steer=4.0) == moved
     assert not [one for one in model.modules() if one._forward_hooks]

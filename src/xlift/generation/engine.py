@@ -21,7 +21,7 @@ from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose, generator_of
 from xlift.generation.padded import Padded
 from xlift.generation.products import fast_products
-from xlift.generation.slots import Slots, has_slots, slot_attention
+from xlift.generation.slots import Slots, has_slots, plain_attention, slot_attention
 from xlift.generation.steering import language_vectors, steered
 from xlift.memory import free_memory, out_of_memory
 from xlift.models import Placement
@@ -166,7 +166,8 @@ class _Work:
             yield
             return
         codes = list(dict.fromkeys(self.languages))
-        vectors = language_vectors(self.model, self.chat, codes, self.decoding.steer_layers)
+        with plain_attention(self.model):
+            vectors = language_vectors(self.model, self.chat, codes, self.decoding.steer_layers)
 
         def owners() -> torch.Tensor:
             if self.batch is None:  # the model is being tried out

@@ -75,10 +75,23 @@ def slot_attention(model: Any) -> Iterator[None]:
     before = model.config._attn_implementation
     AttentionInterface.register(ATTENTION, _attention)
     model.set_attn_implementation(ATTENTION)
+    model.attends_without_slots = before
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+        del model.attends_without_slots
+
+
+@contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """While it lasts, the model reads whole texts, also within `slot_attention`."""
+    now = model.config._attn_implementation
+    model.set_attn_implementation(getattr(model, "attends_without_slots", now))
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(now)
 
 
 def _attention(
