@@ -111,7 +111,7 @@ def test_exhausted_retries_are_missing_with_a_reason_and_tried_again_by_the_next
         assert {one["value"] for one in ratings} == {None}
         assert {one["reason"] for one in ratings} == {"503: overloaded"}
         assert outcome.unanswered == 3
-        assert "tried again by the next run" in outcome_text(outcome)
+        assert "tried again by the next run\nthe first: 503: overloaded" in outcome_text(outcome)
         outcome, _ = judged(tmp_path, settings, records(3))
         assert outcome.responses == 3
         current = current_judge_ratings(tmp_path / "ratings.jsonl", records(3), settings)

@@ -51,7 +51,8 @@ def study_pace(
         own = sum(units_left(workspace, run, stage) or 0 for run in group) if stage == "generate" else left
         now = [own * speed] if speed else [_forecast_of(workspace, run, stage) for run in group]
         seconds = [*now, *(_seconds(workspace, run, stage, units, speed) for run, units in others), *then]
-        known = sum(one for one in seconds if one is not None)
+        # Of a single run alone the bar itself says when it ends.
+        known = sum(one for one in seconds if one is not None) if places else 0.0
         least = "over " if None in seconds or (stages and workspace.study.judges) else ""
         return f"{whole}, {'study' if stages else 'stage'} ETA {least}{duration(known)}" if known else whole
 

@@ -41,7 +41,8 @@ _OUTPUT_TOKENS = {"all": 60.0, "each": 45.0}
 @dataclass
 class JudgingOutcome:
     """What came of judging: responses rated now, ratings written and how many of them are missing, requests sent now,
-    tokens and cost of the study so far (earlier runs included), and why it stopped early, if it did."""
+    tokens and cost of the study so far (earlier runs included), why it stopped early, if it did, and why the first of
+    those that the judge did not answer was not."""
 
     responses: int = 0
     made: int = 0
@@ -52,6 +53,7 @@ class JudgingOutcome:
     output_tokens: int = 0
     cost: float = 0.0
     stopped: str | None = None
+    why_unanswered: str | None = None
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -133,6 +135,8 @@ class Display:
         outcome.made += len(ratings)
         outcome.missing += sum(rating["value"] is None for rating in ratings)
         outcome.unanswered += unanswered
+        if unanswered and not outcome.why_unanswered:
+            outcome.why_unanswered = next((rating.get("reason") for rating in ratings), None)
         self.bar.advance(1, self.note())
 
     def note(self) -> str:
@@ -273,6 +277,7 @@ def outcome_text(outcome: JudgingOutcome) -> str:
     ]
     if outcome.unanswered:
         lines.append(f"{outcome.unanswered} responses without an answer are tried again by the next run")
+        lines += [f"the first: {outcome.why_unanswered}"] if outcome.why_unanswered else []
     if outcome.stopped:
         lines.append(f"stopped: {outcome.stopped}")
     return "\n".join(lines)
