@@ -27,6 +27,7 @@ from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, to_markdown
 from xlift.report.numbers import Findings, consistency_rows, differences, findings_of, selection_rows
 from xlift.report.reading import Condition, Material, Scale, material_of
+from xlift.report.rows import MarginRow
 from xlift.report.sections import sections_of
 from xlift.report.tables import selection_tables
 from xlift.stages import rate_stage
@@ -171,12 +172,11 @@ def seeds(material: Material, scale: Scale) -> str:
     return table(heads, lines)
 
 
-def margins(material: Material, found: Findings) -> str:
-    """How far each checkpoint leans to the user's language, without generating."""
-    codes = [code for code in material.languages if code != "en"]
-    told = {(row.run, row.language): row for row in found.margins}
+def without_generating(rows: Sequence[MarginRow], codes: Sequence[str]) -> str:
+    """What was measured of each checkpoint without an answer: how it leans, or which sentences it finds right."""
+    told = {(row.run, row.language): row for row in rows}
     heads = [Column("run"), *(Column(language_name(code), "share") for code in codes)]
-    names = list(dict.fromkeys(row.run for row in found.margins))
+    names = list(dict.fromkeys(row.run for row in rows))
     lines = [[Value(name), *(Value(*_range(told[name, code])) for code in codes)] for name in names]
     return table(heads, lines)
 
@@ -261,7 +261,8 @@ def blocks(material: Material, found: Findings) -> dict[str, Callable[[], str]]:
         "published": lambda: beside(
             material, [(best, condition(material, learning_rate=rate)) for rate in PUBLISHED], language
         ),
-        "margins": lambda: margins(material, found),
+        "margins": lambda: without_generating(found.margins, [one for one in material.languages if one != "en"]),
+        "grammar": lambda: without_generating(found.grammar, material.languages),
         "facts": lambda: facts(material),
         "seeds": lambda: seeds(material, language),
         "remedies": lambda: beside(material, [(spoilt, one) for one in others], language),
