@@ -83,7 +83,7 @@ def test_style_is_left_to_judges_and_unknown_kinds_are_missing() -> None:
         found = rate_constraint({"text": NEW_LINES, "language": "en", "constraint": constraint})
         assert found[0] is None
         assert found[2]
-    assert signature() == "constraint v3"
+    assert signature() == "constraint v4"
 
 
 HOSTILE = [
@@ -474,7 +474,9 @@ WORDS = [
     ("hi", "हिन्दी", ["यह हिन्दी।", "हिन्दी"], ["हिन्दीभाषी"]),
     ("hi", "कि", ["कि वह"], ["किताब", "की"]),
     ("ko", "사과", ["사과를", "사과는 맛있다", "사과입니다"], ["사과나무", "풋사과"]),
-    ("zh", "苹果", ["我吃苹果。", "苹果手机"], ["蘋果", "苹 果"]),
+    ("zh", "苹果", ["我吃苹果。", "苹果手机", "我吃蘋果。"], ["苹 果"]),
+    ("fa", "می‌روم", ["من می روم.", "من می‌روم."], ["من رفتم."]),
+    ("ca", "col·laborar", ["Cal col.laborar."], ["Cal cooperar."]),
     ("zh", "AI", ["使用ＡＩ技术", "ai。"], ["AIR", "MAIL"]),
     ("ja", "コーヒー", ["コーヒーを飲む", "ｺｰﾋｰ"], ["コヒー"]),
     ("th", "กาแฟ", ["ดื่มกาแฟร้อน"], ["ชา"]),
@@ -631,6 +633,12 @@ def test_another_form_of_a_word_is_neither_the_word_nor_another_word(
         ("sv", "Han bor i bl.a. Lund. Det regnar.", 2),
         ("zh", "她问：“你好吗？我很好。”大家都笑了。", 1),
         ("ja", "彼は「行かない。君は？」と言った。雨が降った。", 2),
+        ("ja", "母は「もう寝なさい!もう遅いよ!」と言った。僕は寝た。", 2),
+        ("ko", '그는 "안 가요. 당신은요?"라고 물었다. 그리고 떠났다.', 2),
+        ("pl", "W 1683 r. Sobieski wygrał bitwę. Był królem.", 2),
+        ("ru", "В 1812 г. Кутузов принял командование. Было лето.", 2),
+        ("ro", "Dna. Ionescu stă pe str. Florilor. E frumos.", 2),
+        ("en", "She was born in the U.K. She moved to the U.S. Navy base.", 2),
         ("zh", "“今天下雨。我不出门。”", 2),
         ("zh", "天气很好。她说“走吧。", 2),
     ],

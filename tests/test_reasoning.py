@@ -38,6 +38,9 @@ FORMS = {
     "harmony with a comment": f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|channel|>commentary<|message|>{THOUGHT}"
     f"<|end|><|channel|>final<|message|>{ANSWER}",
     "harmony without its tokens": f"analysis{THOUGHT}assistantfinal{ANSWER}",
+    "escaped": f"&lt;think&gt;{THOUGHT}&lt;/think&gt;{ANSWER}",
+    "labels": f"**Thinking:**\n{THOUGHT}\n\n**Answer:**\n{ANSWER}",
+    "headings": f"## Thought process\n{THOUGHT}\n\n## Final answer\n{ANSWER}",
     "harmony in lines": f"analysis\n{THOUGHT}\nassistant\nfinal\n{ANSWER}",
 }
 

@@ -29,7 +29,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 5
+VERSION = 6
 _INFLECTING = frozenset(
     "az be bg bn bs cs el et eu fi hr hu hy is ka kk kn ky la lb lt lv mk ml mr pl ro ru sk sl sq sr ta te uk".split()
 )
@@ -364,7 +364,7 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
 _UNITS = "市省县縣府州国國人语語话話式产產製制区區岛島港城江河山湖"
 NEAR = 8
 """Han characters on each side of a form that are cut into words."""
-SURELY = 0.3
+SURELY = 0.1
 """Powers of ten by which another cut into words must be likelier."""
 
 

@@ -51,8 +51,8 @@ _FORMS: dict[str, tuple[str, str]] = _CASES | {
     "it": ("[aeio]", "a|e|i|o"),
     "ro": ("[aeăiu]?", "a|e|i|ă|u|ul|ului|le|lor|ii|ilor|ei|ele|elor|uri|urile|ea|ua"),
     "de": ("e?", "e|en|er|es|s|n|em|ern|te|ten|t|st"),
-    "nl": ("e?", "s|en|e|n|t"),
-    "sv": ("[ae]?", _NORDIC),
+    "nl": ("e?", "s|en|e|n|t|eren|ers"),
+    "sv": ("[ae]?", _NORDIC + "|ern"),
     "da": ("e?", _NORDIC),
     "no": ("e?", _NORDIC),
 }
@@ -80,16 +80,18 @@ _STEMS: dict[str, list[tuple[str, str]]] = {
     "fr": [("(al|ail)$", r"(?:\1|au)"), ("f$", "[fv]")],
     "pt": [("l$", "[li]")],
     "es": [("z$", "[zc]")],
-    "it": [("([cg])$", r"\1h?")],
-    "en": [("([bdgklmnprt])$", r"\1{1,2}"), ("f$", "[fv]")],
+    "it": [("([cg])$", r"\1h?"), ("^uom$", "uom(?:in)?")],
+    "en": [("([bdgklmnprt])$", r"\1{1,2}"), ("f$", "[fv]"), ("a(n.*)$", r"[ae]\1"), ("oo", "(?:oo|ee)")],
+    "sv": [("k$", "[ck]?k"), ("([bdgprst])$", r"\1{1,2}"), ("(?<!\\[)([ao])(?=[^aeiouyåäö]*$)", r"[\1äö]")],
 }
-_STEMS |= {"sk": _STEMS["cs"], "sl": _STEMS["cs"], "sr": _STEMS["hr"]}
+_STEMS |= {"no": [("(?<!\\[)([ao])(?=[^aeiouyæøå]*$)", r"[\1eæø]")]}
+_STEMS |= {"da": _STEMS["no"], "sk": _STEMS["cs"], "sl": _STEMS["cs"], "sr": _STEMS["hr"]}
 # What may stand before a word of these.
 _BEFORE = {"id": r"\w{0,4}", "ms": r"\w{0,4}", "fil": r"\w{0,4}", "sw": r"\w{0,4}", "zu": r"\w{0,4}"}
 _CLASSES = re.compile("^(?:ki|m[wt]?|n|ma|u)(?=[^aeiou])")
 _MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"
 # Verbs and adjectives of Japanese: characters, and the kana that changes.
-_JAPANESE = re.compile("([\u4e00-\u9fff]+)[うくぐすつぬぶむるい]")
+_JAPANESE = re.compile("([\u4e00-\u9fff]+[\u3041-\u309f]?)[うくぐすつぬぶむるい]")
 
 
 def _inflected(word: str, table: dict[str, tuple[str, str]], code: str) -> str | None:
@@ -124,6 +126,8 @@ def _any_form(word: str, code: str) -> str | None:
 # e.g. other_forms("les labels indépendants.", "label", "fr") → ["labels"]
 # e.g. other_forms("о новых законах", "закон", "ru") → ["законах"]
 # e.g. other_forms("公園を走って", "走る", "ja") → ["走っ"]
+# e.g. other_forms("ケーキを食べました", "食べる", "ja") → ["食べま"]
+# e.g. other_forms("böckerna ligger där", "bok", "sv") → ["böckerna"]
 # e.g. other_forms("a category", "cat", "en") → []
 def other_forms(folded: str, phrase: str, code: str) -> list[str]:
     """What in a folded text may be a form of a folded word or phrase."""

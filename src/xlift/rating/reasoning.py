@@ -16,11 +16,11 @@ _NAMES = (
 # e.g. without_reasoning("<inner_thoughts>Hm.</inner_thoughts>Oui.") → "Oui."
 # e.g. without_reasoning("Write `<think>` first.") → "Write `<think>` first."
 _TAG = re.compile(
-    rf"(?<!`)(?:</?\s?(?:{_NAMES})(?:\s[^<>\n]{{0,60}})?>|\[/?THINK\]|◁/?think▷"
+    rf"(?<!`)(?:</?\s?(?:{_NAMES})(?:\s[^<>\n]{{0,60}})?>|&lt;/?(?:{_NAMES})&gt;|\[/?THINK\]|◁/?think▷"
     r"|<\|(?:begin|end)_of_thought\|>|<\|(?:START|END)_THINKING\|>)(?!`)",
     re.IGNORECASE,
 )
-_SHUT = re.compile(r"[<\[◁]/|<\|end", re.IGNORECASE)
+_SHUT = re.compile(r"(?:[<\[◁]|&lt;)/|<\|end", re.IGNORECASE)
 # What stands around an answer that was set off from its reasoning.
 _AROUND = re.compile(
     r"\A\s*(?:<(?:answer|response|solution|output|final)>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)"
@@ -38,6 +38,16 @@ _BARE_FINAL = re.compile(r"assistant\s{0,3}final\s{0,3}")
 _MARKS = re.compile(r"<\|[a-zA-Z_]{1,20}\|>|assistant(?=<\||\s*\Z)|\A\s*(?:<\|channel\|>\s*)?(?:analysis|commentary)")
 
 
+_SIGNS = ("<", "&lt;", "[TH", "[/", "◁")
+# e.g. without_reasoning("**Thinking:**\nThe user greets.\n\n**Answer:**\nBom dia!") → "Bom dia!"
+_LABELLED = re.compile(
+    r"\A\s*(?:\*\*|#{1,4} )?(?:my )?(?:(?:thinking|thoughts?)(?: process)?|chain of thought|internal reasoning)"
+    r"(?:\*\*)?:?(?:\*\*)?:?[ \t]*(?:\n|(?<=:)[ \t]|(?<=:\*\*)[ \t]).{1,20000}?\n\s*(?:\*\*|#{1,4} )?(?:final )?"
+    r"(?:answer|response|reply|output)(?::\*\*|\*\*:|:|\*\*(?=\n)|(?<=\w)(?=\n))\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 def reasoning_stretches(text: str) -> list[tuple[int, int]]:
     """The stretches of a text, in order, that hold reasoning or mark where it begins and ends."""
     if "<|" in text and _CHANNEL.search(text):
@@ -47,7 +57,9 @@ def reasoning_stretches(text: str) -> list[tuple[int, int]]:
         # "Analysis" alone may be the first word of an answer; touching a capital it is the name of the channel.
         if finals or re.match(r"\s*analysis[A-Z]", text):
             return [(0, finals[-1] if finals else len(text))]
-    return _tagged(text) if "<" in text or "[/" in text or "[TH" in text or "◁" in text else []
+    if labelled := _LABELLED.match(text):
+        return [labelled.span()]
+    return _tagged(text) if any(map(text.__contains__, _SIGNS)) else []
 
 
 def _final_messages(text: str) -> list[tuple[int, int]]:

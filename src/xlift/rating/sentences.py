@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from xlift.languages import known_code
+from xlift.rating.language.wordlists import zipf
 from xlift.rating.text import UNSPACED, parse_lines
 
 _CLOSERS = r"(?:[\"'”’»›)\]}」』）】》*_`]| »)*"
@@ -64,6 +65,10 @@ _CAN_END = re.compile(
 )
 # e.g. split_sentences("P.-S. : Pense au pain. J.-P. Roy", "fr") → ["P.-S. : Pense au pain.", "J.-P. Roy"]
 _DOTTED = re.compile(r"(?:[^\W\d_]{1,3}\.-?)+[^\W\d_]{1,3}")
+# What opens a sentence with a date: its abbreviation ends nothing.
+# e.g. split_sentences("W 1990 r. Wałęsa wygrał.", "pl") → ["W 1990 r. Wałęsa wygrał."]
+_DATE = re.compile(r"(?:[^\W\d_]{1,5} )?\d{1,4}(?: ?[-–] ?\d{1,4})? ?[^\W\d_]{1,2}")
+DATE_WORDS = 3
 _GERMAN_ORDINAL = re.compile(
     r"\s(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrhundert|Jh|Jahrtausend|Klasse|Platz|Weltkrieg)"
 )
@@ -97,7 +102,7 @@ def _blocks(text: str) -> list[str]:
 def split_block(block: str, language: str) -> list[str]:
     """The sentences of a text without lists and line breaks, as they stand there."""
     sentences, start = [], 0
-    quoted = _quotations(block)[::-1] if UNSPACED.search(block) else []
+    quoted = _quotations(block)[::-1] if language == "ko" or UNSPACED.search(block) else []
     # In text that is all in lower case, a lower-case letter does not say that the sentence goes on.
     following = block.upper() if block.islower() and len(block.upper()) == len(block) else block
     for stop in (_GREEK_STOP if language == "el" else _STOP).finditer(block):
@@ -112,22 +117,22 @@ def split_block(block: str, language: str) -> list[str]:
     return [*sentences, block[start:].strip()]
 
 
-_QUOTE_PAIRS = {"“": "”", "「": "」", "『": "』", "《": "》", "（": "）"}
+_QUOTE_PAIRS = {"“": "”", "「": "」", "『": "』", "《": "》", "（": "）", "‘": "’", '"': '"'}
 
 
 # e.g. _quotations("他说：“好。走吧。”然后走了。") → [(3, 10)]
 # e.g. _quotations("「好。走吧。」") → []
 def _quotations(block: str) -> list[tuple[int, int]]:
-    """Where what is quoted in Chinese or Japanese begins and ends; a quotation that is the whole block is none."""
+    """Where what Chinese, Japanese or Korean quotes begins and ends; a quotation that is the whole block is none."""
     found: list[tuple[int, int]] = []
     waiting: list[tuple[str, int]] = []
     for i, character in enumerate(block):
-        if character in _QUOTE_PAIRS:
-            waiting.append((_QUOTE_PAIRS[character], i))
-        elif waiting and character == waiting[-1][0]:
+        if waiting and character == waiting[-1][0]:
             start = waiting.pop()[1]
             if not waiting and (start > 0 or i < len(block.rstrip()) - 1):
                 found.append((start, i + 1))
+        elif character in _QUOTE_PAIRS:
+            waiting.append((_QUOTE_PAIRS[character], i))
     return found
 
 
@@ -144,7 +149,7 @@ def _ends(before: str, stop: str, closers: str, after: str, language: str) -> bo
         # Without case nothing tells a pause from an end.
         return following.isupper()
     if after[0] != " " or following.islower():
-        return bool(UNSPACED.match(after))
+        return not closers and bool(UNSPACED.match(after))
     return stop != "." or _full_stop_ends(before, following, after, language)
 
 
@@ -155,13 +160,29 @@ def _full_stop_ends(before: str, following: str, after: str, language: str) -> b
         return False
     if language == "de" and token.isdecimal() and len(token) <= 2 and _GERMAN_ORDINAL.match(after):
         return False
+    if len(words) <= DATE_WORDS and _DATE.fullmatch(before.strip()):
+        return False
     if _CAN_END.search(before):
         return True
     name = re.split("['’]", token.casefold())[-1]
-    if _BEFORE_NUMBER.fullmatch(name):
-        return not following.isdecimal()
-    initial = len(token) == 1 and token.isalpha() and not UNSPACED.match(token) and (token, language) != ("I", "en")
     own = _ABBREVIATION_IN.get(language)
     if own and own.fullmatch(name):
         return False
+    initial = len(token) == 1 and token.isalpha() and not UNSPACED.match(token) and (token, language) != ("I", "en")
+    if _BEFORE_NUMBER.fullmatch(name) and not token.isupper():
+        return not following.isdecimal()
+    if _DOTTED.fullmatch(token) and token.isupper():
+        return _begins_sentence(after, language)
     return not (_ABBREVIATION.fullmatch(name) or initial or _DOTTED.fullmatch(token))
+
+
+STARTER = 6.0
+"""Zipf frequency from which on a word with a capital begins a sentence: it is no name."""
+
+
+# e.g. split_sentences("He lives in the U.S. He likes it.", "en") → ["He lives in the U.S.", "He likes it."]
+# e.g. split_sentences("He is in the U.S. Army.", "en") → ["He is in the U.S. Army."]
+def _begins_sentence(after: str, language: str) -> bool:
+    """Whether the next word is one of the commonest of the language, behind an abbreviation in capitals."""
+    word = re.match(r"[^\w]*([^\W\d_]+)", after)
+    return bool(word) and (zipf(word[1].lower(), language) or 0.0) >= STARTER  # type: ignore[index]

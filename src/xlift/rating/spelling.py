@@ -6,6 +6,7 @@ spellings equal that a reader takes for the same, for matching words that were a
 
 from __future__ import annotations
 
+import gzip
 import re
 import unicodedata
 from functools import lru_cache
@@ -122,11 +123,12 @@ def _moved(vowels: str) -> str:
 # e.g. alike("हिन्दी", "hi") → "हिंदी"
 # e.g. alike("perché", "it") → "perchè"
 # e.g. alike("здраво", "sr") → "zdravo"
+# e.g. alike("電腦", "zh") → "电脑"
 def alike(text: str, code: str) -> str:
     """Casefolded text in which spellings of one word are equal: Greek accents, Arabic letters, and so on."""
     text = text.translate(_APOSTROPHES)
     if text.isascii():
-        return text
+        return _GEMINATE.sub("·", text) if code == "ca" else text
     text = _NASAL.sub("ं", plain_form(text).translate(_HYPHENS).translate(_CYRILLIC).translate(_ALIKE))
     if _GREEK.search(text):
         text = _GREEK_CLUSTER.sub(lambda found: _GREEK_MARKS.sub("", unicodedata.normalize("NFD", found[0])), text)
@@ -138,7 +140,23 @@ def alike(text: str, code: str) -> str:
         return text.replace("é", "è")
     if code == "ca":
         return _GEMINATE.sub("·", text)
+    if code == "zh":
+        return _simplified(text)
     return text.translate(_CEDILLAS) if code == "ro" else text.translate(_CIRCUMFLEXES) if code == "tr" else text
+
+
+def _simplified(text: str) -> str:
+    return text.translate(_simplified_characters())
+
+
+@lru_cache(maxsize=1)
+def _simplified_characters() -> dict[int, Any]:
+    """Traditional characters with their simplified ones, of wordfreq, whose own function needs jieba."""
+    import msgpack
+    from wordfreq.util import data_path
+
+    found = msgpack.loads(gzip.decompress(data_path("_chinese_mapping.msgpack.gz").read_bytes()), strict_map_key=False)
+    return {old: new for old, new in found.items() if len(new) == 1}
 
 
 _GEMINATE = re.compile("(?<=l)[·•‧∙.](?=l)")

@@ -161,8 +161,15 @@ _ATTACHED = {
 # e.g. occurrences("the category of cats", "cat", "en") → 0
 def occurrences(text: str, word: str, language: str) -> int:
     """How often the word or phrase occurs as whole words, with what the language attaches to them."""
-    haystack, needle = fold(text, language), fold(word, language)
-    attached = _ATTACHED.get(known_code(language), _Attached())
+    code = known_code(language)
+    haystack, attached = fold(text, language), _ATTACHED.get(code, _Attached())
+    # Persian parts of a word stand joined, apart or at a narrow space.
+    parts = re.split("[ \u200c]+", word) if code in {"fa", "ckb"} else [word]
+    needles = {fold(joint.join(parts), language) for joint in (" ", "")} if len(parts) > 1 else {fold(word, language)}
+    return sum(_count_whole(haystack, needle, attached) for needle in needles)
+
+
+def _count_whole(haystack: str, needle: str, attached: _Attached) -> int:
     if len(needle) < attached.letters:
         attached = _Attached()
     found, start = 0, haystack.find(needle) if needle else -1

@@ -14,10 +14,19 @@ from operator import itemgetter
 from typing import Any
 
 from xlift.languages import LANGUAGES, find_language, get_language
-from xlift.rating.language.masks import WORD, lowered, scripts_of
+from xlift.rating.language.masks import WORD, blank_out, glosses, lowered, mask, places_of, scripts_of
 from xlift.rating.language.scripts import Span
 from xlift.rating.language.spans import SINGLE
-from xlift.rating.language.wordlists import LEXICONS, Vocabulary, Weight, neighbours, zipf, zipfs
+from xlift.rating.language.wordlists import (
+    COMMON,
+    LEXICONS,
+    Vocabulary,
+    Weight,
+    in_lexicon,
+    neighbours,
+    zipf,
+    zipfs,
+)
 
 MIN_LINE = 25
 SURE = 0.6
@@ -130,7 +139,7 @@ _RELATIVES = {
     **{"sv": "is fo", "da": "is fo", "is": "fo", "fr": "oc br", "ca": "oc", "ga": "gd gv", "fil": "ceb war ilo pam"},
     **{"am": "ti", "hy": "hyw", "si": "pi", "sw": "rw"},
 }
-CLOSE, CLOSE_LETTERS, ENOUGH, READ = 0.3, 40, 300, 3_000
+CLOSE, CLOSE_LETTERS, ENOUGH, READ = 0.3, 40, 200, 3_000
 """fastText's confidence in a relative from which on it vetoes, the shortest text, and how much is read."""
 FEW, SOME, MANY = 1 / 12, 1 / 6, 1 / 4
 """Shares of words that speak for no or for another language, for a relative's and for any language's veto."""
@@ -139,11 +148,69 @@ OWN = 1.05
 
 
 # e.g. nl: "Vanaand gaan ons saam met die kinders na die strand toe en ons sal nie laat terugkom nie." → 0
-def relative_of(text: str, code: str) -> str | None:
-    """The relative that a text which seems right may be in all the same, by fastText; most of its words are known."""
+# e.g. hi: "नमस्ते, म आज परिवारको लागि मिठो खाना कसरी पकाउने भन्ने बताउँछु। पहिले बजारबाट तरकारी किन्नुहोस्।" → None
+def relative_of(text: str, code: str, strange: float) -> str | None:
+    """The relative that a text which seems right may be in all the same, by fastText; most of its words are known.
+
+    Where many are `strange`, its second guess counts, too.
+    """
     relatives = _RELATIVES.get(code, "").split()
-    guess, sure = identify(text[:ENOUGH]) if relatives else ("und", 0.0)
-    return guess if sure >= CLOSE and guess in relatives else None
+    found = _guesses_as_one(text[:ENOUGH]) if relatives else {}
+    guess = max(found, key=found.__getitem__, default="")
+    if guess in relatives:
+        return guess if sum([found.get(one, 0.0) for one in relatives]) >= CLOSE else None
+    return next((one for one in relatives if found.get(one, 0.0) >= CLOSE), None) if strange >= MANY else None
+
+
+MANY_UNLISTED, UNLISTED_WORDS = 0.3, 8
+"""Share of words in no list from which on a text is not in the language, and of how many words. Clean prose of most
+languages stays under 0.2, other languages of the same script are above 0.35."""
+_UNLISTED_IN = {"en": 0.15, "ar": 0.5, "hi": 0.5, "he": 0.45, "sq": 0.6, "sw": 0.6}
+_UNLISTED_IN |= dict.fromkeys("es pt de nl da sv no".split(), 0.22) | dict.fromkeys("fr it".split(), 0.25)
+
+
+# e.g. small_words("Le train de Paris (Gare de Lyon)", "fr") → ["train", "de"]
+def small_words(text: str, code: str) -> list[str]:
+    """The words of a text that are no names, titles or glosses: those in small letters outside of short brackets."""
+    text = text[:READ]
+    text = blank_out(mask(text), glosses(text))
+    lower, places = lowered(text, code), places_of(text)
+    return [lower[start:end] for start, end in places if end - start > 1 and not text[start].isupper()]
+
+
+# e.g. it: "In la schiavitù o in la sirvitù ùn sarà tinutu nimu; sò pruibiti in tutte e so forme." → None
+# e.g. tr: "Hiç kim gulçulykda ýa-da erksizlikde saklanmaly däldir, gulçulyk we gul söwdasy gadagan." → None
+def many_unlisted(words: list[str], known: Vocabulary) -> bool:
+    """Whether so many of the words, names apart, are in no list that the text is in some other language or in none."""
+    if not known.rivals and known.code != "he":
+        return False
+    unlisted = [word for word, weight in zip(words, known.weigh(words), strict=True) if weight[3] is None]
+    enough = max(3.0, _UNLISTED_IN.get(known.code, MANY_UNLISTED) * len(words))
+    if len(words) < UNLISTED_WORDS or len(unlisted) < enough:
+        return False
+    return sum(not in_lexicon(word, known.code) and (zipf(word, "en") or 0.0) < COMMON for word in unlisted) >= enough
+
+
+# Letters of a relative that no list tells apart, and that the expected language does not write.
+_LETTERS_OF_RELATIVES = {"is": ("fo", "ø"), "am": ("ti", "ኣቐቑቒቓቕ"), "zh": ("yue", "嘅咗啲喺佢唔冇嗰哋嘢畀㗎")}
+_WORDS_OF_RELATIVES = {
+    "hi": ("bho", "अछि छै छथि होइत कोना बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला".split()),
+    "en": ("pcm", "dey wey dem wetin una abi oga sef".split()),
+    "es": ("pap", "nan tin awor mester hende bon ku riba".split()),
+}
+TELLING_LETTERS, TELLING_WORDS = 3, 2
+
+
+# e.g. is: "Øll hava rætt til hugsanarfrælsi, og hesi rættindi føra við sær frælsi at skifta trúgv." → None
+# e.g. hi: "काल्ह भोर में हम बताएब कि टमाटर कोना लगाओल जाइत अछि आ ओकर देखभाल कोना होइत अछि।" → None
+def by_marks(text: str, code: str) -> str | None:
+    """The relative whose letters a text is written with, or of whose commonest words it has two."""
+    relative, letters = _LETTERS_OF_RELATIVES.get(code, ("", ""))
+    if sum(text.count(letter) for letter in letters) >= TELLING_LETTERS:
+        return relative
+    relative, words = _WORDS_OF_RELATIVES.get(code, ("", []))
+    said = set(WORD.findall(text)) if words else set()
+    return relative if len(said.intersection(words)) >= TELLING_WORDS else None
 
 
 MORE = 0.15

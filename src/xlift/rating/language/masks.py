@@ -84,8 +84,7 @@ _STRETCHES = {
 _WORDS_IN_CHUNK = (
     r"(?=[A-Za-z\d])(?:"
     r"\b[A-Za-z0-9]{0,64}[A-Za-z]_[A-Za-z0-9_]+|[A-Za-z]{0,64}\d[A-Za-z0-9]*"  # identifiers, words with digits
-    r"|\b[a-z]+[A-Z]\w*|\b[A-Z][a-z]+[A-Z]\w*"  # camel case: product names and code
-    r"|(?<=[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3])i[A-Z][A-Za-z]+"  # the same behind a letter: とiMacの
+    r"|(?<![A-Za-z\d])(?:[a-z]+|[A-Z][a-z]+)[A-Z][A-Za-z\u00c0-\u024f\d]*"  # camel case, as in وmacOS, とiMacの
     r"|\b[IVXLCDM]+\b|\b[A-Z]{2,6}s?\b"  # Roman numerals, acronyms
     r")"
 )
@@ -103,10 +102,36 @@ _IN_ADDRESS = re.compile(
     r"(?:https?:\\?/\\?/|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
     r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
     r"|(?<=\w)\.(?:tsv|csv|txt|pdf|docx?|xlsx?|pptx?|json|xml|html?|jpe?g|png|gif|mp[34]|zip)(?![A-Za-z])"  # of files
-    rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))[@#＠＃][\w{_MARKS}.-]*[\w{_MARKS}]|{_WORDS_IN_CHUNK}"  # entities, handles
+    rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))(?:[@#＠＃][\w{_MARKS}.-]*[\w{_MARKS}])+|{_WORDS_IN_CHUNK}"  # handles
 )
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
 _CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
+# Lines of code outside fences: commands of a shell, queries, statements. Letters beyond ASCII stand in quotes alone.
+_COMMANDS = frozenset(
+    "git npm npx yarn pnpm pip pip3 python python3 conda brew apt apt-get yum dnf pacman docker docker-compose kubectl "
+    "helm curl wget ssh scp tar unzip mkdir cd ls cp mv rm chmod chown grep systemctl cargo rustup mvn cmake adb "
+    "ffmpeg composer php dotnet terraform gcloud psql mysql virtualenv poetry pytest uv sudo $ % >>>".split()
+)
+_KEYWORDS = frozenset("for while if elif with async except def class try try: else else: import from #include".split())
+_COMMAND = re.compile(r"\s*(?:(?:[$%]|>>>) [ -~]+|(?:sudo )?\S+ [!-~][ -~]*(?<![.?!,;:]))\s*")
+_STATEMENT = re.compile(
+    r"\s*(?:(?:from [\w.]+ )?import [\w.{}*, ]+(?: from ['\"][^'\"]+['\"])?(?: as \w+)?;?|#include ?[<\"]\S+"
+    r"|(?:for \w+(?:, \w+)* in|(?:while|if|elif|with|async)(?=[^'\"]{0,99}[()<>=\[])|except|def|class|try|else)\b"
+    r"[^\n]*:)\s*"
+)
+_SIGN_OF_CODE = re.compile(
+    r"[A-Za-z_]\((?:\)|[^()]{0,80}[=,.'\"\[(])|[A-Za-z_\])] (?:[-+*/]|[=!<>:])?= ?\S|=>|->|\w::\w|[\w)] ?\{\s*\Z"
+    r"|\);\s*\Z"
+    r"|\A\s*return\b(?:[^.!?]*;| \w+)\s*\Z"
+)
+_CODE_TEXT = re.compile(r"""(?:[^"'\x80-\U0010ffff]|"[^"]{0,300}"|'[^']{0,300}')*""")
+LONGEST_CODE = 400
+_QUERY = re.compile(
+    r"\b(?:SELECT\b[^\n;]{1,300}?\s*\bFROM|INSERT INTO|UPDATE \w+\s+SET|DELETE FROM"
+    r"|(?:CREATE|ALTER|DROP) (?:TABLE|VIEW|INDEX))\b[ -:<-~]*"
+    r"(?:\n[ \t]*(?:FROM|WHERE|AND|OR|ON|SET|VALUES|GROUP BY|ORDER BY|HAVING|LIMIT|UNION|(?:[A-Z]{4,5} )?JOIN)\b"
+    r"[ -:<-~]*){0,20};?"
+)
 PROSE_FENCES = {"", "json", "jsonc", "json5", "text", "txt", "markdown", "md", "plaintext", "plain"}
 
 
@@ -130,6 +155,7 @@ def mask(text: str) -> str:
     for sign, pattern in _STRETCHES.items():
         if sign in text:
             text = pattern.sub(_blank, text)
+    text = _without_statements(text)
     if "assistant" in text:
         text = _ROLE.sub(_blank, text)  # a role that leaked from the chat format
     pieces, position = [], 0
@@ -140,6 +166,33 @@ def mask(text: str) -> str:
         pieces += [text[position:start], _chunks[text[start:end]]]
         position = end
     return "".join([*pieces, text[position:]]) if pieces else text
+
+
+# e.g. tr: "Önce paketi kurun:\n\n$ sudo apt-get install python3-pip\n$ pip install numpy\n\nSonra başlatın." → 2
+# e.g. pl: "Uruchom to zapytanie:\n\nSELECT name FROM users WHERE age > 30 ORDER BY name;\n\nZwróci ono nazwiska." → 2
+# e.g. ru: "Напишите так:\n\nfor item in items:\n    print(item)\n\nПрограмма выведет весь список." → 2
+def _without_statements(text: str) -> str:
+    """The text without lines of code."""
+    if "FROM" in text or "TABLE" in text or "INTO" in text or "SET" in text:
+        text = _QUERY.sub(_blank, text)
+    lines = text.split("\n")
+    code = [i for i, line in enumerate(lines) if line and len(line) < LONGEST_CODE and _is_statement(line)]
+    for i in code:
+        lines[i] = " " * len(lines[i])
+    return "\n".join(lines) if code else text
+
+
+# e.g. _is_statement("git clone https://example.org/repo.git") → True
+# e.g. _is_statement("console.log('Grüße');") → True
+# e.g. _is_statement("if you like it: go home") → False
+def _is_statement(line: str) -> bool:
+    first = line.split(None, 1)[:1]
+    if first and first[0] in _COMMANDS:
+        return _COMMAND.fullmatch(line) is not None
+    if first and first[0] in _KEYWORDS and _STATEMENT.fullmatch(line):
+        return True
+    signs = "(" in line or "=" in line or "{" in line or ";" in line or "->" in line or "::" in line
+    return signs and _SIGN_OF_CODE.search(line) is not None and _CODE_TEXT.fullmatch(line) is not None
 
 
 # e.g. ru: "```json\n{\"город\": \"Москва\", \"дождь\": false}\n```" → 2
@@ -293,8 +346,6 @@ def excuses(text: str) -> list[tuple[int, int]]:
 
     Quotations excuse nothing where they make up most of the text: then they are the answer.
     """
-    glosses = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
-    glosses = [(start, end) for start, end in glosses if not _mixed(text[start:end])]
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
     if "'" in text:
         quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
@@ -305,7 +356,13 @@ def excuses(text: str) -> list[tuple[int, int]]:
             if WORD.search(blank_out(text, quotes))
             else []
         )
-    return glosses + quotes
+    return glosses(text) + quotes
+
+
+def glosses(text: str) -> list[tuple[int, int]]:
+    """What short brackets hold: a translation, a Latin name."""
+    found = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
+    return [(start, end) for start, end in found if not _mixed(text[start:end])]
 
 
 TITLE = 80

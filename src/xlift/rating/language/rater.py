@@ -25,10 +25,13 @@ from xlift.rating.language.detection import (
     SURE,
     UNMISTAKABLE,
     another,
+    by_marks,
     foreign_sentences,
     identify,
+    many_unlisted,
     nearer,
     relative_of,
+    small_words,
     strange_sentences,
     strange_share,
 )
@@ -59,7 +62,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 7
+VERSION = 8
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -113,10 +116,10 @@ def _guess(line: str) -> str:
 
 
 # e.g. it: "Vsakdo ima pravico do življenja, do prostosti in do osebne varnosti." → 0
-def _second_look(text: str, weights: list[Weight], known: Vocabulary, rated: Rated) -> Rated:
+def _second_look(text: str, rest: str, weights: list[Weight], known: Vocabulary, rated: Rated) -> Rated:
     """The rating of a text that seemed right, or right for the most part, unless all of it is in another language.
 
-    `weights` are those of the words that were not found to be foreign.
+    `rest` is what was not found to be foreign, and `weights` are those of its words.
     """
     strange = strange_share(weights)
     if strange < FEW or len(text) < CLOSE_LETTERS or len(weights) < STRANGE_WORDS:
@@ -124,9 +127,16 @@ def _second_look(text: str, weights: list[Weight], known: Vocabulary, rated: Rat
     if strange >= MANY and (other := another(text[:READ], known)) not in {None, "en"}:
         whole = Span(0, len(text.rstrip()), str(other))
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
-    relative = nearer(text[:READ], known)
+    relative = nearer(text[:READ], known) or by_marks(rest, known.code)
     if not relative and _half_known(weights):
-        relative = relative_of(text, known.code)
+        words = small_words(rest, known.code)
+        relative = relative_of(text, known.code, strange) if _half_known(known.weigh(words)) else None
+        if not relative and rated[1]["line_pass"] and many_unlisted(words, known):
+            return None, {}, "so many of its words are in no list that it may be in another language"
+    return _unless_close(relative, rated)
+
+
+def _unless_close(relative: str | None, rated: Rated) -> Rated:
     if relative:
         return None, {}, f"it may be in a language that is close to the expected one: {relative}"
     return rated
@@ -134,7 +144,7 @@ def _second_look(text: str, weights: list[Weight], known: Vocabulary, rated: Rat
 
 def _half_known(weights: list[Weight]) -> bool:
     """Whether so many words are unknown, and the others so common elsewhere, that a relative may have them all."""
-    unknown = [weight[3] for weight in weights].count(None) / len(weights)
+    unknown = [weight[3] for weight in weights].count(None) / max(1, len(weights))
     return unknown >= SOME or (unknown >= FEW and sum([weight[0] for weight in weights]) < OWN * len(weights))
 
 
@@ -146,7 +156,9 @@ def _rate(text: str, code: str) -> Rated:
     weights = known.weigh(words) if known.tells else []
     if _plainly_right(text, words, weights, known):
         right = 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
-        return _second_look(text, weights, known, right)
+        if not known.tells:
+            return _unless_close(by_marks(text, code), right)
+        return _second_look(text, text, weights, known, right)
     prose = not (_NOT_PROSE.search(text) or any(map(text.__contains__, _NOT_PROSE_EITHER)))
     if prose and (whole := _plainly_wrong(text, words, weights, known)):
         return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
@@ -162,12 +174,14 @@ def _rate(text: str, code: str) -> Rated:
     if not spans and not _supported(masked, words, weights, known):
         return None, {}, "too little text that tells the language"
     rated = _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
-    if not rated[0] or not known.tells:
+    if not rated[0]:
         return rated
-    if spans:
-        rest = blank_out(masked, [(span.start, span.end) for span in spans])
+    if not known.tells:
+        return _unless_close(by_marks(text, code), rated)
+    rest = blank_out(masked, [(span.start, span.end) for span in spans])
+    if rest != masked:
         weights = known.weigh(WORD.findall(lowered(rest, code)))
-    return _second_look(text, weights, known, rated)
+    return _second_look(text, rest, weights, known, rated)
 
 
 def _verdict(text: str, spans: list[Span], letters: int, foreign: int) -> Rated:

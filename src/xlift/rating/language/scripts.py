@@ -85,7 +85,13 @@ def _judge_script(said: Said, run: range, name: str) -> str | None:
     start, end = said.places[run[0]][0], said.places[run[-1]][1]
     if "Latn" in scripts_of(said.code) and _ORIGINAL.search(said.text, max(0, start - 30), end):
         return None
+    if name == "Hani" and _KANA.search(said.text, max(0, start - KANA_BESIDE), end + KANA_BESIDE):
+        return "ja"
     return _LANGUAGE_OF.get(name, "und")
+
+
+KANA_BESIDE = 8
+"""Characters beside Han within which kana makes it Japanese."""
 
 
 # e.g. ko: "그녀의 노래 제목을 알파벳 순서로 쓰면 Death by a Thousand Cuts, Dress 순입니다." → 2
@@ -107,6 +113,8 @@ def _judge_latin(said: Said, run: range) -> str | None:
     small = [said.words[j] for j in longer if not said.capital(j)]
     if len(small) >= PHRASE and 2 * len(small) > len(words):
         return _latin_language(small)
+    if len(words) >= TITLE_WORDS and _title_case(said, run) and speaks_of_works(text):
+        return None
     blamed = [word for word in small if _blamed(word) and not _in_use(word, code)]
     if blamed or (_attached(text, start, end, code) and (small or any(_in_capitals(said, j) for j in longer))):
         return _latin_language(blamed or words)
@@ -114,7 +122,7 @@ def _judge_latin(said: Said, run: range) -> str | None:
     if unknown and code in {"ru", "ar", "hi", "uk", "bg", "ko", "zh", "ja"} and not _looks_like_a_name(unknown):
         return _latin_language(unknown)
     if len(words) >= 4 and sum(said.words[j] in FUNCTION_WORDS for j in run) >= 2:
-        return None if _title_case(said, run) and speaks_of_works(text) else "en"
+        return "en"
     label = not WORD.search(text, line_start, start) and COLON.match(text, end)
     plain = all(map(_ordinary, words)) and any(len(word) > 2 for word in words)
     if label and not alone and _is_product(said, run):
@@ -132,6 +140,8 @@ def _is_term(said: Said, run: range) -> bool:
 
 _WRITE_TERMS = frozenset({"ko", "ja", "ru", "uk", "bg"})
 """Languages of another script that write borrowed terms as English does; others put them into their own."""
+TITLE_WORDS = 3
+"""Words in title case that are a title where a text speaks of works."""
 PHRASE = 4
 """Words in small letters, most of a run, from which on it is a phrase, in whatever language."""
 _EPITHET = re.compile(r"[a-z]{2,}(?:us|a|um|is|ii?|ae|o|ens|ans|or|i?x|es|[aou]s|re|le|se|ys)\Z")
@@ -166,12 +176,18 @@ _WORKS = re.compile(
 )
 
 
+_OTHER_SCRIPT = re.compile("[\u0370-\u1cff\u2e80-\ud7ff]")
+
+
+# e.g. ja: "1. Introduction\n2. The History of the Company\n3. Conclusion\n以上が目次です。" → 0
 @lru_cache(maxsize=64)
 def speaks_of_works(text: str) -> bool:
-    return _WORKS.search(text.lower()) is not None
+    """Whether a text speaks of works, products or firms; English in another script says nothing."""
+    said = text.lower()
+    return _WORKS.search(re.sub("[a-z]+", " ", said) if _OTHER_SCRIPT.search(said) else said) is not None
 
 
-BULLET = re.compile(r"\s*(?:[-*•–—·]|\d{1,3}[.)、．])[\s*_]*")
+BULLET = re.compile(r"\s*(?:[-*•–—·・‧●○◆■▪]|\d{1,3}[.)、．])[\s*_]*")
 
 
 # e.g. ja: "好きな小説:\n1. The Old Man and the Sea\n2. Brave New World\nどれも面白いです。" → 2
@@ -185,7 +201,8 @@ def is_listed_title(said: Said, run: range) -> bool:
 
 
 def _title_case(said: Said, run: range) -> bool:
-    return said.capital(run[0]) and all(said.capital(j) or said.words[j] in FUNCTION_WORDS for j in run)
+    small = [said.words[j] for j in run if not said.capital(j)]
+    return said.capital(run[0]) and all(word in FUNCTION_WORDS or word == "s" for word in small)
 
 
 LABELS = frozenset(
@@ -196,13 +213,16 @@ LABELS = frozenset(
 
 
 # e.g. ru: "Полезные программы:\n- Windows: операционная среда\n- Apple Music: музыка" → 2
+# e.g. ja: "便利なアプリ一覧：\n・Google Calendar：予定の管理\n・Apple Notes：メモの作成" → 2
 # e.g. ru: "Answer: да, это возможно в любой день недели." → 1
 def _is_product(said: Said, run: range) -> bool:
     """Whether what stands before a colon is a name: in capitals, and used or unheard of, or in a list of products."""
     words = [said.words[j] for j in run]
-    if not all(map(said.capital, run)) or LABELS.intersection(words):
-        return False
     most = IN_USE if len(words) == 1 else IN_USE_IN_NAMES
+    start = said.places[run[0]][0]
+    listed = BULLET.fullmatch(said.text, line_of(said.text, start)[0], start) and not LABELS.issuperset(words)
+    if not all(map(said.capital, run)) or (LABELS.intersection(words) and not listed):
+        return False
     return speaks_of_works(said.text) or any(_in_use(word, said.code, most) for word in words)
 
 
@@ -288,6 +308,12 @@ _HAN = re.compile("[\u3400-\u9fff\U00020000-\U000323af]")
 _HAN_LINE = 6
 # Words of Chinese that Japanese has at most within others (目的, 完了, 是非): two of them are no chance.
 _CHINESE_WORDS = frozenset("的是了我你您他她它们們这這那很把在和也就都不没沒吗嗎呢吧")
+# Traditional characters that Japanese writes otherwise today, but for old names.
+_OLD_FORMS = frozenset(
+    "會樂學國來體對說點發變實讀賣經關當聲數應總從將樣覺寫圖氣戰歷廣團擇單專價顯雜證斷繼續邊檢險驗與舉歸擔獨擴權歡觀勸齊濟壓圍榮營"
+    "圓鹽緣櫻繪壞懷據狹曉藝缺劍獻嚴恆號殘齒兒辭濕釋壽處獎燒狀條淨讓觸寢盡醉靜攝淺踐錢纖禪雙壯爭搜插裝騷增藏臟屬墮帶滯臺澤膽彈癡"
+    "遲晝蟲廳聽鐵轉傳燈黨盜德屆惱腦霸廢拜麥髮拔蠻濱佛拂辯寶豐沒每萬滿默藥譯餘譽搖謠賴亂覽兩獵勵禮靈齡戀爐勞樓灣錄爲隱驛假"
+) - frozenset("缺醉增藏拜默插")
 _WHOLE = re.compile(r"(?s:.+)")
 _A_LINE, _CLAUSE = re.compile(r"[^\n]+"), re.compile(r"[^。！？!?\n]+")
 
@@ -342,4 +368,7 @@ def _is_chinese(part: str) -> bool:
     characters = _HAN.findall(part)
     if len(characters) < _HAN_LINE:
         return False
-    return _not_japanese().search(part) is not None or len(_CHINESE_WORDS.intersection(characters)) >= 2
+    if _not_japanese().search(part):
+        return True
+    words, old = len(_CHINESE_WORDS.intersection(characters)), len(_OLD_FORMS.intersection(characters))
+    return words >= 2 or words + old >= 3

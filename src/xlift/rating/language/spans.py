@@ -84,7 +84,8 @@ def _native(stretch: str, code: str) -> bool:
     known, written = vocabulary(code), scripts_of(code)
     if "Latn" not in written:
         own = sum(script(character) in written for character in stretch)
-        return own > 0.5 * sum(map(str.isalpha, stretch))
+        kana = code == "zh" and any(script(character) == "Kana" for character in stretch)
+        return not kana and own > 0.5 * sum(map(str.isalpha, stretch))
     weights = known.weigh(WORD.findall(lowered(stretch, code)))
     return sum([weight[0] for weight in weights]) > sum([weight[1] for weight in weights])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 # Terms that many languages write as English does, in any script.
 INTERNATIONAL = frozenset(
     "ai api app apps blog blogs bot bug chat chatbot click cloud cookie cookies design desktop download email emails "
@@ -24,7 +22,7 @@ INTERNATIONAL = frozenset(
 # Terms of a trade that are borrowed as they are where the script is Latin.
 TERMS = frozenset(
     "machine learning deep cloud computing big data diffusion stable science trading running meeting "
-    "report focus budget weekend "
+    "report focus budget weekend training trainings "
     "freelance freelancer coworking lockdown brunch influencer brand branding target deadline staff trekking shopping "
     "smart checklist networking mindfulness crowdfunding ticket outfit retriever terrier bulldog beagle husky disk "
     "bestseller "
@@ -44,7 +42,24 @@ TERMS = frozenset(
     "cardio cruiser touring scooter skateboard surf surfing snowboard rafting camping makeup eyeliner highlighter "
     "dressing topping toppings cupcake cupcakes muffin muffins brownie brownies cheesecake pancake pancakes cocktail "
     "cocktails sneaker sneakers hoodie blazer leggings vintage streetwear relax indoor outdoor playlist gameplay "
-    "thriller spoiler remake reboot casting sitcom".split()
+    "thriller spoiler remake reboot casting sitcom soundtrack trailer gaming gamer gamers streamer streamers youtuber "
+    "youtubers blogger bloggers vlogger podcaster tiktoker cosplay fandom "
+    # of clothes, food and daily life
+    "fashion look looks glamour lifestyle shorts spray peeling styling stylist piercing bestie crush ghosting "
+    "hangover gadget gadgets burger burgers cheeseburger hotdog nuggets smoothies milkshake catering airbag airbags "
+    "camper suv pickup carsharing "
+    # of sports and health
+    "bodybuilding powerlifting spinning stepper kettlebell penalty dribbling doping rugby golf hockey bowling skate "
+    "kitesurf windsurf spa wellness detox "
+    # of firms
+    "brief briefs pitch pitches meeting meetings slide slides template templates roadmap roadmaps sprint sprints "
+    "backlog scrum feedbacks manager managers management leadership headhunter freelancers remote hub hubs holding "
+    "dumping hype buzz packaging label labels sponsor sponsors sponsoring sponsorship fundraiser crowdfunder "
+    "merchandising newsletter mailing benchmark boom shopper outlet showroom showrooms "
+    # of programs and data
+    "log logs script scripts hash release releases deploy deployment deployments container containers kernel "
+    "rendering sprite bitmap thumbnail touchscreen touchpad trackpad tweet tweets retweet post posts followers story "
+    "stories reel reels feed hater haters troll trolls meme memes chatbots login logout browser browsers".split()
 )
 
 # Terms of two and more words, whose words alone would be blamed.
@@ -98,19 +113,33 @@ _PHRASES = frozenset(
         "talk show, late night, stand up, stand up comedy, live action, voice over, story telling, boy band, girl "
         "group, hip hop, indie rock, hard rock, heavy metal, single player, role playing, battle royale, golden "
         "retriever, border collie, city trip, road trip, check in, check out, check list, bed and breakfast, all "
-        "inclusive, low cost, last minute, jet lag, greatest of all time"
+        "inclusive, low cost, last minute, jet lag, greatest of all time, fair play, tie break, after work, after "
+        "party, spin off, spin offs, duty free, self service, joint venture, car sharing, concept store, old school, "
+        "dress code, open space, open air, low carb, best of, case by case, win win situation, black out, brain "
+        "drain, fact check, fact checking, fake news, hate speech, body shaming, gap year, city break, food truck, "
+        "food trucks, craft beer, pole dance, power bank, pop up, opt in, opt out, double opt in, cross selling, up "
+        "selling, cold call, cold calls"
     ).split(",")
 )
-_PARTS = frozenset(word for phrase in _PHRASES for word in phrase.split())
-_LONGEST = max(len(phrase.split()) for phrase in _PHRASES)
+
+
+def _by_word() -> dict[str, list[tuple[int, list[str]]]]:
+    """The terms that hold a word, each with the word's place in it."""
+    found: dict[str, list[tuple[int, list[str]]]] = {}
+    for phrase in _PHRASES:
+        for place, word in enumerate(words := phrase.split()):
+            found.setdefault(word, []).append((place, words))
+    return found
+
+
+_TERMS_WITH = _by_word()
 
 
 # e.g. in_phrase(["la", "due", "diligence", "delle"], 2) → True
 # e.g. in_phrase(["diligence"], 0) → False
-def in_phrase(words: Sequence[str], j: int) -> bool:
+def in_phrase(words: list[str], j: int) -> bool:
     """Whether a word stands in a borrowed term of several words."""
-    return words[j] in _PARTS and any(
-        " ".join(words[first : first + count]) in _PHRASES
-        for count in range(2, _LONGEST + 1)
-        for first in range(max(0, j - count + 1), min(j, len(words) - count) + 1)
-    )
+    for place, term in _TERMS_WITH.get(words[j], ()):
+        if j >= place and words[j - place : j - place + len(term)] == term:
+            return True
+    return False
