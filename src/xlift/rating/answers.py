@@ -247,6 +247,8 @@ def _forms_of(word: str, letters: int, language: str) -> str:
     decimal = _DECIMAL.fullmatch(word) and (language in _COMMA or "." in word)
     parts = re.split(r"(?<=\d)[.,](?=\d)", word) if decimal else [word]
     loose = marks.join(re.sub(r"\d+|.", lambda found: _loosely(found[0], letters), part) for part in parts)
+    if language == "tr" and word.startswith("i") and letters > 3:
+        loose = f"[iı]{loose[1:]}"  # "Istanbul", typed without its dot
     inflected = None if numeral else case_forms(word, language)
     return f"(?:{inflected}|{loose})" if inflected else loose
 
@@ -270,6 +272,7 @@ def _loosely(found: str, letters: int) -> str:
 
 
 # e.g. tr ["Ankara"]: "Başkent Ankara'dır." → 2
+# e.g. tr ["İstanbul"]: "Cevap Istanbul." → 2
 # e.g. ko ["철"]: "철도가 있습니다." → 0
 def _edges(form: str, language: str) -> tuple[str, str]:
     """Patterns for what may stand before and after a form, with what the language attaches to it."""

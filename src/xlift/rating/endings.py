@@ -20,7 +20,7 @@ _NORDIC = "s|en|et|er|ar|or|n|t|e|na|ne|ene|erna|arna|orna|erne"
 _CASES: dict[str, tuple[str, str]] = {
     "ru": ("(?:[аяыи][яй]|[ое][ей]|[аяоеийьы])", _EAST),
     "uk": ("(?:ий|[аяоеиійьї])", _EAST),
-    "bg": ("[аяоеий]", _EAST + "|ът|ят|та|то|те"),
+    "bg": ("[аяоеий]", _EAST + "|ът|ят|та|то|те|ове|овете|еве|евете|ите|ища|ищата"),
     "mk": ("[аоеи]", _EAST + "|от|та|то|те"),
     "sr": ("[aeiou]", _SOUTH),
     "hr": ("[aeiou]", _SOUTH),

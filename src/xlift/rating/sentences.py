@@ -13,7 +13,7 @@ _STOP = re.compile(rf"([.!?…‽。．！？｡؟۔।॥።။։]+)({_CLOSERS}
 _GREEK_STOP = re.compile(rf"([.!?…;]+)({_CLOSERS})")
 _OPENERS = "\"'“‘„«‹([{「『（【《*_`¿¡ "
 _ABBREVIATION = re.compile(
-    "dr|mr|mrs|ms|prof|st|sr|sra|srta|dra|mme|mlle|mmes|mm|vs|cf|eg|ie|approx|dept|gen|col|capt|lt|sen|rep|gov|rev|hon|"
+    "co|cia|bros|dr|mr|mrs|ms|prof|st|sr|sra|srta|dra|mme|mlle|mmes|mm|vs|cf|eg|ie|approx|dept|gen|col|capt|lt|sen|rep|gov|rev|hon|"
     "ex|env|éd|réf|av|avda|aprox|tel|sig|dott|avv|ing|bzw|ca|ggf|evtl|inkl|vgl|sog|bspw|hrsg|geb|str|bijv|dhr|mevr|örn|"
     "англ|нем|фр|лат|исп|итал|греч|яп|кит|род|им|ул|обл|проф|акад|тов|гр|ср|напр|см|тыс|डॉ|प्रो|पं|श्री"
 )

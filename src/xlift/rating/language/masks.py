@@ -96,13 +96,17 @@ _ODD = re.compile(
 )
 _ADDRESS_SIGNS = re.compile(r"[@#＠＃&.:]")
 _MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff"  # which Python's \\w leaves out
+# A name up to letters of another script.
+_NICK = r"[A-Za-z\u00c0-\u024f\d_](?:[A-Za-z\u00c0-\u024f\d_.-]*[A-Za-z\u00c0-\u024f\d_])?"
+# e.g. zh: "感谢@happytraveler分享的照片！#sunset#ocean" → 2
 # e.g. ru: "Чудесный вечер у моря с друзьями! #sunset #bestfriends" → 2
 # e.g. fr: "Merci à @the.weather_girl pour la photo de la plage." → 2
 _IN_ADDRESS = re.compile(
     r"(?:https?:\\?/\\?/|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}\.\w+"  # addresses
     r"|\b[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|io|edu|gov|html?|py|js|pdf|jpg|png|csv|txt)\b\S*"
     r"|(?<=\w)\.(?:tsv|csv|txt|pdf|docx?|xlsx?|pptx?|json|xml|html?|jpe?g|png|gif|mp[34]|zip)(?![A-Za-z])"  # of files
-    rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))(?:[@#＠＃][\w{_MARKS}.-]*[\w{_MARKS}])+|{_WORDS_IN_CHUNK}"  # handles
+    rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))(?:[@#＠＃](?:{_NICK}|[\w{_MARKS}.-]*[\w{_MARKS}]))+"  # handles
+    rf"|{_WORDS_IN_CHUNK}"
 )
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
 _CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
@@ -112,17 +116,18 @@ _COMMANDS = frozenset(
     "helm curl wget ssh scp tar unzip mkdir cd ls cp mv rm chmod chown grep systemctl cargo rustup mvn cmake adb "
     "ffmpeg composer php dotnet terraform gcloud psql mysql virtualenv poetry pytest uv sudo $ % >>>".split()
 )
-_KEYWORDS = frozenset("for while if elif with async except def class try try: else else: import from #include".split())
+_KEYWORDS = frozenset(
+    "for while if elif with async except def class try try: else else: import from return #include".split()
+)
 _COMMAND = re.compile(r"\s*(?:(?:[$%]|>>>) [ -~]+|(?:sudo )?\S+ [!-~][ -~]*(?<![.?!,;:]))\s*")
 _STATEMENT = re.compile(
     r"\s*(?:(?:from [\w.]+ )?import [\w.{}*, ]+(?: from ['\"][^'\"]+['\"])?(?: as \w+)?;?|#include ?[<\"]\S+"
     r"|(?:for \w+(?:, \w+)* in|(?:while|if|elif|with|async)(?=[^'\"]{0,99}[()<>=\[])|except|def|class|try|else)\b"
-    r"[^\n]*:)\s*"
+    r"[^\n]*:|return\b(?:[^.!?]*;| \w+|[^.!?]*[+\"(\[][^!?]*))\s*"
 )
 _SIGN_OF_CODE = re.compile(
     r"[A-Za-z_]\((?:\)|[^()]{0,80}[=,.'\"\[(])|[A-Za-z_\])] (?:[-+*/]|[=!<>:])?= ?\S|=>|->|\w::\w|[\w)] ?\{\s*\Z"
     r"|\);\s*\Z"
-    r"|\A\s*return\b(?:[^.!?]*;| \w+)\s*\Z"
 )
 _CODE_TEXT = re.compile(r"""(?:[^"'\x80-\U0010ffff]|"[^"]{0,300}"|'[^']{0,300}')*""")
 LONGEST_CODE = 400

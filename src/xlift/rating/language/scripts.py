@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of
-from xlift.rating.language.terms import INTERNATIONAL, in_phrase
+from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import COMMON, zipf
 
 _LANGUAGE_OF = {"Hani": "zh", "Kana": "ja", "Hang": "ko", "Cyrl": "ru", "Arab": "ar", "Deva": "hi", "Grek": "el",
@@ -130,15 +130,16 @@ def _judge_latin(said: Said, run: range) -> str | None:
     return _latin_language(words) if plain and (alone or label) else None
 
 
+# e.g. bg: "Екипът направи brainstorming за новия уебсайт на фирмата." → 2
 # e.g. ko: "중소기업도 content marketing 전략을 세우면 고객을 더 쉽게 만날 수 있습니다." → 2
 def _is_term(said: Said, run: range) -> bool:
     """Whether a run inside a line is a borrowed term in small letters, where they are written so."""
     words = [said.words[j] for j in run]
-    apart = len(words) > 1 and said.code in _WRITE_TERMS and not any(map(said.capital, run))
-    return apart and all(word in INTERNATIONAL or in_phrase(words, i) for i, word in enumerate(words))
+    apart = said.code in _WRITE_TERMS and not any(map(said.capital, run))
+    return apart and all(word in INTERNATIONAL or word in TERMS or in_phrase(words, i) for i, word in enumerate(words))
 
 
-_WRITE_TERMS = frozenset({"ko", "ja", "ru", "uk", "bg"})
+_WRITE_TERMS = frozenset({"ko", "ja", "ru", "uk", "bg", "mk", "el"})
 """Languages of another script that write borrowed terms as English does; others put them into their own."""
 TITLE_WORDS = 3
 """Words in title case that are a title where a text speaks of works."""

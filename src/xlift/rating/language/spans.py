@@ -305,6 +305,11 @@ def _is_listed_name(said: Said, start: int) -> bool:
     return item is not None and word not in LABELS and speaks_of_works(said.text)
 
 
+_LITTLE = frozenset({"the", "and", "was", "you", "but"})
+"""Words of three letters that are looked for alone; others are words of many languages."""
+
+
+# e.g. pt: "O menino was brincando no quintal quando começou a chover." → 1
 # e.g. it: "Durante il lockdown abbiamo letto molti libri in casa." → 2
 # e.g. pt: "Ela trabalha como freelance e aluga uma mesa no coworking do bairro." → 2
 # e.g. fr: "Nous devons several choses avant la fin de la semaine." → 1
@@ -313,7 +318,7 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     word, code, (start, end) = said.words[j], said.code, said.places[j]
     label = _is_label(said.text, start, end) and not _is_listed_name(said, start)
     named = said.capital(j) and not label and (code != "en" or _among_capitals(said, j))
-    if end - start < 4 or word in INTERNATIONAL or word in TERMS or named:
+    if (end - start < 4 and word not in _LITTLE) or word in INTERNATIONAL or word in TERMS or named:
         return False
     strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
     if rival != "en":

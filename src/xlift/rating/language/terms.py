@@ -118,7 +118,7 @@ _PHRASES = frozenset(
         "dress code, open space, open air, low carb, best of, case by case, win win situation, black out, brain "
         "drain, fact check, fact checking, fake news, hate speech, body shaming, gap year, city break, food truck, "
         "food trucks, craft beer, pole dance, power bank, pop up, opt in, opt out, double opt in, cross selling, up "
-        "selling, cold call, cold calls"
+        "selling, cold call, cold calls, marketing plan"
     ).split(",")
 )
 
