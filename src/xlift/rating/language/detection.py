@@ -193,8 +193,10 @@ def many_unlisted(words: list[str], known: Vocabulary) -> bool:
 
 # Letters of a relative that no list tells apart, and that the expected language does not write.
 _LETTERS_OF_RELATIVES = {"is": ("fo", "ø"), "am": ("ti", "ኣቐቑቒቓቕ"), "zh": ("yue", "嘅咗啲喺佢唔冇嗰哋嘢畀㗎")}
+_LETTERS_OF_RELATIVES |= {"my": ("shn or mnw", "ၵၶၷၸၹၺၼၽၾၿႀႁႂႃႄႅႆႇႈႉႊၚၛၜၝၞၟ")}
 _WORDS_OF_RELATIVES = {
-    "hi": ("bho", "अछि छै छथि होइत कोना बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला".split()),
+    "hi": ("bho", "अछि छै छथि होइत कोना बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो".split()),
+    "am": ("ti", "እዩ ናይ ኣብ ድማ ዝኾነ ብዝኾነ ይኹን ካብ እየ ኢዩ".split()),
     "en": ("pcm", "dey wey dem wetin una abi oga sef".split()),
     "es": ("pap", "nan tin awor mester hende bon ku riba".split()),
 }
