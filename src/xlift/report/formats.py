@@ -75,7 +75,13 @@ def value_text(value: Any, form: ValueForm) -> str:
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if form == "signed":
         return _signed(value, 2)
-    return f"{value:.2f}" if form == "number" else str(value)
+    return _unsigned(value) if form == "number" else str(value)
+
+
+# e.g. [_unsigned(value) for value in (0.5, -0.25, -0.001)] → ["0.50", "−0.25", "0.00"]
+def _unsigned(value: float) -> str:
+    text = f"{value:.2f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 # e.g. _signed(-0.001, 0) → "0"
