@@ -39,10 +39,13 @@ def reward_bench(folder: Path) -> Path:
         rows = [item(i, code, "alpacaeval-easy") for i in range(3)]
         pl.DataFrame(rows).write_parquet(folder / code / "test-00000-of-00001.parquet")
         (folder / code / "raw.json").write_text(json.dumps([item(99, code)]), encoding="utf-8")
+    (folder / "translation").mkdir()
+    pair = pl.DataFrame([item(7, "de-en", "translation-easy")])
+    pair.write_parquet(folder / "translation" / "test-00000-of-00001.parquet")
     return folder
 
 
-def test_both_sets_are_read_as_they_are_published(tmp_path: Path) -> None:
+def test_both_sets_are_read_as_they_are_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = exam_pairs(f"mm:{mm_eval(tmp_path / 'mm')}")
     assert len(pairs) == 16
     first, second = pairs[0]
@@ -50,6 +53,7 @@ def test_both_sets_are_read_as_they_are_published(tmp_path: Path) -> None:
     assert first["messages"] == second["messages"] == [{"role": "user", "content": "Question 0?"}]
     found = exam_pairs(f"mrewardbench:{reward_bench(tmp_path / 'rb')}")
     assert [pair[0]["language"] for pair in found] == ["fr"] * 3 + ["zh"] * 3
+    assert "left out: pairs in no language that is known: 'de-en' (1)" in capsys.readouterr().err
     # Translations of one item are one draw of the bootstrap.
     assert len({pair[0]["parallel_id"] for pair in found}) == 3
 
@@ -69,6 +73,12 @@ def test_what_is_no_exam_or_no_pair_is_refused_with_its_place(tmp_path: Path) ->
         exam_pairs(str(tmp_path))
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "language": "fr"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: rejected wanted, found prompt, chosen, language"):
+        exam_pairs(f"mm:{tmp_path / 'pairs.jsonl'}")
+
+
+def test_pairs_in_no_known_language_alone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(item(1, "de-en")), encoding="utf-8")
+    with pytest.raises(DataError, match=r"no language that is known: 'de-en' \(1\)"):
         exam_pairs(f"mm:{tmp_path / 'pairs.jsonl'}")
 
 

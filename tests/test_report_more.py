@@ -129,10 +129,11 @@ def test_several_studies_are_one_page_that_says_what_they_do_not_share(two: Path
     done = run_xlift("report", "a", "b", "--out", "both", folder=two)
     assert (done.returncode, done.stdout) == (0, "report: both/index.html\n"), done.stderr
     page = (two / "both" / "index.html").read_text(encoding="utf-8")
-    assert "the studies do not have the same test prompts" in page
+    assert "The studies do not have the same test prompts" in page
     assert "../a/report/index.html" in page
     rows = list(csv.DictReader((two / "both" / "tables" / "studies-language.csv").open(encoding="utf-8")))
     assert len(rows) == 6
+    assert {row["study"] for row in rows} == {"made (a)", "made (b)"}
     refused = run_xlift("report", "a", "b", folder=two)
     assert (refused.returncode, "--out DIR" in refused.stderr) == (2, True)
 

@@ -1,13 +1,15 @@
 """Published pairs of a better and a worse answer, on which a judge is examined; nothing of them ships with xlift.
 
 mm:PATH             MM-Eval (arXiv 2410.17578): prompt, chosen, rejected, language, subset, id
-mrewardbench:PATH   M-RewardBench (arXiv 2410.15522): the same fields; a folder a language, fra_Latn and so on
+mrewardbench:PATH   M-RewardBench (arXiv 2410.15522): the same fields; a folder a language (fra_Latn), and one of
+                    translations, whose pairs are in two languages and left out
 
 Files as the hub has them (Parquet), or JSON, JSONL and CSV with these columns. Each pair is shown in both orders.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from xlift.intervals import wilson
 from xlift.judging.across import ALL
 from xlift.judging.pairs import Comparison, Pair, summarise_pairs
 from xlift.languages import find_language
+from xlift.progress import say
 from xlift.rating.foreign import language_in, reply_text
 from xlift.records import fingerprint
 from xlift.terminal import aligned, share_text
@@ -46,22 +49,30 @@ def exam_pairs(source: str, languages: Sequence[str] | None = None, size: int | 
     """The pairs of a source, the better answer first; `size`: so many of each language, drawn by their ids.
 
     Raises ConfigError for a source of another kind and for languages that it does not have; DataError, all problems at
-    once, for rows that are no pairs.
+    once, for rows that are no pairs. Pairs in no language that is known are left out and told.
     """
     kind, colon, path = source.partition(":")
     if not colon or kind not in EXAMS:
         raise ConfigError(f"'{source}' is no exam: it begins with {' or '.join(f'{name}:' for name in EXAMS)}")
     problems: list[str] = []
     found: dict[str, Pair] = {}
+    strange: Counter[str] = Counter()
     for row, folder in _rows(Path(path)):
         try:
-            first, second = _pair(row, folder)
+            made = _pair(row, folder, strange)
         except DataError as error:
             problems += error.problems
             continue
-        found.setdefault(first["id"], (first, second))
+        if made:
+            found.setdefault(made[0]["id"], made)
     if problems:
         raise DataError(shortened(problems), "a pair has prompt, chosen, rejected, language, subset and id")
+    if strange:
+        named = shortened([f"'{name}' ({count})" for name, count in strange.most_common()])
+        told = f"pairs in no language that is known: {', '.join(named)}"
+        if not found:
+            raise DataError(f"{path}: {told}", "`language` is a code or a name, such as fr or fra_Latn")
+        say(f"left out: {told}")
     there = sorted({pair[0]["language"] for pair in found.values()})
     if other := [code for code in languages or () if code not in there]:
         raise ConfigError([f"{path} has no '{code}'; {nearest(code, there)}" for code in other], "--languages of these")
@@ -83,7 +94,8 @@ def _rows(path: Path) -> Iterator[tuple[Row, str]]:
             yield row, file.parent.name
 
 
-def _pair(row: Row, folder: str) -> Pair:
+def _pair(row: Row, folder: str, strange: Counter[str]) -> Pair | None:
+    """Both sides of a row; None where its language is not known, which is counted."""
     record, where = row.record, row.where
     if row.problem:
         raise DataError(row.problem)
@@ -94,7 +106,8 @@ def _pair(row: Row, folder: str) -> Pair:
     known = find_language(told)
     code = known.code if known else language_in(told)
     if code is None:
-        raise DataError(f"{where}: '{told}' is no language that is known")
+        strange[told] += 1
+        return None
     subset = str(record.get("subset") or record.get("category") or "")
     item = f"{subset}:{record.get('id', row.number)}"
     shared: dict[str, Any] = {

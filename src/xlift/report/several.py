@@ -34,8 +34,8 @@ def write_side_by_side(studies: Sequence[StudyFolder], folder: Path) -> Path:
     tables = side_by_side(materials)
     write_tables(tables, folder / "tables")
     links = [
-        (one.workspace.study.name, one.workspace.study.question, os.path.relpath(path, folder))
-        for one, path in zip(materials, reports, strict=True)
+        (name, one.workspace.study.question, os.path.relpath(path, folder))
+        for name, one, path in zip(names_of(materials), materials, reports, strict=True)
     ]
     page = rendered(
         "several.html",
@@ -48,25 +48,33 @@ def write_side_by_side(studies: Sequence[StudyFolder], folder: Path) -> Path:
 
 def side_by_side(materials: Sequence[Material]) -> list[ReportTable]:
     """A table for each scale, the best run of all studies first."""
-    rows = [(material, row) for material in materials for row in overall_rows(material)]
+    named = zip(names_of(materials), materials, strict=True)
+    rows = [(name, row) for name, material in named for row in overall_rows(material)]
     scales = {scale.slug: scale for material in materials for scale in material.scales}
     tables = []
     for scale in scales.values():
-        own = [(one, row) for one, row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
+        own = [(name, row) for name, row in rows if (row.facet, row.rater) == (scale.facet, scale.rater)]
         own.sort(key=lambda pair: -(pair[1].mean or 0.0))
         columns = [Column("study"), Column("run"), Column("mean of other languages", "share")]
         columns += [Column("worst language", "share"), Column("requests", "count")]
         lines = [
             [
-                *(Value(one.workspace.study.name), Value(row.run), Value(*row.share)),
+                *(Value(name), Value(row.run), Value(*row.share)),
                 *(Value(*row.lowest, language_name(row.worst_language)), Value(row.n_prompts)),
             ]
-            for one, row in own
+            for name, row in own
         ]
-        records: list[dict[str, Any]] = [{"study": one.workspace.study.name} | record(row) for one, row in own]
+        records: list[dict[str, Any]] = [{"study": name} | record(row) for name, row in own]
         note = "Test prompts: share of the best value. Ranks are in a study's report; intervals are by its settings."
         tables.append(ReportTable(f"studies-{scale.slug}", scale.title, note, columns, lines, records))
     return tables
+
+
+def names_of(materials: Sequence[Material]) -> list[str]:
+    """What the studies are called: those of one name by their folders too."""
+    names = [one.workspace.study.name for one in materials]
+    paths = [one.workspace.path for one in materials]
+    return [f"{name} ({path})" if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 
 
 def differing(materials: Sequence[Material]) -> list[str]:
@@ -77,4 +85,4 @@ def differing(materials: Sequence[Material]) -> list[str]:
         "settings of decoding": [one.workspace.study.decoding.signature for one in materials],
         "raters": [frozenset((scale.facet, scale.rater) for scale in one.scales) for one in materials],
     }
-    return [f"the studies do not have the same {name}" for name, values in told.items() if len(set(values)) > 1]
+    return [f"The studies do not have the same {name}" for name, values in told.items() if len(set(values)) > 1]
