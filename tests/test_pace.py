@@ -10,7 +10,7 @@ import pytest
 from xlift import pace
 from xlift.disk import write_jsonl
 from xlift.energy import metered
-from xlift.pace import STAGES, keep_forecast, study_pace
+from xlift.pace import STAGES, judging_pace, keep_forecast, study_pace
 from xlift.stages import prepare
 from xlift.study.loading import parse_study
 from xlift.workspace import StudyFolder
@@ -60,6 +60,13 @@ def test_before_anything_is_measured_the_forecast_of_a_check_stands_and_without_
 
 def test_one_stage_alone_and_runs_trained_in_one_pass_are_named_so(study: StudyFolder) -> None:
     assert study_pace(study, study.runs, [], "train", ())(1.0, 80) == "2 of 2 runs at once, stage ETA 1 min 20 s"
+
+
+def test_a_judge_tells_its_stage_its_place_and_the_rest_with_the_judges_after_it() -> None:
+    told = judging_pace(0, 2, 100, STAGES)
+    assert told(0.0, 100) == "stage 4 of 5, judge 1 of 2"
+    assert told(0.5, 20) == "stage 4 of 5, judge 1 of 2, study ETA 1 min 0 s"
+    assert judging_pace(0, 1, 100, ())(0.5, 20) == "stage ETA 10 s"
 
 
 def _counter(folder: Path, name: str, zone: str, microjoules: int, end: int = 1_000_000) -> Path:

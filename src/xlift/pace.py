@@ -59,6 +59,23 @@ def study_pace(
     return told
 
 
+# e.g. judging_pace(1, 2, 100, STAGES)(0.5, 40) → "stage 4 of 5, judge 2 of 2, study ETA 20 s"
+def judging_pace(place: int, judges: int, each: int, stages: Sequence[str]) -> WholeTold:
+    """What stands beside a judge's progress; those that come after it are taken to be as quick, with `each` responses.
+
+    The report takes seconds.
+    """
+    places = [place_of("judge", stages)] if stages else []
+    whole = ", ".join([*places, *([f"judge {place + 1} of {judges}"] if judges > 1 else [])])
+
+    def told(unit_seconds: float, left: float) -> str:
+        seconds = unit_seconds * (left + each * (judges - place - 1))
+        parts = [whole, f"{'study' if stages else 'stage'} ETA {duration(seconds)}" if seconds else ""]
+        return ", ".join(part for part in parts if part)
+
+    return told
+
+
 def _stage_seconds(workspace: StudyFolder, stage: str) -> float | None:
     speed = _speed(workspace, stage)
     each = [_seconds(workspace, run, stage, units_left(workspace, run, stage), speed) for run in workspace.runs]
@@ -84,7 +101,12 @@ def units_left(workspace: StudyFolder, run: RunFolder, stage: str) -> float | No
         steps = _steps(workspace, run)
         return None if steps is None else max(0, steps - max(run.checkpoint_steps(), default=0))
     asked = _lines(workspace.prompts) * _answering(workspace, run)
-    return max(0, asked - sum(map(_lines, (run.path / "responses").glob("step-*.jsonl"))))
+    return max(0, asked - answers_there([run]))
+
+
+def answers_there(runs: Sequence[RunFolder]) -> int:
+    """How many replies some runs have made."""
+    return sum(_lines(path) for run in runs for path in (run.path / "responses").glob("step-*.jsonl"))
 
 
 def _steps(workspace: StudyFolder, run: RunFolder) -> int | None:

@@ -21,7 +21,7 @@ from xlift.halving import idle_problems, surviving
 from xlift.hub import Located, locate
 from xlift.integrity import refuse_other_base, say_changed
 from xlift.models import KeptBase, Placement, place
-from xlift.pace import STAGES, place_of
+from xlift.pace import STAGES, answers_there, judging_pace, place_of
 from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.pending import say_pending
 from xlift.progress import around, say
@@ -436,7 +436,11 @@ def judge_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
     """Let the study's judges rate what they have not rated yet. The first worker does it."""
     if not workspace.study.judges or not first_worker():
         return
-    failures = [error for judge in workspace.study.judges for error in _failures(_judge, workspace, judge)]
+    judges, failures = workspace.study.judges, []
+    each = answers_there(workspace.runs)
+    for number, judge in enumerate(judges):
+        with around(judging_pace(number, len(judges), each, kept.stages if kept else ())):
+            failures += _failures(_judge, workspace, judge)
     raise_together(failures)
 
 
