@@ -89,7 +89,7 @@ def test_a_language_mix_trains_on_all_of_the_others_and_holds_out_the_same_engli
     some = Source(path=str(mixed), language="pt", size=40)
     alone, kept_alone = load_instructions(Instructions(sources=[english], heldout=8))
     both, kept_both = load_instructions(Instructions(sources=[english, some], heldout=8))
-    assert kept_both == kept_alone
+    assert list(kept_both) == list(kept_alone)
     assert {one["language"] for one in kept_both} == {"en"}
     added = [one["language"] for one in both if one not in alone]
     assert len(added) == 40
@@ -104,9 +104,45 @@ def test_a_language_mix_trains_on_all_of_the_others_and_holds_out_the_same_engli
 def test_heldout_is_never_trained_on_and_is_the_same_for_every_size() -> None:
     small, kept_small = load_instructions(Instructions(size=10))
     large, kept_large = load_instructions(Instructions(size=40))
-    assert kept_small == kept_large
+    assert list(kept_small) == list(kept_large)
     assert {one["id"] for one in small} <= {one["id"] for one in large}
     assert not {one["id"] for one in large} & {one["id"] for one in kept_large}
+
+
+def plainly_chosen(settings: Instructions) -> tuple[list[Any], list[Any]]:
+    """What `load_instructions` chooses, with all of it in lists."""
+    loaded = [load_source(one) for one in settings.sources]
+    every: dict[str, dict[str, str]] = {}
+    for one in (one for found in loaded for one in found):
+        every.setdefault(one.get("parallel_id", ""), {})[one["language"]] = one["messages"][-1]["content"]
+    pool: dict[str, Any] = {}
+    for source, found in zip(settings.sources, loaded, strict=True):
+        for one in nested_subset(found, source.size, settings.subset_seed):
+            others = {code: text for code, text in every[one.get("parallel_id", "")].items() if code != one["language"]}
+            parallel = others and "parallel_id" in one
+            wrong = {"wrong": others.get("en") or next(iter(others.values()))} if parallel else {}
+            pool.setdefault(one["id"], {**one, **wrong})
+    ranked = nested_subset([*pool.values()], None, settings.subset_seed)
+    english = [one for one in ranked if one["language"] == "en"]
+    heldout = (english or ranked)[: settings.heldout]
+    rest = [one for one in ranked if one not in heldout]
+    return nested_subset(rest, settings.size, settings.subset_seed), heldout
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_conversations_chosen_on_disk_are_those_that_lists_of_all_would_give(tmp_path: Path, seed: int) -> None:
+    records = [
+        {"prompt": f"{i % 17} é?", "completion": f"{code} {i % 23}", "language": code, "parallel_id": f"{i % 13}"}
+        for i in range(60)
+        for code in ("fr", "en", "ru")[: 1 + i % 3]
+    ]
+    own, other = write(tmp_path / "a.jsonl", records), write(tmp_path / "b.jsonl", [*records[30:], *asked_in("pt", 9)])
+    sources = [Source(path=str(own), size=50), Source(path=str(other), languages=["pt", "ru", "fr"]), Source(size=7)]
+    for one in (
+        Instructions(sources=sources, heldout=5, subset_seed=seed, size=40),
+        Instructions(sources=sources[1:2], heldout=5, subset_seed=seed),
+    ):
+        assert tuple(map(list, load_instructions(one))) == plainly_chosen(one)
 
 
 def test_builtin_instructions_are_distinct_well_formed_and_varied() -> None:

@@ -163,7 +163,7 @@ def base_model(study: Study, lab: Lab) -> Any:
 
 
 def conversations(study: Study, lab: Lab) -> Any:
-    return load_instructions(_tuned(study).instructions)
+    return [list(part) for part in load_instructions(_tuned(study).instructions)]
 
 
 def examined(study: Study, lab: Lab) -> Any:

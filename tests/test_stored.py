@@ -115,7 +115,8 @@ def test_data_that_is_kept_is_not_read_again_unless_it_changes(
         assert (found.unfit, found.overlaps) == (plain.unfit, plain.overlaps)
         assert len(reads) == 1
     assert isinstance(found.train, Late)
-    assert list(found.train) == plain.train
+    assert list(found.train) == list(plain.train)
+    assert found.train[1:3] == plain.train[1:3]
     assert len(reads) == 2
     file = Path(settings.sources[0].path)
     file.write_text(file.read_text() + json.dumps({"prompt": "new", "completion": "new"}) + "\n")

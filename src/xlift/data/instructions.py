@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from xlift.data.overlap import Overlaps, overlaps
+from xlift.data.pool import Chosen, Pool, PoolRows, rank
 from xlift.data.readers import is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
 from xlift.data.tabular import Row, content_sha256, rows
 from xlift.errors import DataError, shortened
@@ -15,6 +18,7 @@ from xlift.languages import language_code
 from xlift.records import Conversation, Prompt, fingerprint, unique
 from xlift.study.data import BUILTIN, Instructions, Source
 
+InOrder = TypeVar("InOrder", list[Conversation], PoolRows)
 Unfit = dict[str, list[str]]
 """Records that cannot be learned from and were left out: where they stand, by the reason."""
 
@@ -62,19 +66,29 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
 
     Records that cannot be learned from go to `unfit`. Raises DataError that lists them where it is not given.
     """
+    return unique(_read(source, offline, unfit), key=lambda one: one["id"])
+
+
+def _read(source: Source, offline: bool, unfit: Unfit | None) -> Iterator[Conversation]:
+    """The same one by one as they are read, duplicates among them; what is wrong is told at the end."""
     problems: list[str] = []
     left_out: Unfit = {}
-    found: list[Conversation] = []
+    fit = given = 0
     for row in _records(source, offline):
         try:
             if row.problem:
                 raise DataError(row.problem.removeprefix(f"{row.where}: "))
-            found.append(_conversation(row.record, source, row.where))
+            one = _conversation(row.record, source, row.where)
         except DataError as error:
             places = left_out.setdefault(reason_of(error.problems[0]), [])
             places.append(row.where)
             problems += [f"{row.where}: {problem}" for problem in error.problems] if len(places) <= _ALIKE else []
-    if problems and (unfit is None or not found):
+            continue
+        fit += 1
+        if _wanted(one, source):
+            given += 1
+            yield one
+    if problems and (unfit is None or not fit):
         alike = [(reason, len(places) - _ALIKE) for reason, places in left_out.items()]
         more = [f"{source.path}: {count:,} more records: {reason}" for reason, count in alike if count > 0]
         hint = f"mend or remove these records of {source.path}, or leave them out with --skip-unfit"
@@ -82,14 +96,16 @@ def load_source(source: Source, offline: bool = False, unfit: Unfit | None = Non
     if unfit is not None:
         for reason, places in left_out.items():
             unfit.setdefault(reason, []).extend(places)
-    if source.categories is not None:
-        found = [one for one in found if one.get("category") in source.categories]
-    if source.languages is not None:
-        found = [one for one in found if one["language"] in source.languages]
-    if not found:
+    if not given:
         chosen = [name for name in ("categories", "languages") if getattr(source, name) is not None]
         raise DataError(f"{source.path}: no conversations" + (f" of these {' and '.join(chosen)}" if chosen else ""))
-    return unique(found, key=lambda one: one["id"])
+
+
+def _wanted(one: Conversation, source: Source) -> bool:
+    categories, languages = source.categories, source.languages
+    return (categories is None or one.get("category") in categories) and (
+        languages is None or one["language"] in languages
+    )
 
 
 def _conversation(record: dict[str, Any], source: Source, where: str) -> Conversation:
@@ -158,44 +174,37 @@ def nested_subset(conversations: Sequence[Conversation], size: int | None, seed:
 
     Raises DataError if there are fewer.
     """
-    ranked = sorted(conversations, key=lambda one: fingerprint(seed, one["id"], length=32))
+    return _first(sorted(conversations, key=lambda one: rank(seed, one["id"])), size)
+
+
+def _first(ranked: InOrder, size: int | None) -> InOrder:
     if size is not None and size > len(ranked):
         raise DataError(f"{size} conversations are asked for and {len(ranked)} are there", "lower instructions.size")
     return ranked[:size]
 
 
-def _with_wrong(pool: Sequence[Conversation], every: Iterable[Conversation]) -> list[Conversation]:
-    """The conversations, those with a parallel in another language with its reply: the English one where there is."""
-    replies: dict[str, dict[str, str]] = {}
-    for one in every:
-        replies.setdefault(one.get("parallel_id", ""), {})[one["language"]] = one["messages"][-1]["content"]
-
-    def wrong(one: Conversation) -> Conversation:
-        of_others = replies[one["parallel_id"]] if "parallel_id" in one else {}
-        others = {code: text for code, text in of_others.items() if code != one["language"]}
-        return {**one, "wrong": others.get("en") or next(iter(others.values()))} if others else one
-
-    return list(map(wrong, pool))
-
-
 def load_instructions(
     settings: Instructions, offline: bool = False, unfit: Unfit | None = None
-) -> tuple[list[Conversation], list[Conversation]]:
+) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
     """Training and held-out conversations. Records that cannot be learned from go to `unfit`, or are refused.
 
     The held-out ones are English where there is English, so that their loss is what English alone can tell; they are
     the same for every subset size and whatever other languages are mixed in. Raises DataError for too few.
     """
-    loaded = [(source, load_source(source, offline, unfit)) for source in settings.sources]
-    pool = [one for source, found in loaded for one in nested_subset(found, source.size, settings.subset_seed)]
-    pool = _with_wrong(pool, chain.from_iterable(found for _, found in loaded))
-    ranked = nested_subset(unique(pool, key=lambda one: one["id"]), None, settings.subset_seed)
-    english = [one for one in ranked if one["language"] == "en"]
-    heldout = (english or ranked)[: settings.heldout]
-    out = {one["id"] for one in heldout}
-    rest = [one for one in ranked if one["id"] not in out]
-    if len(heldout) < settings.heldout or not rest:
-        what = f"{len(english)} English conversations" if english else f"{len(ranked)} conversations"
+    pool, sources = Pool(settings.subset_seed), list[PoolRows]()
+    for source in settings.sources:
+        start = len(pool)
+        for one in _read(source, offline, unfit):
+            pool.add(one)
+        sources.append(pool.distinct(np.arange(start, len(pool))))
+    chosen = [_first(pool.ranked(rows), one.size) for one, rows in zip(settings.sources, sources, strict=True)]
+    ranked = pool.ranked(pool.distinct(np.concatenate(chosen)))
+    english = pool.spoken(ranked, "en")
+    heldout = (english if len(english) else ranked)[: settings.heldout]
+    rest = ranked[~np.isin(ranked, heldout)]
+    if len(heldout) < settings.heldout or not len(rest):
+        what = f"{len(english)} English conversations" if len(english) else f"{len(ranked)} conversations"
         problem = f"{what} cannot spare {settings.heldout} held-out ones"
         raise DataError(problem, "lower instructions.heldout, or add conversations")
-    return nested_subset(rest, settings.size, settings.subset_seed), heldout
+    wrong = pool.wrong(np.concatenate(sources))
+    return Chosen(pool, _first(rest, settings.size), wrong), Chosen(pool, heldout, wrong)

@@ -41,8 +41,8 @@ class Late(Sequence[Conversation]):
         self._reading, self._part, self.folder = reading, part, folder
 
     @property
-    def _conversations(self) -> list[Conversation]:
-        found: list[Conversation] = getattr(self._reading.examples, self._part)
+    def _conversations(self) -> Sequence[Conversation]:
+        found: Sequence[Conversation] = getattr(self._reading.examples, self._part)
         return found
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Late(Sequence[Conversation]):
     @overload
     def __getitem__(self, at: slice) -> list[Conversation]: ...
     def __getitem__(self, at: int | slice) -> Conversation | list[Conversation]:
-        return self._conversations[at]
+        return list(self._conversations[at]) if isinstance(at, slice) else self._conversations[at]
 
     def let_go(self) -> None:
         """Forget the conversations; who asks again reads them again."""
@@ -97,4 +97,5 @@ def _overlaps(found: dict[str, Any]) -> Overlaps:
         return [Shared(*row) for row in rows]
 
     splits = {name: {split: shared(rows) for split, rows in found[name].items()} for name in ("prompts", "parts")}
-    return Overlaps(shared(found["repeated"]), shared(found["heldout"]), **splits)
+    lists = shared(found["repeated"]), shared(found["heldout"])
+    return Overlaps(*lists, splits["prompts"], splits["parts"], found["near_duplicates"])

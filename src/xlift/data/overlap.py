@@ -13,7 +13,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +36,9 @@ _PUNCTUATION = (
 _UNIT = re.compile(f"[{_UNSPACED}]|[^\\s{_PUNCTUATION}{_UNSPACED}]+")
 _ASCII = str.maketrans({sign: " " for sign in map(chr, range(128)) if not sign.isalnum() and sign not in "+/<=>^%"})
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-_CHUNK = 4_000_000
-_SHOWN = 3
+_CHUNK = 1_000_000
+_SHOWN, _LISTED = 3, 1_000
+"""How many of a kind are told, and how many near-duplicates are kept: data may have millions."""
 
 
 class Shared(NamedTuple):
@@ -57,18 +58,20 @@ class Overlaps:
     """What was found; of prompts by split."""
 
     repeated: list[Shared] = field(default_factory=list)
-    """Training conversations that say what an earlier one says."""
+    """Training conversations that say what an earlier one says: the first of them."""
     heldout: list[Shared] = field(default_factory=list)
     """Held-out conversations whose request stands in the training data."""
     prompts: Mapping[str, list[Shared]] = field(default_factory=dict)
     """Prompts that stand there as a whole."""
     parts: Mapping[str, list[Shared]] = field(default_factory=dict)
     """Prompts of which a run of words stands there."""
+    near_duplicates: int = 0
+    """Training conversations that say what an earlier one says: all of them."""
 
     @property
     def facts(self) -> dict[str, int]:
         """How many of each."""
-        counts = {"near_duplicates": len(self.repeated), "heldout_in_training": len(self.heldout)}
+        counts = {"near_duplicates": self.near_duplicates, "heldout_in_training": len(self.heldout)}
         for split in self.prompts:
             counts[f"{split}_prompts_in_training"] = len(self.prompts[split])
             counts[f"{split}_prompts_sharing_words"] = len(self.parts[split])
@@ -78,7 +81,7 @@ class Overlaps:
     def lines(self) -> list[str]:
         """What was found, in words."""
         found = [
-            *_told(self.repeated, "training conversations that say what another one says"),
+            *_told(self.repeated, "training conversations that say what another one says", self.near_duplicates),
             *_told(self.heldout, "held-out requests that stand in the training data"),
         ]
         for split in self.prompts:
@@ -100,14 +103,15 @@ class Overlaps:
             raise DataError(shortened(problems), hint)
 
 
-def _told(found: Sequence[Shared], what: str) -> list[str]:
-    """A headline and the first of what was found; nothing where nothing was."""
+def _told(found: Sequence[Shared], what: str, count: int | None = None) -> list[str]:
+    """A headline and the first of what was found, of which there are `count`; nothing where nothing was."""
+    count = len(found) if count is None else count
     shown = [
         f"  {one.id} and {one.place}{f' ({one.share:.0%})' if one.share < 1 else ''}: {one.words}"
         for one in found[:_SHOWN]
     ]
-    more = [f"  … and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
-    return [f"{what}, but for case, blanks and punctuation: {len(found):,}", *shown, *more] if found else []
+    more = [f"  … and {count - _SHOWN:,} more"] if count > _SHOWN else []
+    return [f"{what}, but for case, blanks and punctuation: {count:,}", *shown, *more] if found else []
 
 
 # e.g. units("Don't — STOP!") → ["don", "t", "stop"]
@@ -125,26 +129,23 @@ def units(text: str) -> list[str]:
 
 # e.g. len(overlaps([{"id": "a", "messages": [{"role": "user", "content": "Hi!"}]}] * 2, [], []).repeated) → 1
 def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], prompts: Sequence[Prompt]) -> Overlaps:
-    """Look for what the three have in common. 100,000 conversations take seconds."""
+    """Look for what the three have in common. 100,000 conversations take seconds; of each a number is kept."""
+    sought = {_request(one["messages"]) for one in (*heldout, *prompts)} - {""}  # of signs alone nothing is left
     asked: dict[str, int] = {}
-    whole: dict[int, int] = {}
-    repeated: list[Shared] = []
-    search = _Search(prompts)
+    whole, search = array("q"), _Search(prompts)
     for place, conversation in enumerate(train):
         turns = [units(message["content"]) for message in conversation["messages"]]
-        first = whole.setdefault(hash("\n".join(map(" ".join, turns))), place)
-        if first != place:
-            repeated.append(Shared(_where(conversation), _where(train[first]), _first_words(conversation["messages"])))
-        for message, said in zip(conversation["messages"], turns, strict=True):
-            if message["role"] == "user":
-                asked.setdefault(" ".join(said), place)
-            search.add(place, said)
-        asked.setdefault(_request(conversation["messages"], turns), place)
+        whole.append(hash("\n".join(map(" ".join, turns))))
+        asks = [one["role"] == "user" for one in conversation["messages"]]
+        for request in {_request(conversation["messages"], turns), *map(" ".join, compress(turns, asks))} & sought:
+            asked.setdefault(request, place)
+        for own in turns:
+            search.add(place, own)
     search.flush()
-    asked.pop("", None)  # of signs alone nothing is left to compare
     held = [(one, asked.get(_request(one["messages"]))) for one in heldout]
     found = {split: [one for one in prompts if one["split"] == split] for split in ("validation", "test")}
     complete = {split: list(_whole(search, asked, train, some)) for split, some in found.items()}
+    repeated, count = _repeated(train, np.frombuffer(whole, dtype=np.int64))
     return Overlaps(
         repeated,
         [Shared(_where(one), _where(train[at]), _first_words(one["messages"])) for one, at in held if at is not None],
@@ -153,7 +154,20 @@ def overlaps(train: Sequence[Conversation], heldout: Sequence[Conversation], pro
             split: list(_partly(search, train, some, {one.id for one in complete[split]}))
             for split, some in found.items()
         },
+        count,
     )
+
+
+def _repeated(train: Sequence[Conversation], hashes: NDArray[np.int64]) -> tuple[list[Shared], int]:
+    """The first conversations whose hash an earlier one has, each with the first of these, and how many there are."""
+    order = np.argsort(hashes, kind="stable")
+    begins = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[:1]] + 1))
+    later = np.delete(np.arange(len(order)), begins)
+    first = order[begins[np.searchsorted(begins, later, side="right") - 1]]
+    shown = np.argsort(order[later])[:_LISTED]
+    pairs = ((train[place], train[earlier]) for place, earlier in zip(order[later[shown]], first[shown], strict=True))
+    listed = [Shared(_where(one), _where(other), _first_words(one["messages"])) for one, other in pairs]
+    return listed, len(later)
 
 
 def _where(conversation: Conversation) -> str:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from xlift.checkpoint import grammar_languages, measured_languages
@@ -237,13 +238,19 @@ def _plan(
         told = (pinned, prompts, offline, study.skip_unfit)
         examples = shared(lambda: load_examples(*told), "examples", settings)
         data_key = (chat_key, settings, config.max_length)
-        given = (config, chat, examples.train, examples.heldout, study.skip_unfit)
-        data = shared(lambda: encode_data(*given), "data", data_key)
+        given = (config, chat, examples, study.skip_unfit)
+        data = shared(lambda: _encoded(*given), "data", data_key)
         work = work_of(config, data, study.validation.every)
     answering = answering_checkpoints(config, work, study.decoding)
     unfit = shared(lambda: unfit_files(base), "files", base.path)
     own = work if run.learns else Workload()
     return Planned(run, base, size, chat, data, own, answering, asked, watched, unfit, examples)
+
+
+def _encoded(config: RunConfig, chat: ChatFormat, examples: Examples, skip_unfit: bool) -> Data:
+    """What `encode_data` gives, in files that are mapped into memory and stand in no folder any more."""
+    with TemporaryDirectory(prefix="xlift-") as folder:
+        return encode_data(config, chat, examples.train, examples.heldout, skip_unfit, Path(folder) / "tokens")
 
 
 def _tell_of_data(study: Study, plans: Sequence[Planned], found: Found) -> None:

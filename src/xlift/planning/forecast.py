@@ -75,9 +75,11 @@ def work_of(config: RunConfig, data: Data, every: int | None) -> Workload:
     """Count the plan of a run; `every` is the setting validation.every."""
     steps = plan(config, data.lengths)
     padded, budget = not config.packing, config.micro_batch_tokens
-    groups = [group for step in steps for group in split_micro_batches(step, data.lengths, budget, padded)]
-    widths = [_width([data.lengths[i] for i in group], padded) for group in groups]
-    widest = groups[max(range(len(groups)), key=widths.__getitem__)]
+    widths, widest, most = list[int](), list[int](), 0
+    # One by one: over epochs of millions of conversations the groups are too many to hold.
+    for group in (group for step in steps for group in split_micro_batches(step, data.lengths, budget, padded)):
+        widths.append(_width([data.lengths[i] for i in group], padded))
+        widest, most = (group, widths[-1]) if widths[-1] > most else (widest, most)
     checkpoints = [*range(config.checkpoint_every, len(steps), config.checkpoint_every), len(steps)]
     also = range(every, len(steps), every) if every else ()
     return Workload(

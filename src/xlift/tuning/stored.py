@@ -15,7 +15,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,8 +27,8 @@ from xlift.integrity import hashes
 from xlift.tuning.templates import Encoded
 
 _SCHEMA = pa.schema({"ids": pa.list_(pa.int32()), "learned": pa.list_(pa.bool_())})
-_BATCH = 10_000
-"""Examples that are written, or looked at, at once."""
+_BATCH, _BATCH_TOKENS = 10_000, 500_000
+"""Examples that are written, or looked at, at once, and about the most tokens of them."""
 _FACTS = "facts.json"
 
 
@@ -71,11 +70,22 @@ class Stored(Sequence[Encoded]):
 
 def written(examples: Iterable[Encoded], path: Path) -> Stored:
     """Examples written a batch at a time."""
-    each = iter(examples)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
-        while some := list(islice(each, _BATCH)):
+        for some in _batches(examples):
             file.write(pa.record_batch([[one.ids for one in some], [one.mask for one in some]], schema=_SCHEMA))
     return Stored(path)
+
+
+def _batches(examples: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    some, tokens = list[Encoded](), 0
+    for one in examples:
+        some.append(one)
+        tokens += len(one)
+        if len(some) == _BATCH or tokens >= _BATCH_TOKENS:
+            yield some
+            some, tokens = [], 0
+    if some:
+        yield some
 
 
 def stored_in(folder: Path) -> tuple[Stored, Stored, dict[str, Any]] | None:
