@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from xlift.disk import sync, write_atomic
 from xlift.integrity import hashes
 from xlift.tuning.templates import Encoded
 
-_SCHEMA = pa.schema({"ids": pa.list_(pa.int32()), "learned": pa.list_(pa.bool_())})
 _BATCH, _BATCH_TOKENS = 10_000, 500_000
 """Examples that are written, or looked at, at once, and about the most tokens of them."""
 _FACTS = "facts.json"
@@ -36,6 +33,8 @@ class Stored(Sequence[Encoded]):
     """The examples of a file, each read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
+        import pyarrow as pa  # late: benchmarks/gpu.sh trains where it is not installed
+
         with pa.memory_map(str(path)) as source:
             self._table = pa.ipc.open_file(source).read_all()
 
@@ -55,10 +54,14 @@ class Stored(Sequence[Encoded]):
     @cached_property
     def lengths(self) -> Sequence[int]:
         """The tokens of each, four bytes a number."""
+        import pyarrow.compute as pc
+
         return array("i", np.asarray(pc.list_value_length(self._table["ids"])).astype(np.intc).tobytes())
 
     def unusual(self, embeddings: int, longest: int | None) -> Iterator[Encoded]:
         """Those with a token that has no embedding, and those that are longer."""
+        import pyarrow.compute as pc
+
         start = 0
         for batch in self._table.to_batches(_BATCH):
             ids = batch["ids"]
@@ -70,9 +73,12 @@ class Stored(Sequence[Encoded]):
 
 def written(examples: Iterable[Encoded], path: Path) -> Stored:
     """Examples written a batch at a time."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as file:
+    import pyarrow as pa
+
+    schema = pa.schema({"ids": pa.list_(pa.int32()), "learned": pa.list_(pa.bool_())})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
         for some in _batches(examples):
-            file.write(pa.record_batch([[one.ids for one in some], [one.mask for one in some]], schema=_SCHEMA))
+            file.write(pa.record_batch([[one.ids for one in some], [one.mask for one in some]], schema=schema))
     return Stored(path)
 
 
