@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import tarfile
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_what_is_no_part_of_a_study_is_not_unpacked(name: str, tmp_path: Path) -
     with pytest.raises(DataError, match="not of a study"):
         read_archive(source, tmp_path / "in" / "made")
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "in", source]
+
+
+def test_a_bomb_is_refused_where_it_is_seen_and_not_unpacked(tmp_path: Path) -> None:
+    """One file of 3 GB of which nothing follows: whoever wanted to pass over it would find the archive torn."""
+    member = tarfile.TarInfo("runs/a/responses/step-4.jsonl")
+    member.size = 3 << 30
+    source = tmp_path / "bomb.tar.xz"
+    source.write_bytes(lzma.compress(member.tobuf(), preset=0))
+    with pytest.raises(DataError, match="more than 2 GB unpacked"):
+        read_archive(source, tmp_path / "made")
+    assert [*tmp_path.iterdir()] == [source]
 
 
 def test_a_damaged_archive_and_a_taken_name_are_refused_and_leave_nothing(study: StudyFolder, tmp_path: Path) -> None:

@@ -5,23 +5,33 @@ Mutations of good inputs reach further than random bytes: pieces are cut, double
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import random
+import shutil
+import tarfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xlift.annotation.scheme import Scheme, read_scheme
+from xlift.annotation.transfer import read_ratings
 from xlift.data.instructions import load_source
 from xlift.data.prompts import read_prompt_file
 from xlift.errors import UserError
+from xlift.export.archive import read_archive
 from xlift.integrity import checkpoint_facts
+from xlift.judging.exams import exam_pairs
 from xlift.judging.replies import read_preference, read_values, read_why, refuses
 from xlift.rating import rate
-from xlift.rating.files import rate_file
+from xlift.rating.files import rate_file, read_responses
+from xlift.rating.inspect_logs import log_rows
 from xlift.records import Prompt, Rating, Response, any_response, parse_line, read_records
 from xlift.redaction import redacted
 from xlift.servers.calls import ServedReply
@@ -30,6 +40,7 @@ from xlift.servers.ledger import read_ledger
 from xlift.study.data import Source
 from xlift.study.loading import load_study
 from xlift.study.served import Judge
+from xlift.tuning.stored import stored_in
 from xlift.workspace import find_run, manifest_of
 
 ODD: list[Any] = [
@@ -115,6 +126,32 @@ REPLIES = (
 )
 
 
+SCHEME = {"facets": [{"name": "tone", "question": "Is the tone right?", "levels": {"2": "yes", "0": "no"}}],
+          "spans": [{"name": "rude", "of": "tone", "help": {"en": "a rude word"}}], "guidelines": "# Tone"}  # fmt: skip
+LOG = {"eval": {"model": "m", "task": "t"}, "samples": [
+    {"id": 1, "input": "Pourquoi ?", "output": {"choices": [{"message": {"content": "Parce que."}}]}}]}  # fmt: skip
+SAMPLE = {"doc": {"question": "Q", "language": "fr"}, "resps": [["Parce que."]], "filtered_resps": ["Parce que."],
+          "custom_id": "a", "response": {"body": COMPLETION}, "prompt": "P", "predict": "R"}  # fmt: skip
+TASK = {"data": {"id": "p1", "run": "r", "step": 4}, "annotations": [
+    {"completed_by": {"email": "a@b.c"}, "lead_time": 3.5, "result": [
+        {"from_name": "fluency", "value": {"choices": ["2: natural"]}},
+        {"from_name": "comment", "value": {"text": ["good"]}}]}]}  # fmt: skip
+INSTANCE = {"id": "r/step-4/p1", "label_annotations": {"fluency": {"2": True}, "comment": {"a": "b"}},
+            "behavioral_data": {"time_string": "0d 0h 1m 5s"}, "user_id": "Ana"}  # fmt: skip
+TABLE = (
+    "id,run,step,language,facet,rater,value,reason,seconds,comment\np1,r,4,fr,fluency,Ana,2,,3.5,good\n",
+    'id,run,step,language,facet,rater,value\n"p1",r,4,fr,helpfulness,Ana,1\np1,r,4,fr,fluency,Bo,\n',
+)
+PAIR = {
+    "prompt": "Pourquoi ?",
+    "chosen": "Parce que.",
+    "rejected": "Because.",
+    "language": "fr",
+    "subset": "s",
+    "id": 1,
+}
+
+
 def look_at_reply(raw: bytes, folder: Path) -> None:
     text = raw.decode("utf-8", "replace")
     for values in read_values(text, ["fluency", "accuracy"]).values():
@@ -156,6 +193,34 @@ def look_at_ledger(path: Path) -> None:
         book.replies("00ff")
 
 
+def look_at_archive(raw: bytes, folder: Path) -> None:
+    """An archive that holds this as its study, or whose own bytes are broken in the same way."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in ("study.yaml", "runs/r/run.yaml"):
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    whole = packed.getvalue()
+    if raw.startswith(b"{") and len(raw) % 3 == 0:
+        whole = whole[: len(raw)] + raw[:100] + whole[len(raw) + 100 :]
+    (folder / "a.study.tar.xz").write_bytes(lzma.compress(whole, preset=0))
+    shutil.rmtree(folder / "unpacked", ignore_errors=True)
+    read_archive(folder / "a.study.tar.xz", folder / "unpacked")
+
+
+def look_at_stored(raw: bytes, folder: Path) -> None:
+    (folder / "facts.json").write_bytes(raw)
+    assert stored_in(folder) is None or b"sha256" in raw
+
+
+def look_at_responses(raw: bytes, folder: Path) -> None:
+    for name in ("any.jsonl", "any.json"):
+        (folder / name).write_bytes(raw)
+        with suppress(UserError):
+            list(read_responses(folder / name, []))
+
+
 def rate_it(path: Path) -> None:
     target = path.with_name("out.jsonl")
     target.unlink(missing_ok=True)
@@ -179,6 +244,21 @@ PARSERS: dict[str, tuple[Any, Callable[[bytes, Path], None]]] = {
     "prompts": (PROMPT, file_of("q.jsonl", read_prompt_file)),
     "instructions": (CONVERSATION, file_of("i.jsonl", lambda path: load_source(Source(path=str(path))))),
     "file of responses": (RESPONSE, file_of("f.jsonl", rate_it)),
+    "archive": (STUDY, look_at_archive),
+    "scheme": (SCHEME, file_of("scheme.yaml", read_scheme)),
+    "log of inspect_ai": (LOG, file_of("log.json", lambda path: [*log_rows(path)])),
+    "responses of programs": (SAMPLE, look_at_responses),
+    "ratings of Label Studio": (
+        [TASK],
+        file_of("l.json", lambda path: read_ratings(path, [RESPONSE], {}, set(), Scheme())),
+    ),
+    "ratings of potato": (
+        INSTANCE,
+        file_of("l.jsonl", lambda path: read_ratings(path, [RESPONSE], {}, set(), Scheme())),
+    ),
+    "ratings as CSV": (TABLE, file_of("l.csv", lambda path: read_ratings(path, [RESPONSE], {}, set(), Scheme()))),
+    "exam": (PAIR, file_of("exam.jsonl", lambda path: exam_pairs(f"mm:{path}"))),
+    "stored tokens": ({"sha256": {"train.arrow": "a"}, "examples": 3}, look_at_stored),
 }
 
 

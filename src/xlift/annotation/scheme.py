@@ -158,7 +158,7 @@ def read_scheme(path: Path) -> Scheme:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", "a scheme is a YAML file: docs/annotation.md")
-    raw = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    raw = read_yaml(_text(path), str(path))
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path}: expected settings, found {raw!r:.60}", f"settings: {', '.join(Scheme.model_fields)}"
@@ -175,8 +175,15 @@ def read_scheme(path: Path) -> Scheme:
         told = [f"{path}: guidelines: {name}: no such file" for name in lost]
         told += [f"{path}: guidelines: {code}: {nearest(code, words.INTERFACES)}" for code in strange]
         raise ConfigError(told, "guidelines are files beside the scheme, or Markdown")
-    read = {code: (path.parent / said).read_text("utf-8") if _is_file(said) else said for code, said in texts.items()}
+    read = {code: _text(path.parent / said) if _is_file(said) else said for code, said in texts.items()}
     return scheme.model_copy(update={"guidelines": read or None})
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})", "save it as UTF-8") from None
 
 
 # e.g. _is_file("guidelines.en.md") → True

@@ -241,8 +241,8 @@ def _given_problems(
         problems.append(f"{one.where}: no rater")
     elif one.rater in taken:
         problems.append(f"{one.where}: '{one.rater}' annotates in this campaign; give the imported rater another name")
-    if not re.fullmatch(r"\d+", one.step):
-        return [*problems, f"{one.where}: step must be a whole number, found '{one.step}'"]
+    if not re.fullmatch(r"\d{1,18}", one.step):
+        return [*problems, f"{one.where}: step must be a whole number, found '{one.step:.40}'"]
     response = index.get((one.run, int(one.step), one.id))
     if response is None:
         return [*problems, f"{one.where}: {_nothing_like(one, index)}"]
@@ -289,7 +289,11 @@ def _to_record(
 def _from_csv(path: Path, problems: list[str]) -> Iterator[Given]:
     text = _text_of(path)
     rows = csv.DictReader(io.StringIO(text, newline=""), restkey="?", restval="", strict=True)
-    missing = [name for name in NEEDED if name not in (rows.fieldnames or [])]
+    try:
+        missing = [name for name in NEEDED if name not in (rows.fieldnames or [])]
+    except csv.Error as error:
+        problems.append(f"{path}:1: {error}")
+        return
     if missing:
         problems.append(f"{path}:1: columns are missing: {', '.join(missing)}; needed: {', '.join(NEEDED)}")
         return
@@ -345,16 +349,21 @@ def _from_label_studio(path: Path, problems: list[str]) -> Iterator[Given]:
 def _label_studio_annotation(annotation: dict[str, Any], place: dict[str, str], where: str) -> Iterator[Given]:
     who = annotation.get("completed_by", "")
     rater = str(who.get("email") or who.get("id", "")) if isinstance(who, dict) else str(who)
-    told = {one.get("from_name"): one.get("value") for one in annotation.get("result", []) if isinstance(one, dict)}
+    results = annotation.get("result")
+    marked = [one for one in results if isinstance(one, dict)] if isinstance(results, list) else []
+    told = {str(one.get("from_name")): one.get("value") for one in marked}
     detail: dict[str, Any] = {}
     if isinstance(annotation.get("lead_time"), int | float):
         detail["seconds"] = round(annotation["lead_time"], 1)
     comment = told.pop("comment", None)
     if isinstance(comment, dict) and comment.get("text"):
-        detail["comment"] = "\n".join(comment["text"]) if isinstance(comment["text"], list) else comment["text"]
+        lines = comment["text"] if isinstance(comment["text"], list) else [comment["text"]]
+        detail["comment"] = "\n".join(map(str, lines))
     for facet, value in told.items():
         options = value if isinstance(value, dict) else {}
-        chosen = options.get("choices") or [options.get("rating", options.get("number", ""))]
+        choices = options.get("choices")
+        rated = [options.get("rating", options.get("number", ""))]
+        chosen = choices if isinstance(choices, list) and choices else rated
         yield _labelled(where, place, str(facet), rater, chosen, detail, "Label Studio")
 
 

@@ -28,8 +28,8 @@ ENDING = ".tar.xz"
 _RECORDS = r"(responses|ratings)/step-\d+(\.[\w.+-]+)?\.jsonl|margins/step-\d+\.json"
 _OF_RUN = rf"run\.yaml|manifest\.json|train\.jsonl|{_RECORDS}"
 _KEPT = re.compile(rf"study\.yaml|(prompts|imported)\.jsonl|runs/[^/]+/({_OF_RUN})")
-LARGEST = 1 << 31
-"""Bytes that an archive may hold unpacked; none that we write comes near it."""
+LARGEST, MOST_FILES = 1 << 31, 100_000
+"""Bytes and files that an archive may hold unpacked; none that we write comes near."""
 
 
 def write_archive(study: Path, to: Path) -> Path:
@@ -117,12 +117,16 @@ def read_archive(source: Path, to: Path) -> StudyFolder:
 
 
 def _unpack(archive: tarfile.TarFile, source: Path, folder: Path) -> None:
-    members = archive.getmembers()
+    members, held = list[tarfile.TarInfo](), 0
+    for member in archive:
+        members.append(member)
+        held += member.size
+        # A bomb is not even unpacked to be counted.
+        if held > LARGEST or len(members) > MOST_FILES:
+            raise DataError(f"{source}: holds more than {LARGEST >> 30} GB unpacked, or {MOST_FILES:,} files")
     strange = [one.name for one in members if not one.isreg() or not _is_ours(one.name)]
     if strange:
         raise DataError(f"{source}: not of a study: {', '.join(shortened(strange))}", "xlift export writes archives")
-    if sum(one.size for one in members) > LARGEST:
-        raise DataError(f"{source}: holds more than {LARGEST >> 30} GB unpacked")
     archive.extractall(folder, members, filter="data")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from xlift.errors import DataError
 from xlift.extras import require
 
 _HEAD = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"')
+LARGEST_SAMPLE = 1 << 28
+"""Bytes of one sample, unpacked."""
 _ZSTANDARD, _LOCAL_HEADER = 93, 30
 """How zip archives number a way of compression that Python's zipfile does not read, and bytes before a file's name."""
 
@@ -29,16 +32,21 @@ def is_log(path: Path) -> bool:
 def log_rows(path: Path) -> Iterator[Row]:
     """The samples, each with the `model` and `task` of the log. Raises DataError for what is no whole log."""
     for number, (head, sample) in enumerate(_samples(path), start=1):
-        of = head.get("eval") or {}
-        row = {"model": of.get("model"), "task": of.get("task")} | sample
+        of = head.get("eval") if isinstance(head, dict) else None
+        if not isinstance(sample, dict) or not isinstance(of, dict | None):
+            raise DataError(f"{path}: no whole log of inspect_ai: sample {number} or its `eval` is no object")
+        row = {name: (of or {}).get(name) for name in ("model", "task")} | sample
         yield Row(f"{path}: sample {sample.get('id')}", number, row)
 
 
-def _samples(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _samples(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         if path.suffix == ".json":
             log = json.loads(path.read_bytes())
-            yield from ((log, sample) for sample in log.get("samples") or [])
+            samples = (log.get("samples") or []) if isinstance(log, dict) else None
+            if not isinstance(samples, list):
+                raise ValueError("`samples` is no list")
+            yield from ((log, sample) for sample in samples)
             return
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -46,14 +54,16 @@ def _samples(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
             for name in names:
                 if name.startswith("samples/"):
                     yield head, _member(archive, name)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, RecursionError) as error:
         raise DataError(f"{path}: no whole log of inspect_ai: {error}") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+def _member(archive: zipfile.ZipFile, name: str) -> Any:
+    """A document of an archive, never more than LARGEST_SAMPLE bytes of it, whatever the archive says of its size."""
     info = archive.getinfo(name)
     if info.compress_type != _ZSTANDARD:
-        return json.loads(archive.read(name))
+        with archive.open(name) as file:
+            return _document(file.read(LARGEST_SAMPLE + 1), name)
     require("zstd")
     import zstandard
 
@@ -62,4 +72,14 @@ def _member(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     header = archive.fp.read(_LOCAL_HEADER)
     archive.fp.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
     packed = archive.fp.read(info.compress_size)
-    return json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(packed))
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(packed) as file:
+            return _document(file.read(LARGEST_SAMPLE + 1), name)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _document(raw: bytes, name: str) -> Any:
+    if len(raw) > LARGEST_SAMPLE:
+        raise ValueError(f"{name} holds more than {LARGEST_SAMPLE >> 20} MiB unpacked")
+    return json.loads(raw)
