@@ -82,7 +82,10 @@ class Results:
         """One row a rating: RATING_COLUMNS, then the run's AXES; `value` is null where it is missing, and why."""
         prompts = written_prompts(self.workspace)
         found = checkpoints(self.workspace, prompts=prompts)
-        return tidy_table(((one.run, one.ratings) for one in readable(found)), prompts)
+        # Text, which joins and is put together with any other; four times the memory of `tidy_table` alone.
+        return tidy_table(((one.run, one.ratings) for one in readable(found)), prompts).cast(
+            {pl.Categorical: pl.String}
+        )
 
     @cached_property
     def overall(self) -> pl.DataFrame:
@@ -147,22 +150,37 @@ def ratings_of_runs(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
     return pl.concat(parts, how="diagonal"), found
 
 
-def tidy_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
-    """The tidy table (RATING_COLUMNS, then AXES) of the ratings of some runs' checkpoints."""
+def tidy_table(found: Iterable[tuple[RunFolder, Iterable[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
+    """The tidy table (RATING_COLUMNS, then AXES) of the ratings of some runs' checkpoints.
+
+    Its texts are categorical: they compare and are shown as text, and take four bytes a row.
+    """
     by_id = {prompt["id"]: prompt for prompt in prompts}
     runs: dict[str, RunFolder] = {}
-    frames = [pl.DataFrame(schema=RATING_COLUMNS)]
+    columns = {
+        name: kind if kind != pl.String or name == "response" else pl.Categorical
+        for name, kind in RATING_COLUMNS.items()
+    }
+    frames = [pl.DataFrame(schema=columns)]
     # One checkpoint's ratings after another: all of a large study's as rows of Python would fill the memory.
     for run, ratings in found:
         runs[run.id] = run
-        frames.append(pl.DataFrame([tidy(one, by_id[one["id"]], run) for one in ratings], schema=RATING_COLUMNS))
-    columns, factors = _factors_of(list(runs.values()))
+        frames.append(pl.DataFrame([tidy(one, by_id[one["id"]], run) for one in ratings], schema=columns))
+    told_by_study, factors = _factors_of(list(runs.values()))
     told = [{"run": one.id} | axes_of(one) | own for one, own in zip(runs.values(), factors, strict=True)]
-    axes = pl.DataFrame(told, schema={"run": pl.String} | AXES | columns)
-    return pl.concat(frames).join(_told_apart(axes), on="run", how="left", maintain_order="left")
+    axes = _told_apart(pl.DataFrame(told, schema={"run": pl.String} | AXES | told_by_study))
+    return _beside(pl.concat(frames), axes.cast({pl.String: pl.Categorical}))
 
 
-def instruction_table(found: Iterable[tuple[RunFolder, Sequence[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
+def _beside(ratings: pl.DataFrame, axes: pl.DataFrame) -> pl.DataFrame:
+    """The ratings with the columns of `axes`, of which those that are alike in all runs take no memory."""
+    alike = [name for name in axes.columns if axes[name].n_unique() < 2 and name != "run"]
+    joined = ratings.join(axes.drop(alike), on="run", how="left", maintain_order="left")
+    constants = {name: pl.lit(axes[name][0] if len(axes) else None, axes.schema[name]) for name in alike}
+    return joined.with_columns(**constants).select(*ratings.columns, *axes.drop("run").columns)
+
+
+def instruction_table(found: Iterable[tuple[RunFolder, Iterable[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
     """Whether each instruction was followed (INSTRUCTION_COLUMNS), from the ratings of some runs' checkpoints."""
     by_id = {prompt["id"]: prompt for prompt in prompts}
     rows = [

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, span_of, with_conditions
+from xlift.analysis.estimates import SETTINGS, check_columns, last_steps, parted, span_of, with_conditions
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.errors import ConfigError, nearest
 from xlift.intervals import (
@@ -165,7 +165,7 @@ def _groups(frame: pl.DataFrame, factors: Sequence[str] | None) -> Iterator[tupl
     frame = with_conditions(frame).filter(~pl.col("untuned"))
     frame = frame.with_columns(
         adaptation=_adaptation(frame),
-        instructions=pl.col("instructions").str.strip_suffix(pl.format("-{}", "size")),
+        instructions=pl.col("instructions").cast(pl.String).str.strip_suffix(pl.format("-{}", "size")),
     )
     unknown = [name for name in factors or () if name not in frame.columns]
     if unknown:
@@ -176,8 +176,8 @@ def _groups(frame: pl.DataFrame, factors: Sequence[str] | None) -> Iterator[tupl
         )
     else:
         frame = last_steps(frame)
-    for (facet, rater), group in sorted(frame.partition_by("facet", "rater", as_dict=True).items()):
-        yield {"facet": facet, "rater": rater}, group
+    for group in parted(frame, ("facet", "rater")):
+        yield dict(group.select("facet", "rater").row(0, named=True)), group
 
 
 def _adaptation(frame: pl.DataFrame) -> pl.Expr:
@@ -187,7 +187,7 @@ def _adaptation(frame: pl.DataFrame) -> pl.Expr:
         for name in _FOLDED:
             if frame[name].drop_nulls().n_unique() > 1:
                 lora = pl.format(f"{{}} {name}={{}}", lora, name)
-    return pl.when(pl.col("method") == "lora").then(lora).otherwise("method")
+    return pl.when(pl.col("method") == "lora").then(lora).otherwise(pl.col("method").cast(pl.String))
 
 
 def factors_of(frame: pl.DataFrame, names: Sequence[str] | None = None) -> list[Factor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ SUMMARY: dict[str, Any] = {
     **{"rated": pl.Int64, "missing": pl.Int64, "n_prompts": pl.Int64, "n_seeds": pl.Int64},
     **{"covers": pl.String, "reason": pl.String},
 }
+_SUMMARISED = ("condition", "run", "step", "seed", "parallel_id", "facet", "rater", "value", "reason", "lowest", "best")
 
 
 def check_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:
@@ -80,9 +81,18 @@ def with_conditions(frame: pl.DataFrame) -> pl.DataFrame:
     Raises DataError where columns are lacking.
     """
     check_columns(frame, ["run", "seed", *SETTINGS])
-    alike = frame.with_columns(twins=pl.col("run").n_unique().over([*SETTINGS, "seed"]))
-    first, twins = pl.col("run").min().over(SETTINGS), pl.col("twins").max().over(SETTINGS)
-    return alike.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first)).drop("twins")
+    # Of a million ratings, settings are looked at once a run and not once a row.
+    varying = [
+        name for name in dict.fromkeys(["run", "seed", *SETTINGS]) if frame[name].n_unique() > 1 or name == "run"
+    ]
+    settings = [pl.lit(0), *(name for name in varying if name in SETTINGS)]
+    runs = frame.select(varying).unique(maintain_order=True)
+    runs = runs.with_columns(twins=pl.col("run").n_unique().over([*settings, *({"seed"} & {*varying})]))
+    first, twins = pl.col("run").min().over(settings), pl.col("twins").max().over(settings)
+    runs = runs.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first)).drop("twins")
+    return frame.drop("condition", strict=False).join(
+        runs, on=varying, how="left", maintain_order="left", nulls_equal=True
+    )
 
 
 def summary(
@@ -103,10 +113,25 @@ def summary(
     by = list(dict.fromkeys(by))
     frame = with_silence(with_conditions(frame))
     check_columns(frame, [*by, "facet", "parallel_id", "value"])
-    frame = with_scales(frame)
+    used = dict.fromkeys([*by, *_SUMMARISED])
+    frame = with_scales(frame.select(name for name in used if name in frame.columns))
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in by}, **SUMMARY}
     if frame.is_empty():
         return pl.DataFrame(schema=schema)
+    found = pl.concat([_summary(own, by, schema, resamples, confidence, seed) for own in parted(frame, by)])
+    return found.sort(by, nulls_last=True)
+
+
+def parted(frame: pl.DataFrame, by: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """The rows of one scale after another where `by` tells scales apart: of a large study, all at once are too many."""
+    scale = [name for name in ("facet", "rater") if name in by]
+    for names in frame.select(scale).unique().sort(scale).iter_rows() if scale else [()]:
+        yield frame.filter(**dict(zip(scale, names, strict=True)))
+
+
+def _summary(
+    frame: pl.DataFrame, by: Sequence[str], schema: dict[str, Any], resamples: int, confidence: float, seed: int
+) -> pl.DataFrame:
     value = pl.col("value")
     facts = frame.group_by(by).agg(
         rated=value.count().cast(pl.Int64),
@@ -118,7 +143,6 @@ def summary(
         top=_top(),
         why=_commonest_reason(frame),
     )
-    facts = facts.sort(by, nulls_last=True)
     cells = _cells(frame, by)
     rows = [
         fact | _summary_row(fact, cells.get(tuple(fact[name] for name in by)), resamples, confidence, seed)
@@ -129,7 +153,7 @@ def summary(
 
 def _of_panels(frame: pl.DataFrame) -> pl.Expr:
     """Whether a group is a panel's: a mean of several judges is the best value where all of them give it."""
-    return pl.col("rater").str.starts_with(PANEL).all() if "rater" in frame.columns else pl.lit(False)
+    return pl.col("rater").cast(pl.String).str.starts_with(PANEL).all() if "rater" in frame.columns else pl.lit(False)
 
 
 def _graded() -> pl.Expr:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from xlift.analysis.estimates import best_given, check_columns, with_conditions, with_silence
+from xlift.analysis.estimates import best_given, check_columns, parted, with_conditions, with_silence
 from xlift.analysis.measures import holm
 from xlift.intervals import (
     NOTHING,
@@ -38,6 +38,9 @@ OVERALL: dict[str, Any] = {
 }
 PSEUDO = np.array([-1.0, 1.0])
 """Two requests that differ as far as can be, one either way, before any is seen: few that all agree prove little."""
+
+
+_USED = ("run", "parallel_id", "language", "value", "best")
 
 
 class Group(NamedTuple):
@@ -95,7 +98,8 @@ def overall(
     check_columns(frame, [*by, "facet", "rater", "parallel_id", "language", "value"])
     keys = ["facet", "rater", *by]
     rows: list[dict[str, Any]] = []
-    for _, own in sorted(frame.partition_by(["facet", "rater"], as_dict=True).items()):
+    used = [name for name in dict.fromkeys([*keys, *_USED]) if name in frame.columns]
+    for own in parted(frame.select(used), keys):
         others = own.filter(pl.col("language") != reference)
         numbered = (own if others.is_empty() else others).with_columns(
             place=pl.col("parallel_id").rank("dense") - 1, good=best_given(own)

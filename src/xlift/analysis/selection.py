@@ -45,7 +45,7 @@ class ValidationFindings:
     training: pl.DataFrame
 
     def __post_init__(self) -> None:
-        splits = set(self.ratings["split"]) - {"validation"}
+        splits = {*self.ratings["split"].unique()} - {"validation"}
         if splits:
             raise DataError(f"selection may see validation prompts only, not: {', '.join(sorted(splits))}")
 
@@ -77,9 +77,9 @@ def scores(ratings: pl.DataFrame, measure: Mapping[str, float] | None = None) ->
 def _facet_scores(ratings: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.DataFrame:
     found = _ratings_by(with_silence(ratings), name)
     if found.is_empty():
-        rated = sorted({f"{row['facet']}:{row['kind']}" for row in ratings.iter_rows(named=True)})
+        rated = sorted(f"{facet}:{kind}" for facet, kind in ratings.select("facet", "kind").unique().iter_rows())
         raise ConfigError(f"measure: nobody has rated '{name}'; {nearest(name, rated)}")
-    believed = next(one for one in ("human", "judge", "check") if one in set(found["kind"]))
+    believed = next(one for one in ("human", "judge", "check") if one in found["kind"])
     return found.filter(pl.col("kind") == believed).group_by(keys).agg(score=best_given(found).mean())
 
 
@@ -181,7 +181,7 @@ def selection_table(
     checkpoints compete, or while nobody has rated what `measure` asks for.
     """
     tuned = ratings.filter(~pl.col("untuned"))
-    rated = (set(_ratings_by(tuned, name)["split"]) for name in measure or MEASURE)
+    rated = ({*_ratings_by(tuned, name)["split"].unique()} for name in measure or MEASURE)
     if not all({"validation", "test"} <= splits for splits in rated):
         return []
     found = rules(validation_findings(ratings, training), measure)

@@ -62,7 +62,7 @@ def without_names(ratings: pl.DataFrame) -> pl.DataFrame:
     """Ratings whose people are numbered in the order of their names: "human:Ana" becomes "human:1"."""
     people = sorted(name for name in ratings["rater"].unique() if name.startswith("human:"))
     numbered = {name: f"human:{number}" for number, name in enumerate(people, start=1)}
-    return ratings.with_columns(pl.col("rater").replace(numbered))
+    return ratings.with_columns(pl.col("rater").cast(pl.String).replace(numbered))
 
 
 def _card(material: Material, responses: pl.DataFrame, ratings: pl.DataFrame) -> str:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ from xlift.workspace import now
 TEMPLATES = Path(__file__).parent / "templates"
 PIECE_RESPONSES = 2500
 """About so many responses are in one piece."""
+MOST_RESPONSES = 100_000
+"""A page of more would take a browser seconds to open and search (docs/reports.md)."""
 
 
 class Answers(NamedTuple):
@@ -41,15 +44,17 @@ class Answers(NamedTuple):
     run: str
     label: str
     step: int
-    responses: Sequence[Response]
-    ratings: Sequence[Rating]
+    responses: Iterable[Response]
+    ratings: Iterable[Rating]
 
 
 class Packed(NamedTuple):
-    """The browser's data as base64 texts."""
+    """The browser's data as base64 texts, and how many of the prompts are in it, of how many."""
 
     head: str
     pieces: list[str]
+    shown: int
+    prompts: int
 
 
 class _Names(NamedTuple):
@@ -60,48 +65,82 @@ class _Names(NamedTuple):
     signatures: dict[str, int]
 
 
+class _Column(NamedTuple):
+    """One checkpoint: its answers as JSON by prompt, and one letter a prompt by scale."""
+
+    answers: list[str]
+    letters: dict[tuple[str, str], str]
+
+
 def packed_answers(
     prompts: Sequence[Prompt],
     answered: Sequence[Answers],
     order: Sequence[int] | None = None,
     first: Sequence[int] = (0, 1, 2),
+    most: int = MOST_RESPONSES,
 ) -> Packed:
-    """All prompts with the responses and ratings of all checkpoints.
+    """The prompts with the responses and ratings of all checkpoints, a fair part of the prompts where these are many.
 
     `order` is the order of the prompts that the page opens with, as they are where it is not given, and `first` are the
     places of the checkpoints that stand side by side then.
     """
+    places = fair_part(prompts, max(1, most // max(1, len(answered))))
+    own = [prompts[place] for place in places]
     names = _Names({}, {}, {})
-    for one in answered:
-        for rating in one.ratings:
-            names.scales.setdefault((rating["facet"], rating["rater"]), len(names.scales))
-            names.ends[rating["facet"], rating["rater"]] = ends_of(rating)
-            names.signatures.setdefault(rating["signature"], len(names.signatures))
-    rated = [_by_prompt(one.ratings) for one in answered]
+    columns = [_column(own, one, names) for one in answered]
     size = max(1, PIECE_RESPONSES // max(1, len(answered)))
+    shown = {place: number for number, place in enumerate(places)}
     head = {
-        **_prompt_fields(prompts),
+        **_prompt_fields(own),
         "checkpoints": [[one.run, one.label, one.step] for one in answered],
         "scales": [[*scale, *names.ends[scale]] for scale in names.scales],
         "signatures": list(names.signatures),
-        "values": [[_letters(prompts, ratings, scale) for scale in names.scales] for ratings in rated],
+        "values": [[one.letters.get(scale, "-" * len(own)) for scale in names.scales] for one in columns],
         "piece": size,
-        "order": list(order or []),
+        "order": [shown[place] for place in order or [] if place in shown],
         "first": list(first),
-        "rtl": sorted(code for code in _languages(prompts) if get_language(code).right_to_left),
+        "rtl": sorted(code for code in _languages(own) if get_language(code).right_to_left),
     }
-    return Packed(_packed(head), [_packed(piece) for piece in _pieces(prompts, answered, rated, names, size)])
+    by_id = {prompt["id"]: prompt for prompt in prompts}
+    asked = [json.dumps(_asked(prompt, by_id)) for prompt in own]
+    pieces = [_piece(asked, columns, slice(start, start + size)) for start in range(0, len(own), size)]
+    return Packed(_packed(head), pieces, len(own), len(prompts))
+
+
+# e.g. of prompts in two languages to four requests, two of validation: fair_part(prompts, 2) → one test request in both
+def fair_part(prompts: Sequence[Prompt], most: int) -> list[int]:
+    """Places of so many prompts at most: whole requests, from all over the study; test prompts go before the others."""
+    if len(prompts) <= most:
+        return list(range(len(prompts)))
+    requests: dict[tuple[bool, str], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        mark = (prompt["split"] != "test", prompt.get("parallel_id") or prompt["id"])
+        requests.setdefault(mark, []).append(place)
+    chosen: list[int] = []
+    for others in (False, True):
+        found = [own for (split, _), own in requests.items() if split == others]
+        room = len(found) * (most - len(chosen)) // max(1, sum(map(len, found)))
+        taken = min(len(found), room)
+        chosen += [place for number in range(taken) for place in found[number * len(found) // taken]]
+    return sorted(chosen)[:most]
 
 
 def _languages(prompts: Sequence[Prompt]) -> set[str]:
     return {code for prompt in prompts for code in (prompt["language"], reply_language(prompt))}
 
 
-def _by_prompt(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
-    found: dict[str, list[Rating]] = {}
-    for rating in ratings:
-        found.setdefault(rating["id"], []).append(rating)
-    return found
+def _column(prompts: Sequence[Prompt], one: Answers, names: _Names) -> _Column:
+    wanted = {prompt["id"] for prompt in prompts}
+    rated: dict[str, list[Rating]] = {}
+    for rating in one.ratings:
+        if rating["id"] in wanted:
+            rated.setdefault(rating["id"], []).append(rating)
+            names.scales.setdefault((rating["facet"], rating["rater"]), len(names.scales))
+            names.ends[rating["facet"], rating["rater"]] = ends_of(rating)
+            names.signatures.setdefault(rating["signature"], len(names.signatures))
+    made = {response["id"]: response for response in one.responses if response["id"] in wanted}
+    answers = [_answer(made.get(prompt["id"]), rated.get(prompt["id"], []), names) for prompt in prompts]
+    return _Column([json.dumps(answer) for answer in answers], _letters(prompts, rated))
 
 
 def _prompt_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -115,8 +154,9 @@ def _prompt_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
     }
 
 
-def _letters(prompts: Sequence[Prompt], ratings: dict[str, list[Rating]], scale: tuple[str, str]) -> str:
-    return "".join(_letter(ratings.get(prompt["id"], []), scale) for prompt in prompts)
+def _letters(prompts: Sequence[Prompt], rated: Mapping[str, list[Rating]]) -> dict[tuple[str, str], str]:
+    found = dict.fromkeys((rating["facet"], rating["rater"]) for own in rated.values() for rating in own)
+    return {scale: "".join(_letter(rated.get(prompt["id"], []), scale) for prompt in prompts) for scale in found}
 
 
 # e.g. _letter([{"facet": "language", "rater": "language", "value": None}], ("language", "language")) → "m"
@@ -129,22 +169,9 @@ def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
     return "-"
 
 
-def _pieces(
-    prompts: Sequence[Prompt],
-    answered: Sequence[Answers],
-    rated: Sequence[dict[str, list[Rating]]],
-    names: _Names,
-    size: int,
-) -> Iterator[dict[str, Any]]:
-    by_id = {prompt["id"]: prompt for prompt in prompts}
-    texts = [{response["id"]: response for response in one.responses} for one in answered]
-    for start in range(0, len(prompts), size):
-        own = prompts[start : start + size]
-        answers = [
-            [_answer(made.get(prompt["id"]), ratings.get(prompt["id"], []), names) for prompt in own]
-            for made, ratings in zip(texts, rated, strict=True)
-        ]
-        yield {"prompts": [_asked(prompt, by_id) for prompt in own], "answers": answers}
+def _piece(asked: Sequence[str], columns: Sequence[_Column], part: slice) -> str:
+    answers = ",".join(f"[{','.join(one.answers[part])}]" for one in columns)
+    return packed_bytes(f'{{"prompts":[{",".join(asked[part])}],"answers":[{answers}]}}'.encode("ascii"))
 
 
 def _asked(prompt: Prompt, by_id: Mapping[str, Prompt]) -> str:

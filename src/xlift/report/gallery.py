@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from xlift.checkpoint import Checkpoint
 from xlift.records import Prompt, counted, reply_language
+from xlift.report.answered import Answered
 from xlift.report.overall import REFERENCE, OverallRow
 from xlift.report.reading import Material
 
@@ -42,21 +43,26 @@ def _in_turns(places: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
 # e.g. the untuned model answers in French, one of two tuned runs in English: 2 / 2 runs, twice for what was lost = 2
 def _told(material: Material) -> dict[str, float]:
     """By prompt, the mean failure of the tuned runs' answers, twice where the untuned model had it right."""
-    base = [_values(one) for one in material.answered if one.run.config.untuned]
-    tuned = [_values(one) for one in material.answered if not one.run.config.untuned] or base
-    found: dict[str, float] = {}
-    for prompt in material.prompts:
-        name = prompt["id"]
-        failed = sum(FAILURES.get(values.get(name, 2.0), 0.0) for values in tuned) / max(1, len(tuned))
-        lost = any(values.get(name) == 2 for values in base) and tuned is not base
-        found[name] = failed * (2 if lost else 1) * (0.5 if reply_language(prompt) == REFERENCE else 1)
-    return found
+    base = [one for one in material.answered if one.run.config.untuned]
+    tuned = [one for one in material.answered if not one.run.config.untuned] or base
+    right = {name for one in base if tuned is not base for name, value in _values(one) if value == 2}
+    failed: dict[str, float] = defaultdict(float)
+    for one in tuned:
+        for name, value in _values(one):
+            failed[name] += FAILURES.get(value, 0.0)
+    return {
+        prompt["id"]: failed[prompt["id"]]
+        / max(1, len(tuned))
+        * (2 if prompt["id"] in right else 1)
+        * (0.5 if reply_language(prompt) == REFERENCE else 1)
+        for prompt in material.prompts
+    }
 
 
-def _values(one: Checkpoint) -> Mapping[str, float]:
-    """By prompt, what the rater language says; silence is 0."""
-    told = [rating for rating in one.ratings if rating["rater"] == "language"]
-    return {rating["id"]: value for rating in told if (value := counted(rating)) is not None}
+def _values(one: Answered) -> Iterator[tuple[str, float]]:
+    """Prompts, and what the rater language says; silence is 0."""
+    told = ((rating["id"], counted(rating)) for rating in one.rated_by("language"))
+    return ((name, value) for name, value in told if value is not None)
 
 
 def first_columns(material: Material, rows: Sequence[OverallRow]) -> list[int]:

@@ -98,7 +98,13 @@ def _panel_table(material: Material) -> ReportTable | None:
     panel = material.workspace.study.panel
     if not panel:
         return None
-    found = unity(rating for one in material.answered for rating in one.ratings if rating["rater"].startswith(PANEL))
+    found = unity(
+        rating
+        for one in material.answered
+        for rater, ratings in one.rated.items()
+        if rater.startswith(PANEL)
+        for rating in ratings
+    )
     lines = []
     for one in found:
         share = Share(one.alike, one.rated, one.incomplete)

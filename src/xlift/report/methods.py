@@ -85,8 +85,7 @@ def data_facts(material: Material) -> list[tuple[str, str]]:
 
 def signatures(material: Material) -> list[tuple[str, str]]:
     """Every rater and how its numbers came about."""
-    found = {(rating["rater"], rating["signature"]) for one in material.answered for rating in one.ratings}
-    return sorted(found)
+    return sorted({told for one in material.answered for told in one.signatures})
 
 
 def setting_lines(material: Material) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -22,8 +22,8 @@ from xlift.analysis.measures import holm
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
-from xlift.checkpoint import Checkpoint
 from xlift.intervals import Estimate, estimate
+from xlift.report.answered import Answered
 from xlift.report.overall import REFERENCE, OverallRow, checkpoint_rows, overall_rows
 from xlift.report.reading import Condition, Material, Scale, language_place, setting_texts, share_rows
 from xlift.report.rows import (
@@ -108,7 +108,7 @@ def differences(
 ) -> list[DifferenceRow]:
     """Differences of shares between two conditions (`run`: the second); [] where either has no ratings in `frame`."""
     runs = frame.filter(pl.col("run").is_in([*first.runs, *second.runs]))
-    if {row for one in (first, second) for row in one.runs} - set(runs["run"]):
+    if {row for one in (first, second) for row in one.runs} - set(runs["run"].unique()):
         return []
     found = compare(runs, first.chosen, second.chosen, by, top=1.0, **resampling).to_dicts()
     sides = {"run": second.name, "base": first.name if first.untuned else None, "untuned": None}
@@ -272,7 +272,7 @@ def grammar_rows(material: Material) -> list[MarginRow]:
     return _margin_rows(material, lambda one: {code: margin["wins"] for code, margin in one.grammar.items()})
 
 
-def _margin_rows(material: Material, measured_of: Callable[[Checkpoint], dict[str, Any]]) -> list[MarginRow]:
+def _margin_rows(material: Material, measured_of: Callable[[Answered], dict[str, Any]]) -> list[MarginRow]:
     rows = []
     for one in material.answered:
         measured = measured_of(one)
@@ -284,7 +284,7 @@ def _margin_rows(material: Material, measured_of: Callable[[Checkpoint], dict[st
 
 def instruction_rows(material: Material) -> list[InstructionRow]:
     """Four rows a checkpoint and language: prompts and instructions followed, strictly and loosely."""
-    told = instruction_table(((one.run, one.ratings) for one in material.answered), material.prompts)
+    told = instruction_table(((one.run, one.rated_by("constraint")) for one in material.answered), material.prompts)
     rows = []
     for key, own in told.filter(split="test").group_by("label", "run", "step", "language", maintain_order=True):
         for criterion in ("strict", "loose"):
@@ -303,9 +303,10 @@ def consistency_rows(material: Material) -> list[FactRow]:
     """One row a checkpoint and pair of languages: how alike the same facts are answered; empty without facts."""
     rows = []
     for one in material.answered:
-        asked = [response for response in one.responses if response["split"] == "test"]
+        told = one.rated_by("answers")
+        asked = [response for response in one.responses if response["split"] == "test"] if told else []
         facts = {"run": one.run.label, "id": one.run.id, "step": one.step}
-        rows += [read(FactRow, pair, **facts) for pair in consistency(with_requests(one.ratings, asked))]
+        rows += [read(FactRow, pair, **facts) for pair in consistency(with_requests(told, asked))]
     return rows
 
 
@@ -324,7 +325,7 @@ def missing_rows(material: Material) -> list[MissingRow]:
     ]
     for code in material.languages:
         prompts = sum(prompt["language"] == code for prompt in material.prompts) * len(material.answered)
-        made = sum(response["language"] == code for one in material.answered for response in one.responses)
+        made = sum(one.made.get(code, 0) for one in material.answered)
         if made < prompts:
             absent = ("response", "response", "response", code, "not answered yet")
             rows.append(MissingRow(*absent, count=prompts - made, asked=prompts))
@@ -336,11 +337,17 @@ def _on_scale(material: Material) -> pl.DataFrame:
     return material.everyone.filter(value.is_null() | (value == value.floor()))
 
 
+_OF_ITEMS = ("run", "step", "id", "parallel_id", "response", "language")
+_OF_AGREEMENT = (*_OF_ITEMS, "facet", "rater", "kind", "value", "lowest", "best")
+
+
 def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]:
     """Agreement between raters where a person or a judge has rated; how surface checks agree is not asked."""
-    frame = _on_scale(material)
-    others = frame.filter(pl.col("kind") != "check")["facet"].unique()
-    rows = frame.filter(pl.col("facet").is_in(others.implode())).to_dicts()
+    frame = _on_scale(material).select(_OF_AGREEMENT)
+    raters, asked = pl.col("rater").n_unique().over("facet"), (pl.col("kind") != "check").any().over("facet")
+    # Who alone has rated a response agrees with nobody: rows of Python are made of the others only.
+    shared = pl.len().over("facet", "run", "step", "id", "response") > 1
+    rows = frame.filter((raters > 1) & asked).filter(shared).to_dicts()
     if not rows:
         return [], []
     found = agreement_tables(rows, **material.resampling)
@@ -350,8 +357,12 @@ def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]
 def _calibration(material: Material) -> list[CalibrationRow]:
     # Judges rate from 0 to 2: what people rate on a scale of their own is not theirs to calibrate.
     wanted = (pl.col("kind") != "check") & (pl.col("split") == "test") & (pl.col("lowest") == 0) & (pl.col("best") == 2)
-    rows = _on_scale(material).filter(wanted).to_dicts()
-    found = calibration_table(rows, **material.resampling) if any(row["kind"] == "human" for row in rows) else []
+    frame = _on_scale(material).filter(wanted).select(_OF_AGREEMENT)
+    if "human" not in frame["kind"]:
+        return []
+    judged = frame.filter((pl.col("kind") == "judge").any().over("facet"))
+    parts = sorted(judged.partition_by("run", "step", as_dict=True).items(), key=lambda part: tuple(map(str, part[0])))
+    found = [row for _, own in parts for row in calibration_table(own.to_dicts(), **material.resampling)]
     return [read(CalibrationRow, row, run=material.name(row["run"], row["step"]), id=row["run"]) for row in found]
 
 
@@ -364,6 +375,6 @@ def smallest_detectable(material: Material, scale: Scale) -> float | None:
         if base is None:
             continue
         runs = frame.filter(pl.col("run").is_in([*base.runs, *condition.runs]))
-        if set(runs["run"]) == {*base.runs, *condition.runs}:
+        if set(runs["run"].unique()) == {*base.runs, *condition.runs}:
             found += power_table(runs, base.chosen, condition.chosen)["detectable"].drop_nulls().to_list()
     return sorted(found)[len(found) // 2] if found else None

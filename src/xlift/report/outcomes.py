@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xlift.checkpoint import Checkpoint
 from xlift.languages import language_name
 from xlift.records import EMPTY, Rating, Response
+from xlift.report.answered import Answered
 from xlift.report.figures import OUTCOMES
 from xlift.report.formats import Column, ReportTable, Value
 from xlift.report.reading import Material
@@ -48,8 +48,8 @@ def outcome_rows(material: Material) -> list[OutcomeRow]:
     return rows
 
 
-def _counted(one: Checkpoint) -> Counter[tuple[str, str]]:
-    ratings = {rating["id"]: rating for rating in one.ratings if rating["rater"] == "language"}
+def _counted(one: Answered) -> Counter[tuple[str, str]]:
+    ratings = {rating["id"]: rating for rating in one.rated_by("language")}
     return Counter(
         (answer["language"], outcome_of(answer, ratings[answer["id"]]))
         for answer in one.responses

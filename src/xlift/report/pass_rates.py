@@ -66,8 +66,8 @@ def pass_rates(material: Material) -> dict[str, dict[tuple[str, str], Rates]]:
     found: dict[str, dict[tuple[str, str], Rates]] = {}
     for one in material.answered:
         values: dict[tuple[str, str], list[Any]] = defaultdict(list)
-        for rating in one.ratings:
-            if rating["rater"] == RATER and rating["id"] in prompts:
+        for rating in one.rated_by(RATER):
+            if rating["id"] in prompts:
                 prompt = prompts[rating["id"]]
                 values[_task(prompt), reply_language(prompt)].append(rating["value"])
         if values:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from xlift.analysis.estimates import SETTINGS, best_given, last_steps, summary, with_conditions, with_silence
-from xlift.checkpoint import Checkpoint, checkpoints, readable, written_prompts
+from xlift.checkpoint import checkpoints, readable, written_prompts
 from xlift.halving import stopped
 from xlift.rating import RATERS
-from xlift.records import FACETS, PANEL, Prompt
+from xlift.records import FACETS, PANEL, Prompt, Rating
+from xlift.report.answered import Answered, TellsAnswers, kept
 from xlift.report.rows import ShareRow, read
 from xlift.results import Results, tidy_table
 from xlift.study.labels import learning_rate_text, model_text
 from xlift.study.runs import FILLED_IN
-from xlift.workspace import StudyFolder
+from xlift.workspace import RunFolder, StudyFolder
 
 # What a value of 2 says, by rater.
 TITLES = {name: rater.title for name, rater in RATERS.items()}
@@ -89,7 +90,7 @@ class Material:
 
     workspace: StudyFolder
     prompts: list[Prompt]
-    answered: list[Checkpoint]
+    answered: list[Answered]
     everyone: pl.DataFrame
     training: pl.DataFrame
 
@@ -168,11 +169,16 @@ class Material:
         return f"{steps[step]} step {step}" if len(steps) > 1 else steps[step]
 
 
-def material_of(workspace: StudyFolder, answered: list[Checkpoint] | None = None) -> Material:
+def material_of(workspace: StudyFolder, answered: Iterable[TellsAnswers] | None = None) -> Material:
     """All that the report is made from, its files read once for all tables; `answered` where it is read already."""
-    found = list(readable(checkpoints(workspace) if answered is None else [*answered]))
-    prompts = written_prompts(workspace)
-    frame = tidy_table([(one.run, one.ratings) for one in found], prompts)
+    prompts, found = written_prompts(workspace), list[Answered]()
+
+    def read_one_by_one() -> Iterator[tuple[RunFolder, Iterable[Rating]]]:
+        for one in readable(checkpoints(workspace, prompts)) if answered is None else answered:
+            found.append(kept(one))
+            yield one.run, one.ratings
+
+    frame = tidy_table(read_one_by_one(), prompts)
     return Material(workspace, prompts, found, frame, Results(workspace).training)
 
 
@@ -214,7 +220,8 @@ def conditions_of(frame: pl.DataFrame, order: list[str]) -> list[Condition]:
     """The conditions in `frame` (columns of `Results.ratings`), in the `order` of their run folders' names."""
     if frame.is_empty():
         return []
-    runs = with_conditions(frame).select("condition", "run", "label", "seed", "untuned", *SETTINGS).unique()
+    told_once = frame.unique("run", keep="first", maintain_order=True)
+    runs = with_conditions(told_once).select("condition", "run", "label", "seed", "untuned", *SETTINGS).unique()
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(runs.iter_rows(named=True), key=lambda row: order.index(row["run"])):
         groups.setdefault(row["condition"], []).append(row)
