@@ -318,7 +318,8 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     word, code, (start, end) = said.words[j], said.code, said.places[j]
     label = _is_label(said.text, start, end) and not _is_listed_name(said, start)
     named = said.capital(j) and not label and (code != "en" or _among_capitals(said, j))
-    if (end - start < 4 and word not in _LITTLE) or word in INTERNATIONAL or word in TERMS or named:
+    little = end - start < 4 and (word not in _LITTLE or code in LEXICONS)
+    if little or word in INTERNATIONAL or word in TERMS or named:
         return False
     strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
     if rival != "en":
