@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Numbers = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -179,7 +178,7 @@ def interval_of_mean(table: Table, top: float | None, resamples: int, confidence
         variance = float(draws.var()) / top**2
         # A single resample says nothing of how the mean varies.
         worth = share * (1 - share) / variance if variance else len(table.sums)
-        low, high = score_interval(share, worth, float(stdtrit(freedom, (1 + confidence) / 2)))
+        low, high = score_interval(share, worth, float(_t_quantile(freedom, (1 + confidence) / 2)))
     return Interval(low * top, high * top, covered(table.condition))
 
 
@@ -208,12 +207,18 @@ def _drawn_means(table: Table, resamples: int, seed: int) -> Numbers:
     return sums[counts > 0] / counts[counts > 0]
 
 
+def _t_quantile(freedom: Any, share: float) -> Any:
+    from scipy.special import stdtrit  # late: benchmarks/gpu.sh answers prompts where it is not installed
+
+    return stdtrit(freedom, share)
+
+
 def widened(draws: Numbers, centre: Any, freedom: Any, confidence: float) -> tuple[Any, Any]:
     """Percentile interval of `draws` (first axis), its arms longer as t quantiles are longer than normal ones."""
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
     # From few units the spread of the draws is itself a guess; t quantiles say how much that widens an interval.
-    longer = stdtrit(freedom, 1 - tail) / NormalDist().inv_cdf(1 - tail)
+    longer = _t_quantile(freedom, 1 - tail) / NormalDist().inv_cdf(1 - tail)
     return centre - np.maximum(0, centre - low) * longer, centre + np.maximum(0, high - centre) * longer
 
 
