@@ -5,7 +5,8 @@
 All answer the same built-in prompts in four languages greedily with repetition penalty 1.2, in turn in one process, so
 that other work on the machine slows all alike; seconds of the processor decide. `generate` takes batches of several
 sizes, with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp answers over HTTP in this
-process from the Q4_K_M file of the embedded model, where the package xllamacpp is installed. The limit is what products
+process from the Q4_K_M file of the embedded model and from the same weights in BF16, where the packages xllamacpp and
+gguf are installed. The limit is what products
 with all weights would take at the rate of a product of 1024 x 1024 matrices, or reading the weights once a step at the
 rate of memory, whichever is slower. Peak memory is that of the whole process while a peer answers.
 """
@@ -36,6 +37,8 @@ from xlift.tuning.templates import ChatFormat, chat_format
 
 LANGUAGES = ("en", "fr", "pt", "ru")
 PENALTY = 1.2
+ROOM = 512
+"""Tokens of a prompt and its reply by llama.cpp."""
 
 
 class Took(NamedTuple):
@@ -91,8 +94,8 @@ def with_generate(model: Any, chat: ChatFormat, prompts: list[list[int]], batch:
     return answer
 
 
-def with_generate_batch(model: Any, chat: ChatFormat, prompts: list[list[int]]) -> Answer:
-    from transformers import GenerationConfig
+def with_generate_batch(model: Any, chat: ChatFormat, prompts: list[list[int]], batch: int) -> Answer:
+    from transformers import ContinuousBatchingConfig, GenerationConfig
 
     ends = sorted(chat.stop_ids)
 
@@ -100,7 +103,9 @@ def with_generate_batch(model: Any, chat: ChatFormat, prompts: list[list[int]]) 
         how = GenerationConfig(
             max_new_tokens=limit, do_sample=False, repetition_penalty=PENALTY, eos_token_id=ends, pad_token_id=0
         )
-        found = model.generate_batch(prompts, generation_config=how, warmup=False)
+        # Unbounded, it takes nine tenths of the memory for its cache.
+        room = ContinuousBatchingConfig(num_blocks=4 * batch, max_requests_per_batch=batch)
+        found = model.generate_batch(prompts, how, room, warmup=False)
         if len(found) < len(prompts):
             raise RuntimeError(f"only {len(found)} of {len(prompts)} prompts were answered")
         return sum(len([one for one in reply.generated_tokens if one not in ends]) for reply in found.values())
@@ -108,21 +113,49 @@ def with_generate_batch(model: Any, chat: ChatFormat, prompts: list[list[int]]) 
     return answer
 
 
-def with_llama(prompts: list[list[int]], folder: Path, slots: int) -> Answer:
+def embedded_file(folder: Path) -> Path:
+    """The embedded model's own file, Q4_K_M."""
+    path = folder / "q4_k_m.gguf"
+    path.write_bytes(b"".join(part.read_bytes() for part in _part_files("gemma-3-270m", EMBEDDED["gemma-3-270m"])))
+    return path
+
+
+def in_bfloat16(source: Path) -> Path:
+    """The same model with weights of 16 bits, beside the file."""
+    import gguf
+
+    read, path = gguf.GGUFReader(source), source.with_name("bf16.gguf")
+    own = ("GGUF.", "general.file_type")
+    told = {name: (one.contents(), *one.types) for name, one in read.fields.items() if not name.startswith(own)}
+    made = gguf.GGUFWriter(path, told.pop("general.architecture")[0])
+    for name, (value, kind, *of) in told.items():
+        made.add_key_value(name, value, kind, *of[:1])
+    made.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    for one in read.tensors:
+        values = gguf.dequantize(one.data, one.tensor_type)
+        kind = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else gguf.GGMLQuantizationType.BF16
+        made.add_tensor(one.name, gguf.quantize(values, kind), raw_dtype=kind)
+    made.write_header_to_file()
+    made.write_kv_data_to_file()
+    made.write_tensors_to_file()
+    made.close()
+    return path
+
+
+def with_llama(prompts: list[list[int]], file: Path, slots: int) -> Answer:
     """llama.cpp's own server in this process, with `slots` prompts at a time."""
     import xllamacpp
 
-    file = folder / "embedded.gguf"
-    file.write_bytes(b"".join(part.read_bytes() for part in _part_files("gemma-3-270m", EMBEDDED["gemma-3-270m"])))
     settings = xllamacpp.CommonParams()
     settings.model.path = str(file)
-    settings.n_parallel, settings.n_ctx = slots, slots * 512
+    settings.n_parallel, settings.n_ctx = slots, slots * ROOM
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
     settings.verbosity, settings.warmup = 0, False
     server = xllamacpp.Server(settings)
 
     def one(prompt: list[int], limit: int) -> int:
-        body = {"prompt": prompt, "n_predict": limit, "temperature": 0, "repeat_penalty": PENALTY, "repeat_last_n": -1}
+        body = {"prompt": prompt, "n_predict": limit, "temperature": 0, "repeat_penalty": PENALTY}
+        body["repeat_last_n"] = len(prompt) + limit
         wanted = urllib.request.Request(
             f"{server.listening_address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -201,9 +234,11 @@ def main(options: Sequence[str] | None = None) -> None:
         peers: dict[str, Callable[[], Answer]] = {"xlift": lambda: with_xlift(model, chat, prompts, batch)}
         for size in given.batches:
             peers[f"generate, {size} rows"] = lambda size=size: with_generate(model, chat, prompts, size)  # type: ignore[misc]
-        peers["generate_batch"] = lambda: with_generate_batch(model, chat, prompts)
+        peers["generate_batch"] = lambda: with_generate_batch(model, chat, prompts, batch)
         if given.model == "embedded:gemma-3-270m":
-            peers["llama.cpp Q4_K_M, 16 at a time"] = lambda: with_llama(prompts, Path(folder), 16)
+            file = embedded_file(Path(folder))
+            peers["llama.cpp Q4_K_M, 16 at a time"] = lambda: with_llama(prompts, file, 16)
+            peers["llama.cpp BF16, 16 at a time"] = lambda: with_llama(prompts, in_bfloat16(file), 16)
         found = measured(peers, given, placement)
         table(found, len(prompts), limit_rate(model, batch))
 

@@ -14,7 +14,7 @@ from xlift.checkpoint import checkpoints
 from xlift.errors import UserError
 from xlift.generation import responses
 from xlift.stages import generate_stage, prepare, train_stage
-from xlift.study.loading import load_study
+from xlift.study.loading import load_study, parse_study
 from xlift.workspace import StudyFolder, find_study
 
 
@@ -123,3 +123,20 @@ def test_a_damaged_adapter_fails_its_run_alone(study: StudyFolder, monkeypatch: 
     states = {run.id: run.stage("generate")["state"] for run in study.runs}
     assert states.pop(broken.id) == "failed"
     assert set(states.values()) == {"done"}
+
+
+def test_adapters_among_the_models_of_a_study_answer_in_one_pass_too(
+    trained: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(run for run in trained.runs if run.trains)
+    models = [{"model": str(run.checkpoint(step)), "name": f"step {step}"} for step in (1, 2)]
+    models.append({"model": str(run.config.model), "name": "base"})
+    raw = {"name": "models", "models": models, "together": "auto", "device": "cpu", "dtype": "bfloat16"}
+    raw |= {"prompts": {"languages": ["en"], "validation": {"source": "none"}, "test": {"size": 2}}}
+    raw |= {"decoding": {"max_new_tokens": 6}, "validation": {"margins": False, "grammar": False}}
+    workspace = prepare(parse_study(raw), tmp_path / "out")
+    sizes = passes(monkeypatch, faster=True)
+    generate_stage(workspace, offline=True)
+    assert sorted(sizes) == [1, 2]
+    texts = {tuple(record["text"] for record in one.responses) for one in checkpoints(workspace)}
+    assert len(texts) == 3

@@ -95,12 +95,13 @@ def test_in_bfloat16_a_response_depends_on_its_prompt_alone(
 
 
 def adapter_folders(model: Any, folder: Path) -> list[Path]:
-    """Two adapters of a model that move its scores."""
+    """Two adapters of a model that move its scores: LoRA, and DoRA."""
     made = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         wrapped = get_peft_model(
-            model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+            model,
+            LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=seed == 2),
         )
         for name, one in wrapped.named_parameters():
             if "lora_B" in name:

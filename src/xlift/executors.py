@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from xlift.disk import write_atomic
 from xlift.errors import ConfigError, UserError, os_problem, raise_together
 from xlift.extras import require
+from xlift.hub import base_named
 from xlift.pace import study_pace
 from xlift.progress import around, or_told
 from xlift.redaction import redacted
@@ -90,6 +92,8 @@ def groups_of(runs: Iterable[RunFolder], alike: Alike | None = None) -> list[lis
 
 def of_one_base(config: RunConfig) -> tuple[object, ...] | None:
     """Runs of the same value answer with the weights of one base; None for one that answers with its own."""
+    if config.untuned and not config.remote:
+        return base_named(Path(config.model))
     if config.adaptation.method != "lora" or config.swap:
         return None
     return config.model, config.revision, config.model_sha256

@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -74,6 +74,11 @@ class Located:
         own = self.adapter and (Path(self.adapter) / "tokenizer_config.json").is_file()
         return str(self.adapter) if own else self.path
 
+    @property
+    def base(self) -> Located:
+        """The base of an adapter; any other model is its own."""
+        return replace(self, adapter=None, facts={k: v for k, v in self.facts.items() if k != "adapter_sha256"})
+
 
 def cache_dir() -> Path:
     """The user's cache for converted models: $XLIFT_CACHE, else $XDG_CACHE_HOME/xlift, else ~/.cache/xlift."""
@@ -116,14 +121,26 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
-def _locate_adapter(folder: Path, offline: bool) -> Located:
-    """An adapter with the base that it names."""
+def base_named(folder: Path) -> tuple[str, str | None] | None:
+    """The base that an adapter in a folder names, and its revision; None for what is no adapter, or names none."""
+    if not _is_adapter(folder):
+        return None
     try:
         told = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        name = told["base_model_name_or_path"]
-        base = locate(name, told.get("revision"), offline)
+        name, revision = told["base_model_name_or_path"], told.get("revision")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"adapter {folder}: its {ADAPTER_CONFIG} names no base model") from None
+        return None
+    return (name, revision) if isinstance(name, str) else None
+
+
+def _locate_adapter(folder: Path, offline: bool) -> Located:
+    """An adapter with the base that it names."""
+    named = base_named(folder)
+    if named is None:
+        raise ModelError(f"adapter {folder}: its {ADAPTER_CONFIG} names no base model")
+    name = named[0]
+    try:
+        base = locate(*named, offline)
     except ModelError as error:
         raise ModelError([f"adapter {folder}: {one}" for one in error.problems], error.hint) from None
     if base.adapter:

@@ -266,7 +266,7 @@ def loaded_checkpoint(
         with kept.lent(base, placement) as model:
             yield model
     elif (checkpoint / ADAPTER_CONFIG).is_file():
-        with kept.lent(base, placement) as model, _with_adapter(model, checkpoint, weight):
+        with kept.lent(base.base, placement) as model, _with_adapter(model, checkpoint, weight):
             yield model
     elif weight == 1:
         kept.let_go()

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from xlift.tuning.train import Watching
 
 
-Answering = Callable[[list[Checkpoint]], dict[str, UserError]]
+Answering = Callable[[Sequence[tuple[Checkpoint, Any]]], dict[str, UserError]]
 """Lets checkpoints answer; tells by run what went wrong."""
 
 
@@ -322,22 +322,22 @@ def _generate_together(
 ) -> dict[str, UserError]:
     """Let runs answer that have a base in common, or one alone; what went wrong, by run."""
     failed: dict[str, UserError] = {}
-    ready: dict[str, list[tuple[RunFolder, list[Checkpoint], Answering]]] = {}
+    ready: dict[str, list[tuple[RunFolder, list[Checkpoint], Located | None, Answering]]] = {}
     for run in runs:
         try:
             if found := _left_to_answer(workspace, run):
-                where, answer = _answering(workspace, run, offline, kept)
-                ready.setdefault(where, []).append((run, found, answer))
+                where, base, answer = _answering(workspace, run, offline, kept)
+                ready.setdefault(where, []).append((run, found, base, answer))
                 run.set_stage("generate", "running")
         except UserError as error:
             failed[run.id] = error
     for group in ready.values():
-        left = {run.id: sum(len(one.unanswered) for one in found) for run, found, _ in group}
-        started, answer = time.monotonic(), group[0][2]
-        with metered([run for run, _, _ in group], "generate"):
-            failed |= answer([one for _, found, _ in group for one in found])
+        left = {run.id: sum(len(one.unanswered) for one in found) for run, found, _, _ in group}
+        started, answer = time.monotonic(), group[0][3]
+        with metered([run for run, _, _, _ in group], "generate"):
+            failed |= answer([(one, base) for _, found, base, _ in group for one in found])
             seconds = round((time.monotonic() - started) / len(group), 1)
-            for run, found, _ in group:
+            for run, found, _, _ in group:
                 run.keep_hashes(*(path for one in found for path in (run.responses(one.step), run.margins(one.step))))
                 if run.id not in failed:
                     run.set_stage("generate", "done", responses=left[run.id], seconds=seconds)
@@ -363,20 +363,22 @@ def _left_to_answer(workspace: StudyFolder, run: RunFolder) -> list[Checkpoint]:
     return found
 
 
-def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork) -> tuple[str, Answering]:
+def _answering(
+    workspace: StudyFolder, run: RunFolder, offline: bool, kept: ProcessWork
+) -> tuple[str, Located | None, Answering]:
     """What lets a run's checkpoints answer, the model, loaded here, or its server; before it, what is the same for runs
-    that can answer with it."""
+    that can answer with it, and the run's own base."""
     if run.config.remote:
         from xlift.generation.served import answer_served
 
         run.update_manifest(**environment())
 
-        def ask(found: list[Checkpoint]) -> dict[str, UserError]:
-            for one in found:
+        def ask(found: Sequence[tuple[Checkpoint, Located | None]]) -> dict[str, UserError]:
+            for one, _ in found:
                 answer_served(one)
             return {}
 
-        return run.id, ask
+        return run.id, None, ask
     from xlift.generation.responses import answer_checkpoints
     from xlift.generation.vllm import answer_by_vllm
 
@@ -385,8 +387,8 @@ def _answering(workspace: StudyFolder, run: RunFolder, offline: bool, kept: Proc
         run.update_manifest(base=base.facts, device=placement.device, dtype=placement.dtype, **environment())
     engine = checkpoints_of(workspace, run)[0].decoding.engine
     answer = answer_by_vllm if engine == "vllm" else answer_checkpoints
-    where = fingerprint(base.path, base.revision, base.adapter, placement.device, placement.dtype, engine)
-    return where, partial(answer, base=base, placement=placement, kept=kept.base)
+    where = fingerprint(base.path, base.revision, placement.device, placement.dtype, engine)
+    return where, base, partial(answer, placement=placement, kept=kept.base)
 
 
 def _trained_by(workspace: StudyFolder, run: RunFolder) -> RunFolder:

@@ -24,10 +24,14 @@ LEAST_TOKENS = 4
 
 class AdapterPart(NamedTuple):
     """An adapter at one layer, in the dtype of the model: `down` (rank, inputs) and, times its scale, `up` (outputs,
-    rank)."""
+    rank).
+
+    With DoRA, `more` (outputs,) is how much more there is of the layer's own product: magnitude / length - 1.
+    """
 
     down: Tensor
     up: Tensor
+    more: Tensor | None = None
 
 
 Adapter = dict[str, AdapterPart]
@@ -35,8 +39,10 @@ Adapter = dict[str, AdapterPart]
 
 
 class _Groups(NamedTuple):
-    """Where the tokens of a forward pass go so that those of an adapter lie together, `width` places for each."""
+    """Whose the tokens of a forward pass are, and where they go so that those of an adapter lie together, `width`
+    places for each."""
 
+    owners: Tensor
     places: Tensor
     width: int
 
@@ -45,12 +51,17 @@ def part_of(layer: Any, weight: float) -> AdapterPart | None:
     """What a PEFT layer adds, times `weight`; None where it does more than add a product to a linear layer."""
     from peft.tuners.lora import Linear
 
-    if type(layer) is not Linear or layer.lora_variant or layer.lora_bias["default"]:
+    if type(layer) is not Linear or layer.lora_bias["default"] or set(layer.lora_variant) - set(layer.use_dora):
         return None
     some: Any = layer
-    down, up = some.lora_A["default"].weight.detach(), some.lora_B["default"].weight.detach()
-    dtype = some.get_base_layer().weight.dtype
-    return AdapterPart(down.to(dtype), (up.float() * (some.scaling["default"] * weight)).to(dtype))
+    down, up = (side["default"].weight.detach().float() for side in (some.lora_A, some.lora_B))
+    up, own = up * some.scaling["default"], some.get_base_layer().weight.detach()
+    if not some.use_dora["default"]:
+        return AdapterPart(down.to(own.dtype), (up * weight).to(own.dtype))
+    length = ((own.t() if some.fan_in_fan_out else own) + up @ down).norm(dim=1)
+    factor = some.lora_magnitude_vector["default"].weight.detach().float() / length
+    made = (down, factor[:, None] * up * weight, (factor - 1) * weight)
+    return AdapterPart(*(one.to(own.dtype) for one in made))
 
 
 @contextmanager
@@ -80,8 +91,12 @@ def adapted(model: Any, adapters: Sequence[Adapter], owners: Callable[[], Tensor
 def _stacked(parts: Sequence[AdapterPart | None]) -> AdapterPart:
     """The parts of all adapters at one layer, (adapters, …); zeros for one that has none there."""
     some = next(part for part in parts if part)
-    sides = [[part or AdapterPart(*map(torch.zeros_like, some)) for part in parts] for _ in range(2)]
-    return AdapterPart(*(torch.stack([part[side] for part in own]) for side, own in enumerate(sides)))
+    none = AdapterPart(torch.zeros_like(some.down), torch.zeros_like(some.up))
+    own = [part or none for part in parts]
+    more = None
+    if any(part.more is not None for part in own):
+        more = torch.stack([part.up.new_zeros(len(part.up)) if part.more is None else part.more for part in own])
+    return AdapterPart(torch.stack([part.down for part in own]), torch.stack([part.up for part in own]), more)
 
 
 def _grouped(owners: Tensor, adapters: int) -> _Groups:
@@ -91,7 +106,7 @@ def _grouped(owners: Tensor, adapters: int) -> _Groups:
     places = torch.empty_like(owners)
     before = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners[order]]
     places[order] = owners[order] * width + before
-    return _Groups(places, width)
+    return _Groups(owners, places, width)
 
 
 def _adds(part: AdapterPart, groups: Callable[[], _Groups | None]) -> Callable[..., Tensor]:
@@ -100,6 +115,10 @@ def _adds(part: AdapterPart, groups: Callable[[], _Groups | None]) -> Callable[.
     def hook(module: Any, inputs: Any, output: Tensor) -> Tensor:
         states = inputs[0].reshape(-1, inputs[0].shape[-1])
         found = groups()
+        if part.more is not None:
+            own = output if module.bias is None else output - module.bias
+            more = part.more[0] if found is None else part.more[found.owners].view(output.shape)
+            output = torch.addcmul(output, own, more)
         if found is None:
             few = max(0, LEAST_TOKENS - len(states))
             rows = torch.cat([states, states.new_zeros(few, states.shape[1])]) if few else states

@@ -48,16 +48,25 @@ class Held:
         if self.penalty != 1.0:
             self.ids = self.ids[torch.tensor(order, dtype=torch.long, device=self.ids.device)]
 
+    def of(self, rows: Tensor) -> Held:
+        """What these rows alone have held."""
+        found = Held(self.penalty, self.exempt)
+        found.ids = self.ids[rows] if self.penalty != 1.0 else self.ids
+        return found
+
     def penalised(self, logits: Tensor) -> Tensor:
         """The scores of the held tokens, (rows, held), in float32."""
-        scores = logits.gather(1, self.ids).float()
+        return self.lowered(logits.gather(1, self.ids).float())
+
+    def lowered(self, scores: Tensor) -> Tensor:
+        """Scores after the penalty."""
         return torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
 
 
 def choose(logits: Tensor, held: Held, decoding: Decoding, generators: Sequence[torch.Generator | None]) -> Tensor:
     """Next tokens (rows,) from scores (rows, vocabulary), which are overwritten."""
     if decoding.strategy == "greedy":
-        return _likeliest(logits, held)
+        return choose_greedily(logits, held)
     scores = logits.float()
     if held.penalty != 1.0:
         scores = scores.scatter(1, held.ids, held.penalised(logits))
@@ -65,7 +74,7 @@ def choose(logits: Tensor, held: Held, decoding: Decoding, generators: Sequence[
     return torch.tensor(chosen, device=logits.device)
 
 
-def _likeliest(logits: Tensor, held: Held) -> Tensor:
+def choose_greedily(logits: Tensor, held: Held) -> Tensor:
     """The first token of the highest score; penalised scores are compared in float32, as the others were computed."""
     if held.penalty == 1.0:
         return _first_maximum(logits)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,8 @@ LAYOUT_ROWS = 48
 
 @contextmanager
 def fast_products(model: Any) -> Iterator[None]:
-    """While it lasts, the model's linear layers keep their weights a second time, in the layout of the kernels.
+    """While it lasts, the model's linear layers keep their weights a second time, in the layout of the kernels, from
+    their first product on.
 
     Where memory has no room for that, or off the CPU or in another dtype, weights stay as they are.
     """
@@ -33,9 +35,10 @@ def fast_products(model: Any) -> Iterator[None]:
         layers = []
     weights = {id(layer.weight): layer.weight for layer in layers}
     room = free_memory(Placement("cpu", "bfloat16", "")) / 2 > sum(2 * weight.numel() for weight in weights.values())
-    packed = {key: _packed(weights[key], layers) for key in weights} if room else {}
+    # The output layer is not asked where the likeliest tokens are found without it.
+    packed = cache(lambda key: _packed(weights[key], layers))
     for layer in layers:
-        layer.forward = _product(layer, packed.get(id(layer.weight)))
+        layer.forward = _product(layer, partial(packed, id(layer.weight)) if room else None)
     try:
         yield
     finally:
@@ -60,7 +63,7 @@ def _packed(weight: Tensor, layers: list[Any]) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(dense, LAYOUT_ROWS))
 
 
-def _product(layer: Any, packed: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _product(layer: Any, packed: Callable[[], Tensor] | None) -> Callable[[Tensor], Tensor]:
     plain = type(layer).forward
 
     def forward(states: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ def _product(layer: Any, packed: Tensor | None) -> Callable[[Tensor], Tensor]:
         if packed is None:
             made = plain(layer, two)
         else:
-            made = torch.ops.mkldnn._linear_pointwise(two, packed, layer.bias, "none", [], "")
+            made = torch.ops.mkldnn._linear_pointwise(two, packed(), layer.bias, "none", [], "")
         return cast(Tensor, made[: len(rows)].view(*states.shape[:-1], -1))
 
     return forward

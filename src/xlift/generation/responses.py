@@ -56,25 +56,28 @@ class _Asked(NamedTuple):
 
 
 def answer_checkpoints(
-    checkpoints: Sequence[Checkpoint], base: Located, placement: Placement, kept: KeptBase | None = None
+    checkpoints: Sequence[tuple[Checkpoint, Located]], placement: Placement, kept: KeptBase | None = None
 ) -> dict[str, UserError]:
     """Measure the margins of checkpoints of one base and let them answer their prompts, as far as that is not done yet.
 
-    The base comes from `kept`. Adapters stand beside its weights, and where that is faster their checkpoints answer in
-    one pass; what each answers is the same alone. Later turns of a conversation are asked when the turns before them
-    are answered. Returns what went wrong, by run; the others are not held up.
+    Each comes with its base, which may be an adapter that answers itself. The base's weights come from `kept`. Adapters
+    stand beside them, and where that is faster their checkpoints answer in one pass; what each answers is the same
+    alone. Later turns of a conversation are asked when the turns before them are answered. Returns what went wrong, by
+    run; the others are not held up.
     """
     failed: dict[str, UserError] = {}
     kept = kept or KeptBase()
-    left = [one for one in checkpoints if one.unanswered or one.unmeasured or one.ungraded]
-    beside, alone = [], [one for one in left if not _is_adapter(one.weights)]
+    left = [pair for pair in checkpoints if pair[0].unanswered or pair[0].unmeasured or pair[0].ungraded]
+    beside, alone = [], [pair for pair in left if adapter_folder(*pair) is None]
     if len(alone) < len(left):
-        with kept.lent(base, placement) as model:
+        with kept.lent(left[0][1].base, placement) as model:
             slots = has_slots(model)
-            for one in left:
+            for one, base in left:
+                folder = adapter_folder(one, base)
                 with _told(one, failed):
-                    if one in alone or not slots or (adapter := _adapter_of(model, one)) is None:
-                        alone += [] if one in alone else [one]
+                    adapter = _adapter_of(model, folder, one.run.config.weight) if folder and slots else None
+                    if folder is None or adapter is None:
+                        alone += [(one, base)] if folder else []
                         continue
                     member = Answerer(one, checkpoint_chat(one, base), adapter)
                     with adapted(model, [adapter], lambda: None):
@@ -82,7 +85,7 @@ def answer_checkpoints(
                     beside.append(member)
             if beside:
                 _answer_beside(model, beside, failed)
-    for one in alone:
+    for one, base in alone:
         with (
             _told(one, failed),
             loaded_checkpoint(base, one.weights, placement, one.run.config.weight, kept) as model,
@@ -103,15 +106,16 @@ def _told(checkpoint: Checkpoint, failed: dict[str, UserError]) -> Iterator[None
         failed[checkpoint.run.id] = error
 
 
-def _is_adapter(weights: Path | None) -> bool:
-    return weights is not None and (weights / ADAPTER_CONFIG).is_file()
+def adapter_folder(checkpoint: Checkpoint, base: Located) -> Path | None:
+    """The folder of the adapter that a checkpoint answers with; None for one that answers with whole weights."""
+    weights = checkpoint.weights or (Path(base.adapter) if base.adapter else None)
+    return weights if weights and (weights / ADAPTER_CONFIG).is_file() else None
 
 
-def _adapter_of(model: Any, checkpoint: Checkpoint) -> Adapter | None:
-    """A checkpoint's adapter as it stands beside the weights; None where it does more than plain LoRA does."""
-    assert checkpoint.weights
-    layers = adapter_layers(model, checkpoint.weights)
-    parts = {name: part_of(one, checkpoint.run.config.weight) for name, one in (layers or {}).items()}
+def _adapter_of(model: Any, folder: Path, weight: float) -> Adapter | None:
+    """An adapter as it stands beside the weights of a model; None where it does more than LoRA or DoRA does."""
+    layers = adapter_layers(model, folder)
+    parts = {name: part_of(one, weight) for name, one in (layers or {}).items()}
     return {name: part for name, part in parts.items() if part} if parts and all(parts.values()) else None
 
 
@@ -145,8 +149,9 @@ def _alike(members: Sequence[Answerer]) -> list[list[Answerer]]:
     for place, one in enumerate(members):
         decoding, parts = one.checkpoint.decoding, list((one.adapter or {}).values())
         rank = parts[0].down.shape[0] if len({part.down.shape[0] for part in parts}) == 1 else -place
-        spoken = (*one.checkpoint.run.config.spoken[:3], fingerprint(one.chat.arguments), one.chat.end_of_turn_id)
-        key = (rank, decoding.signature, decoding.batch_size, spoken, place if decoding.steer else -1)
+        chat, steered = one.chat, place if decoding.steer else -1
+        template = fingerprint(chat.tokenizer.chat_template, chat.arguments)
+        key = (rank, decoding.signature, decoding.batch_size, steered, template, chat.system, chat.stop_ids)
         found.setdefault(key, []).append(one)
     return [own[start : start + AT_ONCE] for own in found.values() for start in range(0, len(own), AT_ONCE)]
 

@@ -8,7 +8,7 @@ prompts begin with, the system prompt for instance, is read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, Cache
 
+from xlift.generation.screening import Screen
 from xlift.tuning.attention import BY_LENGTHS
+from xlift.tuning.loss import decoder_of, projection
 from xlift.tuning.proof import equal, probe_ids
 
 BLOCK = 64
@@ -47,14 +49,14 @@ def has_slots(model: Any) -> bool:
     if not _may_have_slots(model):
         return False
     ids = probe_ids(model, 4)
-    wanted = model(input_ids=ids, use_cache=False).logits[0, -1:]
+    wanted = model(input_ids=ids, use_cache=False).logits[0, 2:]
     try:
         with slot_attention(model):
             batch = Slots(model, [])
             batch.join([ids[0, :3].tolist()])
-            batch.logits()
+            first = projection(model)[0](batch.states())
             batch.add(ids[0, 3:])
-            return equal(batch.logits(), wanted, ROUGH_SCORES)
+            return equal(torch.cat([first, batch.logits()]), wanted, ROUGH_SCORES)
     except Exception:  # a model of a family that nobody has tried may fail in any way
         return False
 
@@ -110,15 +112,18 @@ def _attention(
 class Slots(Cache):
     """Rows of tokens that a model goes on with together; `prefix` are tokens that prompts may begin with.
 
-    Rows of several kinds, with adapters of their own for instance, may go on together.
+    Rows of several kinds, with adapters of their own for instance, may go on together. `screen` makes what their
+    likeliest tokens are found with, where that is faster than all scores.
     """
 
     joins = True
     can_keep = True
 
-    def __init__(self, model: Any, prefix: list[int], kinds: int = 1) -> None:
+    def __init__(
+        self, model: Any, prefix: list[int], kinds: int = 1, screen: Callable[[], Screen | None] = lambda: None
+    ) -> None:
         super().__init__(layers=[])
-        self.model = model
+        self.model, self.screen = model, screen
         self._kinds: list[int] = []
         self.kinds = torch.empty(0, dtype=torch.long, device=model.device)
         """The kind of each token of the line, (tokens,)."""
@@ -143,35 +148,44 @@ class Slots(Cache):
     def _read_prefix(self, shared: list[list[int]]) -> None:
         """Keep what all prompts begin with, for each kind."""
         self.join(shared, range(len(shared)))
-        self.logits()
+        self.states()
         self._lengths, self._kinds, self._prefix = [], [], shared[0]
 
     def logits(self) -> Tensor:
         """The scores of each row's next token, (rows, vocabulary): rows under way first, then those that join."""
+        return cast(Tensor, self._forward(self.model).logits[0])
+
+    def states(self) -> Tensor:
+        """What the output layer makes these scores of, (rows, inputs)."""
+        return cast(Tensor, self._forward(decoder_of(self.model)).last_hidden_state[0, self._ends])
+
+    def _forward(self, part: Any) -> Any:
+        """What the whole model makes of the line, or its decoder."""
         device, going = self.model.device, len(self._lengths)
-        ids, positions, ends = self._line()
+        ids, positions = self._line()
         self._places = torch.tensor(self._lengths, device=device)
         self._rows = torch.arange(going, device=device)
         self._masks: dict[int, Tensor] = {}
         lengths = [1] * going + [one.end - one.start for one in self._segments]
         self.owners = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].to(device)
         self.kinds = torch.tensor(self._kinds, device=device)[self.owners[0]]
-        output = self.model(
+        output = part(
             input_ids=torch.cat([self._new, torch.tensor(ids, dtype=torch.long, device=device)])[None],
             position_ids=torch.tensor([positions], device=device),
             past_key_values=self,
             use_cache=True,
-            logits_to_keep=torch.tensor(ends, device=device),
+            **({"logits_to_keep": torch.tensor(self._ends, device=device)} if part is self.model else {}),
         )
         self._lengths = [length + 1 for length in self._lengths] + [len(prompt) for prompt in self._joining]
         self._joining = []
-        return cast(Tensor, output.logits[0])
+        return output
 
-    def _line(self) -> tuple[list[int], list[int], list[int]]:
-        """The joining rows' tokens, and of all: the positions, and where each row ends in the line."""
+    def _line(self) -> tuple[list[int], list[int]]:
+        """The joining rows' tokens, and the positions of all."""
         ids: list[int] = []
         going = len(self._lengths)
-        positions, ends = list(self._lengths), list(range(going))
+        positions = list(self._lengths)
+        self._ends = list(range(going))
         self._segments: list[_Segment] = []
         for number, prompt in enumerate(self._joining):
             count = len(self._prefix)
@@ -181,10 +195,10 @@ class Slots(Cache):
             positions += range(shared, len(prompt))
             row = going + number
             self._segments.append(_Segment(row, self._kinds[row], start, going + len(ids), shared))
-            ends.append(going + len(ids) - 1)
+            self._ends.append(going + len(ids) - 1)
         longest = max([length + 1 for length in self._lengths] + [len(prompt) for prompt in self._joining])
         self._width = -(-longest // BLOCK) * BLOCK
-        return ids, positions, ends
+        return ids, positions
 
     def add(self, ids: Tensor) -> None:
         """One more token for each row, (rows,)."""

@@ -18,8 +18,8 @@ from xlift.checkpoint import Checkpoint
 from xlift.disk import JsonlWriter
 from xlift.errors import ModelError, UserError
 from xlift.extras import require
-from xlift.generation.engine import Reply
-from xlift.generation.responses import Answerer, checkpoint_chat, encoded_seen, measure, response_of
+from xlift.generation.engine import Reply, ended
+from xlift.generation.responses import Answerer, adapter_folder, checkpoint_chat, encoded_seen, measure, response_of
 from xlift.generation.served import note_engine
 from xlift.hub import ADAPTER_CONFIG, Located
 from xlift.integrity import refuse_damaged
@@ -47,7 +47,7 @@ class VllmMember(NamedTuple):
 
 
 def answer_by_vllm(
-    checkpoints: Sequence[Checkpoint], base: Located, placement: Placement, kept: KeptBase
+    checkpoints: Sequence[tuple[Checkpoint, Located]], placement: Placement, kept: KeptBase
 ) -> dict[str, UserError]:
     """Measure the margins of checkpoints of one base and let them answer their prompts, as far as that is not done yet.
 
@@ -57,7 +57,7 @@ def answer_by_vllm(
     require("vllm")
     failed: dict[str, UserError] = {}
     engines: dict[str, list[VllmMember]] = defaultdict(list)
-    for one in checkpoints:
+    for one, base in checkpoints:
         try:
             if problems := beyond_vllm(one):
                 raise ModelError([f"{one.run.label}: vLLM has no {name}" for name in problems], "decoding.engine=local")
@@ -65,17 +65,18 @@ def answer_by_vllm(
             if one.unmeasured or one.ungraded:
                 with loaded_checkpoint(base, one.weights, placement, 1.0, kept) as model:
                     measure(model, Answerer(one, chat))
-            weights = Path(base.adapter) if one.weights is None and base.adapter else one.weights
-            if weights:
+            adapter = adapter_folder(one, base)
+            if weights := adapter or one.weights:
                 refuse_damaged(weights)
-            adapter = weights if weights and (weights / ADAPTER_CONFIG).is_file() else None
-            engines[base.path if adapter or not weights else str(weights)].append(VllmMember(one, chat, adapter))
+            engines[str(one.weights) if one.weights and not adapter else base.path].append(
+                VllmMember(one, chat, adapter)
+            )
         except UserError as error:
             failed[one.run.id] = error
     kept.let_go()
     for model_path, members in engines.items():
         try:
-            _answer_together(model_path, members, base, placement, failed)
+            _answer_together(model_path, members, checkpoints[0][1], placement, failed)
         except UserError as error:
             failed |= {one.checkpoint.run.id: error for one in members}
     return failed
@@ -197,15 +198,18 @@ def _answer(engine: Any, member: VllmMember, number: int, limits: Limits, told: 
                 prompts = [{"prompt_token_ids": own} for own in ids[part]]
                 made = engine.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
                 for own, prompt, shown, gone in zip(made, asked[part], seen[part], dropped[part], strict=True):
-                    log.write(response_of(prompt, shown, _reply(own, chat), one, gone) | {"engine": told})
+                    reply = _reply(own, chat, one.decoding.stop)
+                    log.write(response_of(prompt, shown, reply, one, gone) | {"engine": told})
                     bar.advance(1)
             one = replace(one)  # reads what was answered, which later turns go on from
 
 
-def _reply(made: Any, chat: ChatFormat) -> Reply:
-    """A reply of vLLM, whose tokens hold the one that ended it."""
+def _reply(made: Any, chat: ChatFormat, stops: Sequence[str]) -> Reply:
+    """A reply of vLLM, with the token that ended it; its own text leaves out half a character at the end."""
     output = made.outputs[0]
     tokens = list(output.token_ids)
-    ended = bool(tokens) and tokens[-1] in chat.stop_ids
+    closed = bool(tokens) and tokens[-1] in chat.stop_ids
     reason = "length" if output.finish_reason == "length" else "stop"
-    return Reply(output.text.strip(), reason, len(made.prompt_token_ids), len(tokens) - ended)  # type: ignore[arg-type]
+    own = tokens[: len(tokens) - closed]
+    text = ended(str(chat.tokenizer.decode(own, skip_special_tokens=True)), stops)
+    return Reply(text, reason, len(made.prompt_token_ids), len(own))  # type: ignore[arg-type]
