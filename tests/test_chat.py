@@ -92,6 +92,26 @@ def test_two_models_answer_each_in_a_conversation_of_its_own(
     assert [one["content"] for one in server.state.bodies[1]["messages"]] == ["One two", "One two", "Three"]
 
 
+def test_a_conversation_that_is_too_long_loses_its_oldest_turns_and_says_so(
+    tiny: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(body: dict[str, Any], seen: int) -> Act:
+        long = sum(one["role"] == "user" for one in body["messages"]) > 2
+        return Act("this exceeds the available context size", status=400) if long else echo(body, seen)
+
+    with serving(short) as server:
+        said, told = chat("One\nTwo\nThree\nFour\n", server.url, capsys=capsys, monkeypatch=monkeypatch)
+        asked = [one["content"] for one in server.state.bodies[-1]["messages"]]
+    assert said.split() == ["One", "Two", "Three", "Four"]
+    assert asked == ["Three", "Three", "Four"]
+    assert told.count("m: the conversation is too long for the model: the oldest turn was dropped") == 2
+    # The model here reads 2,048 tokens; a single question that is longer is still refused.
+    line = "light " * 250
+    assert "dropped" in chat(f"{line}\n" * 3, str(tiny), capsys=capsys, monkeypatch=monkeypatch)[1]
+    with pytest.raises(UserError, match="longer than the model's context"):
+        chat(f"{line * 3}\n", str(tiny), capsys=capsys, monkeypatch=monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("act", "says"),
     [

@@ -19,7 +19,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from xlift.generation.engine import answering
 from xlift.opening import Opened, open_model
-from xlift.serving import Waiting, _answer_all, application
+from xlift.serving import WantedReply, _answer_all, application
 
 ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 
@@ -27,7 +27,7 @@ ASKED: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 @pytest.fixture(scope="module")
 def client(tiny: Path) -> Iterator[OpenAI]:
     context, chat = open_model(str(tiny), None, True)
-    queue: SimpleQueue[Waiting | None] = SimpleQueue()
+    queue: SimpleQueue[WantedReply | None] = SimpleQueue()
     with context as model, answering(model) as batch_of, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         opened = {"tiny": Opened(model, chat, batch_of)}
@@ -89,13 +89,30 @@ def test_a_seed_draws_the_same_reply_again(client: OpenAI) -> None:
     assert first == again != other
 
 
+def test_several_replies_are_drawn_each_by_itself_and_streamed_by_their_numbers(client: OpenAI) -> None:
+    drawn: dict[str, Any] = {"n": 3, "temperature": 1.0, "max_tokens": 8}
+    whole = said(client, **drawn)
+    texts = [one.message.content for one in whole.choices]
+    assert [one.index for one in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts[0] == said(client, **(drawn | {"n": 1})).choices[0].message.content
+    streamed = ["", "", ""]
+    for chunk in (chunks := list(said(client, **drawn, stream=True, stream_options={"include_usage": True}))):
+        for one in chunk.choices:
+            streamed[one.index] += one.delta.content or ""
+    assert streamed == texts
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.completion_tokens <= 24
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"messages": []}, "non-empty list"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "roles must alternate"),
         ({"max_tokens": 0}, "max_new_tokens"),
-        ({"n": 2}, "n: not supported here"),
+        ({"n": 0}, "n: a whole number from 1 to 128"),
+        ({"n": "2"}, "n: a whole number from 1 to 128"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: not supported here"),
         ({"temperature": -1}, "temperature"),
         ({"extra_body": {"min_p": 7}}, "min_p"),

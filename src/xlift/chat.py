@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xlift.data.prompts import with_reminder
-from xlift.errors import UserError
+from xlift.errors import TooLongError, UserError
 from xlift.languages import get_language, language_code
 from xlift.progress import say
 from xlift.rating import default_raters, in_scope, rate
-from xlift.records import Message, Prompt
+from xlift.records import Message, Prompt, shorter
 from xlift.speakers import Speaker, opened_speaker
 from xlift.terminal import printable
 
@@ -147,11 +147,28 @@ def _answer(told: Talk, place: int, on_piece: Callable[[str], None]) -> str:
         on_piece(piece)
 
     try:
-        return told.speakers[place].reply(told.seen(place), keep)
+        return _fitting(told, place, keep)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
         return "".join(parts)
+
+
+def _fitting(told: Talk, place: int, on_piece: Callable[[str], None]) -> str:
+    """A speaker's reply to a conversation that loses its oldest turns where it is too long for the model."""
+    dropped = 0
+    while True:
+        try:
+            reply = told.speakers[place].reply(told.seen(place), on_piece)
+            break
+        except TooLongError:
+            if not (less := shorter(told.said[place])):
+                raise
+            told.said[place], dropped = less[0], dropped + 1
+    if dropped:
+        turns = "the oldest turn was" if dropped == 1 else f"the {dropped} oldest turns were"
+        say(f"{told.speakers[place].name}: the conversation is too long for the model: {turns} dropped")
+    return reply
 
 
 @contextmanager

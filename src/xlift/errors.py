@@ -5,6 +5,7 @@ XliftError
     ├── ConfigError      a study file or an option
     ├── DataError        an instruction, prompt, response or rating file
     ├── ModelError       a base model or checkpoint that cannot be found or used
+    ├── TooLongError     a conversation is longer than what a model can read
     └── TemplateError    a chat template that cannot be trained on
 """
 
@@ -43,6 +44,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A model cannot be found, loaded or used."""
+
+
+class TooLongError(UserError):
+    """A conversation is longer than what a model can read with its reply."""
 
 
 class TemplateError(UserError):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, ModelError, TooLongError
 from xlift.generation.engine import BatchOf, Reply, decode
 from xlift.generation.responses import run_chat
 from xlift.hub import locate
@@ -29,9 +29,12 @@ class Opened(NamedTuple):
     batch_of: BatchOf
 
     def reply(self, messages: Sequence[Message], decoding: Decoding, on_piece: Callable[[str], None]) -> str:
-        """The whole reply to a conversation, told piece by piece. Raises ModelError for one that is too long."""
+        """The whole reply to a conversation, told piece by piece. Raises TooLongError for one that is too long."""
         asked, told, said = [self.chat.encode_prompt(messages)], "", ""
-        refuse(beyond(limits_of(self.model), "the conversation", asked, decoding.max_new_tokens))
+        try:
+            refuse(beyond(limits_of(self.model), "the conversation", asked, decoding.max_new_tokens))
+        except ModelError as error:
+            raise TooLongError(error.problems, "shorten it, or take a model that reads more") from None
 
         def tell(text: str) -> None:
             nonlocal told

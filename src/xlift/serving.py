@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -44,9 +44,9 @@ _DECODING = {
     **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")},
 }
 """Parameters of a request by what `decoding` of a study calls them."""
-_IGNORED = {"model", "messages", "stream", "stream_options", "user", "metadata", "store", "stop", *_DECODING}
+_IGNORED = {"model", "messages", "n", "stream", "stream_options", "user", "metadata", "store", "stop", *_DECODING}
+MOST_CHOICES = 128
 _OFF: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "logprobs": (False,),
@@ -56,28 +56,30 @@ _OFF: dict[str, tuple[Any, ...]] = {
 
 
 class ReplyPiece(NamedTuple):
-    """A piece of a reply; the last one has the whole `reply`, or says why there is none."""
+    """A piece of one of the replies to a request; the last one has the whole `reply`, or says why there is none."""
 
+    choice: int
     text: str
     reply: Reply | None = None
     failure: str | None = None
 
 
 @dataclass
-class Waiting:
-    """A request that is to be answered, and where its pieces go."""
+class WantedReply:
+    """One of the replies that a request asks for, and where its pieces go."""
 
     name: str
     prompt: list[int]
     decoding: Decoding
+    choice: int
+    parts: asyncio.Queue[ReplyPiece]
     loop: asyncio.AbstractEventLoop
-    parts: asyncio.Queue[ReplyPiece] = field(default_factory=asyncio.Queue)
     told: str = ""
 
     def tell(self, text: str, reply: Reply | None = None, failure: str | None = None) -> None:
         """Pass on what has come since last time; called by the thread that answers."""
         new, self.told = text.removeprefix(self.told), text
-        self.loop.call_soon_threadsafe(self.parts.put_nowait, ReplyPiece(new, reply, failure))
+        self.loop.call_soon_threadsafe(self.parts.put_nowait, ReplyPiece(self.choice, new, reply, failure))
 
 
 def serve(names: Sequence[str], port: int, offline: bool) -> None:
@@ -91,7 +93,7 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
             context, chat = open_model(one, None, offline)
             model = stack.enter_context(context)
             opened[name] = Opened(model, chat, stack.enter_context(answering(model)))
-        queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        queue: SimpleQueue[WantedReply | None] = SimpleQueue()
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
         say(f"serving {', '.join(opened)} at http://{HOST}:{port}/v1 (Ctrl-C ends)")
@@ -102,7 +104,7 @@ def serve(names: Sequence[str], port: int, offline: bool) -> None:
             worker.join()
 
 
-def application(opened: dict[str, Opened], queue: SimpleQueue[Waiting | None]) -> Starlette:
+def application(opened: dict[str, Opened], queue: SimpleQueue[WantedReply | None]) -> Starlette:
     """The endpoint; a thread that runs `_answer_all` on the same queue answers."""
     started = int(time.time())
 
@@ -119,13 +121,15 @@ def application(opened: dict[str, Opened], queue: SimpleQueue[Waiting | None]) -
             body = None
         if not isinstance(body, dict):
             raise HTTPException(400, "the body is not a JSON object")
-        waiting = _waiting(body, opened)
-        queue.put(waiting)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": waiting.name}
+        wanted = _wanted(body, opened)
+        for one in wanted:
+            queue.put(one)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body["model"]}
+        parts = _parts(wanted)
         if body.get("stream"):
             usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return StreamingResponse(_streamed(waiting, head, usage), media_type="text/event-stream")
-        return JSONResponse(await _whole(waiting, head))
+            return StreamingResponse(_streamed(parts, len(wanted), head, usage), media_type="text/event-stream")
+        return JSONResponse(await _whole(parts, head))
 
     routes = [Route("/v1/models", models), Route("/v1/chat/completions", completions, methods=["POST"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
@@ -144,8 +148,8 @@ async def _failed(request: Request, error: Exception) -> Response:
     return await _refused(request, HTTPException(500, type(error).__name__))
 
 
-def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
-    """What a request asks for. Raises HTTPException that says all that is wrong with it."""
+def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply]:
+    """The replies that a request asks for. Raises HTTPException that says all that is wrong with it."""
     name = body.get("model")
     if name not in opened:
         raise HTTPException(404, f"no model {str(name)[:80]!r}; there are: {', '.join(opened)}")
@@ -155,6 +159,9 @@ def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
         for key, value in body.items()
         if key not in _IGNORED and value is not None and value not in _OFF.get(key, ())
     ]
+    count = 1 if body.get("n") is None else body["n"]
+    if type(count) is not int or not 1 <= count <= MOST_CHOICES:
+        problems.append(f"n: a whole number from 1 to {MOST_CHOICES}")
     given = {own: body[key] for key, own in _DECODING.items() if body.get(key) is not None}
     stop = body.get("stop")
     given |= {"stop": [stop] if isinstance(stop, str) else stop} if stop else {}
@@ -174,54 +181,70 @@ def _waiting(body: dict[str, Any], opened: dict[str, Opened]) -> Waiting:
         refuse(beyond(limits_of(model), "messages", [prompt], decoding.max_new_tokens))
     except UserError as error:
         raise HTTPException(400, "; ".join(error.problems)) from None
-    return Waiting(name, prompt, decoding, asyncio.get_running_loop())
+    told: tuple[Any, ...] = (asyncio.Queue(), asyncio.get_running_loop())
+    return [WantedReply(name, prompt, decoding, choice, *told) for choice in range(count)]
 
 
-async def _whole(waiting: Waiting, head: dict[str, Any]) -> dict[str, Any]:
-    while True:
-        part = await waiting.parts.get()
+async def _parts(wanted: Sequence[WantedReply]) -> AsyncIterator[ReplyPiece]:
+    """The pieces of all replies as they come, to the last of each, or to the first that fails."""
+    left = len(wanted)
+    while left:
+        part = await wanted[0].parts.get()
+        yield part
+        left = 0 if part.failure else left - bool(part.reply)
+
+
+async def _whole(parts: AsyncIterator[ReplyPiece], head: dict[str, Any]) -> dict[str, Any]:
+    replies: dict[int, Reply] = {}
+    async for part in parts:
         if part.failure:
             raise HTTPException(500, part.failure)
         if part.reply:
-            message = {"role": "assistant", "content": part.reply.text}
-            choice = {"index": 0, "message": message, "finish_reason": part.reply.finish_reason}
-            return {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(part.reply)}
+            replies[part.choice] = part.reply
+    choices = [
+        {"index": at, "message": {"role": "assistant", "content": one.text}, "finish_reason": one.finish_reason}
+        for at, one in sorted(replies.items())
+    ]
+    return {**head, "object": "chat.completion", "choices": choices, "usage": _usage(list(replies.values()))}
 
 
-async def _streamed(waiting: Waiting, head: dict[str, Any], usage: bool) -> AsyncIterator[str]:
-    """The reply piece by piece, as server-sent events."""
+async def _streamed(
+    parts: AsyncIterator[ReplyPiece], count: int, head: dict[str, Any], usage: bool
+) -> AsyncIterator[str]:
+    """The replies piece by piece, as server-sent events."""
+    replies: list[Reply] = []
 
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         chunk = {**head, "object": "chat.completion.chunk", "choices": choices, **more}
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
-    def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
-        return [{"index": 0, "delta": delta, "finish_reason": finish}]
+    def choice(at: int, delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": at, "delta": delta, "finish_reason": finish}]
 
-    yield event(choice({"role": "assistant", "content": ""}))
-    while True:
-        part = await waiting.parts.get()
+    for at in range(count):
+        yield event(choice(at, {"role": "assistant", "content": ""}))
+    async for part in parts:
         if part.text:
-            yield event(choice({"content": part.text}))
+            yield event(choice(part.choice, {"content": part.text}))
         if part.failure:
             yield f"data: {json.dumps({'error': {'message': part.failure, 'type': 'server_error'}})}\n\n"
             return
         if part.reply:
-            yield event(choice({}, part.reply.finish_reason))
-            if usage:
-                yield event([], usage=_usage(part.reply))
-            yield "data: [DONE]\n\n"
-            return
+            replies.append(part.reply)
+            yield event(choice(part.choice, {}, part.reply.finish_reason))
+    if usage:
+        yield event([], usage=_usage(replies))
+    yield "data: [DONE]\n\n"
 
 
-def _usage(reply: Reply) -> dict[str, int]:
-    total = reply.prompt_tokens + reply.new_tokens
-    return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.new_tokens, "total_tokens": total}
+def _usage(replies: Sequence[Reply]) -> dict[str, int]:
+    read, written = replies[0].prompt_tokens, sum(one.new_tokens for one in replies)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, Opened]) -> None:
+def _answer_all(queue: SimpleQueue[WantedReply | None], opened: dict[str, Opened]) -> None:
     """Answer what waits, together what can be, until None comes."""
-    pending: list[Waiting] = []
+    pending: list[WantedReply] = []
     while True:
         while not pending or not queue.empty():
             one = queue.get()
@@ -234,7 +257,7 @@ def _answer_all(queue: SimpleQueue[Waiting | None], opened: dict[str, Opened]) -
         _answer(alike, opened[first.name])
 
 
-def _answer(asked: list[Waiting], opened: Opened) -> None:
+def _answer(asked: list[WantedReply], opened: Opened) -> None:
     held = max(map(len, asked[0].decoding.stop), default=0)
 
     def on_tokens(index: int, tokens: list[int]) -> None:
@@ -248,7 +271,7 @@ def _answer(asked: list[Waiting], opened: Opened) -> None:
             opened.model,
             opened.chat,
             [one.prompt for one in asked],
-            ["served"] * len(asked),
+            [f"served {one.choice}" for one in asked],
             asked[0].decoding,
             lambda index, reply: asked[index].tell(reply.text, reply),
             on_tokens=on_tokens,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from xlift.progress import progress, say
 from xlift.records import LIMITED, Message, Prompt, fingerprint, shorter
 from xlift.servers.calls import ServedAnswer, ServedReply
 from xlift.servers.client import PACE, Pace, RequestGroup, answer_groups
+from xlift.servers.completions import too_long
 from xlift.servers.ledger import Ledger, open_ledger
 from xlift.servers.where import engine_of, served_where
 from xlift.study.served import Model
@@ -21,9 +21,6 @@ from xlift.tuning.formats import written
 
 LEDGER = "served.ledger.jsonl"
 """In a run's folder: every call and what it has cost."""
-# e.g. OpenAI and vLLM "maximum context length is 4096 tokens", llama.cpp "exceeds the available context size"
-_TOO_LONG = re.compile(r"context[ _](length|size|window)|max_model_len|max_input_length|too (many tokens|long)", re.I)
-"""How they say that a conversation is longer than the model's context."""
 
 
 class PromptRequest(NamedTuple):
@@ -124,9 +121,9 @@ def _told_of(answer: ServedAnswer, engine: str) -> dict[str, str]:
 
 def _may_lose_a_turn(checkpoint: Checkpoint, prompt: Prompt, answer: ServedAnswer, dropped: int) -> bool:
     """Whether a conversation was too long for the server, and is to be asked again without a turn more."""
-    too_long = not answer.replies and _TOO_LONG.search(answer.failure or "")
+    long = not answer.replies and too_long(answer.failure or "")
     drops = checkpoint.decoding.too_long == "drop"
-    return bool(too_long and drops and dropped < len(shorter(checkpoint.seen(prompt))))
+    return long and drops and dropped < len(shorter(checkpoint.seen(prompt)))
 
 
 def _request(checkpoint: Checkpoint, prompt: Prompt, model: Model, dropped: int = 0) -> PromptRequest:

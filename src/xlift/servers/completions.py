@@ -116,6 +116,14 @@ def _counted(usage: Any) -> tuple[int, int] | None:
     return (counts[0], counts[1]) if len(counts) == 2 else None
 
 
+# e.g. too_long("400: the request exceeds the available context size") → True
+def too_long(words: str) -> bool:
+    """Whether a server says that a conversation is longer than its model's context, as vLLM, llama.cpp, TGI and OpenAI
+    do."""
+    told = r"context[ _](length|size|window)|max_model_len|max_input_length|too (many tokens|long)"
+    return re.search(told, words, re.IGNORECASE) is not None
+
+
 # e.g. server_words({"error": {"message": "Too many\nrequests"}}, "status 429", "") → "Too many requests"
 def server_words(body: Any, otherwise: str, secret: str) -> str:
     """A server's own words, short, on one line, and without the key that some servers repeat."""

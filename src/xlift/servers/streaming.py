@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from xlift.errors import UserError
+from xlift.errors import TooLongError, UserError
 from xlift.records import Message
 from xlift.redaction import redacted
 from xlift.servers.bounds import LONGEST_ANSWER
-from xlift.servers.completions import Features, adapted, server_words
+from xlift.servers.completions import Features, adapted, server_words, too_long
 from xlift.servers.where import api_key, server_address
 from xlift.study.served import Model
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def streamed(model: Model, messages: Sequence[Message], on_piece: Callable[[str], None]) -> str:
     """The whole reply, told to `on_piece` as it comes.
 
-    Raises UserError where none comes, where it cannot be read, and where it is cut off; what had come is told by then.
+    Raises TooLongError for a conversation that the server cannot read, UserError where no reply comes that can be read,
+    and where it is cut off: what had come is told by then.
     """
     from openai import OpenAI
 
@@ -83,7 +84,9 @@ def _in_words(client: OpenAI, model: Model, key: str) -> Iterator[None]:
     try:
         yield
     except APIStatusError as error:
-        raise UserError(f"{where}: {error.status_code}: {server_words(error.body, error.message, key)}") from None
+        words = server_words(error.body, error.message, key)
+        kind = TooLongError if too_long(words) else UserError
+        raise kind(f"{where}: {error.status_code}: {words}") from None
     except (OpenAIError, HTTPError, ValueError, RecursionError, AttributeError) as error:
         cause = error.__cause__ or error  # "Connection error." alone says little
         raise UserError(f"{where}: {redacted(f'{type(cause).__name__}: {cause}', key)[:300]}") from None
