@@ -110,7 +110,7 @@ def _judge_latin(said: Said, run: range) -> str | None:
         return None
     if alone and len(words) >= 4:
         return _latin_language(words)
-    small = [said.words[j] for j in longer if not said.capital(j)]
+    small = [said.words[j] for j in longer if not said.capital(j) and (alone or not joins_names(said, j))]
     if len(small) >= PHRASE and 2 * len(small) > len(words):
         return _latin_language(small)
     if len(words) >= TITLE_WORDS and _title_case(said, run) and speaks_of_works(text):
@@ -128,6 +128,16 @@ def _judge_latin(said: Said, run: range) -> str | None:
     if label and not alone and _is_product(said, run):
         return None
     return _latin_language(words) if plain and (alone or label) else None
+
+
+# e.g. fr: "J'écoute Simon and Garfunkel tous les jours en allant au travail." → 2
+# e.g. ru: "Группа Simon and Garfunkel была очень популярна в шестидесятые годы." → 2
+def joins_names(said: Said, j: int) -> bool:
+    """Whether a word is the "and" between two capitalised ones."""
+    if said.words[j] != "and" or not 0 < j < len(said.words) - 1:
+        return False
+    between = said.text[said.places[j - 1][1] : said.places[j + 1][0]]
+    return between == " and " and said.capital(j - 1) and said.capital(j + 1)
 
 
 # e.g. bg: "Екипът направи brainstorming за новия уебсайт на фирмата." → 2

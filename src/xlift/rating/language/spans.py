@@ -32,6 +32,7 @@ from xlift.rating.language.scripts import (
     Span,
     breaks_of,
     chinese_lines,
+    joins_names,
     line_of,
     other_script,
     speaks_of_works,
@@ -319,7 +320,7 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     label = _is_label(said.text, start, end) and not _is_listed_name(said, start)
     named = said.capital(j) and not label and (code != "en" or _among_capitals(said, j))
     little = end - start < 4 and (word not in _LITTLE or code in LEXICONS)
-    if little or word in INTERNATIONAL or word in TERMS or named:
+    if little or word in INTERNATIONAL or word in TERMS or named or joins_names(said, j):
         return False
     strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
     if rival != "en":
