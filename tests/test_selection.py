@@ -193,3 +193,16 @@ def test_a_rule_that_cannot_decide_is_worth_the_mean_of_those_it_is_tied_between
     assert (tied["run"], tied["label"], tied["tied"], tied["candidates"]) == ("a, b", "A, B", 2, 3)
     assert (tied["score"], tied["cost"], tied["regret"]) == (0.5, 0.5, 0.5)
     assert rows["mean over languages", "fr"]["run"] == "b"
+
+
+@pytest.mark.parametrize("silent", ["careful", "greedy"])
+@pytest.mark.parametrize("languages", [["en"], ["en", "fr", "ru"]])
+def test_a_run_whose_test_answers_in_a_language_could_not_be_rated_has_no_figures_there(
+    silent: str, languages: list[str]
+) -> None:
+    found = ratings(SHARES).filter(
+        (pl.col("run") != silent) | (pl.col("split") == "validation") | ~pl.col("language").is_in(languages)
+    )
+    table = selection_table(found, training(LOSSES))
+    assert {row["language"] for row in table if row["run"] == silent} == {"en", "fr", "ru"} - set(languages)
+    assert all(np.isfinite(row["regret"]) for row in table)

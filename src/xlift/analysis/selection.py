@@ -177,8 +177,9 @@ def selection_table(
 
     `score`, `cost` and `regret` as in the module's text, the first two with intervals that resample requests;
     `candidates` that the rule could choose among, and `tied` those among which it could not decide: `run` and `label`
-    name all of them, and the figures are their mean, which is what a choice by lot is worth. Empty where fewer than two
-    checkpoints compete, or while nobody has rated what `measure` asks for.
+    name all of them, and the figures are their mean, which is what a choice by lot is worth. A language in which the
+    pick, or what it is compared with, has no rating on test prompts has no row. Empty where fewer than two checkpoints
+    compete, or while nobody has rated what `measure` asks for.
     """
     tuned = ratings.filter(~pl.col("untuned"))
     rated = ({*_ratings_by(tuned, name)["split"].unique()} for name in measure or MEASURE)
@@ -190,9 +191,12 @@ def selection_table(
     if len(candidates) < 2 or test.is_empty():
         return []
     by_candidate = _test_scores(test, measure)
-    best = _together([by_candidate[picks({one: _mean(found) for one, found in by_candidate.items()})[0]]])
+    # The best is best in all languages: what could be rated in a few alone is not put before it.
+    most = max(map(len, by_candidate.values()))
+    whole = {one: _mean(scored) for one, scored in by_candidate.items() if len(scored) == most}
+    best = by_candidate[picks(whole)[0]]
     reference = picks(found["mean over languages"])
-    wanted = _together([by_candidate[one] for one in reference])
+    wanted = _together([by_candidate.get(one, {}) for one in reference])
     labels = dict(ratings.select("run", "label").unique().iter_rows())
     rows = []
     for rule, given in found.items():
@@ -200,12 +204,13 @@ def selection_table(
         names = {"run": [one.run for one in chosen], "label": [labels[one.run] for one in chosen]}
         facts: dict[str, Any] = {"rule": rule, **{name: ", ".join(said) for name, said in names.items()}}
         facts |= {"step": chosen[0].step, "candidates": len(given), "tied": len(chosen)}
-        own = wanted if chosen == reference else _together([by_candidate[one] for one in chosen])
+        own = wanted if chosen == reference else _together([by_candidate.get(one, {}) for one in chosen])
         rows += [
             facts
             | {"language": language}
             | _priced(own[language], wanted[language], best[language], resamples, confidence, seed)
             for language in own
+            if language in wanted and language in best
         ]
     return rows
 
