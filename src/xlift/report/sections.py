@@ -164,7 +164,8 @@ def _results(material: Material, found: Findings) -> Iterator[Block]:
     outcomes = outcome_rows(material)
     for scale in material.scales:
         own = found.on(scale)
-        yield from _figure("heat-map", f"share of answers. {MARKS}", figures.heat_map(_heat_rows(material, own)), scale)
+        marked = f". {MARKS}" if own.versus else ""
+        yield from _figure("heat-map", f"share of answers{marked}", figures.heat_map(_heat_rows(material, own)), scale)
         yield from _tables(scale, overall_table(material, own.overall, own.means, scale), folded=False)
         if scale.rater == "language":
             told = [record(row) | {"language": language_name(row.language), "share": row.share} for row in outcomes]

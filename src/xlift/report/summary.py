@@ -7,6 +7,7 @@ been picked, is below 1 - confidence; the cost of a rule of selection, which has
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -168,9 +169,10 @@ def _extremes(material: Material, scale: Scale) -> str:
         return f"No two {_settings(known)} can be told apart with confidence {where}."
     row = rows[0]
     what = "How it is tuned" if _settings(known) == "tuned settings" else "Which model it is"
+    compared = f"{_counted(len(pairs), 'pair')} of {_settings(known)}"
     return (
         f"{what} matters: {where}, {best.name} is {_points(row.points)} above {worst.name}, the widest of "
-        f"{_counted(len(pairs), 'pair')} of settings (p {_p(row.p or 0, len(pairs))}, corrected for that choice)."
+        f"{compared} (p {_p(row.p or 0, len(pairs))}, corrected for that choice)."
     )
 
 
@@ -225,17 +227,18 @@ def _size(row: DifferenceRow) -> float:
 
 
 def _gaps(material: Material, rows: Sequence[DifferenceRow]) -> str:
-    """In how many tuned settings a language is behind English beyond chance."""
+    """In how many tuned settings, or models, a language is behind English beyond chance."""
     tuned = [row for row in rows if not row.untuned]
     if not tuned:
         return ""
+    models = _settings([condition for condition in material.conditions if not condition.untuned]) == "models"
     behind = [row for row in tuned if _is_difference(material, row, row.p_holm) and _size(row) < 0]
     if not behind:
-        return "In no tuned setting can a language be told to be behind English."
+        return f"In no {'model' if models else 'tuned setting'} can a language be told to be behind English."
     worst = min(behind, key=_size)
     return (
-        f"Tuned, a language is behind English beyond chance in {len(behind)} of {len(tuned)} cases, at most "
-        f"{language_name(worst.language)} in {worst.run}: {_points(worst.points)}."
+        f"{'A' if models else 'Tuned, a'} language is behind English beyond chance in {len(behind)} of {len(tuned)} "
+        f"cases, at most {language_name(worst.language)} in {worst.run}: {_points(worst.points)}."
     )
 
 
@@ -269,19 +272,27 @@ def _unsigned(found: Range) -> str:
 
 
 def _choices(rows: Sequence[VarianceRow]) -> str:
-    """Which training choice accounts for most, where its interval leaves out 0."""
-    told = [row for row in rows if row.language == ALL_LANGUAGES and row.factor != "rest" and (row.low or 0) > 0]
-    if not told:
+    """Which training choice accounts for most, where its interval leaves out 0 and there are several."""
+    parted = [row for row in rows if row.language == ALL_LANGUAGES]
+    told = [row for row in parted if row.factor != "rest" and (row.low or 0) > 0]
+    if not told or len(parted) < 2:
         return ""
     first = max(told, key=lambda row: row.share or 0)
     share = _share(Range(first.share, first.low, first.high))
     return f"Of what differs between settings, {factor_name(first.factor)} accounts for {share}."
 
 
+def _each(material: Material) -> str:
+    """How many test requests a language has: "20 test requests", "99 to 598 test requests"."""
+    counts = Counter(prompt["language"] for prompt in material.prompts if prompt["split"] == "test").values()
+    least = min(counts, default=0)
+    many = _counted(max(counts, default=0), "test request")
+    return many if least == max(counts, default=0) else f"{least} to {many}"
+
+
 def _precision(material: Material) -> str:
     smallest = smallest_detectable(material, material.scales[0]) if material.scales else None
-    requests = _requests(material)
-    start = f"{_counted(requests, 'test request')} in each language"
+    start = f"{_each(material)} in each language"
     if smallest is None:
         return f"The test has {start}; the intervals say how much other requests could have changed."
     return (
@@ -308,7 +319,7 @@ def _missing(material: Material, rows: Sequence[MissingRow]) -> str:
 
 
 def _seeds(material: Material) -> str:
-    tuned = [condition for condition in material.conditions if not condition.untuned]
+    tuned = [one for one in material.conditions if not one.untuned and one.settings["method"] is not None]
     if not tuned:
         return ""
     single = [condition for condition in tuned if len(condition.runs) == 1]
