@@ -81,8 +81,8 @@ def test_a_run_that_could_not_be_asked_its_prompts_is_not_trained(
     assert not list(tmp_path.glob("out/runs/*/checkpoints/*"))
 
 
-def test_a_talk_that_grows_too_long_ends_in_words(short: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Why?\n" * 9))
+def test_a_line_that_is_too_long_for_the_model_ends_a_talk_in_words(short: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why? " * 40 + "\n"))
     with pytest.raises(UserError, match="the conversation: 1 of 1 with 8 new tokens reach beyond the 40 positions"):
         talk([str(short)], None, 8, True)
 
