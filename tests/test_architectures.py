@@ -23,7 +23,7 @@ from xlift.tuning.adapters import with_adapters
 from xlift.tuning.limits import Limits, limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack, pad
-from xlift.tuning.proof import prove_training
+from xlift.tuning.proof import mostly_equal, prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 
 CPU = Placement("cpu", "float32", "test")
@@ -250,3 +250,14 @@ def test_the_table_in_the_docs_says_what_is_tested_here() -> None:
     assert {name for name, row in rows.items() if "refused: it" in row} == READERS | NOT_CAUSAL
     assert {name for name, row in rows.items() if "not all linear layers" in row} == NO_ADAPTERS
     assert {name for name, row in rows.items() if "beside the weights" in row} == NOT_MERGED
+
+
+def test_a_rounding_that_tips_one_token_is_no_fault_in_half_precision_and_a_wrong_cache_is_one_in_any() -> None:
+    wanted = torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
+    tipped, stale = wanted.clone(), wanted.clone()
+    tipped[2] *= 0.7
+    stale[2:] = stale[1:-1].clone()
+    assert mostly_equal(tipped.bfloat16(), wanted.bfloat16())
+    assert not mostly_equal(tipped, wanted)
+    assert not mostly_equal(stale.bfloat16(), wanted.bfloat16())
+    assert not mostly_equal(stale, wanted)

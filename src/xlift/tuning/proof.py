@@ -113,3 +113,14 @@ def equal(found: Tensor, wanted: Tensor, rough: float = ROUGH) -> bool:
     tolerance = EXACT if wanted.dtype == torch.float32 else rough
     found, wanted = found.float(), wanted.float()
     return bool((found - wanted).norm() <= tolerance * wanted.norm())
+
+
+def mostly_equal(found: Tensor, wanted: Tensor, rough: float = ROUGH) -> bool:
+    """The same for scores of several positions, (positions, ...): in half precision most of them have to be equal.
+
+    What a model says after a single token that means nothing can tip over with a rounding, in tuned ones by 0.4.
+    """
+    if wanted.dtype == torch.float32:
+        return equal(found, wanted)
+    held = [equal(one, other, rough) for one, other in zip(found, wanted, strict=True)]
+    return 2 * held.count(True) > len(held)
