@@ -9,6 +9,7 @@ they are rounded, so that no entry stands out and the bound is narrow.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -82,11 +83,16 @@ def _screen(weight: Tensor) -> Screen:
 
 def _rotated(rows: Tensor, signs: Tensor) -> Tensor:
     """Rows after one rotation, in float32: what two of them are multiplied is as before."""
-    hadamard = torch.ones(1, 1)
-    while len(hadamard) < ROTATED:
-        above = torch.cat([hadamard, hadamard], 1)
-        hadamard = torch.cat([above, torch.cat([hadamard, -hadamard], 1)])
-    return ((rows * signs).view(-1, ROTATED) @ (hadamard / ROTATED**0.5)).view(rows.shape)
+    return ((rows * signs).view(-1, ROTATED) @ _hadamard()).view(rows.shape)
+
+
+@lru_cache(maxsize=1)
+def _hadamard() -> Tensor:
+    made = torch.ones(1, 1)
+    while len(made) < ROTATED:
+        above = torch.cat([made, made], 1)
+        made = torch.cat([above, torch.cat([made, -made], 1)])
+    return made / ROTATED**0.5
 
 
 def likeliest(screen: Screen, project: Callable[[Tensor], Tensor], states: Tensor, held: Held) -> Tensor:

@@ -284,10 +284,10 @@ def _choices(rows: Sequence[VarianceRow]) -> str:
 
 def _each(material: Material) -> str:
     """How many test requests a language has: "20 test requests", "99 to 598 test requests"."""
-    counts = Counter(prompt["language"] for prompt in material.prompts if prompt["split"] == "test").values()
-    least = min(counts, default=0)
-    many = _counted(max(counts, default=0), "test request")
-    return many if least == max(counts, default=0) else f"{least} to {many}"
+    counts = Counter(prompt["language"] for prompt in material.prompts if prompt["split"] == "test").values() or [0]
+    least, most = min(counts), max(counts)
+    many = _counted(most, "test request")
+    return many if least == most else f"{least} to {many}"
 
 
 def _precision(material: Material) -> str:
