@@ -190,6 +190,14 @@ def test_include_and_exclude_are_lists_of_settings_and_nothing_else(section: str
         parse_study({"name": "x", section: given})
 
 
+def test_an_entry_of_include_that_adds_no_run_is_refused_and_one_that_adds_some_is_not() -> None:
+    same = {"learning_rate": 1e-4, "seed": [1, 2]}
+    with pytest.raises(ConfigError, match=r"include\.1: adds no run"):
+        parse_study({"name": "x", "training": same, "include": [{"seed": 3}, {"seed": [1, 3]}]})
+    study = parse_study({"name": "x", "training": same, "include": [{"seed": [1, 3]}]})
+    assert {run.seed for run in study.runs() if not run.untuned} == {1, 2, 3}
+
+
 def test_a_rule_that_excludes_nothing_is_refused_with_the_values_that_there_are() -> None:
     training = {"learning_rate": [1e-4, 1e-3], "adaptation": [{"rank": 4}, {"rank": 8, "alpha": 16}]}
     rules = [{"learning_rate": 1e-2}, {"adaptation": {"rank": 4, "alpha": 16}}, {"seed": [0, 9]}, {"schedule": "cosin"}]

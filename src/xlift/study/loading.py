@@ -83,7 +83,7 @@ def parse_study(raw: dict[str, Any], where: str = "study", folder: Path | None =
     study = Study.model_validate({**raw, "training": located[0], "include": located[1:], **filled_in})
     if resolved:
         return study
-    _refuse(unmatched(study.exclude, study.named_runs()), where)
+    _refuse([*unmatched(study.exclude, study.named_runs()), *_idle_includes(study)], where)
     tuned = study.tuned_runs()
     _refuse([_UNSWAPPABLE] if any(run.unswappable for run in tuned) else [], where)
     _refuse(collapsed(tuned) if tuned or study.models else ["exclude: no run is left"], where)
@@ -95,6 +95,18 @@ _UNSWAPPABLE = (
     "training.swap: wants English sources and others, with sizes of their own and none of all together: "
     "[{path: builtin, size: 64}, {path: builtin, language: fr, size: 40}]"
 )
+
+
+def _idle_includes(study: Study) -> list[str]:
+    """What to say of entries of `include` all of whose runs are named before them."""
+    named: set[str] = set()
+    problems = []
+    for number, settings in enumerate([study.training, *study.include]):
+        hashes = {run.content_hash for run in study.named_by(settings)}
+        if number and not hashes - named:
+            problems.append(f"include.{number - 1}: adds no run: what it names is in the grid already; leave it out")
+        named |= hashes
+    return problems
 
 
 def _refuse(problems: Iterable[str], where: str) -> None:

@@ -139,8 +139,11 @@ class Study(Settings):
 
     def named_runs(self) -> list[RunConfig]:
         """The runs that the grid names, excluded ones among them."""
-        grids = [grid for grid in (self.training, *self.include) if grid or not self.models]
-        return [self._run(settings) for grid in grids for settings in expand(RunConfig, grid)]
+        return [run for grid in (self.training, *self.include) for run in self.named_by(grid)]
+
+    def named_by(self, grid: dict[str, Any]) -> list[RunConfig]:
+        """The runs that `training`, or an entry of `include`, names; no settings train nothing beside models."""
+        return [self._run(settings) for settings in expand(RunConfig, grid)] if grid or not self.models else []
 
     def tuned_runs(self) -> list[RunConfig]:
         """The runs that the grid names and no rule leaves out."""
