@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from xlift.errors import ConfigError
 from xlift.judging.questions import (
@@ -20,6 +21,7 @@ from xlift.judging.questions import (
     fill,
     judge_signature,
     load_texts,
+    missing_ratings,
     ratings_for,
     requests_for,
     shown,
@@ -423,3 +425,65 @@ def test_rules_leave_missing_values_missing_and_fluency_1_alone() -> None:
 )
 def test_preferences_are_read_strictly(reply: str, preferred: str | None) -> None:
     assert read_preference(reply) == preferred
+
+
+# --- facets and scales of one's own ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scaled(tmp_path: Path) -> Judge:
+    """A judge that rates fluency 0 to 2 and tact 1 to 5, by a rubric of the user's."""
+    (tmp_path / "tact.md").write_text("5: considerate … 1: rude.")
+    own = {"facets": ["fluency", "tact"], "scales": {"tact": (1, 5)}, "rubrics": str(tmp_path)}
+    return Judge.model_validate({"model": "m", **own})
+
+
+def test_each_scale_is_told_in_the_words_of_the_instructions_and_kept_with_the_rating(scaled: Judge) -> None:
+    request = asked(record("x"), scaled)
+    system, user = (message["content"] for message in request.messages)
+    values = "0, 1 or 2 (fluency); 1, 2, 3, 4 or 5 (tact)"
+    assert [text.count(values) for text in (system, user, request.again)] == [2, 1, 1]
+    assert "=== tact ===\n5: considerate … 1: rude." in system
+    assert request.schema["properties"]["tact"]["enum"] == [1, 2, 3, 4, 5]
+    reply = ServedAnswer([ServedReply('{"fluency": 0, "tact": 5}', "stop", None)])
+    fluency, tact = ratings_for(record("x"), scaled, "s", [request], [reply])
+    assert (fluency["value"], "scale" in fluency) == (0.0, False)
+    assert (tact["value"], tact["scale"]) == (5.0, [1, 5])
+    too_low = ServedAnswer([ServedReply('{"fluency": 2, "tact": 0}', "stop", None)])
+    assert ratings_for(record("x"), scaled, "s", [request], [too_low])[1]["value"] is None
+    assert missing_ratings(record("x"), scaled, "s", "empty")[1]["scale"] == [1, 5]
+
+
+@pytest.mark.parametrize("language", INSTRUCTED_LANGUAGES)
+def test_the_values_of_any_scale_are_told_in_every_language(language: str, scaled: Judge) -> None:
+    own = scaled.model_copy(update={"rubric_language": "response", "facets": ["tact"]})
+    words = asked(record("x", language=language), own).messages[0]["content"].splitlines()[-2]
+    assert re.findall(r"\d", words) == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"facets": ["fluancy"]}, "unknown facet 'fluancy'; did you mean 'fluency'"),
+        ({"facets": ["Tact"], "rubrics": "own"}, "a word of small letters"),
+        ({"facets": ["why"], "rubrics": "own"}, "not constraint, why, better"),
+        ({"scales": {"tact": [1, 5]}, "rubrics": "own"}, "'tact' is not among the facets"),
+        ({"scales": {"fluency": [1, 12]}, "rubrics": "own"}, "expected [lowest, best] of 0 to 9, found [1, 12]"),
+        ({"scales": {"fluency": [1, 5]}}, "it wants a rubric of its own, fluency.md"),
+    ],
+)
+def test_a_facet_or_a_scale_that_nobody_could_rate_is_refused(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(problem)):
+        Judge.model_validate({"model": "m", **given})
+
+
+def test_a_scale_wants_its_rubric_and_instructions_that_tell_it(scaled: Judge, tmp_path: Path) -> None:
+    text = (BUILTIN_RUBRICS / "instructions.en.md").read_text(encoding="utf-8").partition("# values")[0]
+    (tmp_path / "instructions.en.md").write_text(text.replace("{{values}}", "0, 1 or 2"))
+    assert load_texts(Judge(model="m", rubrics=str(tmp_path)))
+    with pytest.raises(ConfigError) as raised:
+        load_texts(scaled)
+    assert "'# again' lacks {{values}}" in "\n".join(raised.value.problems)
+    (tmp_path / "tact.md").unlink()
+    with pytest.raises(ConfigError, match=r"has no tact\.md"):
+        load_texts(scaled)

@@ -138,10 +138,12 @@ def test_the_form_is_filled_in_by_the_likeliest_token_with_and_without_slots(tin
 
 
 def test_values_that_no_single_token_tells_apart_have_no_form() -> None:
-    assert form_in([[1, 5, 2, 5, 9], [1, 6, 2, 6, 9]], 2) == Form([1, 5, 2], [1, 3], [[5, 6], [5, 6]])
-    assert form_in([[1, 5, 2, 5, 9], [1, 4, 4, 2, 4, 4, 9]], 2) is None
-    assert form_in([[1, 5, 9], [1, 6, 7, 9], [1, 8, 9]], 1) == Form([1], [1], [[5, 6, 8]])
-    assert form_in([[1, 5, 9], [1, 5, 7, 9], [1, 8, 9]], 1) is None
+    assert form_in([[[1, 5, 2, 5, 9], [1, 6, 2, 5, 9]], [[1, 5, 2, 5, 9], [1, 5, 2, 7, 9]]]) == Form(
+        [1, 5, 2], [1, 3], [[5, 6], [5, 7]]
+    )
+    assert form_in([[[1, 5, 2, 5, 9], [1, 4, 4, 2, 5, 9]], [[1, 5, 2, 5, 9], [1, 5, 2, 6, 9]]]) is None
+    assert form_in([[[1, 5, 9], [1, 6, 7, 9], [1, 8, 9]]]) == Form([1], [1], [[5, 6, 8]])
+    assert form_in([[[1, 5, 9], [1, 5, 7, 9], [1, 8, 9]]]) is None
 
 
 def test_what_belongs_to_servers_is_refused(tiny: Path) -> None:

@@ -23,6 +23,7 @@ from xlift.results import load
 from xlift.study.loading import parse_study
 from xlift.study.sections import Panel
 from xlift.study.served import Judge
+from xlift.study.study import Study
 from xlift.workspace import StudyFolder
 
 JUDGES = [Judge(model=name) for name in ("a", "b", "c")]
@@ -79,6 +80,20 @@ def test_a_panel_that_cannot_sit_is_refused(panel: dict[str, Any], message: str)
         parse_study({"name": "s", "training": {"model": "m"}, "judges": judges, "panel": panel}, "study")
 
 
+def test_the_measure_may_be_a_facet_that_a_judge_or_people_alone_rate() -> None:
+    own = {"model": "a", "facets": ["tact"], "rubrics": "own"}
+
+    def measured(**measure: float) -> Study:
+        asked = {"measure": {name.replace("_by_", ":"): weight for name, weight in measure.items()}}
+        return parse_study({"name": "s", "training": {"model": "m"}, "judges": [own], "report": asked}, "study")
+
+    assert measured(tact=1, tact_by_judge=1, kindness_by_human=2).report.measure["kindness:human"] == 2
+    with pytest.raises(ConfigError, match="unknown facet 'tackt'; did you mean 'tact'"):
+        measured(tackt=1)
+    with pytest.raises(ConfigError, match="'tact:friends' is none of FACET, FACET:human"):
+        measured(tact_by_friends=1)
+
+
 def giving(value: int) -> Script:
     return lambda body, seen: Act(json.dumps(dict.fromkeys(asked_facets(body), value)))
 
@@ -87,11 +102,11 @@ def giving(value: int) -> Script:
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, str]:
     """A study that two judges have rated, one of them probed in two languages; and what the command said."""
     folder = tmp_path_factory.mktemp("judged")
+    own = tmp_path_factory.mktemp("rubrics")
+    (own / "tact.md").write_text("5: considerate throughout … 1: rude.", encoding="utf-8")
+    asked = {"facets": ["fluency", "accuracy", "tact"], "scales": {"tact": [1, 5]}, "rubrics": str(own)}
     with serving(giving(2)) as one, serving(giving(1)) as other:
-        judges = [
-            {"model": "kind", "base_url": one.url, "facets": ["fluency", "accuracy"]},
-            {"model": "stern", "base_url": other.url, "facets": ["fluency", "accuracy"]},
-        ]
+        judges = [{"model": "kind", "base_url": one.url, **asked}, {"model": "stern", "base_url": other.url, **asked}]
         workspace = made_study(folder, lambda run, prompt: "Voilà une réponse.", judges=judges, panel={"name": "both"})
         told = judge_study(workspace.path, None, {}, dry=False)
         cases = [case for case in probe_cases(["en", "fr"]) if "parallel_id" in case]
@@ -113,11 +128,23 @@ def test_a_study_has_its_panel_as_a_rater_and_says_how_far_it_agrees(judged: tup
     assert "by panel both" in {scale.title[-13:] for scale in material_of(workspace).scales}
 
 
+def test_a_facet_of_ones_own_on_its_own_scale_is_asked_read_kept_and_shown(judged: tuple[StudyFolder, str]) -> None:
+    workspace, told = judged
+    assert "tact" in told
+    ratings = load(workspace.path).ratings
+    own = ratings.filter(ratings["facet"] == "tact")
+    ends = {(row["rater"], row["value"], row["lowest"], row["best"]) for row in own.iter_rows(named=True)}
+    assert ends == {("judge:kind", 2.0, 1, 5), ("judge:stern", 1.0, 1, 5), ("panel:both", 1.5, 1, 5)}
+    titles = [scale.title for scale in material_of(workspace).scales]
+    assert {"Tact 5 of 1 to 5, by judge kind", "Tact 5 of 1 to 5, by panel both"} <= {*titles}
+    assert {row["facet"] for row in agreement_tables(own.to_dicts())["agreement"]} == {"tact 1–5"}
+
+
 def test_the_report_shows_probe_consistency_and_panel(judged: tuple[StudyFolder, str]) -> None:
     tables = {table.name: table for table in judge_tables(material_of(judged[0]))}
     assert list(tables) == ["judge-probe", "judge-consistency", "judge-shift", "panel"]
     assert [line[1].value for line in tables["judge-probe"].lines] == ["English", "French", "all"]
-    assert {line[2].note for line in tables["judge-consistency"].lines} == {"every value is the same"}
+    assert {line[2].note for line in tables["judge-consistency"].lines[1:]} == {"every value is the same"}
     assert {line[2].value for line in tables["judge-shift"].lines} == {0.0}
     assert {line[2].value for line in tables["panel"].lines} == {0.0}
     assert {line[3].value for line in tables["panel"].lines} == {1.0}

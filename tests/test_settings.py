@@ -107,7 +107,7 @@ class Lab:
     def study(self, changes: Mapping[str, Any]) -> Study:
         raw = self.base()
         for path, value in changes.items():
-            _put(raw, path.split("."), copy.deepcopy(value))
+            _put(raw, path.split("."), self.value(copy.deepcopy(value)))
         raw = json.loads(json.dumps(raw).replace('"FIRST"', json.dumps(self.servers[0].url)))
         key = json.dumps(raw)
         if key not in self.seen:
@@ -607,6 +607,7 @@ CASES: dict[str, Case] = {
     "judges.api_key_env": Case("OTHER_KEY", judged("keys")),
     "judges.calls": Case("each", judged("requests")),
     "judges.facets": Case(["fluency"], judged("requests")),
+    "judges.scales": Case({"fluency": [1, 5]}, judged("requests"), {"judges.rubrics": "RUBRICS"}),
     "judges.rubrics": Case("RUBRICS", judged("requests")),
     "judges.rubric_language": Case("response", judged("requests")),
     "judges.reference": Case(False, judged("requests")),
@@ -718,7 +719,7 @@ def test_every_setting_has_a_case_or_is_filled_in() -> None:
 def test_a_setting_that_is_changed_changes_what_it_is_for(setting: str, lab: Lab) -> None:
     case = CASES[setting]
     before = lab.study(case.given)
-    after = lab.study({**case.given, setting: lab.value(case.value)})
+    after = lab.study({**case.given, setting: case.value})
     assert before != after
     assert lab.shown(case.shows, before) != lab.shown(case.shows, after)
 
@@ -736,7 +737,7 @@ NAMES = {"training.instructions.name"}
 @pytest.mark.parametrize("setting", [name for name in CASES if name.startswith("training.")])
 def test_a_setting_of_training_makes_another_run_unless_the_weights_are_the_same(setting: str, lab: Lab) -> None:
     case = CASES[setting]
-    before, after = lab.study(case.given), lab.study({**case.given, setting: lab.value(case.value)})
+    before, after = lab.study(case.given), lab.study({**case.given, setting: case.value})
     alike = setting.removeprefix("training.") in INDIFFERENT or setting in NAMES
     assert (runs(before, lab) == runs(after, lab)) == alike
 

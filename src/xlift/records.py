@@ -32,6 +32,8 @@ SPLITS = ("validation", "test")
 FACETS = ("language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness", "constraint")
 SCALES: dict[str, float] = dict.fromkeys(FACETS, 2.0)
 """Upper end of each facet's scale, which begins at 0."""
+OWN_FACET = r"[a-z][a-z0-9_]{0,15}"
+"""What a facet of one's own may be called, as a regular expression."""
 HIGHEST = 9
 """The best value that a scale of one's own may have: one key each."""
 LIMITED = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "incomplete"})
@@ -332,6 +334,21 @@ def ends_of(rating: Mapping[str, Any]) -> tuple[int, int]:
     if not isinstance(own, list) or len(own) != 2 or not all(type(end) is int for end in own):
         return 0, 2
     return (own[0], own[1]) if 0 <= own[0] < own[1] <= HIGHEST else (0, 2)
+
+
+# e.g. scale_fields((5, 4, 3, 2, 1)) → {"scale": [1, 5]}
+# e.g. scale_fields((2, 1, 0)) → {}
+def scale_fields(levels: Sequence[int]) -> dict[str, list[int]]:
+    """What a rating of a facet with these values, the highest first, says of its scale."""
+    return {} if (levels[-1], levels[0]) == (0, 2) else {"scale": [levels[-1], levels[0]]}
+
+
+# e.g. from_0_to_2({"value": 4, "scale": [1, 5]}) → 1.5
+# e.g. from_0_to_2({"value": 1}) → 1.0
+def from_0_to_2(rating: Mapping[str, Any]) -> float | None:
+    """A rating's value where its scale, whichever it is, is drawn from 0 to 2."""
+    lowest, best = ends_of(rating)
+    return None if rating["value"] is None else 2 * (rating["value"] - lowest) / (best - lowest)
 
 
 # e.g. on_scale({"value": 7}) → {"value": None, "reason": "7 is not on the scale"}

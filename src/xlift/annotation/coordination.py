@@ -22,10 +22,11 @@ from xlift.annotation import database as db
 from xlift.annotation import people, transfer
 from xlift.annotation.door import PAGES, Handler, asked_languages, csrf_of, form_of, let_in, message, own_body, refusal
 from xlift.annotation.rendering import sendable
-from xlift.annotation.scheme import Shown, scale_fields, scheme_of, shown_facets
+from xlift.annotation.scheme import Shown, scheme_of, shown_facets
 from xlift.annotation.words import TEXTS, direction
 from xlift.errors import ConfigError
 from xlift.languages import find_language, language_code
+from xlift.records import scale_fields
 from xlift.workspace import now
 
 COORDINATOR_COOKIE = "xlift_coordinator"

@@ -18,7 +18,6 @@ A text is one for all, or one for each language of the page; where one is wantin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -30,13 +29,13 @@ from sqlalchemy import Connection
 from xlift.annotation import database as db
 from xlift.annotation import words
 from xlift.errors import ConfigError, nearest
-from xlift.records import HIGHEST
+from xlift.records import HIGHEST, OWN_FACET
 from xlift.study.loading import problems_of
 from xlift.study.settings import Settings
 from xlift.study.yaml_text import read_yaml
 
 Wording = str | dict[str, str]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}$")]
+Name = Annotated[str, Field(pattern=f"^{OWN_FACET}$")]
 BUILT_IN = tuple(words.TEXTS["en"]["facets"])
 SPANS = {"foreign": "language", "wrong": "accuracy"}
 """What is marked without words of one's own, and the facet that its spans belong to."""
@@ -132,13 +131,6 @@ class Scheme(Settings):
     def levels(self) -> dict[str, tuple[int, ...]]:
         """The values of each facet, the highest first."""
         return {facet.name: facet.levels for facet in self.facets}
-
-
-# e.g. scale_fields((5, 4, 3, 2, 1)) → {"scale": [1, 5]}
-# e.g. scale_fields((2, 1, 0)) → {}
-def scale_fields(levels: Sequence[int]) -> dict[str, list[int]]:
-    """What a rating of a facet with these values, the highest first, says of its scale."""
-    return {} if (levels[-1], levels[0]) == (0, 2) else {"scale": [levels[-1], levels[0]]}
 
 
 class Shown(NamedTuple):

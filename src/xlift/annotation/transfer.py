@@ -21,13 +21,13 @@ from sqlalchemy import Connection
 
 from xlift.annotation import database as db
 from xlift.annotation.sampling import LEVELS
-from xlift.annotation.scheme import Scheme, scale_fields, scheme_of
+from xlift.annotation.scheme import Scheme, scheme_of
 from xlift.data.tabular import rows
 from xlift.disk import encode_record, write_atomic, write_jsonl
 from xlift.errors import ConfigError, DataError, nearest, shortened
 from xlift.languages import find_language, known_code, language_problem
 from xlift.rating import text_fingerprint
-from xlift.records import Rating
+from xlift.records import Rating, scale_fields
 from xlift.workspace import StudyFolder
 
 HUMAN_SIGNATURE = "human v1"

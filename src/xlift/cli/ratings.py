@@ -89,8 +89,8 @@ def rate(
 
 
 _ASKING = {
-    *("model", "base_url", "api_key_env", "calls", "facets", "rubrics", "concurrency", "price_input", "price_output"),
-    *("max_cost", "max_requests", "batch", "dry_run", "as_json"),
+    *("model", "base_url", "api_key_env", "calls", "facets", "scales", "rubrics", "concurrency", "price_input"),
+    *("price_output", "max_cost", "max_requests", "batch", "dry_run", "as_json"),
 }
 
 _JUDGE: Modes = {
@@ -132,6 +132,7 @@ def judge(
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; OPENAI_API_KEY.")] = None,
     calls: Annotated[str | None, typer.Option(help="all: one call for all facets; each: one for each facet.")] = None,
     facets: Annotated[str | None, typer.Option(help="Facets to rate, separated by commas; all six.")] = None,
+    scales: Annotated[str | None, typer.Option(help="Scales that are not 0 to 2, as in politeness=1-5.")] = None,
     rubrics: Annotated[str | None, typer.Option(help="Folder with rubrics of your own (FACET.md).")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at one time; 16.")] = None,
     price_input: Annotated[float | None, typer.Option(help="Price of a million tokens read.")] = None,
@@ -165,6 +166,7 @@ def judge(
     given = {
         "model": model, "base_url": base_url, "api_key_env": api_key_env, "calls": calls, "rubrics": rubrics,
         "facets": None if facets is None else [facet.strip() for facet in facets.split(",")],
+        "scales": None if scales is None else dict(judges.read_scale(one) for one in scales.split(",")),
         "concurrency": concurrency, "price_input": price_input, "price_output": price_output,
         "max_cost": max_cost, "max_requests": max_requests, "batch": batch,
     }  # fmt: skip

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xlift.intervals import Estimate, Numbers, estimate, prompt_draws, widened
+from xlift.records import from_0_to_2
 from xlift.terminal import aligned
 
 ALL = "all"
-VALUES = (0.0, 1.0, 2.0)
 
 
 class Across(NamedTuple):
@@ -42,7 +42,7 @@ class Shift(NamedTuple):
 
 
 Items = dict[tuple[str, str], dict[str, float | None]]
-"""By answer and facet: the value in each language."""
+"""By answer and facet: the value in each language, from 0 to 2 whatever the scale."""
 
 
 def items_of(requests: Mapping[str, str], ratings: Iterable[Mapping[str, Any]]) -> Items:
@@ -50,7 +50,7 @@ def items_of(requests: Mapping[str, str], ratings: Iterable[Mapping[str, Any]]) 
     items: Items = defaultdict(dict)
     for one in ratings:
         if one["id"] in requests:
-            items[requests[one["id"]], one["facet"]][one["language"]] = one["value"]
+            items[requests[one["id"]], one["facet"]][one["language"]] = from_0_to_2(one)
     return dict(items)
 
 
@@ -83,7 +83,8 @@ def across_languages(items: Items, resamples: int = 2000, confidence: float = 0.
 
 def _across(facet: str, items: Items, resamples: int, confidence: float, seed: int) -> Across:
     missing = sum(value is None for by in items.values() for value in by.values())
-    rows = {key: [list(by.values()).count(value) for value in VALUES] for key, by in items.items()}
+    values = sorted({value for by in items.values() for value in by.values() if value is not None})
+    rows = {key: [list(by.values()).count(value) for value in values] for key, by in items.items()}
     kept = {key: row for key, row in rows.items() if sum(row) > 1}
     if not kept:
         return Across(facet, None, None, None, 0, missing, "no answer has a value in two languages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,7 @@ from xlift.study.served import Judge
 from xlift.workspace import RunFolder, StudyFolder, find_study, locked
 
 PROBES = Path("results") / "probes"
-_ASKS = ("model", "calls", "facets", "rubrics")
+_ASKS = ("model", "calls", "facets", "scales", "rubrics")
 """Settings with an option that decide what is asked, and so which ratings belong to a judge."""
 
 
@@ -54,6 +55,15 @@ def settings_of(given: dict[str, Any], base: Judge | None = None) -> Judge:
     if problems:
         raise ConfigError(problems, "xlift judge --help")
     return Judge.model_validate(known | given)
+
+
+# e.g. read_scale(" politeness=1-5") → ("politeness", [1, 5])
+def read_scale(text: str) -> tuple[str, list[int]]:
+    """A scale as an option says it. Raises ConfigError for what is none."""
+    found = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*-\s*(\d+)\s*", text)
+    if not found:
+        raise ConfigError(f"--scales: '{text.strip()}' is not FACET=LOWEST-BEST", "--scales politeness=1-5,tact=0-3")
+    return found[1], [int(found[2]), int(found[3])]
 
 
 def judges_of(workspace: StudyFolder, name: str | None, given: dict[str, Any]) -> list[Judge]:

@@ -165,44 +165,47 @@ def _let_write(judge: _Judge, calls: Sequence[Call], prefix: list[int]) -> None:
 def form_of(schema: dict[str, Any] | None, judge: _Judge) -> Form | None:
     """The form of replies with this JSON schema; None where a field is free text, or a value is not told by a token."""
     fields = (schema or {}).get("properties", {})
-    values = [kind.get("enum", []) for kind in fields.values()]
-    if not values or not all(values) or any(one != values[0] for one in values):
+    values = {name: kind.get("enum", []) for name, kind in fields.items()}
+    if not values or not all(values.values()):
         return None
+    lowest = {name: some[0] for name, some in values.items()}
 
-    def tokens(value: Any) -> list[int]:
-        text = json.dumps(dict.fromkeys(fields, value), separators=(",", ":"))
+    def tokens(name: str, value: Any) -> list[int]:
+        text = json.dumps(lowest | {name: value}, separators=(",", ":"))
         found: list[int] = judge.chat.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
-    return form_in([tokens(value) for value in values[0]], len(fields))
+    return form_in([[tokens(name, value) for value in some] for name, some in values.items()])
 
 
-# e.g. form_in([[7, 0, 8, 0, 9], [7, 1, 8, 1, 9]], 2) → ([7, 0, 8], [1, 3], [[0, 1], [0, 1]])
-def form_in(filled: Sequence[list[int]], fields: int) -> Form | None:
-    """The form by the tokens of it with the same value throughout, one row a value.
+# e.g. form_in([[[7, 0, 8, 3], [7, 1, 8, 3]], [[7, 0, 8, 3], [7, 0, 8, 4]]]) → ([7, 0, 8], [1, 3], [[0, 1], [3, 4]])
+def form_in(filled: Sequence[Sequence[list[int]]]) -> Form | None:
+    """The form by its tokens with each value of each field in turn, the other fields at their first value.
 
     With one field, what differs first decides; with several, each value must be a token of its own.
     """
-    places = [place for place, tokens in enumerate(zip(*filled, strict=False)) if len(set(tokens)) > 1]
-    places = places[:1] if fields == 1 else places
-    choices = [[row[place] for row in filled] for place in places]
-    if len(places) != fields or any(len(set(some)) < len(filled) for some in choices):
+    places, choices = [], []
+    for rows in filled:
+        differ = [place for place, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1]
+        if len(filled) > 1 and (len(differ) != 1 or len(set(map(len, rows))) > 1):
+            return None
+        places += differ[:1]
+        choices += [[row[place] for row in rows] for place in differ[:1]]
+    if len(places) != len(filled) or any(len(set(some)) < len(some) for some in choices):
         return None
-    if fields > 1 and len(set(map(len, filled))) > 1:
-        return None
-    return Form(filled[0][: places[-1]], places, choices)
+    return Form(filled[0][0][: places[-1]], places, choices)
 
 
 def _fill_in(judge: _Judge, calls: Sequence[Call], form: Form, prefix: list[int]) -> None:
     schema = calls[0].request.schema or {}
-    names, values = list(schema["properties"]), next(iter(schema["properties"].values()))["enum"]
+    values = {name: kind["enum"] for name, kind in schema["properties"].items()}
     batch = judge.batch_of(prefix)
     longest = max(len(call.prompt) for call in calls) + len(form.tokens)
     most = min(judge.settings.concurrency, rows_that_fit(judge.model, longest))
     for some in _read_together(calls, len(prefix), most):
         chosen = fill_in(batch, [call.prompt for call in some], form, judge.model.device)
         for call, picks in zip(some, chosen, strict=True):
-            text = json.dumps({name: values[pick] for name, pick in zip(names, picks, strict=True)})
+            text = json.dumps({name: some[pick] for (name, some), pick in zip(values.items(), picks, strict=True)})
             tokens = (len(call.prompt), len(form.tokens) + 1)
             judge.book.add(call.request.key, call.part, ServedReply(text), tokens)
         if batch.can_keep:

@@ -52,7 +52,7 @@ def _rating(panel: Panel, raters: Sequence[str], own: dict[str, Rating]) -> Rati
     known = [value for value in values.values() if value is not None]
     value, reason = together(known, panel)
     first = next(iter(own.values()))
-    same = ("id", "language", "run", "step", "facet", "response")
+    same = ("id", "language", "run", "step", "facet", "response", "scale")
     kept: dict[str, Any] = {key: value for key, value in first.items() if key in same}
     silent = {name: _why(own.get(name)) for name in raters if values[name] is None}
     detail: dict[str, Any] = {"values": {name: one for name, one in values.items() if one is not None}}

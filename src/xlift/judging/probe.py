@@ -15,7 +15,7 @@ from xlift.errors import ConfigError, nearest
 from xlift.intervals import wilson
 from xlift.judging.current import current_judge_ratings
 from xlift.judging.ratings import CallEstimate, JudgingOutcome, estimate_ratings, judge_responses, ledger_path
-from xlift.records import FACETS, Rating, read_jsonl
+from xlift.records import FACETS, Rating, from_0_to_2, read_jsonl
 from xlift.servers.client import PACE, Pace
 from xlift.study.served import Judge
 from xlift.terminal import aligned
@@ -93,8 +93,11 @@ def probe_file(folder: Path, settings: Judge) -> Path:
 
 
 def hits(cases: Iterable[dict[str, Any]], ratings: Iterable[Rating]) -> list[Hit]:
-    """Each expected value beside the judge's; facets that the judge does not rate are left out."""
-    values = {(rating["id"], rating["facet"]): rating["value"] for rating in ratings}
+    """Each expected value beside the judge's; facets that the judge does not rate are left out.
+
+    What is expected is 0, 1 or 2; a value of another scale is right within half a step of it once drawn from 0 to 2.
+    """
+    values = {(rating["id"], rating["facet"]): from_0_to_2(rating) for rating in ratings}
     return [
         _hit(case, facet, expected, values[case["id"], facet])
         for case in cases
@@ -104,7 +107,7 @@ def hits(cases: Iterable[dict[str, Any]], ratings: Iterable[Rating]) -> list[Hit
 
 
 def _hit(case: dict[str, Any], facet: str, expected: list[int], value: float | None) -> Hit:
-    right = None if value is None else value in expected
+    right = None if value is None else any(abs(value - one) <= 0.5 for one in expected)
     return Hit(case["id"], case["language"], case["fault"], facet, facet in case["planted"], right)
 
 

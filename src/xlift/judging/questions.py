@@ -1,25 +1,26 @@
 """What a judge is asked about a response, and the ratings that its replies make. No network: servers/client.py sends.
 
 The judged text is filled in once, in blocks whose boundaries bear a code computed from all that is shown, so that no
-text can contain its own boundary. A reply counts only where it holds 0, 1 or 2; anything else is missing, with the
-reply kept. How a reply is read: replies.py.
+text can contain its own boundary. A reply counts only where it holds values of the scale; anything else is missing,
+with the reply kept. How a reply is read: replies.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from xlift.errors import ConfigError
 from xlift.judging.replies import read_values, read_why, refuses
 from xlift.languages import find_language, known_code
 from xlift.rating import identity, text_fingerprint
-from xlift.records import Message, Rating, fingerprint, reply_language
+from xlift.records import Message, Rating, fingerprint, reply_language, scale_fields
 from xlift.servers.calls import ServedAnswer, ServedReply
-from xlift.study.served import Judge
+from xlift.study.served import JUDGED_FACETS, Ends, Judge
 
 JUDGE_VERSION = "judge v2"
 SHOWN_CHARACTERS = 12_000
@@ -31,14 +32,15 @@ INSTRUCTED_LANGUAGES = tuple("en fr pt ru de es it nl tr ar hi zh ja ko id".spli
 
 # Sections of an instructions file and the placeholders that each must hold.
 _SECTIONS: dict[str, set[str]] = {
-    "system": {"rubrics", "format"},
-    "item": {"code", "language", "note", "material", "format"},
+    "system": {"rubrics", "format", "values"},
+    "item": {"code", "language", "note", "material", "format", "values"},
     "no request": set(),
     "reference": set(),
-    "again": {"format"},
+    "again": {"format", "values"},
     "pair system": set(),
     "pair item": {"code", "language", "note", "material"},
     "pair again": set(),
+    "values": set(),
 }
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
@@ -96,15 +98,18 @@ def load_texts(settings: Judge) -> dict[str, Texts]:
     if own and not own.is_dir():
         raise ConfigError(f"judge '{settings.label}': rubrics: {own} is not a folder", "it holds FACET.md files")
     languages = INSTRUCTED_LANGUAGES if settings.rubric_language == "response" else ("en",)
+    wanted = [facet for facet in settings.facets if facet in settings.scales or facet not in JUDGED_FACETS]
+    lacking = [facet for facet in wanted if own and not (own / f"{facet}.md").is_file()]
+    if lacking:
+        told = [f"judge '{settings.label}': rubrics: {own} has no {facet}.md" for facet in lacking]
+        raise ConfigError(told, "it says what each value of the scale means: docs/judges.md")
     problems: list[str] = []
     texts = {}
     for language in languages:
         path = _find(own, "instructions", language)
         frame = _sections(path.read_text(encoding="utf-8"))
-        problems += [f"{path}: {problem}" for problem in _frame_problems(frame)]
-        rubrics: dict[str, str] = {
-            facet: _find(own, facet, language).read_text(encoding="utf-8").strip() for facet in settings.facets
-        }
+        problems += [f"{path}: {problem}" for problem in _frame_problems(frame, bool(settings.scales))]
+        rubrics = {facet: _find(own, facet, language).read_text(encoding="utf-8").strip() for facet in settings.facets}
         texts[language] = Texts(frame, rubrics)
     if problems:
         raise ConfigError(problems, f"the built-in file is {BUILTIN_RUBRICS / 'instructions.en.md'}")
@@ -125,15 +130,35 @@ def _sections(text: str) -> dict[str, str]:
     return {name.strip(): body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def _frame_problems(frame: dict[str, str]) -> list[str]:
+def _frame_problems(frame: dict[str, str], scaled: bool) -> list[str]:
+    # Instructions that say 0, 1 and 2 themselves are whole where no facet is `scaled` otherwise.
+    scaled = scaled or any("{{values}}" in text for text in frame.values())
     problems = []
-    for name, expected in _SECTIONS.items():
+    for name, holds in _SECTIONS.items():
+        expected = holds if scaled else holds - {"values"}
         found = set(_PLACEHOLDER.findall(frame.get(name, "")))
-        if not frame.get(name):
+        if not frame.get(name) and (scaled or name != "values"):
             problems.append(f"section '# {name}' is missing or empty")
         problems += [f"section '# {name}' lacks {{{{{one}}}}}" for one in sorted(expected - found) if name in frame]
         problems += [f"section '# {name}' cannot hold {{{{{one}}}}}" for one in sorted(found - expected)]
+    if frame.get("values") and re.findall(r"\d", frame["values"]) != ["0", "1", "2"]:
+        problems.append("section '# values' says 0, 1 and 2 in its language, as in: 0, 1 or 2")
     return problems
+
+
+# e.g. values_text("0, 1 or 2", ["fluency", "tact"], {}) → "0, 1 or 2"
+# e.g. values_text("0, 1 or 2", ["tact"], {"tact": (1, 5)}) → "1, 2, 3, 4 or 5"
+# e.g. values_text("0、1 或 2", ["fluency", "tact"], {"tact": (1, 3)}) → "0、1 或 2 (fluency); 1、2 或 3 (tact)"
+def values_text(pattern: str, facets: Sequence[str], scales: Mapping[str, Ends]) -> str:
+    """The values that a judge may give, in the words of `pattern`, which says 0, 1 and 2 in its language."""
+    _, between, before_last, after = re.split("[012]", pattern)
+    groups: dict[Ends, list[str]] = {}
+    for facet in facets:
+        groups.setdefault(scales.get(facet, (0, 2)), []).append(facet)
+    told = [f"{between.join(map(str, range(lowest, best)))}{before_last}{best}{after}" for lowest, best in groups]
+    if len(groups) == 1:
+        return told[0]
+    return "; ".join(f"{said} ({', '.join(own)})" for said, own in zip(told, groups.values(), strict=True))
 
 
 def judge_signature(settings: Judge, texts: dict[str, Texts]) -> str:
@@ -213,16 +238,22 @@ def _rating_request(
     # A reason before the value helps a careful judge; where one call has to do, it would cost more than the ratings.
     names = ("why", *facets) if settings.calls == "each" else facets
     form = "{" + ", ".join('"why": "one short sentence"' if name == "why" else f'"{name}": N' for name in names) + "}"
+    filled = {"format": form, "values": values_text(texts.frame.get("values", "0, 1 or 2"), facets, settings.scales)}
     rubrics = "\n\n".join(f"=== {facet} ===\n{texts.rubrics[facet]}" for facet in facets)
-    system = fill(texts.frame["system"], {"rubrics": rubrics, "format": form})
-    user = item_message("item", record, blocks, texts, {"format": form})
-    kinds = {name: {"type": "string"} if name == "why" else {"type": "integer", "enum": [0, 1, 2]} for name in names}
+    system = fill(texts.frame["system"], {"rubrics": rubrics, **filled})
+    user = item_message("item", record, blocks, texts, filled)
+    kinds = {name: {"type": "string"} if name == "why" else _kind(settings.ends(name)) for name in names}
 
     def readable(text: str) -> bool:
-        return all(value is not None for value, _ in read_values(text, facets).values())
+        return all(value is not None for value, _ in read_values(text, facets, settings.scales).values())
 
-    again = fill(texts.frame["again"], {"format": form})
+    again = fill(texts.frame["again"], filled)
     return make_request(system, user, again, kinds, facets, notes, readable, settings)
+
+
+# e.g. _kind((0, 2)) → {"type": "integer", "enum": [0, 1, 2]}
+def _kind(ends: Ends) -> dict[str, Any]:
+    return {"type": "integer", "enum": list(range(ends[0], ends[1] + 1))}
 
 
 def make_request(
@@ -288,15 +319,17 @@ def ratings_for(
     again by the next run, since the rules need all facets.
     """
     pairs = list(zip(requests, answers, strict=True))
-    found = {facet: one for request, answer in pairs for facet, one in _facets_of(request, answer).items()}
-    values = apply_rules(record, {facet: value for facet, (value, _, _, _) in found.items()})
+    found = {
+        facet: one for request, answer in pairs for facet, one in _facets_of(request, answer, settings.scales).items()
+    }
+    values = apply_rules(record, {facet: value for facet, (value, _, _, _) in found.items()}, settings.scales)
     incomplete = any(answer.failure for _, answer in pairs)
     ratings = []
     for facet, (raw, reason, detail, key) in found.items():
         value, rule = values[facet]
         detail |= {"raw": raw, "rule": rule} if rule else {}
         detail |= {"incomplete": True} if incomplete else {}
-        rating = {**_identity(record, settings, signed), "facet": facet, "value": value, "request": key}
+        rating = {**_identity(record, settings, signed, facet), "value": value, "request": key}
         rating |= {"reason": reason} if reason else {}
         rating |= {"detail": detail} if detail else {}
         ratings.append(cast(Rating, rating))
@@ -305,33 +338,35 @@ def ratings_for(
 
 def missing_ratings(record: dict[str, Any], settings: Judge, signed: str, reason: str) -> list[Rating]:
     """The ratings of a record that cannot be shown to a judge."""
-    own = {**_identity(record, settings, signed), "value": None, "reason": reason, "request": ""}
-    return [cast(Rating, {**own, "facet": facet}) for facet in dict.fromkeys(settings.facets)]
+    said = {"value": None, "reason": reason, "request": ""}
+    facets = dict.fromkeys(settings.facets)
+    return [cast(Rating, _identity(record, settings, signed, facet) | said) for facet in facets]
 
 
-def _identity(record: dict[str, Any], settings: Judge, signed: str) -> dict[str, Any]:
+def _identity(record: dict[str, Any], settings: Judge, signed: str, facet: str) -> dict[str, Any]:
     name, run, step = identity(record)
     return {
         "id": name,
         "language": str(record.get("language") or ""),
         "run": run,
         "step": step,
-        "facet": "",
+        "facet": facet,
         "rater": rater(settings),
         "value": None,
         "response": text_fingerprint(record),
         "signature": signed,
+        **scale_fields(settings.ends(facet)[::-1]),
     }
 
 
 _Found = tuple[float | None, str | None, dict[str, Any], str]
 
 
-def _facets_of(request: JudgeRequest, answer: ServedAnswer) -> dict[str, _Found]:
+def _facets_of(request: JudgeRequest, answer: ServedAnswer, scales: Mapping[str, Ends]) -> dict[str, _Found]:
     """Per facet: the value (of the first reply that has one), the reason where there is none, details, the key."""
     if answer.failure:
         return {facet: (None, answer.failure, {}, request.key) for facet in request.facets}
-    read = [read_values("" if refuses(reply) else reply.text, request.facets) for reply in answer.replies]
+    read = [read_values("" if refuses(reply) else reply.text, request.facets, scales) for reply in answer.replies]
     last = answer.replies[-1]
     found: dict[str, _Found] = {}
     for facet in request.facets:
@@ -357,13 +392,17 @@ def _reason(reply: ServedReply, why: str | None) -> str:
 
 # e.g. apply_rules({}, {"fluency": 0, "helpfulness": 2})["helpfulness"] → (0.0, "fluency 0")
 # e.g. apply_rules({"answers": ["Oui"]}, {"accuracy": 0, "helpfulness": 1})["helpfulness"][0] → 0.0
-def apply_rules(record: dict[str, Any], values: dict[str, float | None]) -> dict[str, tuple[float | None, str | None]]:
+def apply_rules(
+    record: dict[str, Any], values: dict[str, float | None], scales: Mapping[str, Ends] = MappingProxyType({})
+) -> dict[str, tuple[float | None, str | None]]:
     """The rules between facets: per facet the value that counts, and the rule where it differs from the judge's.
 
     A text that makes no sense (fluency 0) helps nobody, states nothing true and is not coherent; a wrong answer to a
-    question with one right answer does not help. What is missing stays missing.
+    question with one right answer does not help. What is missing stays missing, and what has a scale of its own, whose
+    rubric may mean something else by its lowest value, is left as it is.
     """
     adjusted: dict[str, tuple[float | None, str | None]] = {facet: (value, None) for facet, value in values.items()}
+    values = {facet: value for facet, value in values.items() if facet not in scales}
     lowered = []
     if values.get("fluency") == 0:
         lowered += [(facet, "fluency 0") for facet in ("helpfulness", "accuracy", "coherence")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from xlift.rating.reasoning import without_reasoning
 from xlift.servers.calls import ServedReply
+from xlift.study.served import Ends
 
-SCALE = (0, 1, 2)
 READ_CHARACTERS = 50_000
 """A reply longer than this is read from its end only."""
 PREFERENCES = ("first", "second", "tie")
@@ -42,8 +43,12 @@ def refuses(reply: ServedReply) -> bool:
 
 # e.g. read_values("- **Fluency**: 2", ["fluency"]) → {"fluency": (2.0, None)}
 # e.g. read_values('{"fluency": 2} or {"fluency": 1}', ["fluency"])["fluency"][0] → None
-def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | None, str | None]]:
-    """Per facet (value, None), or (None, why it cannot be read). Only 0, 1 and 2 are values.
+# e.g. read_values("politeness: 5", ["politeness"], {"politeness": (1, 5)}) → {"politeness": (5.0, None)}
+def read_values(
+    text: str, facets: Sequence[str], scales: Mapping[str, Ends] = MappingProxyType({})
+) -> dict[str, tuple[float | None, str | None]]:
+    """Per facet (value, None), or (None, why it cannot be read). Only whole numbers on a facet's scale are values: 0, 1
+    and 2 where `scales` tells no other ends.
 
     A JSON object counts wherever it stands; several that disagree are ambiguous and count for nothing. Without an
     object, lines such as "fluency: 2" count, and, where one facet is asked, a reply that is a bare digit.
@@ -52,7 +57,8 @@ def read_values(text: str, facets: Sequence[str]) -> dict[str, tuple[float | Non
     if not answer:
         return dict.fromkeys(facets, (None, "the judge's reply is empty"))
     objects = [_folded(one) for one in _objects(answer)]
-    return {facet: _one_facet(answer, objects, facet, alone=len(facets) == 1) for facet in facets}
+    alone = len(facets) == 1
+    return {facet: _one_facet(answer, objects, facet, scales.get(facet, (0, 2)), alone) for facet in facets}
 
 
 # e.g. read_why('{"why": "It is in English.", "language": 0}') → "It is in English."
@@ -82,7 +88,7 @@ def _answer_of(text: str) -> str:
 
 
 def _one_facet(
-    text: str, objects: list[dict[str, list[Any]]], facet: str, alone: bool
+    text: str, objects: list[dict[str, list[Any]]], facet: str, ends: Ends, alone: bool
 ) -> tuple[float | None, str | None]:
     said = [value for one in objects for value in one.get(facet, ())]
     if not said:
@@ -90,22 +96,23 @@ def _one_facet(
         said = list(pattern.findall(text))
     if not said and alone and len(text) < 10:
         said = [text.strip(" .\"'`*")]
-    values = {_value(one) for one in said}
+    values = {_value(one, ends) for one in said}
     if len(values) > 1:
         return None, "the judge's reply holds several ratings that disagree"
     if not values:
         return None, "the judge's reply holds no rating"
     value = values.pop()
-    return (value, None) if value is not None else (None, f"the judge's value is not 0, 1 or 2: {said[0]!r:.60}")
+    known = ", ".join(map(str, range(ends[0], ends[1]))) + f" or {ends[1]}"
+    return (value, None) if value is not None else (None, f"the judge's value is not {known}: {said[0]!r:.60}")
 
 
-# e.g. _value("2.0") → 2.0
-# e.g. _value("3") → None
-def _value(said: Any) -> float | None:
-    if isinstance(said, str) and re.fullmatch(r"\s*[012](?:\.0+)?\s*", said):
-        return float(said)
+# e.g. _value("2.0", (0, 2)) → 2.0
+# e.g. _value("3", (0, 2)) → None
+def _value(said: Any, ends: Ends) -> float | None:
+    if isinstance(said, str) and re.fullmatch(r"\s*[0-9](?:\.0+)?\s*", said):
+        said = float(said)
     number = isinstance(said, int | float) and not isinstance(said, bool)
-    return float(said) if number and said in SCALE else None
+    return float(said) if number and said in range(ends[0], ends[1] + 1) else None
 
 
 JsonObject = tuple[tuple[str, Any], ...]

@@ -87,8 +87,8 @@ def _shift_table(material: Material, judged: list[tuple[Judge, Items]]) -> Repor
     ]
     columns = [Column("judge"), Column("language"), Column("above the other languages", "signed")]
     note = (
-        "Mean difference of a judge's values (0 to 2) to those that it gives the same answers in the other languages: "
-        f"above zero it is kinder in this one. {material.confidence} intervals over answers."
+        "Mean difference of a judge's values, each scale drawn from 0 to 2, to those that it gives the same answers in "
+        f"the other languages: above zero it is kinder in this one. {material.confidence} intervals over answers."
     )
     records = [{"judge": judge.label, "language": one.language, **vars(one.shift)} for judge, one in found]
     return ReportTable("judge-shift", "Where a judge is kinder", note, columns, lines, records)
@@ -114,7 +114,7 @@ def _panel_table(material: Material) -> ReportTable | None:
     columns += [Column("all say the same", "share"), Column("mean distance", "number")]
     note = (
         f"The panel “{panel.name}” says the {panel.take} of its judges' values where {panel.least} of them or more "
-        "have given one. Distance: the highest value minus the lowest, from 0 to 2. Missing: a judge gave no value."
+        "have given one. Distance: the highest value minus the lowest. Missing: a judge gave no value."
     )
     return ReportTable("panel", "How far the judges agree", note, columns, lines, [one._asdict() for one in found])
 

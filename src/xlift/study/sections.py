@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from xlift.errors import nearest
-from xlift.records import FACETS
+from xlift.records import KINDS, OWN_FACET
 from xlift.study.settings import Settings
 
 
@@ -74,13 +74,11 @@ class Report(Settings):
 
     @field_validator("measure")
     @classmethod
-    def _known_facets(cls, measure: dict[str, float]) -> dict[str, float]:
+    def _well_named(cls, measure: dict[str, float]) -> dict[str, float]:
         for name, weight in measure.items():
             facet, _, kind = name.partition(":")
-            if facet not in FACETS or kind not in {"", "human", "judge", "check"}:
-                raise ValueError(
-                    f"unknown facet '{name}'; {nearest(facet, FACETS)}, each also as FACET:human and the like"
-                )
+            if not re.fullmatch(OWN_FACET, facet) or kind not in ("", *KINDS):
+                raise ValueError(f"'{name}' is none of FACET, {', '.join(f'FACET:{kind}' for kind in KINDS)}")
             if weight <= 0:
                 raise ValueError(f"the weight of '{name}' must be above 0")
         return measure

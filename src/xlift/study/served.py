@@ -9,11 +9,14 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from xlift.errors import nearest
-from xlift.records import fingerprint
+from xlift.records import FACETS, HIGHEST, OWN_FACET, fingerprint
 from xlift.study.settings import Settings
 
 Thinking = Literal["strip", "keep", "learn"]
-JudgedFacet = Literal["language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"]
+JUDGED_FACETS = tuple(facet for facet in FACETS if facet != "constraint")
+"""The facets that have a built-in rubric."""
+Ends = tuple[int, int]
+"""The lowest and the best value of a scale."""
 
 
 # e.g. Decoding(stop=["\n"]).signature == Decoding(stop=["###"]).signature → False
@@ -287,6 +290,8 @@ class Model(Served):
         return text + "".join(f"|{fingerprint(one, length=6)}" for one in sent)
 
 
+_TAKEN = ("constraint", "why", "better")
+"""Names that cannot be a judged facet: what a surface check rates, and other words of a judge's reply."""
 HERE = "local:"
 """Before a judge's model: it is loaded here."""
 
@@ -298,9 +303,11 @@ class Judge(Served):
     role: ClassVar[str] = "the judge"
     calls: Literal["all", "each"] = "all"
     """One call for all facets (cheap), or one for each facet (careful)."""
-    facets: Annotated[list[JudgedFacet], Field(min_length=1)] = [
-        "language", "fluency", "helpfulness", "accuracy", "coherence", "harmlessness"
-    ]  # fmt: skip
+    facets: Annotated[list[str], Field(min_length=1)] = list(JUDGED_FACETS)
+    """Built-in ones, or words of one's own with a rubric of one's own."""
+    scales: dict[str, Ends] = {}
+    """The lowest and the best value of facets that are not rated 0, 1 or 2, `{politeness: [1, 5]}`; each has a
+    rubric of one's own."""
     rubrics: str | None = None
     """Folder with rubrics of one's own (FACET.md), each replacing the built-in one."""
     rubric_language: Literal["en", "response"] = "en"
@@ -314,6 +321,30 @@ class Judge(Served):
     seed: int = 0
     batch: bool = False
     """Send the requests through the server's Batch API."""
+
+    @model_validator(mode="after")
+    def _whole_facets(self) -> Judge:
+        own = [facet for facet in self.facets if facet not in JUDGED_FACETS]
+        problems = [f"unknown facet '{facet}'; {nearest(facet, JUDGED_FACETS)}" for facet in own if not self.rubrics]
+        problems += [
+            f"'{facet}': a facet of your own is a word of small letters, digits and _, not {', '.join(_TAKEN)}"
+            for facet in own
+            if not re.fullmatch(OWN_FACET, facet) or facet in _TAKEN
+        ]
+        for facet, (lowest, best) in self.scales.items():
+            if facet not in self.facets:
+                problems.append(f"scales: '{facet}' is not among the facets: {', '.join(self.facets)}")
+            if not 0 <= lowest < best <= HIGHEST:
+                problems.append(f"scales: {facet}: expected [lowest, best] of 0 to {HIGHEST}, found [{lowest}, {best}]")
+            if not self.rubrics:
+                problems.append(f"scales: {facet}: it wants a rubric of its own, {facet}.md in `rubrics`")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def ends(self, facet: str) -> Ends:
+        """The lowest and the best value of a facet."""
+        return self.scales.get(facet, (0, 2))
 
     @model_validator(mode="after")
     def _as_it_is_reached(self) -> Judge:

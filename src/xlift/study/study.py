@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from xlift.errors import ConfigError, nearest
+from xlift.records import FACETS
 from xlift.study.data import Prompts
 from xlift.study.grid import expand, matches
 from xlift.study.labels import model_label
 from xlift.study.runs import ANSWERING, SPOKEN, UNTUNED, Adaptation, RunConfig
 from xlift.study.sections import Halving, Panel, Ray, Report, Validation
-from xlift.study.served import Decoding, Judge, Model
+from xlift.study.served import Decoding, Ends, Judge, Model
 from xlift.study.settings import Settings
 
 
@@ -118,9 +119,26 @@ class Study(Settings):
         if other := [name for name in self.panel.judges if name not in labels]:
             problems = [f"panel.judges: unknown judge '{name}'; {nearest(name, labels)}" for name in other]
             raise ValueError("; ".join(problems))
+        sitting = [judge for judge in self.judges if judge.label in (self.panel.judges or labels)]
+        scales: dict[str, set[Ends]] = {}
+        for facet, ends in ((facet, judge.ends(facet)) for judge in sitting for facet in judge.facets):
+            scales.setdefault(facet, set()).add(ends)
+        if apart := [facet for facet, found in scales.items() if len(found) > 1]:
+            raise ValueError(f"panel: its judges rate {', '.join(apart)} on different scales")
         wanted, there = max(2, self.panel.least), len(set(self.panel.judges or labels))
         if there < wanted:
             raise ValueError(f"panel: {wanted} judges are wanted, {there} are there; name them under judges")
+        return self
+
+    @model_validator(mode="after")
+    def _measured_by_somebody(self) -> Study:
+        # A facet of people alone is in no study file: it is known by `FACET:human`.
+        known = [*FACETS, *(facet for judge in self.judges for facet in judge.facets if facet not in FACETS)]
+        named = [name.partition(":") for name in self.report.measure]
+        unknown = [facet for facet, _, kind in named if facet not in known and kind != "human"]
+        if unknown:
+            told = [f"unknown facet '{facet}'; {nearest(facet, known)}, each also as FACET:human" for facet in unknown]
+            raise ValueError("report.measure: " + "; ".join(told))
         return self
 
     @property
