@@ -13,6 +13,7 @@ from conftest import build_tokenizer
 from torch import Tensor
 
 import xlift.generation.engine as engine
+import xlift.generation.screening as screening
 from xlift.generation.choosing import Held, choose_greedily
 from xlift.generation.screening import MOST_ALONE, Screen, likeliest, screen_of
 from xlift.study.served import Decoding
@@ -75,8 +76,8 @@ def test_a_model_with_a_large_vocabulary_says_what_it_says_by_all_scores(monkeyp
     used: list[Any] = []
     monkeypatch.setattr(engine, "likeliest", lambda *given: used.append(given) or likeliest(*given))
     said: list[dict[int, str]] = []
-    for steps in (1, 10**9):
-        monkeypatch.setattr(engine, "SCREENED_STEPS", steps)
+    for worth in (1, 10**9):
+        monkeypatch.setattr(screening, "WORTH_SCREENING", worth)
         said.append({})
         keep = lambda at, reply: said[-1].update({at: reply.text})  # noqa: E731
         engine.decode(model.requires_grad_(False), chat, asked, ["", "", ""], Decoding(max_new_tokens=8), keep)

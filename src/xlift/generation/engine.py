@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose, generator_of
 from xlift.generation.padded import Padded
 from xlift.generation.products import fast_products
-from xlift.generation.screening import Screen, likeliest, screen_of
+from xlift.generation.screening import Screen, likeliest, screening
 from xlift.generation.slots import Slots, has_slots, plain_attention, slot_attention
 from xlift.generation.steering import language_vectors, steered
 from xlift.memory import free_memory, out_of_memory
@@ -35,8 +34,6 @@ READ_TOKENS = 4096
 """Tokens of prompts that are read in one step: what a forward pass holds of them stays small."""
 SHARED_TOKENS = 16
 """What prompts begin with alike is read once from so many tokens on."""
-SCREENED_STEPS = 64
-"""Steps from which on it pays to make what finds likeliest tokens without all scores: 1.6 s for 262 k of them."""
 
 
 @dataclass
@@ -72,7 +69,7 @@ def answering(model: Any) -> Iterator[BatchOf]:
         stack.enter_context(fast_products(model))
         if slots:
             stack.enter_context(slot_attention(model))
-            screen = cache(lambda: screen_of(model))
+            screen = screening(model)
             yield lambda prefix, kinds=1: Slots(model, prefix, kinds, screen)
         else:
             yield lambda prefix, kinds=1: Padded(model)
@@ -147,9 +144,9 @@ class _Work:
     def run(self, batch: Batch, size: int) -> None:
         """Answer all that waits, `size` at a time."""
         held = Held(self.decoding.repetition_penalty, self.stops)
+        screened = self.decoding.strategy == "greedy" and not self.decoding.allow
         steps = -(-len(self.queue) // size) * self.decoding.max_new_tokens
-        screened = self.decoding.strategy == "greedy" and not self.decoding.allow and steps >= SCREENED_STEPS
-        self.batch, self.screen = batch, batch.screen() if screened else None
+        self.batch, self.screen = batch, batch.screen(steps, size) if screened else None
         while self.queue or self.rows:
             started = time.perf_counter()
             if new := self._taken(size - len(self.rows)) if batch.joins or not self.rows else []:

@@ -27,7 +27,7 @@ class Padded:
         # once a row.
         self._last = torch.tensor([-1], device=model.device)
 
-    def screen(self) -> None:
+    def screen(self, steps: int, rows: int) -> None:
         """Nothing finds its likeliest tokens faster than all scores do."""
 
     @property

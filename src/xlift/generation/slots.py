@@ -114,15 +114,19 @@ def _attention(
 class Slots(Cache):
     """Rows of tokens that a model goes on with together; `prefix` are tokens that prompts may begin with.
 
-    Rows of several kinds, with adapters of their own for instance, may go on together. `screen` makes what their
-    likeliest tokens are found with, where that is faster than all scores.
+    Rows of several kinds, with adapters of their own for instance, may go on together. `screen` gives what their
+    likeliest tokens are found with, where for so many steps of so many rows that is faster than all scores.
     """
 
     joins = True
     can_keep = True
 
     def __init__(
-        self, model: Any, prefix: list[int], kinds: int = 1, screen: Callable[[], Screen | None] = lambda: None
+        self,
+        model: Any,
+        prefix: list[int],
+        kinds: int = 1,
+        screen: Callable[[int, int], Screen | None] = lambda steps, rows: None,
     ) -> None:
         super().__init__(layers=[])
         self.model, self.screen = model, screen
@@ -258,10 +262,9 @@ class Slots(Cache):
         used = min(slots, self._width)
         asked = query.transpose(0, 1).reshape(going, len(key), heads // len(key), size)
         mask = self._mask(used, query.dtype)[:, None, None].expand(-1, -1, asked.shape[2], -1)
-        found = F.scaled_dot_product_attention(
-            asked, keys[:going, :, :used], values[:going, :, :used], mask, scale=scaling
-        )
-        return found.reshape(going, heads, -1)
+        own = asked, keys[:going, :, :used], values[:going, :, :used], mask
+        seen = _by_products(*own, scaling) if _turned(keys) else F.scaled_dot_product_attention(*own, scale=scaling)
+        return seen.reshape(going, heads, -1)
 
     def _mask(self, slots: int, dtype: torch.dtype) -> Tensor:
         """What each row may see of so many slots, (rows, slots): once it has gone round a window, all of them."""
@@ -276,19 +279,35 @@ class Slots(Cache):
         kept = self._kept.get(layer)
         if kept is None or kept[0].shape[0] < rows or kept[0].shape[2] < slots:
             before = kept or (None, None)
-            kept = _grown(before[0], key, rows, slots), _grown(before[1], value, rows, slots)
+            turned = key.dtype == torch.bfloat16 and key.device.type == "cpu"
+            kept = _grown(before[0], key, rows, slots, turned), _grown(before[1], value, rows, slots)
             self._kept[layer] = kept
         return kept
 
 
-def _grown(states: Tensor | None, like: Tensor, rows: int, slots: int) -> Tensor:
-    """Room for so many rows and slots that holds what there was; empty slots are zeros: they are multiplied by 0."""
-    if states is None:
-        return like.new_zeros(rows, len(like), slots, like.shape[2])
-    rows, slots = max(rows, states.shape[0]), max(slots, states.shape[2])
-    made = like.new_zeros(rows, len(like), slots, like.shape[2])
-    made[: states.shape[0], :, : states.shape[2]] = states
+def _grown(states: Tensor | None, like: Tensor, rows: int, slots: int, turned: bool = False) -> Tensor:
+    """Room for so many rows and slots that holds what there was; empty slots are zeros: they are multiplied by 0.
+
+    `turned`, the slots of an entry lie side by side in memory, as `_by_products` wants the keys.
+    """
+    if states is not None:
+        rows, slots = max(rows, states.shape[0]), max(slots, states.shape[2])
+    heads, _, size = like.shape
+    shape = (rows, heads, size, slots) if turned else (rows, heads, slots, size)
+    made = like.new_zeros(shape).transpose(2, 3) if turned else like.new_zeros(shape)
+    if states is not None:
+        made[: states.shape[0], :, : states.shape[2]] = states
     return made
+
+
+def _turned(keys: Tensor) -> bool:
+    return keys.stride(2) == 1
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """Attention of a few tokens in bfloat16 on a CPU, which the library's kernel takes half as long again for."""
+    scores = (query @ key.transpose(2, 3)).float().mul_(scaling or query.shape[-1] ** -0.5).add_(mask)
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def _store(slots: Tensor, states: Tensor) -> None:
