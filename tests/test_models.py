@@ -229,17 +229,23 @@ def test_what_a_server_has_not_answered_is_asked_again_by_the_next_run_and_nothi
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "message"),
-    [(401, "bad key", "refuses the key"), (404, "no such model", "no model 'm'"), (402, "pay", "quota is used up")],
+    ("act", "message"),
+    [
+        (Act("bad key", status=401), "refuses the key"),
+        (Act("no such model", status=404), "no model 'm'"),
+        (Act("pay", status=402), "quota is used up"),
+        (Act(body=b"<html>busy</html>"), "answers as no chat model does: .*: <html>busy</html>"),
+        (Act("half", cut=True), "does not answer: no connection"),
+    ],
 )
 def test_a_server_that_refuses_everything_stops_with_a_clear_error_and_loses_nothing(
-    tmp_path: Path, status: int, said: str, message: str
+    tmp_path: Path, act: Act, message: str
 ) -> None:
     answered: list[int] = []
 
     def script(body: dict[str, Any], seen: int) -> Act:
         answered.append(1)
-        return fluent(body, seen) if len(answered) <= 3 else Act(said, status=status)
+        return fluent(body, seen) if len(answered) <= 3 else act
 
     with serving(script) as server:
         workspace = prepared(served_study(tmp_path, [at(server, concurrency=1)]))

@@ -43,11 +43,15 @@ class _Segment(NamedTuple):
     shared: int
 
 
-@torch.inference_mode()
 def has_slots(model: Any) -> bool:
-    """Whether rows can join one another in this model: tried, since some change keys and values once they are kept."""
-    if not _may_have_slots(model):
-        return False
+    """Whether rows can join one another in this model: tried once, since some change keys and values that are kept."""
+    if _may_have_slots(model) and not hasattr(model, "rows_can_join"):
+        model.rows_can_join = _rows_can_join(model)
+    return _may_have_slots(model) and bool(model.rows_can_join)
+
+
+@torch.inference_mode()
+def _rows_can_join(model: Any) -> bool:
     ids = probe_ids(model, 5)
     wanted = model(input_ids=ids, use_cache=False).logits[0, 2:]
     try:

@@ -44,6 +44,8 @@ LONGEST_RETRY_AFTER = 600.0
 """Seconds; a server that asks for a longer wait is out of quota, and asking stops."""
 GIVE_UP_AFTER = 16
 """Requests in a row without an answer after which asking stops, unless a harmless request is answered."""
+NONSENSE_TRIES = 4
+"""Tries at one request, over some seconds, that bring answers of no chat model before a harmless request decides."""
 _HARMLESS: Message = {"role": "user", "content": "Reply with the word OK."}
 _HARMLESS_KEY = f"{0:016x}"
 """Stands in the ledger where a harmless request was paid."""
@@ -104,7 +106,6 @@ class Session:
     """How many more requests may fail before it is asked again whether all do."""
     all_fail: bool = False
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    answered: int = 0
     budget: str | None = None
     error: UserError | None = None
 
@@ -222,6 +223,11 @@ async def _call(session: Session, request: Asked, part: int, messages: list[Mess
                 break
             continue
         tries += 1
+        if trouble.nonsense and tries >= min(NONSENSE_TRIES, session.pace.tries):
+            if await _all_fail(session):
+                where = f"{session.settings.role} at {_address(session)}"
+                _stop(session, f"{where} answers as no chat model does: {trouble.why}", await _offer(session))
+            break
         if tries < session.pace.tries:
             await _rest(session, tries, trouble.wait)
     await _count_lost(session, trouble)
@@ -236,14 +242,17 @@ def _stop(session: Session, why: str, hint: str | None) -> NoReturn:
 async def _count_lost(session: Session, trouble: Trouble) -> None:
     """Give this request up, and everything where it looks as if nothing will be answered."""
     session.failures_in_a_row += 1
-    nowhere = trouble.unreachable and not session.answered
-    if not nowhere and session.failures_in_a_row < GIVE_UP_AFTER:
+    if not trouble.unreachable and session.failures_in_a_row < GIVE_UP_AFTER:
         return
-    if nowhere or await _all_fail(session):
-        where = session.settings.base_url or str(session.client.base_url)
-        hint = "is the server running at this address?" if trouble.unreachable else "what is done is kept; run it again"
-        _stop(session, f"{session.settings.role} at {where} does not answer: {trouble.why}", hint)
+    if await _all_fail(session):
+        hint = "is the server running at this address? " if trouble.unreachable else ""
+        where = f"{session.settings.role} at {_address(session)}"
+        _stop(session, f"{where} does not answer: {trouble.why}", f"{hint}what is done is kept; run it again")
     session.failures_in_a_row = 0
+
+
+def _address(session: Session) -> str:
+    return session.settings.base_url or str(session.client.base_url)
 
 
 async def _all_fail(session: Session) -> bool:
@@ -303,7 +312,6 @@ async def _send(
     if isinstance(result, Trouble):
         session.ledger.add_failure(request.key, part, result.why)
         return result
-    session.answered += 1
     tokens = usage or (round(estimated_tokens(text_of(messages))), round(estimated_tokens(result.text)))
     session.ledger.add(request.key, part, result, tokens, estimated=usage is None)
     return result
@@ -350,7 +358,7 @@ async def _post(session: Session, body: dict[str, Any]) -> tuple[ServedReply | T
     except EOFError as error:
         return Trouble("left out", str(error)), None
     except (OpenAIError, ValueError, RecursionError) as error:
-        return Trouble("again", f"the answer cannot be read: {type(error).__name__}"), None
+        return Trouble("again", f"the answer cannot be read: {type(error).__name__}", nonsense=True), None
     return read_completion(data, session.secret)
 
 

@@ -54,6 +54,8 @@ class Trouble(NamedTuple):
     unreachable: bool = False
     all_calls: str | None = None
     """What is wrong, where a harmless request fails as well."""
+    nonsense: bool = False
+    """Whether an answer came that is none of a chat model's."""
 
 
 def request_body(settings: Served, request: Asked, messages: list[Message], features: Features) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def request_body(settings: Served, request: Asked, messages: list[Message], feat
 
 
 # e.g. read_completion({"choices": [{"message": {"content": "Yes."}}]})[0].text → "Yes."
-# e.g. read_completion({"error": "busy"})[0].why → "the answer is not a chat completion"
+# e.g. read_completion({"error": "busy"})[0].why → "the answer is not a chat completion: busy"
 def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble, tuple[int, int] | None]:
     """The reply in a chat completion and its (input, output) tokens, None where the server does not tell them.
 
@@ -86,7 +88,8 @@ def read_completion(data: Any, secret: str = "") -> tuple[ServedReply | Trouble,
     if isinstance(choice, dict) and isinstance(choice.get("text"), str):
         message = {"content": choice["text"]}  # a completion of plain text
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        return Trouble("again", "the answer is not a chat completion"), None
+        said = server_words(data, data if isinstance(data, str) else "", secret)
+        return Trouble("again", "the answer is not a chat completion" + (said and f": {said}"), nonsense=True), None
     finish = choice.get("finish_reason")
     text, refusal = (redacted(_text(message.get(name)), secret) for name in ("content", "refusal"))
     ended = redacted(finish, secret)[:40] if isinstance(finish, str) and finish else "stop"
