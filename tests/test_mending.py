@@ -190,7 +190,9 @@ def test_the_report_has_the_table_where_the_study_asks_for_it(material: Material
     silent = material.workspace.study.report.model_copy(update={"remedies": False})
     study = material.workspace.study.model_copy(update={"report": silent})
     workspace = type(material.workspace)(material.workspace.path, study, material.workspace.runs)
-    quiet = Material(workspace, material.prompts, material.answered, material.everyone, material.training)
+    quiet = Material(
+        workspace, material.prompts, material.answered, material.everyone, material.axes, material.training
+    )
     assert remedies_table(quiet) is None
     assert remedies_text(quiet) == ""
 

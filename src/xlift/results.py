@@ -151,28 +151,56 @@ def ratings_of_runs(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
 
 
 def tidy_table(found: Iterable[tuple[RunFolder, Iterable[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:
-    """The tidy table (RATING_COLUMNS, then AXES) of the ratings of some runs' checkpoints.
+    """The tidy table (RATING_COLUMNS, then AXES) of the ratings of some runs' checkpoints; texts are categorical."""
+    return beside(*narrow_table(found, prompts))
 
-    Its texts are categorical: they compare and are shown as text, and take four bytes a row.
+
+def narrow_table(
+    found: Iterable[tuple[RunFolder, Iterable[Rating]]], prompts: Iterable[Prompt], without: Sequence[str] = ()
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The ratings of some runs' checkpoints (RATING_COLUMNS, but `without` some), and their AXES, one row a run.
+
+    Texts are categorical: they compare and are shown as text, and take four bytes a row.
     """
-    by_id = {prompt["id"]: prompt for prompt in prompts}
+    asked = pl.DataFrame([asked_of(prompt) for prompt in prompts], schema=_texts(_ASKED))
     runs: dict[str, RunFolder] = {}
-    columns = {
-        name: kind if kind != pl.String or name == "response" else pl.Categorical
-        for name, kind in RATING_COLUMNS.items()
-    }
+    columns = _texts(name for name in RATING_COLUMNS if name not in without)
     frames = [pl.DataFrame(schema=columns)]
     # One checkpoint's ratings after another: all of a large study's as rows of Python would fill the memory.
     for run, ratings in found:
         runs[run.id] = run
-        frames.append(pl.DataFrame([tidy(one, by_id[one["id"]], run) for one in ratings], schema=columns))
+        frames.append(_rated(run, list(ratings), asked).select(*columns))
     told_by_study, factors = _factors_of(list(runs.values()))
     told = [{"run": one.id} | axes_of(one) | own for one, own in zip(runs.values(), factors, strict=True)]
     axes = _told_apart(pl.DataFrame(told, schema={"run": pl.String} | AXES | told_by_study))
-    return _beside(pl.concat(frames), axes.cast({pl.String: pl.Categorical}))
+    return pl.concat(frames), axes.cast({pl.String: pl.Categorical})
 
 
-def _beside(ratings: pl.DataFrame, axes: pl.DataFrame) -> pl.DataFrame:
+_ASKED = ("id", "parallel_id", "language", "split", "category")
+
+
+def _texts(names: Iterable[str]) -> dict[str, Any]:
+    """Some of RATING_COLUMNS; texts that stand in many rows are categorical."""
+    types = {name: RATING_COLUMNS[name] for name in names}
+    return {name: pl.Categorical if kind == pl.String and name != "response" else kind for name, kind in types.items()}
+
+
+def _rated(run: RunFolder, ratings: Sequence[Rating], asked: pl.DataFrame) -> pl.DataFrame:
+    """The ratings of one checkpoint, with what was `asked`."""
+    ends = [ends_of(one) for one in ratings]
+    told: dict[str, list[Any]] = {
+        "run": [run.id] * len(ratings),
+        "label": [run.label] * len(ratings),
+        **{name: [one[name] for one in ratings] for name in ("step", "id", "facet", "rater", "value", "response")},  # type: ignore[literal-required]
+        "kind": [kind_of(one["rater"]) for one in ratings],
+        "reason": [one.get("reason") for one in ratings],
+        "lowest": [lowest for lowest, _ in ends],
+        "best": [best for _, best in ends],
+    }
+    return pl.DataFrame(told, schema=_texts(told)).join(asked, on="id", how="left", maintain_order="left")
+
+
+def beside(ratings: pl.DataFrame, axes: pl.DataFrame) -> pl.DataFrame:
     """The ratings with the columns of `axes`, of which those that are alike in all runs take no memory."""
     alike = [name for name in axes.columns if axes[name].n_unique() < 2 and name != "run"]
     joined = ratings.join(axes.drop(alike), on="run", how="left", maintain_order="left")
@@ -202,23 +230,11 @@ def _told_apart(axes: pl.DataFrame) -> pl.DataFrame:
 
 
 def tidy(rating: Rating, prompt: Prompt, run: RunFolder) -> dict[str, Any]:
-    """One rating as a row of the columns RATING_COLUMNS."""
-    lowest, best = ends_of(rating)
-    return {
-        "run": run.id,
-        "label": run.label,
-        "step": rating["step"],
-        "id": rating["id"],
-        "parallel_id": prompt.get("parallel_id") or prompt["id"],
-        "language": prompt["language"],
-        "split": prompt["split"],
-        "category": prompt.get("category"),
-        "facet": rating["facet"],
-        "rater": rating["rater"],
-        "kind": kind_of(rating["rater"]),
-        "value": rating["value"],
-        "reason": rating.get("reason"),
-        "response": rating["response"],
-        "lowest": lowest,
-        "best": best,
-    }
+    """What a rating is of, as a row of the columns INSTRUCTION_COLUMNS begins with."""
+    return {"run": run.id, "label": run.label, "step": rating["step"]} | asked_of(prompt)
+
+
+def asked_of(prompt: Prompt) -> dict[str, Any]:
+    """What tables tell of a prompt."""
+    told = {name: prompt.get(name) for name in _ASKED}
+    return told | {"parallel_id": told["parallel_id"] or prompt["id"]}

@@ -78,8 +78,10 @@ def with_conditions(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with a column `condition`: the name of the first of the runs that differ only in `seed`.
 
     Runs that are alike in seed too differ in a setting which the frame does not show; each is a condition of its own.
-    Raises DataError where columns are lacking.
+    A frame without settings that has the column keeps it. Raises DataError where columns are lacking.
     """
+    if "condition" in frame.columns and not {*SETTINGS} & {*frame.columns}:
+        return frame
     check_columns(frame, ["run", "seed", *SETTINGS])
     # Of a million ratings, settings are looked at once a run and not once a row.
     varying = [
@@ -89,10 +91,10 @@ def with_conditions(frame: pl.DataFrame) -> pl.DataFrame:
     runs = frame.select(varying).unique(maintain_order=True)
     runs = runs.with_columns(twins=pl.col("run").n_unique().over([*settings, *({"seed"} & {*varying})]))
     first, twins = pl.col("run").min().over(settings), pl.col("twins").max().over(settings)
-    runs = runs.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first)).drop("twins")
-    return frame.drop("condition", strict=False).join(
-        runs, on=varying, how="left", maintain_order="left", nulls_equal=True
-    )
+    runs = runs.with_columns(condition=pl.when(twins > 1).then("run").otherwise(first))
+    # Joined to these columns alone: a join of all would write out those that are alike in all rows.
+    told = frame.select(varying).join(runs, on=varying, how="left", maintain_order="left", nulls_equal=True)
+    return frame.with_columns(told["condition"])
 
 
 def summary(

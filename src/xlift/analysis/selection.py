@@ -181,6 +181,8 @@ def selection_table(
     pick, or what it is compared with, has no rating on test prompts has no row. Empty where fewer than two checkpoints
     compete, or while nobody has rated what `measure` asks for.
     """
+    facets = [name.partition(":")[0] for name in measure or MEASURE]
+    ratings = ratings.select(_USED).filter(pl.col("facet").is_in(facets))
     tuned = ratings.filter(~pl.col("untuned"))
     rated = ({*_ratings_by(tuned, name)["split"].unique()} for name in measure or MEASURE)
     if not all({"validation", "test"} <= splits for splits in rated):
@@ -190,13 +192,11 @@ def selection_table(
     test = tuned.filter(pl.col("split") == "test")
     if len(candidates) < 2 or test.is_empty():
         return []
-    by_candidate = _test_scores(test, measure)
+    scored = scores(test, measure)
     # The best is best in all languages: what could be rated in a few alone is not put before it.
-    most = max(map(len, by_candidate.values()))
-    whole = {one: _mean(scored) for one, scored in by_candidate.items() if len(scored) == most}
-    best = by_candidate[picks(whole)[0]]
+    best = _together(scored, picks(_means(scored))[:1])
     reference = picks(found["mean over languages"])
-    wanted = _together([by_candidate.get(one, {}) for one in reference])
+    wanted = _together(scored, reference)
     labels = dict(ratings.select("run", "label").unique().iter_rows())
     rows = []
     for rule, given in found.items():
@@ -204,7 +204,7 @@ def selection_table(
         names = {"run": [one.run for one in chosen], "label": [labels[one.run] for one in chosen]}
         facts: dict[str, Any] = {"rule": rule, **{name: ", ".join(said) for name, said in names.items()}}
         facts |= {"step": chosen[0].step, "candidates": len(given), "tied": len(chosen)}
-        own = wanted if chosen == reference else _together([by_candidate.get(one, {}) for one in chosen])
+        own = wanted if chosen == reference else _together(scored, chosen)
         rows += [
             facts
             | {"language": language}
@@ -215,36 +215,32 @@ def selection_table(
     return rows
 
 
+_USED = (
+    *("run", "label", "step", "untuned", "id", "parallel_id", "language", "split"),
+    *("facet", "rater", "kind", "value", "reason", "lowest", "best"),
+)
+
 PromptScores = dict[str, dict[str, tuple[float, str]]]
 """By language and prompt id: the score and the request (`parallel_id`)."""
 
 
-def _test_scores(test: pl.DataFrame, measure: Mapping[str, float] | None) -> dict[Candidate, PromptScores]:
-    found: dict[Candidate, PromptScores] = {}
-    for row in scores(test, measure).sort("language").iter_rows(named=True):
-        own = found.setdefault(Candidate(row["run"], row["step"]), {}).setdefault(row["language"], {})
-        own[row["id"]] = (row["score"], row["parallel_id"])
-    return found
+def _means(scored: pl.DataFrame) -> dict[Candidate, float]:
+    """The mean over languages of the candidates that have a score in as many as any."""
+    # In one order, so that equal candidates stay equal to the last digit.
+    by_language = scored.group_by("run", "step", "language").agg(pl.col("score").mean()).sort("run", "step", "language")
+    told = by_language.group_by("run", "step", maintain_order=True).agg(pl.col("score").mean(), languages=pl.len())
+    whole = told.filter(pl.col("languages") == pl.col("languages").max())
+    return {Candidate(row["run"], row["step"]): row["score"] for row in whole.iter_rows(named=True)}
 
 
-# e.g. _together([{"fr": {"a": (1.0, "a")}}, {"fr": {"a": (0.0, "a"), "b": (1.0, "b")}}])
-#   → {"fr": {"a": (0.5, "a"), "b": (1.0, "b")}}
-def _together(several: Sequence[PromptScores]) -> PromptScores:
+def _together(scored: pl.DataFrame, chosen: Sequence[Candidate]) -> PromptScores:
     """What candidates among which nothing decides are worth: at each prompt the mean of those that have a score."""
-    found: dict[str, dict[str, list[tuple[float, str]]]] = {}
-    for language, id, score in (
-        (lang, id, one) for own in several for lang, by_id in own.items() for id, one in by_id.items()
-    ):
-        found.setdefault(language, {}).setdefault(id, []).append(score)
-    return {
-        language: {id: (float(np.mean([one for one, _ in told])), told[0][1]) for id, told in by_id.items()}
-        for language, by_id in found.items()
-    }
-
-
-# e.g. _mean({"fr": {"a": (1.0, "a"), "b": (0.0, "b")}, "ru": {"c": (1.0, "c")}}) → 0.75
-def _mean(found: PromptScores) -> float:
-    return float(np.mean([np.mean([score for score, _ in own.values()]) for own in found.values()]))
+    own = scored.filter(pl.any_horizontal((pl.col("run") == one.run) & (pl.col("step") == one.step) for one in chosen))
+    told = own.group_by("language", "id").agg(pl.col("score").mean(), pl.col("parallel_id").first())
+    found: PromptScores = {}
+    for language, id, score, request in told.sort("language", "id").iter_rows():
+        found.setdefault(language, {})[id] = (score, request)
+    return found
 
 
 def _priced(

@@ -39,10 +39,11 @@ def flip_rows(material: Material, means: list[MeanRow], scale: Scale) -> list[Fl
         if not row.untuned:
             panels.setdefault(panel, {})[row.settings["learning_rate"]] = runs[row.run]
     rated = material.test.filter(facet=scale.facet, rater=scale.rater)
+    rates = material.axes.select("run", "learning_rate")
     rows = []
     for panel, own in panels.items():
         known = {run: rate for rate, names in own.items() for run in names}
-        chosen = rated.filter(pl.col("run").is_in(list(known)))
+        chosen = rated.filter(pl.col("run").is_in(list(known))).join(rates, on="run", how="left")
         for code in material.languages:
             one = flip(chosen.filter(language=code), **material.resampling)
             if one is not None:

@@ -17,7 +17,7 @@ from xlift.analysis.calibration import calibration_table
 from xlift.analysis.comparison import compare
 from xlift.analysis.consistency import consistency, with_requests
 from xlift.analysis.effects import factor_effects, variance_shares
-from xlift.analysis.estimates import SETTINGS, summary, with_conditions
+from xlift.analysis.estimates import SETTINGS, summary
 from xlift.analysis.measures import holm
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.analysis.power import power_table
@@ -45,7 +45,7 @@ from xlift.report.rows import (
     read,
     rows_of,
 )
-from xlift.results import instruction_table
+from xlift.results import beside, instruction_table
 from xlift.study.labels import OF_LORA
 from xlift.study.runs import UNTUNED
 
@@ -197,10 +197,9 @@ def mean_rows(material: Material) -> list[MeanRow]:
     """One row a condition, scale and language: share of the best value over its seeds, and how it was trained."""
     if material.tested.is_empty():
         return []
-    frame = with_conditions(material.tested)
     by_first = {run: condition for condition in material.conditions for run in condition.runs}
     rows = []
-    for row in summary(frame, ["condition", "facet", "rater", "language"], **material.resampling).to_dicts():
+    for row in summary(material.tested, ["condition", "facet", "rater", "language"], **material.resampling).to_dicts():
         condition = by_first[row["condition"]]
         share = Range(row["share_best"], row["share_best_low"], row["share_best_high"])
         told = {"run": condition.name, "settings": condition.settings, "untuned": condition.untuned}
@@ -252,12 +251,19 @@ def selection_rows(material: Material) -> list[SelectionRow]:
 Contribution = TypeVar("Contribution", EffectRow, VarianceRow)
 
 
+_TOLD = ("seed", "untuned")
+"""What ratings have of the axes."""
+
+
 def _effects(material: Material, function: Any, kind: type[Contribution]) -> list[Contribution]:
     tuned = material.test.filter(~pl.col("untuned"))
     if len([one for one in material.conditions if not one.untuned]) < 2:
         return []
-    rows = [read(kind, row) for row in function(tuned, **material.resampling).to_dicts()]
     scales = [(scale.facet, scale.rater) for scale in material.scales]
+    # One scale after another: with all settings at every rating, all at once are too many.
+    parts = (beside(tuned.filter(facet=facet, rater=rater).drop(_TOLD), material.axes) for facet, rater in scales)
+    found = [function(part, **material.resampling).to_dicts() for part in parts if len(part)]
+    rows = [read(kind, row) for part in found for row in part]
     # Stable: factors and levels keep the order that they come in.
     return sorted(rows, key=lambda row: (scales.index((row.facet, row.rater)), language_place(material, row.language)))
 
@@ -332,22 +338,19 @@ def missing_rows(material: Material) -> list[MissingRow]:
     return rows
 
 
-def _on_scale(material: Material) -> pl.DataFrame:
-    value = pl.col("value")
-    return material.everyone.filter(value.is_null() | (value == value.floor()))
-
-
-_OF_ITEMS = ("run", "step", "id", "parallel_id", "response", "language")
+_ON_SCALE = pl.col("value").is_null() | (pl.col("value") == pl.col("value").floor())
+_OF_ITEMS = ("run", "step", "id", "parallel_id", "language")
 _OF_AGREEMENT = (*_OF_ITEMS, "facet", "rater", "kind", "value", "lowest", "best")
 
 
 def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]:
     """Agreement between raters where a person or a judge has rated; how surface checks agree is not asked."""
-    frame = _on_scale(material).select(_OF_AGREEMENT)
-    raters, asked = pl.col("rater").n_unique().over("facet"), (pl.col("kind") != "check").any().over("facet")
+    raters, asked = pl.col("rater").n_unique(), (pl.col("kind") != "check").any()
+    told = material.everyone.group_by("facet").agg(asked=(raters > 1) & asked).filter("asked")
     # Who alone has rated a response agrees with nobody: rows of Python are made of the others only.
-    shared = pl.len().over("facet", "run", "step", "id", "response") > 1
-    rows = frame.filter((raters > 1) & asked).filter(shared).to_dicts()
+    shared = pl.len().over("facet", "run", "step", "id") > 1
+    own = material.everyone.filter(pl.col("facet").is_in(told["facet"].to_list()) & _ON_SCALE).select(_OF_AGREEMENT)
+    rows = own.filter((pl.col("rater").n_unique().over("facet") > 1) & shared).to_dicts()
     if not rows:
         return [], []
     found = agreement_tables(rows, **material.resampling)
@@ -356,8 +359,10 @@ def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]
 
 def _calibration(material: Material) -> list[CalibrationRow]:
     # Judges rate from 0 to 2: what people rate on a scale of their own is not theirs to calibrate.
+    if "judge" not in material.everyone["kind"] or "human" not in material.everyone["kind"]:
+        return []
     wanted = (pl.col("kind") != "check") & (pl.col("split") == "test") & (pl.col("lowest") == 0) & (pl.col("best") == 2)
-    frame = _on_scale(material).filter(wanted).select(_OF_AGREEMENT)
+    frame = material.everyone.filter(wanted & _ON_SCALE).select(_OF_AGREEMENT)
     if "human" not in frame["kind"]:
         return []
     judged = frame.filter((pl.col("kind") == "judge").any().over("facet"))

@@ -20,9 +20,9 @@ from xlift.checkpoint import checkpoints, readable, written_prompts
 from xlift.halving import stopped
 from xlift.rating import RATERS
 from xlift.records import FACETS, PANEL, Prompt, Rating
-from xlift.report.answered import Answered, TellsAnswers, kept
+from xlift.report.answered import Answered, Pile, TellsAnswers, kept
 from xlift.report.rows import ShareRow, read
-from xlift.results import Results, tidy_table
+from xlift.results import Results, beside, narrow_table
 from xlift.study.labels import learning_rate_text, model_text
 from xlift.study.runs import FILLED_IN
 from xlift.workspace import RunFolder, StudyFolder
@@ -86,23 +86,32 @@ class Condition(NamedTuple):
 @dataclass(frozen=True)
 class Material:
     """A study's findings, read once. `everyone` has raters by name; in `ratings` all people are one rater,
-    and an empty answer has 0 for its language."""
+    and an empty answer has 0 for its language. How runs were trained stands in `axes`, one row a run: at every rating
+    it would take most of a large study's memory."""
 
     workspace: StudyFolder
     prompts: list[Prompt]
     answered: list[Answered]
     everyone: pl.DataFrame
+    axes: pl.DataFrame
     training: pl.DataFrame
 
     @cached_property
     def ratings(self) -> pl.DataFrame:
         person = pl.col("kind") == "human"
-        return with_silence(self.everyone).with_columns(rater=pl.when(person).then(pl.lit(PEOPLE)).otherwise("rater"))
+        named = with_silence(self.everyone).with_columns(rater=pl.when(person).then(pl.lit(PEOPLE)).otherwise("rater"))
+        return self._with_conditions(named)
 
     @cached_property
     def tested(self) -> pl.DataFrame:
         """Ratings of test prompts at the last checkpoint of each run."""
-        return last_steps(self.ratings.filter(pl.col("split") == "test"))
+        return self._with_conditions(last_steps(self.ratings.filter(pl.col("split") == "test")))
+
+    def _with_conditions(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with the `condition` of each run, called after one of those that are in it."""
+        there = with_conditions(self.axes.filter(pl.col("run").is_in(frame["run"].unique().to_list())))
+        told = frame.select("run").join(there.select("run", "condition"), on="run", how="left", maintain_order="left")
+        return frame.with_columns(told["condition"])
 
     @cached_property
     def test(self) -> pl.DataFrame:
@@ -128,7 +137,10 @@ class Material:
     @cached_property
     def conditions(self) -> list[Condition]:
         """What was compared on test prompts, in the order of the study."""
-        return conditions_of(self.test, [one.run.id for one in self.answered])
+        told_once = self.test.unique("run", keep="first", maintain_order=True)
+        return conditions_of(
+            beside(told_once.drop("seed", "untuned"), self.axes), [one.run.id for one in self.answered]
+        )
 
     @cached_property
     def measure(self) -> dict[str, float]:
@@ -171,15 +183,17 @@ class Material:
 
 def material_of(workspace: StudyFolder, answered: Iterable[TellsAnswers] | None = None) -> Material:
     """All that the report is made from, its files read once for all tables; `answered` where it is read already."""
-    prompts, found = written_prompts(workspace), list[Answered]()
+    prompts, found, pile = written_prompts(workspace), list[Answered](), Pile()
 
     def read_one_by_one() -> Iterator[tuple[RunFolder, Iterable[Rating]]]:
         for one in readable(checkpoints(workspace, prompts)) if answered is None else answered:
-            found.append(kept(one))
+            found.append(kept(one, pile))
             yield one.run, one.ratings
 
-    frame = tidy_table(read_one_by_one(), prompts)
-    return Material(workspace, prompts, found, frame, Results(workspace).training)
+    # Ratings that count are all of the response that there is now.
+    frame, axes = narrow_table(read_one_by_one(), prompts, without=["response"])
+    told = beside(frame, axes.select("run", "seed", "untuned"))
+    return Material(workspace, prompts, found, told, axes, Results(workspace).training)
 
 
 def share_rows(material: Material, split: str) -> list[ShareRow]:
@@ -188,7 +202,7 @@ def share_rows(material: Material, split: str) -> list[ShareRow]:
     chosen = material.ratings.filter(pl.col("split") == split)
     if chosen.is_empty():
         return []
-    rates = dict(material.ratings.select("run", "learning_rate").unique().iter_rows())
+    rates = dict(material.axes.select("run", "learning_rate").iter_rows())
     rows = [
         read(
             ShareRow,
@@ -197,7 +211,7 @@ def share_rows(material: Material, split: str) -> list[ShareRow]:
             **{"mean": row["share_best"], "low": row["share_best_low"], "high": row["share_best_high"]},
             **{"mean_value": row["mean"], "mean_value_low": row["low"], "mean_value_high": row["high"]},
         )
-        for row in summary(chosen, [*keys, "learning_rate"], **material.resampling).to_dicts()
+        for row in summary(chosen, keys, **material.resampling).to_dicts()
     ]
     order = {(one.run.id, one.step): place for place, one in enumerate(material.answered)}
     scales = [(scale.facet, scale.rater) for scale in material.scales]
@@ -233,7 +247,7 @@ def _condition(rows: list[dict[str, Any]]) -> Condition:
     settings = {name: first[name] for name in (*SETTINGS, "untuned")}
     names = [row["run"] for row in rows]
     name = first["label"] if len(rows) == 1 else first["label"].removesuffix(f"-s{first['seed']}")
-    chosen = {"run": first["run"]} if len(rows) == 1 else settings
+    chosen = {"run": first["run"]} if len(rows) == 1 else {"condition": first["condition"]}
     return Condition(name, names, chosen, settings, first["untuned"])
 
 
