@@ -19,7 +19,7 @@ from xlift.rating.foreign import ReadingOptions, asked_for, language_in, reading
 
 FR = "La lumière du soleil est diffusée par l'air, surtout la partie bleue."
 EN = "Sorry, I can only answer in English today, my friend."
-JOB = Job(["language"], ["language"], keep=True)
+JOB = Job(["language"], ["language"], keep=10_000)
 
 
 def rated(path: Path, asked: ReadingOptions = ReadingOptions(), job: Job = JOB) -> RatedFiles:  # noqa: B008

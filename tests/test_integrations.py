@@ -81,7 +81,7 @@ def test_inspect_scores_the_share_of_right_replies_and_leaves_out_the_unrated(tm
     assert score.metrics["mean"].value == pytest.approx(1 / 4)
     assert (score.scored_samples, score.unscored_samples) == (4, 1)
     (path,) = tmp_path.glob("*.eval")
-    kept = rate_files([path], None, Job(["language"], keep=True)).kept
+    kept = rate_files([path], None, Job(["language"], keep=10_000)).kept
     assert [ratings[0]["value"] for _, _, ratings in kept] == [2, 1, 0, None, None]
 
 

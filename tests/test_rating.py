@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from warm import run_xlift
 
 from xlift.errors import ConfigError, DataError, UserError
 from xlift.rating import RATERS, Rater, files, in_scope, rate, text_fingerprint
-from xlift.rating.files import Job, rate_file, rate_files
+from xlift.rating.files import Job, RatedFiles, rate_file, rate_files
 from xlift.rating.foreign import Reading
 from xlift.records import FACETS, read_jsonl, read_records
 from xlift.study.loading import parse_study
@@ -129,7 +130,7 @@ def test_many_workers_write_what_one_writes_in_the_same_order(tmp_path: Path, mo
     monkeypatch.setattr(files, "CHUNK_BYTES", 10_000)
     raters = ["language", "fluency"]
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
-    job = Job(raters, raters, keep=True)
+    job = Job(raters, raters, keep=10_000)
     one, two = (rate_files([source], target, job, workers=n) for n, target in enumerate((alone, together), start=1))
     assert alone.read_bytes() == together.read_bytes()
     assert one == two
@@ -257,6 +258,7 @@ def test_two_at_once_cannot_write_the_same_ratings(tmp_path: Path) -> None:
     target = tmp_path / "ratings.jsonl"
     code = f"""
 import sys
+from collections import Counter
 from pathlib import Path
 from xlift.rating import files
 files._count_lines = lambda path: 1
@@ -316,3 +318,18 @@ def test_the_command_says_what_was_wrong_and_keeps_what_it_rated(tmp_path: Path)
 def test_an_unknown_rater_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="did you mean 'language'"):
         rate({"text": "Bonjour.", "language": "fr"}, "langage")
+
+
+@pytest.mark.parametrize(("names", "least"), [(5000, 1000), (1, 2000)], ids=["many requests", "one for all"])
+def test_of_more_responses_than_are_kept_whole_requests_from_all_over_are(names: int, least: int) -> None:
+    """Three models' responses to each request, in pieces as they come from workers."""
+    found, every = RatedFiles(), 3 * 5000
+    rows = [(f"m{number % 3}", {"id": f"p{number // 3 % names}", "place": number}, []) for number in range(every)]
+    for start in range(0, every, 250):
+        found.add(RatedFiles(kept=rows[start : start + 250]), 2000)
+    kept = [(record["id"], name) for name, record, _ in found.kept]
+    assert least <= len(kept) <= 2000
+    assert found.left_out == every - len(kept)
+    if names > 1:
+        assert set(Counter(id for id, _ in kept).values()) == {3}
+        assert {record["place"] * 10 // every for _, record, _ in found.kept} == set(range(10))

@@ -38,7 +38,7 @@ from xlift.rating import (
 from xlift.rating.foreign import Reading, ReadingOptions, columns_of, look, reading_of, reading_text, responses
 from xlift.rating.inspect_logs import is_log, log_rows
 from xlift.rating.language.wordlists import warm_up
-from xlift.rating.tally import Tally, count, merge
+from xlift.rating.tally import Tally, count, merge, prompt_number
 from xlift.records import Rating, parse_line, read_jsonl
 
 CHUNK_BYTES = 128 * 1024
@@ -70,28 +70,47 @@ class RatingCounts:
         self.problems += other.problems[: MAX_PROBLEMS - len(self.problems)]
 
 
+KeptResponse = tuple[str, dict[str, Any], list[Rating]]
+"""The name under which a response stands beside those of others, the response, and its ratings."""
+
+
 @dataclass
 class RatedFiles:
-    """What came of rating files: counts, figures by language, and all responses with ratings where they are kept."""
+    """What came of rating files: counts, figures by language, and the responses with ratings that are kept.
+
+    Of more than a job keeps, they are whole requests from all over; the others are `left_out`.
+    """
 
     counts: RatingCounts = field(default_factory=RatingCounts)
     tally: Tally = field(default_factory=dict)
-    kept: list[tuple[str, dict[str, Any], list[Rating]]] = field(default_factory=list)
+    kept: list[KeptResponse] = field(default_factory=list)
+    left_out: int = 0
+    halved: int = 0
+    """How often the requests that are kept were halved, by their numbers."""
 
-    def add(self, other: RatedFiles) -> None:
+    def add(self, other: RatedFiles, most: int) -> None:
         self.counts.add(other.counts)
         merge(self.tally, other.tally)
-        self.kept += other.kept
+        self.left_out += len(self.kept) + len(other.kept)
+        self.kept += self._chosen(other.kept)
+        while len(self.kept) > most and (fewer := self._chosen(self.kept, 1)):
+            self.halved += 1
+            self.kept = fewer
+        del self.kept[most:]
+        self.left_out -= len(self.kept)
+
+    def _chosen(self, found: list[KeptResponse], further: int = 0) -> list[KeptResponse]:
+        return [one for one in found if prompt_number(one[1]["id"]) % (1 << (self.halved + further)) == 0]
 
 
 class Job(NamedTuple):
     """What is asked of every response: raters whose ratings are written, raters that are counted, a column to group
-    by, whether responses are kept, and whether several files are read."""
+    by, how many responses are kept at most, and whether several files are read."""
 
     written: list[str]
     counted: Sequence[str] = ()
     by: str | None = None
-    keep: bool = False
+    keep: int = 0
     several: bool = False
 
 
@@ -151,7 +170,7 @@ def rate_files(
         )
         for lines, encoded, one in _rated_chunks(chunks, job, done, used):
             write(encoded)
-            found.add(one)
+            found.add(one, job.keep)
             if bar:
                 bar.advance(lines)
     return found

@@ -38,9 +38,11 @@ def rate_and_show(
     counted = list(dict.fromkeys([*raters, *([LCB] if "language" in raters else [])]))
     if html:
         from xlift.report.answers import write_answers  # what it lacks is said before anything is rated
-    found = rate_files(sources, output, Job(raters, counted, by, html is not None), asked, workers)
+        from xlift.report.browser import MOST_RESPONSES
+    found = rate_files(sources, output, Job(raters, counted, by, MOST_RESPONSES if html else 0), asked, workers)
     if html and found.kept:
-        say(f"responses: {write_answers(html, found.kept, ', '.join(one.name for one in sources))}")
+        title = ", ".join(one.name for one in sources)
+        say(f"responses: {write_answers(html, found.kept, title, found.left_out)}")
     if json_:
         told = {"unreadable": found.counts.unreadable, "results": as_json(found.tally, raters, by)}
         print(json.dumps(told, indent=2, ensure_ascii=False))

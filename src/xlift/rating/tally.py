@@ -98,7 +98,7 @@ def _count_language(cell: LanguageCounts, record: dict[str, Any], rating: Rating
     value, detail = rating["value"], rating.get("detail") or {}
     if value is None and not empty:
         return
-    cell.judged.append(_number(record.get("parallel_id") or rating["id"]) * 2 + (value == 2))
+    cell.judged.append(prompt_number(record.get("parallel_id") or rating["id"]) * 2 + (value == 2))
     languages = Counter[str]()
     for span in detail.get("spans") or []:
         languages[span["language"]] += span["end"] - span["start"]
@@ -110,7 +110,8 @@ def _count_language(cell: LanguageCounts, record: dict[str, Any], rating: Rating
         cell.worst = heapq.nsmallest(WORST, [*cell.worst, example])
 
 
-def _number(prompt: Any) -> int:
+def prompt_number(prompt: Any) -> int:
+    """A number of 56 bits for a prompt, by what it is called."""
     text = repr(prompt).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")
 

@@ -12,17 +12,15 @@ from markupsafe import Markup
 from xlift.disk import write_atomic
 from xlift.languages import language_name
 from xlift.rating import unreadable_record
+from xlift.rating.files import KeptResponse
 from xlift.records import Prompt, Rating, Response
 from xlift.report.browser import TEMPLATES, Answers, packed_answers, policy, rendered
 
-KeptResponse = tuple[str, dict[str, Any], list[Rating]]
-"""The name under which a response stands beside those of others, the response, and its ratings."""
 
-
-def write_answers(path: Path, kept: Sequence[KeptResponse], title: str) -> Path:
+def write_answers(path: Path, kept: Sequence[KeptResponse], title: str, left_out: int = 0) -> Path:
     """Write the page. Responses to prompts of one id stand side by side, one column a name.
 
-    What has no text or no language is counted, and not shown.
+    What has no text or no language is counted, and not shown; how many were `left_out` before is told.
     """
     prompts, answers, shown = _columns(kept)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
@@ -30,7 +28,7 @@ def write_answers(path: Path, kept: Sequence[KeptResponse], title: str) -> Path:
     page = rendered(
         "answers.html",
         title=title,
-        counts=f"{shown} responses; {len(kept) - shown} without a text or a language are not shown.",
+        counts=_counts(shown, len(kept), left_out),
         languages=[(code, language_name(code)) for code in languages],
         packed=packed_answers(prompts, answers),
         splits=False,
@@ -39,6 +37,13 @@ def write_answers(path: Path, kept: Sequence[KeptResponse], title: str) -> Path:
     )
     write_atomic(path, page)
     return path
+
+
+# e.g. _counts(3, 4, 0) → "3 responses; 1 without a text or a language are not shown."
+# e.g. _counts(3, 4, 7).partition(";")[0] → "3 of 11 responses, whole requests from all over"
+def _counts(shown: int, kept: int, left_out: int) -> str:
+    of = f"{shown} of {kept + left_out} responses, whole requests from all over" if left_out else f"{shown} responses"
+    return f"{of}; {kept - shown} without a text or a language are not shown."
 
 
 def _columns(kept: Sequence[KeptResponse]) -> tuple[list[Prompt], list[Answers], int]:
