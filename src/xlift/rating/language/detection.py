@@ -227,9 +227,11 @@ def nearer(text: str, known: Vocabulary) -> str | None:
     if not near:
         return None
     words = [word for word in WORD.findall(lowered(text, known.code)) if len(word) > 1]
+    own = len(words) - [weight[3] for weight in known.weigh(words)].count(None)
+    if own + MORE * len(words) > len(words):
+        return None  # no other can know so many more
     shares = {code: sum([zipf(word, code) is not None for word in words]) for code in near}
     best = max(shares, key=shares.__getitem__)
-    own = sum([weight[3] is not None for weight in known.weigh(words)])
     return best if shares[best] >= own + MORE * len(words) else None
 
 

@@ -37,12 +37,14 @@ def headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
             continue
         start, end = line_of(said.text, places[j][0])
         first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
-        if last - first < SHORT_HEADING or is_listed_title(said, range(first, last)):
+        if last - first < SHORT_HEADING:
             continue
         scores = [evidence(word, said.code, "en") for word in said.words[first:last]]
+        if sum(scores) < SEVERAL_NEIGHBOURS or sum([score > 0 for score in scores]) < 0.8 * len(scores):
+            continue
         if last - first < HEADING_WORDS and not _short_heading(said.words[first:last], said.code):
             continue
-        if sum(score > 0 for score in scores) >= 0.8 * len(scores) and sum(scores) >= SEVERAL_NEIGHBOURS:
+        if not is_listed_title(said, range(first, last)):
             found.append((sum(scores), Span(places[first][0], places[last - 1][1], "en")))
     return found
 
@@ -68,7 +70,7 @@ LIST_ITEMS, ITEM = 3, 1.4
 # e.g. es: "Temas de la clase de finanzas:\n1. Saving\n2. Investing\n3. Credit Cards\n4. Insurance" → 1
 def english_lists(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
     """List items in English, whose capitals would pass for names, in a text that does not speak of works."""
-    if said.code == "en" or "\n" not in said.text:
+    if said.code == "en" or said.text.count("\n") < LIST_ITEMS - 1:
         return []
     items, strong, unheard, places, last = [], 0, 0, said.places, 0
     for j in flagged:

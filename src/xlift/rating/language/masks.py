@@ -119,6 +119,7 @@ _COMMANDS = frozenset(
 _KEYWORDS = frozenset(
     "for while if elif with async except def class try try: else else: import from return #include".split()
 )
+_BEGIN_CODE = _COMMANDS | _KEYWORDS
 _COMMAND = re.compile(r"\s*(?:(?:[$%]|>>>) [ -~]+|(?:sudo )?\S+ [!-~][ -~]*(?<![.?!,;:]))\s*")
 _STATEMENT = re.compile(
     r"\s*(?:(?:from [\w.]+ )?import [\w.{}*, ]+(?: from ['\"][^'\"]+['\"])?(?: as \w+)?;?|#include ?[<\"]\S+"
@@ -180,6 +181,9 @@ def _without_statements(text: str) -> str:
     """The text without lines of code."""
     if "FROM" in text or "TABLE" in text or "INTO" in text or "SET" in text:
         text = _QUERY.sub(_blank, text)
+    signs = "(" in text or "=" in text or "{" in text or ";" in text or "->" in text or "::" in text
+    if not signs and _BEGIN_CODE.isdisjoint(text.split()):
+        return text
     lines = text.split("\n")
     code = [i for i, line in enumerate(lines) if line and len(line) < LONGEST_CODE and _is_statement(line)]
     for i in code:
@@ -354,8 +358,8 @@ def excuses(text: str) -> list[tuple[int, int]]:
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
     if "'" in text:
         quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
-    quoted = sum(_size(text[start:end]) for start, end in quotes)
-    if quoted >= 0.5 * _size(text.strip()):
+    quoted = sum([_size(text[start:end]) for start, end in quotes])
+    if quotes and quoted >= 0.5 * _size(text.strip()):
         quotes = (
             [quote for quote in quotes if _is_quoted_title(text, *quote)]
             if WORD.search(blank_out(text, quotes))

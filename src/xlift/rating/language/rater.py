@@ -159,7 +159,7 @@ def _rate(text: str, code: str) -> Rated:
         if not known.tells:
             return _unless_close(by_marks(text, code), right)
         return _second_look(text, text, weights, known, right)
-    prose = not (_NOT_PROSE.search(text) or any(map(text.__contains__, _NOT_PROSE_EITHER)))
+    prose = not any(map(text.__contains__, _NOT_PROSE))
     if prose and (whole := _plainly_wrong(text, words, weights, known)):
         return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
     masked = mask(text)
@@ -206,13 +206,15 @@ def _letters(text: str, start: int, end: int) -> int:
 # e.g. nl: "De trein naar de kust vertrekt om negen uur van het eerste spoor." → 2
 def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """The common case, fast: nothing in another script, no word that speaks for a rival, enough that speak for it."""
-    if fenced(text) or letters_outside(scripts_of(known.code)).search(text):
-        return False
-    if not known.rivals:
-        return _plainly_native(text, words, weights, known)
     for weight in weights:
         if weight[1] >= SINGLE:
             return False
+    written = scripts_of(known.code)
+    other = not ("Latn" in written and text.isascii()) and letters_outside(written).search(text)
+    if other or fenced(text):
+        return False
+    if not known.rivals:
+        return _plainly_native(text, words, weights, known)
     different = dict(zip(words, weights, strict=True)).values()
     support = sum([weight[0] for weight in different])
     if support < CLEAR or any(sum([weight[2][i] for weight in different]) >= 0 for i in known.near):
@@ -228,8 +230,7 @@ def _plainly_native(text: str, words: list[str], weights: list[Weight], known: V
 
 
 # Signs of code and addresses, which have to be masked before anything is said about the words.
-_NOT_PROSE = re.compile(r"[`{<|\\$@#]")
-_NOT_PROSE_EITHER = ("http", "www.", "~~~")
+_NOT_PROSE = ("`", "{", "<", "|", "\\", "$", "@", "#", "http", "www.", "~~~")
 MANY_WORDS = 12
 TELLING = 60
 """Words from which the language that a text may be in throughout is taken."""
@@ -268,11 +269,17 @@ def _rival_throughout(words: list[str], weights: list[Weight], known: Vocabulary
     against = [weight[2] for word, weight in zip(words, weights, strict=False) if len(word) > 1]
     if len(against) < MANY_WORDS or not known.rivals:
         return None
+    if known.rivals[0] == "en" and _speaks_for(0, against):
+        return "en"  # the usual case, for which the others need not be summed
     begin = list(map(sum, zip(*against[:TELLING], strict=True)))
     best = begin.index(max(begin))
-    said = [row[best] for row in against]
-    enough = sum([one > 0 for one in said]) >= MOSTLY * len(said) and sum(said) >= len(said)
-    return known.rivals[best] if enough and not neighbours(known.code, known.rivals[best]) else None
+    return known.rivals[best] if _speaks_for(best, against) and not neighbours(known.code, known.rivals[best]) else None
+
+
+def _speaks_for(rival: int, against: list[tuple[float, ...]]) -> bool:
+    """Whether most words, and all together clearly, speak for one rival."""
+    said = [row[rival] for row in against]
+    return sum(said) >= len(said) and sum([one > 0 for one in said]) >= MOSTLY * len(said)
 
 
 def _spans(text: str, masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> list[Span]:
