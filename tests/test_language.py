@@ -13,8 +13,9 @@ import pytest
 from xlift.languages import LANGUAGES
 from xlift.rating.language import wordlists as word_lists
 from xlift.rating.language.lcb import rate_lcb
-from xlift.rating.language.masks import WORD, blank_out, lowered, mask
+from xlift.rating.language.masks import WORD, blank_out, mask
 from xlift.rating.language.rater import rate_language, rate_text, signature
+from xlift.rating.language.scripts import said_in
 from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import (
     IN_LEXICON,
@@ -542,11 +543,10 @@ def test_a_mask_is_the_same_whatever_stands_around_it() -> None:
     assert mask("Été d'accord tag") == "Été d'accord tag"
 
 
-def test_spans_are_the_same_with_words_given_or_found() -> None:
+def test_spans_are_the_same_with_weights_given_or_found() -> None:
     for text in (f"{TEXTS['fr']} {TEXTS['en']} {TEXTS['fr']}", f"{TEXTS['de']}\n“{TEXTS['en']}”", TEXTS["ru"]):
-        masked = mask(text)
-        words = WORD.findall(lowered(masked, "fr"))
-        assert foreign_spans(text, masked, "fr", words) == foreign_spans(text, masked, "fr")
+        said = said_in(text, mask(text), "fr")
+        assert foreign_spans(said, vocabulary("fr").weigh(said.words)) == foreign_spans(said)
 
 
 def test_the_tables_of_words_say_what_the_lists_say() -> None:

@@ -33,6 +33,7 @@ from typing import Any
 
 from xlift.languages import LANGUAGES, rated_language
 from xlift.rating.language.masks import mask, script, scripts_of
+from xlift.rating.language.scripts import said_in
 from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import WORDFREQ_CODES, evidence, in_lexicon, wordlists_version, zipf
 from xlift.rating.reasoning import without_reasoning
@@ -163,7 +164,7 @@ def out_of_lexicon(text: str, code: str) -> dict[str, Any]:
     if len({word.lower() for word in found}) >= MIN_UNKNOWN:
         # What stands in brackets explains: a Latin name, a transcription.
         masked = re.sub(r"[(（][^()（）\n]{1,200}[)）]", " ", _sample(text))
-        others = {span.language for span in foreign_spans(masked, masked, code)} | {"en"}
+        others = {span.language for span in foreign_spans(said_in(masked, masked, code))} | {"en"}
         found, judged = _unknown(masked, [code, *sorted(others & LANGUAGES.keys() - NO_LIST)])
     plain = [word for word in found if not word[0].isupper() and len(word) < TERM]
     shares = [round(len(some) / judged, 4) if judged >= MIN_JUDGED else None for some in (found, plain)]
@@ -378,5 +379,5 @@ def placeholders(text: str, code: str) -> list[str]:
 
 def _in_english(text: str, code: str) -> bool:
     sample = _sample(text)
-    spans = [span for span in foreign_spans(sample, sample, code) if span.language == "en"]
+    spans = [span for span in foreign_spans(said_in(sample, sample, code)) if span.language == "en"]
     return sum(span.end - span.start for span in spans) > 0.5 * len(sample)

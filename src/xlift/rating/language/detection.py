@@ -14,9 +14,8 @@ from operator import itemgetter
 from typing import Any
 
 from xlift.languages import LANGUAGES, find_language, get_language
-from xlift.rating.language.masks import WORD, blank_out, glosses, lowered, mask, places_of, scripts_of
-from xlift.rating.language.scripts import Span
-from xlift.rating.language.spans import SINGLE
+from xlift.rating.language.masks import WORD, blank_out, glosses, lowered, places_of, scripts_of, words_of
+from xlift.rating.language.scripts import Said, Span
 from xlift.rating.language.wordlists import (
     COMMON,
     LEXICONS,
@@ -94,7 +93,7 @@ def another(text: str, known: Vocabulary) -> str | None:
         return None  # other scripts are seen letter by letter
     if sure >= BEYOND_DOUBT:
         return None if guess == known.code or neighbours(known.code, guess) else guess
-    words = WORD.findall(lowered(text, known.code))[:COMPARED]
+    words = words_of(text, known.code)[:COMPARED]
     means = _likeliest(words, own_script, LEXICONS.keys() & {known.code, *found})
     own = means.get(known.code, NOT_HELD)
     best = max(means, key=means.__getitem__, default=known.code)
@@ -170,10 +169,10 @@ _UNLISTED_IN |= dict.fromkeys("es pt de nl da sv no".split(), 0.22) | dict.fromk
 
 
 # e.g. small_words("Le train de Paris (Gare de Lyon)", "fr") → ["train", "de"]
-def small_words(text: str, code: str) -> list[str]:
+def small_words(masked: str, code: str) -> list[str]:
     """The words of a text that are no names, titles or glosses: those in small letters outside of short brackets."""
-    text = text[:READ]
-    text = blank_out(mask(text), glosses(text))
+    text = masked[:READ]
+    text = blank_out(text, glosses(text))
     lower, places = lowered(text, code), places_of(text)
     return [lower[start:end] for start, end in places if end - start > 1 and not text[start].isupper()]
 
@@ -226,7 +225,7 @@ def nearer(text: str, known: Vocabulary) -> str | None:
     near = [code for code in several if neighbours(known.code, code)]
     if not near:
         return None
-    words = [word for word in WORD.findall(lowered(text, known.code)) if len(word) > 1]
+    words = [word for word in words_of(text, known.code) if len(word) > 1]
     own = len(words) - [weight[3] for weight in known.weigh(words)].count(None)
     if own + MORE * len(words) > len(words):
         return None  # no other can know so many more
@@ -237,19 +236,19 @@ def nearer(text: str, known: Vocabulary) -> str | None:
 
 def strange_share(weights: list[Weight]) -> float:
     """The share of words that are in no list of the expected language, or more common in another."""
-    return [weight[3] is None or weight[1] >= SINGLE for weight in weights].count(True) / max(1, len(weights))
+    return [weight[4] for weight in weights].count(True) / max(1, len(weights))
 
 
 # e.g. fr: "Tá an aimsir go breá inniu agus beidh muid ag siúl cois farraige." → 0
-def foreign_sentences(masked: str, weights: list[Weight], known: Vocabulary, found: list[Span]) -> list[Span]:
+def foreign_sentences(said: Said, weights: list[Weight], known: Vocabulary, found: list[Span]) -> list[Span]:
     """Sentences that are in another language as a whole, where single words cannot tell, beyond those that were found.
 
     What is English, its words tell better.
     """
     spans: list[Span] = []
-    if sum([span.end - span.start for span in found]) >= MOSTLY * len(masked):
+    if sum([span.end - span.start for span in found]) >= MOSTLY * len(said.masked):
         return spans
-    for start, sentence, unknown in strange_sentences(masked, weights, known, found):
+    for start, sentence, unknown in strange_sentences(said, weights, known, found):
         guess = another(sentence, known)
         if guess and (unknown or guess != "en"):
             spans.append(Span(start, start + len(sentence), guess))
@@ -262,38 +261,50 @@ _SENTENCE = re.compile(r"[^\n.!?;։።।]+(?:[.!?;](?!\s)[^\n.!?;։።।]*)*[.
 
 
 def strange_sentences(
-    text: str, weights: list[Weight], known: Vocabulary, found: list[Span]
+    said: Said, weights: list[Weight], known: Vocabulary, found: list[Span]
 ) -> Iterator[tuple[int, str, bool]]:
     """Where sentences begin whose words are mostly not of the expected language, these sentences, and whether most
-    words are in no list at all; without those that were `found` to be foreign.
+    words are in no list at all; without those that were `found` to be foreign, and those that are plainly English.
 
-    `weights` are those of all words of the text, so that most texts are left at once.
+    `weights` are those of all words of the text, so that most texts are left at once; where the words stand is found
+    out if it is needed and not given.
     """
     if known.listed:
-        strange = [weight[3] is None or weight[1] >= SINGLE for weight in weights].count(True)
+        strange = [weight[4] for weight in weights].count(True)
         if not known.tells or strange <= STRANGE_WORDS * (1 - STRANGE):
             return
     elif scripts_of(known.code) & UNMISTAKABLE:
         return
-    lower = lowered(text, known.code)
+    places = said.places or places_of(said.masked)
     spans, longest = sorted(found), max((span.end - span.start for span in found), default=0)
     starts = [span.start for span in spans]
-    for match in _SENTENCE.finditer(text):
+    for match in _SENTENCE.finditer(said.masked):
         start, end = match.span()
         near = spans[bisect_left(starts, start - longest) : bisect_left(starts, end)]
         least = MOSTLY * (end - start)
         if end - start < MIN_LINE or any(min(s.end, end) - max(s.start, start) >= least for s in near):
             continue
-        strange, unknown = _strange(WORD.findall(lower, start, end), known) if known.listed else (True, True)
+        inside = slice(bisect_left(places, (start, 0)), bisect_left(places, (end, 0)))
+        strange, unknown = _strange(said.words[inside], weights[inside], known) if known.listed else (True, True)
         if strange:
             yield start, match[0], unknown
 
 
-def _strange(words: list[str], known: Vocabulary) -> tuple[bool, bool]:
-    weights = known.weigh([word for word in words if len(word) > 1])
-    if len(weights) < STRANGE_WORDS:
+def _strange(words: list[str], weights: list[Weight], known: Vocabulary) -> tuple[bool, bool]:
+    strange = [weight[4] for weight in weights].count(True)
+    if strange <= STRANGE_WORDS * (1 - STRANGE):
         return False, False
+    weights = [weight for word, weight in zip(words, weights, strict=True) if len(word) > 1]
+    strange = [weight[4] for weight in weights].count(True)
     unknown = [weight[3] for weight in weights].count(None)
-    strange = [weight[3] is None or weight[1] >= SINGLE for weight in weights].count(True)
     most = (1 - STRANGE) * len(weights)
-    return strange > most, unknown > most
+    if len(weights) < STRANGE_WORDS or strange <= most:
+        return False, False
+    english = unknown <= most and known.rivals[:1] == ("en",) and speaks_for(0, [weight[2] for weight in weights])
+    return not english, unknown > most
+
+
+def speaks_for(rival: int, against: list[tuple[float, ...]]) -> bool:
+    """Whether most words, and all together clearly, speak for one rival."""
+    said = [row[rival] for row in against]
+    return sum(said) >= len(said) and sum([one > 0 for one in said]) >= MOSTLY * len(said)

@@ -17,17 +17,18 @@ from xlift.rating.language.scripts import (
     line_of,
     speaks_of_works,
 )
-from xlift.rating.language.wordlists import COMMON, evidence, in_lexicon, zipf
+from xlift.rating.language.wordlists import COMMON, Weight, evidence, in_lexicon, zipf
 
 SEVERAL, SEVERAL_NEIGHBOURS = 3.0, 6.0
 """Evidence at which several words are in another language, and in one that is easily mistaken for the expected one."""
 HEADING_WORDS = 5
 SHORT_HEADING = 3
+ENGLISH_WORDS = 0.8
 
 
 # e.g. es: "The Importance of Exercise\n\nMoverse todos los días es muy bueno para la salud de las personas." → 1
 # e.g. fr: "The History of the City and of Its People\n\nLa ville a été fondée il y a deux mille ans." → 1
-def headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
+def headings(said: Said, flagged: list[int], weights: list[Weight]) -> list[tuple[float, Span]]:
     """Whole lines in English title case, whose capitals would pass for names elsewhere."""
     if said.code == "en":
         return []
@@ -39,8 +40,12 @@ def headings(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
         first, last = bisect_left(places, (start, 0)), bisect_left(places, (end, 0))
         if last - first < SHORT_HEADING:
             continue
+        # A word that speaks for no rival does not for English; single letters are weighed here alone.
+        line = zip(said.words[first:last], weights[first:last], strict=True)
+        if [weight[1] > 0 or len(word) < 2 for word, weight in line].count(True) < ENGLISH_WORDS * (last - first):
+            continue
         scores = [evidence(word, said.code, "en") for word in said.words[first:last]]
-        if sum(scores) < SEVERAL_NEIGHBOURS or sum([score > 0 for score in scores]) < 0.8 * len(scores):
+        if sum(scores) < SEVERAL_NEIGHBOURS or sum([score > 0 for score in scores]) < ENGLISH_WORDS * len(scores):
             continue
         if last - first < HEADING_WORDS and not _short_heading(said.words[first:last], said.code):
             continue

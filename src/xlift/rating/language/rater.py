@@ -8,7 +8,6 @@ comparison, is in lcb.py.
 
 from __future__ import annotations
 
-import re
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +31,7 @@ from xlift.rating.language.detection import (
     nearer,
     relative_of,
     small_words,
+    speaks_for,
     strange_sentences,
     strange_share,
 )
@@ -42,15 +42,16 @@ from xlift.rating.language.masks import (
     glossed_terms,
     letters_of,
     letters_outside,
-    lowered,
     mask,
     script,
     scripts_of,
     unshouted,
+    words_of,
 )
-from xlift.rating.language.scripts import Span, chinese_lines
-from xlift.rating.language.spans import SINGLE, foreign_spans
+from xlift.rating.language.scripts import Said, Span, chinese_lines, said_in
+from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import (
+    SINGLE,
     Vocabulary,
     Weight,
     neighbours,
@@ -129,7 +130,7 @@ def _second_look(text: str, rest: str, weights: list[Weight], known: Vocabulary,
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
     relative = nearer(text[:READ], known) or by_marks(rest, known.code)
     if not relative and _half_known(weights):
-        words = small_words(rest, known.code)
+        words = small_words(mask(rest) if rest is text else rest, known.code)
         relative = relative_of(text, known.code, strange) if _half_known(known.weigh(words)) else None
         if not relative and rated[1]["line_pass"] and many_unlisted(words, known):
             return None, {}, "so many of its words are in no list that it may be in another language"
@@ -152,7 +153,7 @@ def _rate(text: str, code: str) -> Rated:
     if not text or text.isspace():
         return None, {}, "empty response"
     known = vocabulary(code)
-    words = WORD.findall(lowered(text, code))
+    words = words_of(text, code)
     weights = known.weigh(words) if known.tells else []
     if _plainly_right(text, words, weights, known):
         right = 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
@@ -161,16 +162,19 @@ def _rate(text: str, code: str) -> Rated:
         return _second_look(text, text, weights, known, right)
     prose = not any(map(text.__contains__, _NOT_PROSE))
     if prose and (whole := _plainly_wrong(text, words, weights, known)):
-        return _verdict(text, [whole], _count(words), _count(words) - _letters(text, whole.end, len(text)))
+        letters = _count(words)
+        return _verdict(text, [whole], letters, letters - _letters(text, whole.end, len(text)))
     masked = mask(text)
     if "#" in text and not WORD.search(masked):
         masked = mask(text.replace("#", " "))  # hashtags alone are what is said
-    if masked != text:
-        words = WORD.findall(lowered(masked, code))
-        weights = known.weigh(words) if known.tells else []
+    said = said_in(text, masked, code)
+    if known.tells and said.words != words:
+        weights = known.weigh(said.words)
+    words = said.words
     if not prose and (whole := _plainly_wrong(masked, words, weights, known)):
-        return _verdict(text, [whole], _count(words), _count(words) - _letters(masked, whole.end, len(text)))
-    spans = _spans(text, masked, words, weights, known)
+        letters = _count(words)
+        return _verdict(text, [whole], letters, letters - _letters(masked, whole.end, len(text)))
+    spans = _spans(said, weights, known)
     if not spans and not _supported(masked, words, weights, known):
         return None, {}, "too little text that tells the language"
     rated = _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
@@ -180,7 +184,7 @@ def _rate(text: str, code: str) -> Rated:
         return _unless_close(by_marks(text, code), rated)
     rest = blank_out(masked, [(span.start, span.end) for span in spans])
     if rest != masked:
-        weights = known.weigh(WORD.findall(lowered(rest, code)))
+        weights = known.weigh(words_of(rest, code))
     return _second_look(text, rest, weights, known, rated)
 
 
@@ -219,14 +223,15 @@ def _plainly_right(text: str, words: list[str], weights: list[Weight], known: Vo
     support = sum([weight[0] for weight in different])
     if support < CLEAR or any(sum([weight[2][i] for weight in different]) >= 0 for i in known.near):
         return False
-    return not any(strange_sentences(text, weights, known, []))
+    return not any(strange_sentences(Said(text, text, words, [], known.code), weights, known, []))
 
 
 def _plainly_native(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """The same for languages that are alone in their script, or that no word list is weighed against."""
     if not known.listed or chinese_lines(text, known.code):
         return False
-    return not any(strange_sentences(text, weights, known, [])) and _supported(text, words, weights, known)
+    said = Said(text, text, words, [], known.code)
+    return not any(strange_sentences(said, weights, known, [])) and _supported(text, words, weights, known)
 
 
 # Signs of code and addresses, which have to be masked before anything is said about the words.
@@ -252,7 +257,7 @@ def _plainly_wrong(text: str, words: list[str], weights: list[Weight], known: Vo
 
 
 def _english_throughout(text: str, words: list[str], code: str) -> str | None:
-    if all_but_letters_outside(scripts_of(code)).search(text):
+    if not text.isascii() and all_but_letters_outside(scripts_of(code)).search(text):
         return None
     words = [word for word in words if len(word) > 1]
     # The list holds what occurs once in a million words.
@@ -269,27 +274,21 @@ def _rival_throughout(words: list[str], weights: list[Weight], known: Vocabulary
     against = [weight[2] for word, weight in zip(words, weights, strict=False) if len(word) > 1]
     if len(against) < MANY_WORDS or not known.rivals:
         return None
-    if known.rivals[0] == "en" and _speaks_for(0, against):
+    if known.rivals[0] == "en" and speaks_for(0, against):
         return "en"  # the usual case, for which the others need not be summed
     begin = list(map(sum, zip(*against[:TELLING], strict=True)))
     best = begin.index(max(begin))
-    return known.rivals[best] if _speaks_for(best, against) and not neighbours(known.code, known.rivals[best]) else None
+    return known.rivals[best] if speaks_for(best, against) and not neighbours(known.code, known.rivals[best]) else None
 
 
-def _speaks_for(rival: int, against: list[tuple[float, ...]]) -> bool:
-    """Whether most words, and all together clearly, speak for one rival."""
-    said = [row[rival] for row in against]
-    return sum(said) >= len(said) and sum([one > 0 for one in said]) >= MOSTLY * len(said)
-
-
-def _spans(text: str, masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> list[Span]:
-    found = foreign_spans(text, masked, known.code, words, weights)
-    lines = foreign_sentences(masked, weights, known, found)
-    found = lines + [part for span in found if (part := _beyond(span, lines, masked))]
+def _spans(said: Said, weights: list[Weight], known: Vocabulary) -> list[Span]:
+    found = foreign_spans(said, weights)
+    lines = foreign_sentences(said, weights, known, found)
+    found = lines + [part for span in found if (part := _beyond(span, lines, said.masked))]
     if not found:
         return []
-    terms = glossed_terms(text)
-    return _joined([span for span in sorted(found) if not _excused(span, text, terms, known.code)], masked)
+    terms = glossed_terms(said.text)
+    return _joined([span for span in sorted(found) if not _excused(span, said.text, terms, known.code)], said.masked)
 
 
 def _beyond(span: Span, lines: list[Span], text: str) -> Span | None:
@@ -336,8 +335,11 @@ def _wrong_lines(text: str, spans: list[Span]) -> list[int]:
     """Numbers (from 1) of the lines most of whose letters lie in foreign spans, which are in order."""
     if not spans:
         return []
+    lines = text.split("\n")
+    if len(spans) == 1 and not WORD.search(text, 0, spans[0].start) and not WORD.search(text, spans[0].end):
+        return [number for number, line in enumerate(lines, start=1) if WORD.search(line)]
     wrong, start, first = [], 0, 0
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         end = start + len(line)
         while first < len(spans) and spans[first].end <= start:
             first += 1

@@ -8,7 +8,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of
+from xlift.rating.language.masks import WORD, letters_outside, lowered, places_of, script, scripts_of
 from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import COMMON, zipf
 
@@ -37,6 +37,13 @@ class Said(NamedTuple):
 
     def capital(self, j: int) -> bool:
         return self.masked[self.places[j][0]].isupper()
+
+
+# e.g. said_in("Le train", "Le train", "fr").words → ["le", "train"]
+def said_in(text: str, masked: str, code: str) -> Said:
+    """A text that must be in a language, cut into words."""
+    lower, places = lowered(masked, code), places_of(masked)
+    return Said(text, masked, [lower[start:end] for start, end in places], places, code)
 
 
 def breaks_of(said: Said) -> set[int]:

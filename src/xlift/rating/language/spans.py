@@ -17,11 +17,10 @@ from xlift.rating.language.masks import (
     anything_outside,
     blank_out,
     excuses,
-    lowered,
-    places_of,
     script,
     scripts_of,
     words_by_script,
+    words_of,
 )
 from xlift.rating.language.scripts import (
     BULLET,
@@ -42,6 +41,7 @@ from xlift.rating.language.wordlists import (
     COMMON,
     LEXICON_RIVALS,
     LEXICONS,
+    SINGLE,
     Vocabulary,
     Weight,
     evidence,
@@ -53,30 +53,35 @@ from xlift.rating.language.wordlists import (
 )
 
 
-def foreign_spans(
-    text: str, masked: str, code: str, words: list[str] | None = None, weights: list[Weight] | None = None
-) -> list[Span]:
-    """Spans of words in another language than `code`, by script and by word frequency.
+def foreign_spans(said: Said, weights: list[Weight] | None = None) -> list[Span]:
+    """Spans of words in another language than the expected one, by script and by word frequency.
 
-    `words` are those of `masked` in lower case and `weights` what they say, where the caller has them.
+    `weights` are what the words say, where the caller has them.
     """
-    stretches = [stretch for stretch in excuses(text) if not _native(masked[slice(*stretch)], code)]
-    if stretches:
-        masked, words, weights = blank_out(masked, stretches), None, None
-    known, written = vocabulary(code), scripts_of(code)
-    if not anything_outside(written).search(masked):
+    known, written = vocabulary(said.code), scripts_of(said.code)
+    excused = [one for one in excuses(said.text) if not _native(said.masked[slice(*one)], said.code)]
+    if excused:
+        said, weights = _without(said, excused), None
+    if ("Latn" in written and said.masked.isascii()) or not anything_outside(written).search(said.masked):
         if not known.rivals:
-            return chinese_lines(masked, code)
-        words = WORD.findall(lowered(masked, code)) if words is None else words
-        return _same_script(Said(text, masked, words, [], code), weights or known.weigh(words), known)
-    words, places, scripts = words_by_script(masked, lowered(masked, code))
-    said = Said(text, masked, words, places, code)
-    found = other_script(said, scripts, written) + chinese_lines(masked, code)
+            return chinese_lines(said.masked, said.code)
+        return _same_script(said, weights or known.weigh(said.words), known)
+    words, places, scripts = words_by_script(said.masked, said.words, said.places)
+    said = said._replace(words=words, places=places)
+    found = other_script(said, scripts, written) + chinese_lines(said.masked, said.code)
     if known.rivals:
         own = [j for j, name in enumerate(scripts) if name in written]
         said = said._replace(words=[words[j] for j in own], places=[places[j] for j in own])
         found += _same_script(said, known.weigh(said.words), known)
     return sorted(found)
+
+
+def _without(said: Said, stretches: list[tuple[int, int]]) -> Said:
+    """What is said without some stretches, which begin and end between words."""
+    inside = {j for stretch in stretches for j in range(*(bisect_left(said.places, (edge, 0)) for edge in stretch))}
+    kept = [j for j in range(len(said.places)) if j not in inside]
+    words, places = [said.words[j] for j in kept], [said.places[j] for j in kept]
+    return said._replace(masked=blank_out(said.masked, stretches), words=words, places=places)
 
 
 # e.g. de: "A: «Eislaufen macht mir im Winter Freude.» (Ice skating is a joy in winter.)" → 1
@@ -87,15 +92,14 @@ def _native(stretch: str, code: str) -> bool:
         own = sum(script(character) in written for character in stretch)
         kana = code == "zh" and any(script(character) == "Kana" for character in stretch)
         return not kana and own > 0.5 * sum(map(str.isalpha, stretch))
-    weights = known.weigh(WORD.findall(lowered(stretch, code)))
+    weights = known.weigh(words_of(stretch, code))
     return sum([weight[0] for weight in weights]) > sum([weight[1] for weight in weights])
 
 
 # --- the same script --------------------------------------------------------------------------------------------
 
-SINGLE = 1.0
 SINGLE_KNOWN = 2.6
-"""Evidence at which one word is foreign: not in the expected language's lexicon, or in it by chance."""
+"""Evidence at which one word is foreign that is in the expected language's lexicon by chance."""
 DROP = 3.0
 NEW_LINE = 1.0
 """What it costs a span to go on in the next line."""
@@ -105,24 +109,16 @@ CLEARLY = 20.0
 
 
 def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[Span]:
-    """Spans among words of the expected script; without their places, they are all words of the text."""
+    """Spans among words of the expected script."""
     flagged = [j for j, weight in enumerate(weights) if weight[1] >= SINGLE]
     if not flagged:
         return []
-    if not said.places:
-        said = said._replace(places=places_of(said.masked))
-    candidates = headings(said, flagged) + english_lists(said, flagged)
-    limits = _limits(said, [j for j, weight in enumerate(weights) if weight[1] > 0])
-    limits += [(j, 0.0) for j in flagged if in_phrase(said.words, j)]
-    breaks = breaks_of(said)
-    against = [weight[2] for weight in weights]
-    for i in _likeliest([against[j] for j in flagged]):
-        scores = list(map(itemgetter(i), against))
-        for j, limit in limits:
-            scores[j] = min(scores[j], limit)
-        for j in breaks:
-            scores[j] -= NEW_LINE
-        candidates += _segments(said, scores, known.rivals[i])
+    candidates = headings(said, flagged, weights) + english_lists(said, flagged)
+    limits = _limits(said, flagged) + [(j, 0.0) for j in flagged if in_phrase(said.words, j)]
+    limited = {j for j, _ in limits}
+    strong = [weights[j][2] for j in flagged if j not in limited]
+    if strong:
+        candidates += _weighed(said, weights, known, flagged, limits, strong)
     chosen: list[Span] = []
     for _, span in sorted(candidates, key=lambda one: -one[0]):
         place = bisect_left(chosen, span)
@@ -130,6 +126,30 @@ def _same_script(said: Said, weights: list[Weight], known: Vocabulary) -> list[S
         if all(span.end <= other.start or span.start >= other.end for other in chosen[max(0, place - 1) : place + 1]):
             chosen.insert(place, span)
     return chosen
+
+
+def _weighed(
+    said: Said,
+    weights: list[Weight],
+    known: Vocabulary,
+    flagged: list[int],
+    limits: list[tuple[int, float]],
+    strong: list[tuple[float, ...]],
+) -> list[tuple[float, Span]]:
+    """Segments for the likeliest rivals; a word that is limited makes none, and one in `strong` has to speak for it."""
+    limits = limits + _limits(said, [j for j, weight in enumerate(weights) if 0 < weight[1] < SINGLE])
+    breaks, found = breaks_of(said), []
+    against = [weight[2] for weight in weights]
+    for i in _likeliest([against[j] for j in flagged]):
+        if max(map(itemgetter(i), strong)) < SINGLE:
+            continue
+        scores = list(map(itemgetter(i), against))
+        for j, limit in limits:
+            scores[j] = min(scores[j], limit)
+        for j in breaks:
+            scores[j] -= NEW_LINE
+        found += _segments(said, scores, known.rivals[i])
+    return found
 
 
 def _likeliest(against: list[tuple[float, ...]]) -> list[int]:
@@ -317,11 +337,13 @@ _LITTLE = frozenset({"the", "and", "was", "you", "but"})
 # e.g. fr: "Elle fait du jogging le matin avant de partir." → 2
 def _convincing_alone(said: Said, j: int, rival: str) -> bool:
     word, code, (start, end) = said.words[j], said.code, said.places[j]
-    label = _is_label(said.text, start, end) and not _is_listed_name(said, start)
-    named = said.capital(j) and not label and (code != "en" or _among_capitals(said, j))
     little = end - start < 4 and (word not in _LITTLE or code in LEXICONS)
-    if little or word in INTERNATIONAL or word in TERMS or named or joins_names(said, j):
+    if little or word in INTERNATIONAL or word in TERMS or joins_names(said, j):
         return False
+    if said.capital(j) and (code != "en" or _among_capitals(said, j)):
+        label = _is_label(said.text, start, end) and not _is_listed_name(said, start)
+        if not label:
+            return False  # a name
     strength, frequency = evidence(word, code, rival), zipf(word, rival) or 0.0
     if rival != "en":
         borrowed = code in LEXICONS or (code != "en" and (zipf(word, "en") or 0.0) >= COMMON)

@@ -57,6 +57,8 @@ NEIGHBOURS = [
     {"nl", "de"},
 ]
 
+SINGLE = 1.0
+"""Evidence at which one word is foreign that the expected language's lexicon lacks."""
 COMMON = 3.0
 """Words of a rival language count from this Zipf frequency on: once in a million words."""
 
@@ -210,6 +212,7 @@ IN_LEXICON = 8.0
 
 
 # e.g. zipf("wa", "sw") → 8.0
+@lru_cache(maxsize=50_000)
 def zipf(word: str, code: str, size: str = "small") -> float | None:
     """Zipf frequency of a lower-case word, as it stands or as lists spell it; None where it is not listed."""
     if code in LEXICONS:
@@ -327,14 +330,16 @@ def _evidence(own: float | None, other: float | None, rarest: float) -> float:
 class Weight(NamedTuple):
     """What a word says: support for the expected language (≥ 0), its evidence for each rival, and the highest.
 
-    `zipf` is its frequency in the expected language, None where the list lacks it. Loops over all words of a text read
-    the fields by position, which is faster than by name.
+    `zipf` is its frequency in the expected language, None where the list lacks it; `strange` is a word that it lacks,
+    or that is clearly more common in another. Loops over all words of a text read the fields by position, which is
+    faster than by name.
     """
 
     support: float
     strongest: float
     against: tuple[float, ...]
     zipf: float | None
+    strange: bool
 
 
 class Vocabulary(dict[str, Weight]):
@@ -365,7 +370,7 @@ class Vocabulary(dict[str, Weight]):
 
     def __missing__(self, word: str) -> Weight:
         if len(word) > self.LONGEST:
-            return Weight(0.0, 0.0, (0.0,) * len(self.rivals), None)
+            return Weight(0.0, 0.0, (0.0,) * len(self.rivals), None, True)
         if len(self) >= self.REMEMBERED:
             self.clear()
             self._alike.clear()
@@ -379,7 +384,7 @@ class Vocabulary(dict[str, Weight]):
         row = zipfs(foreign)
         own = zipf(word, self.code)
         if len(word) < 2:
-            return Weight(0.0, 0.0, (0.0,) * len(self.rivals), own)
+            return Weight(0.0, 0.0, (0.0,) * len(self.rivals), own, own is None)
         rarest = floor(self.code)
         against = [_evidence(own, None, rarest)] * len(self.rivals)
         for other, frequency in row.items():
@@ -389,10 +394,10 @@ class Vocabulary(dict[str, Weight]):
             against[self._place["sr"]] = _evidence(own, zipf(word, "sr"), rarest)
         strongest = max((0.0, *against))
         if own is None:
-            return Weight(0.0, strongest, tuple(against), None)
+            return Weight(0.0, strongest, tuple(against), None, True)
         # Neighbours share words: they are weighed against the whole text instead.
         far = max((against[i] for i in self._far), default=COMMON - own)
-        return Weight(max(0.0, min(2.0, -far)), strongest, tuple(against), own)
+        return Weight(max(0.0, min(2.0, -far)), strongest, tuple(against), own, strongest >= SINGLE)
 
 
 @lru_cache(maxsize=64)
