@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from xlift.languages import LANGUAGES, find_language, get_language
-from xlift.rating.language.masks import WORD, blank_out, glosses, lowered, places_of, scripts_of, words_of
+from xlift.rating.language.masks import WORD, blank_out, glosses, scripts_of, words_of, words_with_places
 from xlift.rating.language.scripts import Said, Span
 from xlift.rating.language.wordlists import (
     COMMON,
@@ -173,8 +173,8 @@ def small_words(masked: str, code: str) -> list[str]:
     """The words of a text that are no names, titles or glosses: those in small letters outside of short brackets."""
     text = masked[:READ]
     text = blank_out(text, glosses(text))
-    lower, places = lowered(text, code), places_of(text)
-    return [lower[start:end] for start, end in places if end - start > 1 and not text[start].isupper()]
+    cut = zip(*words_with_places(text, code), strict=True)
+    return [word for word, (start, _) in cut if len(word) > 1 and not text[start].isupper()]
 
 
 # e.g. it: "In la schiavitù o in la sirvitù ùn sarà tinutu nimu; sò pruibiti in tutte e so forme." → None
@@ -275,7 +275,7 @@ def strange_sentences(
             return
     elif scripts_of(known.code) & UNMISTAKABLE:
         return
-    places = said.places or places_of(said.masked)
+    places = said.places or words_with_places(said.masked, said.code)[1]
     spans, longest = sorted(found), max((span.end - span.start for span in found), default=0)
     starts = [span.start for span in spans]
     for match in _SENTENCE.finditer(said.masked):

@@ -141,8 +141,8 @@ _QUERY = re.compile(
 PROSE_FENCES = {"", "json", "jsonc", "json5", "text", "txt", "markdown", "md", "plaintext", "plain"}
 
 
-# A capital that begins a word, in this order: the search then looks at capitals alone, which makes it fast.
-_SHOUTED = re.compile(r"[A-Z](?<=\b.)[A-Z]+(?: (?:[A-Z]{2,}|[AI]\b)){2,}")
+# Capitals that begin a word, in this order: the search then looks at capitals alone, which makes it fast.
+_SHOUTED = re.compile(r"[A-Z][A-Z](?<=\b..)[A-Z]*(?: (?:[A-Z]{2,}|[AI]\b)){2,}")
 _SHOUTED_SIGN = re.compile(r"\b(?:A|AND|FOR|HOW|IN|IS|OF|ON|THE|TO|WITH|YOUR)\b|[A-Z]{7}")
 
 
@@ -265,17 +265,31 @@ _TO_WORDS = bytes(ord(c.lower()) if WORD.match(c) else ord(" ") for c in _LATIN_
 # e.g. words_of("Дом у реки", "ru") → ["дом", "у", "реки"]
 def words_of(text: str, code: str) -> list[str]:
     """The words of a text in lower case: runs of letters and marks."""
+    return _lower_words(text, code)[1]
+
+
+def _lower_words(text: str, code: str) -> tuple[str, list[str]]:
+    """A text in lower case, whose offsets are the same, and its words."""
     if code != "tr":
         try:  # by a table of bytes, which is twice as fast
-            return text.encode("latin-1").translate(_TO_WORDS).decode("latin-1").split()
+            lower = text.encode("latin-1").translate(_TO_WORDS).decode("latin-1")
+            return lower, lower.split()
         except UnicodeEncodeError:
             pass
-    return WORD.findall(lowered(text, code))
+    lower = lowered(text, code)
+    return lower, WORD.findall(lower)
 
 
-def places_of(masked: str) -> list[tuple[int, int]]:
-    """Where the words of a text begin and end."""
-    return [match.span() for match in WORD.finditer(masked)]
+# e.g. words_with_places("L'été", "fr") → (["l", "été"], [(0, 1), (2, 5)])
+def words_with_places(text: str, code: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The words of a text in lower case, and where each begins and ends."""
+    lower, words = _lower_words(text, code)
+    places, end = [], 0
+    for word in words:
+        start = lower.find(word, end)
+        end = start + len(word)
+        places.append((start, end))
+    return words, places
 
 
 def words_by_script(

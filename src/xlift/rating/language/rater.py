@@ -154,8 +154,9 @@ def _rate(text: str, code: str) -> Rated:
         return None, {}, "empty response"
     known = vocabulary(code)
     words = words_of(text, code)
-    weights = known.weigh(words) if known.tells else []
-    if _plainly_right(text, words, weights, known):
+    apart = text.isascii() and "Latn" not in scripts_of(code)  # no word of it can be in the expected language
+    weights = known.weigh(words) if known.tells and not apart else []
+    if not apart and _plainly_right(text, words, weights, known):
         right = 2, {"share": 1.0, "line_pass": True, "word_pass": True}, None
         if not known.tells:
             return _unless_close(by_marks(text, code), right)
@@ -168,7 +169,7 @@ def _rate(text: str, code: str) -> Rated:
     if "#" in text and not WORD.search(masked):
         masked = mask(text.replace("#", " "))  # hashtags alone are what is said
     said = said_in(text, masked, code)
-    if known.tells and said.words != words:
+    if known.tells and (apart or said.words != words):
         weights = known.weigh(said.words)
     words = said.words
     if not prose and (whole := _plainly_wrong(masked, words, weights, known)):
@@ -204,7 +205,7 @@ def _count(words: list[str]) -> int:
 
 
 def _letters(text: str, start: int, end: int) -> int:
-    return _count(WORD.findall(text, start, end))
+    return _count(words_of(text[start:end], ""))
 
 
 # e.g. nl: "De trein naar de kust vertrekt om negen uur van het eerste spoor." → 2

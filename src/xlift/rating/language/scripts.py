@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-from xlift.rating.language.masks import WORD, letters_outside, lowered, places_of, script, scripts_of
+from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of, words_with_places
 from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import COMMON, zipf
 
@@ -42,8 +41,7 @@ class Said(NamedTuple):
 # e.g. said_in("Le train", "Le train", "fr").words → ["le", "train"]
 def said_in(text: str, masked: str, code: str) -> Said:
     """A text that must be in a language, cut into words."""
-    lower, places = lowered(masked, code), places_of(masked)
-    return Said(text, masked, [lower[start:end] for start, end in places], places, code)
+    return Said(text, masked, *words_with_places(masked, code), code)
 
 
 def breaks_of(said: Said) -> set[int]:
@@ -309,8 +307,8 @@ def _latin_zipf(word: str) -> tuple[float, str]:
 
 # e.g. _latin_language(["house", "with"]) → "en"
 def _latin_language(words: list[str]) -> str:
-    votes = Counter([language for strength, language in map(_latin_zipf, words) if strength >= 3.0])
-    return max(votes, key=votes.__getitem__) if votes else "und"
+    votes = [language for strength, language in map(_latin_zipf, words) if strength >= 3.0]
+    return max(dict.fromkeys(votes), key=votes.count, default="und")
 
 
 def line_of(text: str, position: int) -> tuple[int, int]:
