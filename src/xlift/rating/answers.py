@@ -23,13 +23,13 @@ from typing import Any
 from xlift.languages import find_language, known_code
 from xlift.rating.endings import TURKISH, case_forms, other_forms
 from xlift.rating.language.detection import identify
-from xlift.rating.language.wordlists import frequencies, neighbours, zipf
+from xlift.rating.language.wordlists import COMMON, frequencies, neighbours, zipf
 from xlift.rating.negations import DENIALS, is_negated
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 6
+VERSION = 7
 _INFLECTING = frozenset(
     "az be bg bn bs cs el et eu fi hr hu hy is ka kk kn ky la lb lt lv mk ml mr pl ro ru sk sl sq sr ta te uk".split()
 )
@@ -367,10 +367,12 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
 _UNITS = "市省县縣府州国國人语語话話式产產製制区區岛島港城江河山湖"
 NEAR = 8
 """Han characters on each side of a form that are cut into words."""
-SURELY = 0.1
-"""Powers of ten by which another cut into words must be likelier."""
+SURELY, PERHAPS = 0.1, -1.0
+"""Powers of ten by which another cut into words must be likelier, or may be unlikelier where two words meet inside."""
 
 
+# e.g. zh ["南京"]: "他在河南京剧院工作。" → 0
+# e.g. zh ["南京"]: "他在江苏南京市工作。" → 2
 def _crosses_words(text: str, start: int, end: int, language: str) -> bool:
     """Whether the likeliest words of a run of Han characters do not leave a form whole: 海南 in 上海|南站."""
     first, last = start, end
@@ -385,7 +387,9 @@ def _crosses_words(text: str, start: int, end: int, language: str) -> bool:
         + _likelihood(text[stop:last], language)
         for stop in ends
     )
-    return _likelihood(text[first:last], language) > whole + SURELY
+    around = (text[start - 1 : start + 1], text[start + 1 : end + 1]) if end - start == 2 and first < start else ()
+    meet = around and end < last and all((zipf(word, language) or 0.0) >= COMMON for word in around)
+    return _likelihood(text[first:last], language) > whole + (PERHAPS if meet else SURELY)
 
 
 # e.g. _likelihood("", "zh") → 0.0

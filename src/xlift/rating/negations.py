@@ -20,7 +20,14 @@ _NEGATED = (
 )
 # These mean something else in other languages: Portuguese "no Peru", Dutch "pas 8", German "noch 8".
 _NEGATED_IN = {
-    **{"es": "no|ni", "fr": "pas|ni|jamais", "nl": "noch", "ca": "no|ni", "gl": "non|nin", "sv": "inte|icke|ej"},
+    **{
+        "es": "no|ni",
+        "fr": "pas|ni|jamais",
+        "nl": "noch",
+        "ca": "no(?: és| era)?|ni",
+        "gl": "non(?: é)?|nin",
+        "sv": "inte|icke|ej",
+    },
     **{"da": "ikke", "no": "ikke|ikkje", "fi": "ei(?: ole| ollut)?|eikä", "hu": "nem|sem", "ms": "bukan(?:lah)?"},
     **{"pl": "nie(?: jest| był[aoy]?| jest to)?|ani|zamiast", "cs": "není|nebyl[aoiy]?|ne|nikoliv?|ani|místo"},
     **{"sk": "nie(?: je)?|nebol[aoi]?|ani|namiesto", "hr": "nije|ne|niti|umjesto", "sr": "nije|ne|niti|umesto"},

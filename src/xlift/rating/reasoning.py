@@ -38,6 +38,12 @@ _BARE_FINAL = re.compile(r"assistant\s{0,3}final\s{0,3}")
 _MARKS = re.compile(r"<\|[a-zA-Z_]{1,20}\|>|assistant(?=<\||\s*\Z)|\A\s*(?:<\|channel\|>\s*)?(?:analysis|commentary)")
 
 
+# A message of a chat whose role is to think, and the marks of the other messages.
+# e.g. without_reasoning("<|im_start|>think\nHm.<|im_end|>\n<|im_start|>answer\nJa.<|im_end|>") → "Ja."
+_THOUGHT = re.compile(
+    rf"<\|im_start\|>\s*(?:{_NAMES})\s*\n(?s:.)*?(?:<\|im_end\|>|(?=<\|im_start\|>)|\Z)", re.IGNORECASE
+)
+_MESSAGE_MARKS = re.compile(r"<\|im_start\|>[ \w]{0,40}(?:\n|\Z)|<\|im_end\|>")
 _SIGNS = ("<", "&lt;", "[TH", "[/", "◁")
 # e.g. without_reasoning("**Thinking:**\nThe user greets.\n\n**Answer:**\nBom dia!") → "Bom dia!"
 _LABELLED = re.compile(
@@ -52,6 +58,9 @@ def reasoning_stretches(text: str) -> list[tuple[int, int]]:
     """The stretches of a text, in order, that hold reasoning or mark where it begins and ends."""
     if "<|" in text and _CHANNEL.search(text):
         return _outside(_final_messages(text), len(text))
+    if "<|im_start|>" in text and (thoughts := [found.span() for found in _THOUGHT.finditer(text)]):
+        marks = [found.span() for found in _MESSAGE_MARKS.finditer(text)]
+        return sorted(thoughts + [one for one in marks if not any(a <= one[0] < b for a, b in thoughts)])
     if _BARE_CHANNELS.match(text):
         finals = [found.end() for found in _BARE_FINAL.finditer(text)]
         # "Analysis" alone may be the first word of an answer; touching a capital it is the name of the channel.

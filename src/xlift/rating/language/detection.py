@@ -16,6 +16,7 @@ from typing import Any
 from xlift.languages import LANGUAGES, find_language, get_language
 from xlift.rating.language.masks import WORD, blank_out, glosses, scripts_of, words_of, words_with_places
 from xlift.rating.language.scripts import Said, Span
+from xlift.rating.language.terms import INTERNATIONAL, TERMS
 from xlift.rating.language.wordlists import (
     COMMON,
     LEXICONS,
@@ -187,14 +188,27 @@ def many_unlisted(words: list[str], known: Vocabulary) -> bool:
     enough = max(3.0, _UNLISTED_IN.get(known.code, MANY_UNLISTED) * len(words))
     if len(words) < UNLISTED_WORDS or len(unlisted) < enough:
         return False
-    return sum(not in_lexicon(word, known.code) and (zipf(word, "en") or 0.0) < COMMON for word in unlisted) >= enough
+    return sum(not _known_otherwise(word, known.code) for word in unlisted) >= enough
+
+
+# e.g. _known_otherwise("deadlineu", "hr") → True
+def _known_otherwise(word: str, code: str) -> bool:
+    """Whether a word that the list lacks is in the lexicon or in English, or is an English term with an ending."""
+    ended = len(word) > 6 and any(word[:-letters] in TERMS or word[:-letters] in INTERNATIONAL for letters in (1, 2, 3))
+    return ended or in_lexicon(word, code) is True or (zipf(word, "en") or 0.0) >= COMMON
 
 
 # Letters of a relative that no list tells apart, and that the expected language does not write.
 _LETTERS_OF_RELATIVES = {"is": ("fo", "ø"), "am": ("ti", "ኣቐቑቒቓቕ"), "zh": ("yue", "嘅咗啲喺佢唔冇嗰哋嘢畀㗎")}
 _LETTERS_OF_RELATIVES |= {"my": ("shn or mnw", "ၵၶၷၸၹၺၼၽၾၿႀႁႂႃႄႅႆႇႈႉႊၚၛၜၝၞၟ")}
 _WORDS_OF_RELATIVES = {
-    "hi": ("bho", "अछि छै छथि होइत कोना बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो".split()),
+    "is": ("fo", "tað hvussu ikki eisini teir teimum hevur okkum hesi hesum hevði tykkum".split()),
+    "de": ("lb", "ech iech hunn wéi sech gëtt dës vun hutt".split()),
+    "hi": (
+        "bho",
+        "बा बाड़े बाटी भोरे काल्हि रउरा हमनी केहू ओकरा अछि छै छथि होइत कोना "
+        "बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो".split(),
+    ),
     "am": ("ti", "እዩ ናይ ኣብ ድማ ዝኾነ ብዝኾነ ይኹን ካብ እየ ኢዩ".split()),
     "en": ("pcm", "dey wey dem wetin una abi oga sef".split()),
     "es": ("pap", "nan tin awor mester hende bon ku riba".split()),
@@ -204,6 +218,8 @@ TELLING_LETTERS, TELLING_WORDS = 3, 2
 
 # e.g. is: "Øll hava rætt til hugsanarfrælsi, og hesi rættindi føra við sær frælsi at skifta trúgv." → None
 # e.g. hi: "काल्ह भोर में हम बताएब कि टमाटर कोना लगाओल जाइत अछि आ ओकर देखभाल कोना होइत अछि।" → None
+# e.g. is: "Í morgin fari eg at greiða frá, hvussu tomatir vaksa á altanini, tað er sera lætt." → None
+# e.g. de: "Muer de Moien erklären ech Iech, wéi een Tomaten um Balcon ziicht, dat ass ganz einfach." → None
 def by_marks(text: str, code: str) -> str | None:
     """The relative whose letters a text is written with, or of whose commonest words it has two."""
     relative, letters = _LETTERS_OF_RELATIVES.get(code, ("", ""))

@@ -72,6 +72,7 @@ LIST_ITEMS, ITEM = 3, 1.4
 """Items of a list that are English, and the evidence of a word that makes one so."""
 
 
+# e.g. de: "Agenda:\n1. Welcome\n2. Market Overview\n3. Next Steps\n4. Questions\nWir freuen uns auf alle Gäste." → 0
 # e.g. es: "Temas de la clase de finanzas:\n1. Saving\n2. Investing\n3. Credit Cards\n4. Insurance" → 1
 def english_lists(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
     """List items in English, whose capitals would pass for names, in a text that does not speak of works."""
@@ -91,9 +92,11 @@ def english_lists(said: Said, flagged: list[int]) -> list[tuple[float, Span]]:
             continue
         scores = [evidence(word, said.code, "en") for word in words]
         english = [in_lexicon(word, "en") and not in_lexicon(word, said.code) for word in words]
-        if any(english):
+        # Words that the lexicon has by chance, several together: "Next Steps" in German.
+        together = len(words) > 1 and min(scores) >= ITEM
+        if any(english) or together:
             items.append((SEVERAL + max(scores), Span(places[first][0], places[last - 1][1], "en")))
-            strong += any(sure and score >= ITEM for sure, score in zip(english, scores, strict=True))
+            strong += together or any(sure and score >= ITEM for sure, score in zip(english, scores, strict=True))
             unheard += any(_unheard(word, said.code) for word in words)
     listed = unheard and strong >= LIST_ITEMS and 2 * strong >= len(items)
     return items if listed and not speaks_of_works(said.text) else []

@@ -32,7 +32,7 @@ LETTERS = _class(_POINTS) + _RARE + _RARE_HAN
 WORD = re.compile(f"[{LETTERS}]+")
 
 _SCRIPTS = (
-    ("Latn", 0x0041, 0x024F), ("Latn", 0x0250, 0x02FF), ("Grek", 0x0370, 0x03FF), ("Cyrl", 0x0400, 0x052F),
+    ("Latn", 0x0041, 0x024F), ("Latn", 0x0250, 0x02BA), ("Grek", 0x0370, 0x03FF), ("Cyrl", 0x0400, 0x052F),
     ("Armn", 0x0530, 0x058F), ("Hebr", 0x0590, 0x05FF), ("Arab", 0x0600, 0x06FF), ("Arab", 0x08A0, 0x08FF),
     ("Deva", 0x0900, 0x097F), ("Beng", 0x0980, 0x09FF), ("Guru", 0x0A00, 0x0A7F), ("Gujr", 0x0A80, 0x0AFF),
     ("Taml", 0x0B80, 0x0BFF), ("Telu", 0x0C00, 0x0C7F), ("Knda", 0x0C80, 0x0CFF), ("Mlym", 0x0D00, 0x0D7F),
@@ -45,7 +45,10 @@ _SCRIPTS = (
     ("Hani", 0xF900, 0xFAFF), ("Arab", 0xFB50, 0xFDFF), ("Arab", 0xFE70, 0xFEFE), ("Latn", 0xFF21, 0xFF5A),
     ("Kana", 0xFF66, 0xFF9F), ("Hani", 0x20000, 0x323AF), ("Latn", 0x1D00, 0x1DBF), ("Latn", 0x2C60, 0x2C7F),
     ("Latn", 0xA720, 0xA7FF), ("Latn", 0xFB00, 0xFB06), ("Hebr", 0xFB1D, 0xFB4F), ("Cyrl", 0xA640, 0xA69F),
+    ("Latn", 0x02BD, 0x02FF),
 )  # fmt: skip
+APOSTROPHES = "\u02bb\u02bc"
+"""Letters of any script that are written as an apostrophe is."""
 _WRITTEN_IN = {"Jpan": {"Hani", "Kana"}, "Kore": {"Hang"}}
 
 
@@ -54,7 +57,7 @@ _WRITTEN_IN = {"Jpan": {"Hani", "Kana"}, "Kore": {"Hang"}}
 @lru_cache(maxsize=70_000)
 def script(character: str) -> str:
     """ISO 15924 code of a letter's script; "" for marks and for scripts that xlift does not tell apart."""
-    if not character.isalpha():
+    if not character.isalpha() or character in APOSTROPHES:
         return ""
     point = ord(character)
     return next((name for name, first, last in _SCRIPTS if first <= point <= last), "Zyyy")
@@ -181,6 +184,7 @@ def _without_statements(text: str) -> str:
     """The text without lines of code."""
     if "FROM" in text or "TABLE" in text or "INTO" in text or "SET" in text:
         text = _QUERY.sub(_blank, text)
+    text = _SETTINGS.sub(_without_settings, text) if ":\n " in text else text
     signs = "(" in text or "=" in text or "{" in text or ";" in text or "->" in text or "::" in text
     if not signs and _BEGIN_CODE.isdisjoint(text.split()):
         return text
@@ -189,6 +193,27 @@ def _without_statements(text: str) -> str:
     for i in code:
         lines[i] = " " * len(lines[i])
     return "\n".join(lines) if code else text
+
+
+# Lines of settings as in YAML: a key in small letters, and what belongs to it indented below.
+_SETTING = r"[ \t]*(?:- )?[a-z_][\w./-]{0,40}:(?: [ -~]{1,80})?\n|[ \t]*- [!-~]{1,80}\n"
+_SETTINGS = re.compile(
+    rf"^(?=(?:{_SETTING}){{0,40}}?[ \t]*(?:- )?[a-z_][\w./-]{{0,40}}:\n {{1,8}}\S)(?:{_SETTING}){{3,400}}", re.MULTILINE
+)
+_SETTING_SAID = re.compile(r"(?<=: )[^\s\"'\[]+(?: [^\s]+){2,}$", re.MULTILINE)
+_TECHNICAL = re.compile(
+    r"[: -](?: |\n)*(?:\d+|true|false|null|\S*\w[:/_@.=-]\w\S*|\S*[\"'*$]\S*)$|^\s*\w+[_-]\w+:", re.MULTILINE
+)
+
+
+# e.g. de: "So geht es:\n\nweb:\n  image: nginx\n  ports:\n    - 80:80\n\nDanach startet der Dienst von selbst." → 2
+# e.g. de: "zutaten:\n  - flour\n  - sugar\n  - butter and a lot of milk for the children\n" → 0
+def _without_settings(found: re.Match[str]) -> str:
+    """Settings without what a program reads: all but values of several words, where some are technical."""
+    if not _TECHNICAL.search(found[0]):
+        return found[0]
+    said = [value.span() for value in _SETTING_SAID.finditer(found[0])]
+    return "".join(c if c == "\n" or any(a <= i < b for a, b in said) else " " for i, c in enumerate(found[0]))
 
 
 # e.g. _is_statement("git clone https://example.org/repo.git") → True
@@ -204,6 +229,7 @@ def _is_statement(line: str) -> bool:
     return signs and _SIGN_OF_CODE.search(line) is not None and _CODE_TEXT.fullmatch(line) is not None
 
 
+# e.g. tr: "```\n$ git status\nOn branch main\nnothing to commit\n```\nBu çıktı her şeyin temiz olduğunu gösterir." → 2
 # e.g. ru: "```json\n{\"город\": \"Москва\", \"дождь\": false}\n```" → 2
 # e.g. fr: "~~~\nlet total = prices.reduce((a, b) => a + b);\n~~~\nCe code calcule le prix total." → 2
 def _fence(found: re.Match[str]) -> str:
@@ -248,12 +274,15 @@ def blank_out(text: str, stretches: list[tuple[int, int]]) -> str:
 
 # e.g. _is_code("python", "") → True
 # e.g. _is_code("", "bonjour à tous") → False
+# e.g. _is_code("", "$ git status\nnothing to commit") → True
 def _is_code(tag: str, inside: str) -> bool:
     """Whether a fenced block is code; prose in a fence, and the values of JSON, are read by people."""
     if (tag.lower().split() or [""])[0] not in PROSE_FENCES:
         return True
     if inside.lstrip()[:1] in {"{", "["}:
         return False
+    if re.match(r"\s*(?:\$|>>>|PS [A-Z]:\S*>) \S", inside) and "\n\n" not in inside.strip():
+        return True  # a prompt, and what a program printed
     return len(_CODE_SIGNS.findall(inside)) > 0.02 * len(inside)
 
 

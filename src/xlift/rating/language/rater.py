@@ -8,10 +8,11 @@ comparison, is in lcb.py.
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
 from typing import Any
 
-from xlift.languages import known_code, rated_language
+from xlift.languages import get_language, known_code, rated_language
 from xlift.rating.language.detection import (
     CLOSE_LETTERS,
     FEW,
@@ -63,7 +64,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 8
+VERSION = 9
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -91,6 +92,8 @@ def rate_language(record: dict[str, Any]) -> Rated:
 
 # e.g. pt: "O resultado foi very good para todos os alunos da escola." → 1
 # e.g. en: "Ha!" → None
+# e.g. sr: "Sutra ujutru ću vam objasniti kako se sadi paradajz na terasi." → None
+# e.g. uk: "Зав'язь з'явиться влітку, а п'ять об'єктів — це не м’яч." → 2
 # e.g. ru: "<think>The user greets.</think>Здравствуйте, чем я могу вам помочь?" → 2
 def rate_text(text: str, expected: str) -> Rated:
     """The same for a bare text and a language code."""
@@ -100,7 +103,9 @@ def rate_text(text: str, expected: str) -> Rated:
     answer, reasoning = blank_reasoning(text)
     answer, places = unhidden(answer)
     answer = unshouted(answer)
-    value, detail, reason = _rate(answer, code)
+    if code in _OTHER_SCRIPT and _in_other_script(answer, code):
+        return None, {}, f"{get_language(code).name} in {_OTHER_SCRIPT[code][1]} letters, for which there are no lists"
+    value, detail, reason = _rate(_INSIDE_WORDS.sub("\u02bc", answer) if code == "uk" else answer, code)
     if places and "spans" in detail:
         for span in detail["spans"]:
             span |= {"start": places[span["start"]], "end": places[span["end"] - 1] + 1}
@@ -109,6 +114,15 @@ def rate_text(text: str, expected: str) -> Rated:
         reason = reason if answer.strip() else "nothing but reasoning"
         detail |= {"reasoning": len(reasoning), "reasoning_language": _guess(reasoning)}
     return value, detail, reason
+
+
+_INSIDE_WORDS = re.compile("(?<=[а-щєіїґьА-ЩЄІЇҐЬ])['’](?=[яюєїіЯЮЄЇІ])")
+_OTHER_SCRIPT = {"sr": ("hr", "Latin")}
+"""Languages of two scripts that are rated in one alone, the language whose lists know the other, and its letters."""
+
+
+def _in_other_script(text: str, code: str) -> bool:
+    return not letters_of(scripts_of(code), MIN_LETTERS).search(text) and _rate(text, _OTHER_SCRIPT[code][0])[0] == 2
 
 
 def _guess(line: str) -> str:

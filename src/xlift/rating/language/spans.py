@@ -326,11 +326,13 @@ def _is_listed_name(said: Said, start: int) -> bool:
     return item is not None and word not in LABELS and speaks_of_works(said.text)
 
 
-_LITTLE = frozenset({"the", "and", "was", "you", "but"})
-"""Words of three letters that are looked for alone; others are words of many languages."""
+_LITTLE = {"the": "", "and": "da no sv et", "was": "de nl pl", "you": "", "but": "fr nl pl da tr hr sl"}
+"""Words of three letters that are looked for alone, and where they are words; others are words of many languages."""
 
 
 # e.g. pt: "O menino was brincando no quintal quando começou a chover." → 1
+# e.g. pl: "Wczoraj poszliśmy do kina and potem zjedliśmy kolację w domu." → 1
+# e.g. pl: "W sobotę gramy rock and roll, a w niedzielę odpoczywamy w domu." → 2
 # e.g. it: "Durante il lockdown abbiamo letto molti libri in casa." → 2
 # e.g. pt: "Ela trabalha como freelance e aluga uma mesa no coworking do bairro." → 2
 # e.g. fr: "Nous devons several choses avant la fin de la semaine." → 1
@@ -356,7 +358,8 @@ def _convincing_alone(said: Said, j: int, rival: str) -> bool:
         return False
     if frequency < 3.4 or strength < SINGLE:
         return False
-    known = _has_form(word, code)
+    # Lexicons have little English words from titles and quotations.
+    known = _has_form(word, code) and (word not in _LITTLE or code in _LITTLE[word])
     if not known and frequency < EVERYDAY and (zipf(word, code) or 0.0) >= COMMON and strength < SINGLE_BORROWED:
         return False  # the language has borrowed it
     # What is in the lexicon alone may be there by chance.

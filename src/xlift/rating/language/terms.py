@@ -59,7 +59,8 @@ TERMS = frozenset(
     # of programs and data
     "log logs script scripts hash release releases deploy deployment deployments container containers kernel "
     "rendering sprite bitmap thumbnail touchscreen touchpad trackpad tweet tweets retweet post posts followers story "
-    "stories reel reels feed hater haters troll trolls meme memes chatbots login logout browser browsers".split()
+    "stories reel reels guest guests live feed hater haters troll trolls meme memes chatbots login logout browser "
+    "browsers".split()
 )
 
 # Terms of two and more words, whose words alone would be blamed.
@@ -118,7 +119,15 @@ _PHRASES = frozenset(
         "dress code, open space, open air, low carb, best of, case by case, win win situation, black out, brain "
         "drain, fact check, fact checking, fake news, hate speech, body shaming, gap year, city break, food truck, "
         "food trucks, craft beer, pole dance, power bank, pop up, opt in, opt out, double opt in, cross selling, up "
-        "selling, cold call, cold calls, marketing plan"
+        "selling, cold call, cold calls, marketing plan, content plan, content plans, content "
+        "manager, content strategy, "
+        # two words that go together
+        "rock and roll, drum and bass, rhythm and blues, research and development, mix and match, fish and chips, mac "
+        "and cheese, copy and paste, cut and paste, drag and drop, search and replace, find and replace, before and "
+        "after, black and white, hide and seek, stop and go, park and ride, click and collect, cash and carry, pump "
+        "and dump, command and control, hack and slash, point and click, food and beverage, meet and greet, show and "
+        "tell, back and forth, health and safety, terms and conditions, mergers and acquisitions, sense and respond, "
+        "divide and conquer, lessons and carols, hit and run, ready and able, salt and pepper"
     ).split(",")
 )
 
