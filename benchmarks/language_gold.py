@@ -7,8 +7,9 @@ columns id, completion, task, source, language) and its word list (words). langu
 model/task/source/language/id with two readers' grades on the language facet and the adjudicated one. Thresholds were
 set on the part "dev"; "test" is what counts. language_contested.jsonl names 375 responses of three other models of the
 benchmark (command-r-plus, gpt-4-turbo, mistral-large, in its repository's `outputs`) on which the rule and an earlier
-version of ours disagreed, or called a word an error, with one reader's verdict on the stretches in question. The part
-"mixed" holds responses written for this, with the places of what is in another language: F1 of letters is printed, too.
+version of ours disagreed, or called a word an error, with one reader's verdict on the stretches in question, and the
+number of responses that each stands for: the last lines weigh them so, and take the others for what both said. The
+part "mixed" holds responses written for this, with the places of what is in another language: F1 of letters is printed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from xlift.rating.language.rater import rate_text, signature
 
 MODELS = ("llama-2-instruct", "llama-3-instruct", "command-r-base")
 OTHERS = ("command-r-plus", "gpt-4-turbo", "mistral-large")
+BOTH_BLAME, NEITHER_BLAMES = 2_584, 15_550
+"""Responses of the three other models in the strata of which none was drawn; both verdicts were the same there."""
 
 
 def responses(folder: Path, models: tuple[str, ...] = MODELS) -> dict[str, dict[str, str]]:
@@ -71,6 +74,7 @@ def main() -> None:
     ours: dict[str, Counter[tuple[bool, bool]]] = {}
     theirs: dict[str, Counter[tuple[bool, bool]]] = {}
     letters: Counter[tuple[bool, bool]] = Counter()
+    weighted = [Counter({(True, True): BOTH_BLAME, (False, False): NEITHER_BLAMES}) for _ in ("xlift", "rule")]
     for line in Path(__file__).with_name(verdicts).read_text(encoding="utf-8").splitlines():
         gold = json.loads(line)
         if not arguments.contested and (gold["part"] != arguments.part or gold["grade"] is None):
@@ -79,10 +83,13 @@ def main() -> None:
         if "spans" in gold:
             letters += letter_counts(text, code, gold["spans"])
         wrong = gold["error"] if arguments.contested else gold["grade"] < 2
+        own = is_error(rate_text(text, code))
+        rule = is_error(rate_lcb({"text": text, "language": code}, words if words.is_file() else None))
         for name in (code, "all"):
-            ours.setdefault(name, Counter())[wrong, is_error(rate_text(text, code))] += 1
-            rule = rate_lcb({"text": text, "language": code}, words if words.is_file() else None)
-            theirs.setdefault(name, Counter())[wrong, is_error(rule)] += 1
+            ours.setdefault(name, Counter())[wrong, own] += 1
+            theirs.setdefault(name, Counter())[wrong, rule] += 1
+        for counts, verdict in zip(weighted, (own, rule), strict=True):
+            counts[wrong, verdict] += gold.get("weight", 0)
     print(f"{signature()}\n{lcb_signature()}\n")
     print(f"{'':4} {'n':>4} {'errors':>6}   xlift: precision recall  F1      benchmark's rule: precision recall  F1")
     for name in [*sorted(set(ours) - {"all"}), "all"]:
@@ -90,6 +97,9 @@ def main() -> None:
         count, errors = sum(ours[name].values()), ours[name][True, True] + ours[name][True, False]
         print(f"{name:4} {count:4} {errors:6}" + "".join(f"{x:12.3f}" if i else f"{x:20.3f}" for i, x in enumerate(a))
               + "".join(f"{x:12.3f}" if i else f"{x:20.3f}" for i, x in enumerate(b)))  # fmt: skip
+    if arguments.contested:
+        for name, counts in zip(("xlift", "rule"), weighted, strict=True):
+            print("weighted, {}: precision {:.3f}, recall {:.3f}, F1 {:.3f}".format(name, *scores(counts)))
     if arguments.part == "mixed":
         print("letters: precision {:.3f}, recall {:.3f}, F1 {:.3f}".format(*scores(letters)))
 
