@@ -24,7 +24,7 @@ def item(number: int, language: str, subset: str = "chat") -> dict[str, Any]:
 
 
 def mm_eval(folder: Path) -> Path:
-    """As the hub has it: one file, languages by code, an index that pandas left behind."""
+    """As its card has it: one file, languages by code, an index that pandas left behind."""
     rows = [item(i, code, subset) for i in range(4) for code in ("fr", "ko") for subset in ("chat", "reasoning")]
     (folder / "data").mkdir(parents=True)
     table = pl.DataFrame([row | {"__index_level_0__": i} for i, row in enumerate(rows)])
@@ -33,12 +33,16 @@ def mm_eval(folder: Path) -> Path:
 
 
 def reward_bench(folder: Path) -> Path:
-    """As the hub has it: a folder a language, with unfiltered files beside the test split."""
+    """As its card and the notebook that has uploaded it have it: a folder a language, with `source` and `category` in
+    place of `subset`, and older files beside the test split; of English those files alone."""
     for code in ("fra_Latn", "zho_Hans"):
         (folder / code).mkdir(parents=True)
-        rows = [item(i, code, "alpacaeval-easy") for i in range(3)]
+        rows = [item(i, code) | {"source": "alpacaeval-easy", "category": "Chat"} for i in range(3)]
+        rows = [{name: value for name, value in row.items() if name != "subset"} for row in rows]
         pl.DataFrame(rows).write_parquet(folder / code / "test-00000-of-00001.parquet")
         (folder / code / "raw.json").write_text(json.dumps([item(99, code)]), encoding="utf-8")
+    (folder / "eng_Latn").mkdir()
+    (folder / "eng_Latn" / "filtered.json").write_text(json.dumps([item(99, "eng_Latn")]), encoding="utf-8")
     (folder / "translation").mkdir()
     pair = pl.DataFrame([item(7, "de-en", "translation-easy")])
     pair.write_parquet(folder / "translation" / "test-00000-of-00001.parquet")
@@ -53,6 +57,7 @@ def test_both_sets_are_read_as_they_are_published(tmp_path: Path, capsys: pytest
     assert first["messages"] == second["messages"] == [{"role": "user", "content": "Question 0?"}]
     found = exam_pairs(f"mrewardbench:{reward_bench(tmp_path / 'rb')}")
     assert [pair[0]["language"] for pair in found] == ["fr"] * 3 + ["zh"] * 3
+    assert {pair[0]["subset"] for pair in found} == {"Chat"}
     assert "left out: pairs in no language that is known: 'de-en' (1)" in capsys.readouterr().err
     # Translations of one item are one draw of the bootstrap.
     assert len({pair[0]["parallel_id"] for pair in found}) == 3

@@ -1,8 +1,8 @@
 """Published pairs of a better and a worse answer, on which a judge is examined; nothing of them ships with xlift.
 
 mm:PATH             MM-Eval (arXiv 2410.17578): prompt, chosen, rejected, language, subset, id
-mrewardbench:PATH   M-RewardBench (arXiv 2410.15522): the same fields; a folder a language (fra_Latn), and one of
-                    translations, whose pairs are in two languages and left out
+mrewardbench:PATH   M-RewardBench (arXiv 2410.15522): the same, with `category` and `source` in place of `subset`; a
+                    folder a language (fra_Latn), and one of translations, in two languages, which are left out
 
 Files as the hub has them (Parquet), or JSON, JSONL and CSV with these columns. Each pair is shown in both orders.
 """
