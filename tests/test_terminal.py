@@ -45,6 +45,17 @@ def test_no_line_of_a_table_is_wider_than_the_terminal_and_no_column_is_lost(roo
     assert all("lr1e-4" in part for part in text.split("\n\n"))
 
 
+@pytest.mark.parametrize("name", ["label-" * 50, "名前" * 150, "اسم طويل " * 34])
+@pytest.mark.parametrize(("keep", "room"), [(1, 40), (1, 80), (4, 80), (4, 200)])
+def test_labels_of_300_characters_in_any_script_and_column_leave_a_table_that_fits(
+    name: str, keep: int, room: int
+) -> None:
+    rows = [["facet", "lang", "first", "second", name, "kappa"], ["fluency", "fr", name, f"{name}2", "9", "0.41"]]
+    text = paged(rows, keep=keep, room=room)
+    assert max(map(cell_len, text.splitlines())) <= room
+    assert all(cell in text for cell in ("fluency"[:3], "fr", "kappa", "0.41"))
+
+
 def test_a_table_for_another_program_is_one_table_however_wide() -> None:
     wide = [["run", *(f"column {number}" for number in range(40))]] * 2
     assert len(paged(wide).splitlines()) == 2

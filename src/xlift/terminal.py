@@ -33,18 +33,34 @@ def paged(rows: Sequence[Sequence[str]], right: Collection[int] = (), keep: int 
     """`aligned` as parts no wider than `room`, each with the first `keep` columns: what does not fit stands below.
 
     Without `room`, a terminal's own width; where there is no terminal, one table of any width, for other programs.
+    A cell that no part has room for loses its middle.
     """
     room = terminal_room() if room is None else room
-    names = max(cell_len(cell) for row in rows for cell in row[:keep]) if keep else 0
-    if room and names * keep > room // 2:
-        rows = [[*(middle(cell, room // (2 * keep)) for cell in row[:keep]), *row[keep:]] for row in rows]
-    widths = [max(map(cell_len, column)) + 2 for column in zip(*rows, strict=True)]
+    widths = _widths(rows)
     if not room or sum(widths) - 2 <= room:
         return aligned(rows, right)
-    parts = _parts(widths, keep, room)
+    places = _shared(widths[:keep], room // 2)
+    places += [max(3, room - sum(places) - 2 * keep)] * (len(widths) - keep)
+    rows = [[middle(cell, most) for cell, most in zip(row, places, strict=True)] for row in rows]
+    parts = _parts(_widths(rows), keep, room)
     return "\n\n".join(
         aligned([[row[i] for i in part] for row in rows], [part.index(i) for i in right if i in part]) for part in parts
     )
+
+
+# e.g. _widths([["fr", "9"], ["日本", "10"]]) → [6, 4]
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Places of each column, with the two that part it from the next."""
+    return [max(map(cell_len, column)) + 2 for column in zip(*rows, strict=True)]
+
+
+# e.g. _shared([6, 32, 32], 46) → [4, 18, 18]
+def _shared(widths: Sequence[int], room: int) -> list[int]:
+    """How many places the text of each column has where the columns share this room: what is narrow stays whole."""
+    given = dict[int, int]()
+    for left, place in zip(range(len(widths), 0, -1), sorted(range(len(widths)), key=widths.__getitem__), strict=True):
+        given[place] = max(5, min(widths[place], (room - sum(given.values())) // left))
+    return [given[place] - 2 for place in range(len(widths))]
 
 
 # e.g. _parts([10, 20, 20, 20], 1, 50) → [[0, 1, 2], [0, 3]]

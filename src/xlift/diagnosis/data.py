@@ -15,7 +15,7 @@ from xlift.rating.language.detection import MIN_LINE, SURE, identify
 from xlift.rating.sentences import split_sentences
 from xlift.rating.text import parse_lines
 from xlift.records import Conversation
-from xlift.terminal import aligned, fitted
+from xlift.terminal import fitted, paged
 
 TOLD_BY = 400
 """Characters of a text by which its language is told."""
@@ -63,7 +63,7 @@ def turns_table(found: Sequence[Turn]) -> str:
     for code, answers in sorted(replies.items(), key=lambda item: -item[1].total()):
         told = ", ".join(f"{_name(other)} {_share(count / answers.total())}" for other, count in answers.most_common(4))
         rows.append([_name(code), f"{answers.total():,}", told])
-    return aligned(rows, right={1})
+    return paged(rows, right={1})
 
 
 # e.g. _share(0.004) → "under 1%"

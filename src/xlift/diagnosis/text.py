@@ -12,7 +12,7 @@ from xlift.diagnosis.measure import LanguageRow, Measured
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate
 from xlift.languages import get_language, language_code
-from xlift.terminal import WIDTH, aligned, fitted
+from xlift.terminal import WIDTH, fitted, paged
 
 EXAMPLE_WIDTH = 72
 """Columns of a terminal that an example takes."""
@@ -27,7 +27,7 @@ def parts(model: Measured, found: Sequence[Finding] | None) -> list[str]:
 def table(model: Measured) -> str:
     """One row a language, at most 80 columns."""
     head = ["", "in the language", "instead", "cut", "fluent", "constraints", "facts", "margin"]
-    return aligned([head, *([row.name, share_or_unknown(row.right, "not rated"), *_cells(row)] for row in model.rows)])
+    return paged([head, *([row.name, share_or_unknown(row.right, "not rated"), *_cells(row)] for row in model.rows)])
 
 
 def _cells(row: LanguageRow) -> list[str]:
@@ -77,7 +77,7 @@ def beside(rows: Sequence[Beside]) -> str:
         head = ["Wholly in the language", "first", "second", "difference", "p (Holm)", "prompts"]
         lines = [head, *([get_language(row.language).name, *_compared(row)] for row in rows if row.second == name)]
         sides = f"{fitted(first, EXAMPLE_WIDTH)}  (first) beside\n{fitted(name, EXAMPLE_WIDTH)}  (second)"
-        tables.append(f"{sides}\n\n{aligned(lines)}")
+        tables.append(f"{sides}\n\n{paged(lines)}")
     return "\n\n".join(tables)
 
 

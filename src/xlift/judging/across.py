@@ -16,7 +16,7 @@ import numpy as np
 
 from xlift.intervals import Estimate, Numbers, estimate, prompt_draws, widened
 from xlift.records import from_0_to_2
-from xlift.terminal import aligned
+from xlift.terminal import paged
 
 ALL = "all"
 
@@ -129,7 +129,7 @@ def across_text(items: Items) -> str:
     lines += [[one.facet, _interval(one.kappa, one.low, one.high), str(one.items), str(one.missing)] for one in found]
     below = [["", "values above (+) or below (−) the other languages'"]]
     below += [[one.language, _interval(one.shift.mean, one.shift.low, one.shift.high, signed=True)] for one in moved]
-    return f"{answers} answers, the same in {len(moved)} languages\n{aligned(lines)}\n\n{aligned(below)}"
+    return f"{answers} answers, the same in {len(moved)} languages\n{paged(lines)}\n\n{paged(below)}"
 
 
 def across_records(items: Items) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from xlift.languages import find_language
 from xlift.progress import say
 from xlift.rating.foreign import language_in, reply_text
 from xlift.records import fingerprint
-from xlift.terminal import aligned, share_text
+from xlift.terminal import paged, share_text
 
 EXAMS = ("mm", "mrewardbench")
 _FIELDS = ("prompt", "chosen", "rejected")
@@ -151,7 +151,7 @@ def exam_table(found: Sequence[Mark], steady: Sequence[Comparison]) -> str:
         place = places[one.language].shown_first if one.subset == ALL and one.language in places else None
         first = "" if one.subset != ALL else "–" if place is None else f"{place:.0%}"
         lines.append([name, right, str(one.one), str(one.none), str(one.missing), first])
-    return aligned(lines)
+    return paged(lines)
 
 
 def exam_records(found: Sequence[Mark]) -> list[dict[str, Any]]:

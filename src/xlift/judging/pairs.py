@@ -43,7 +43,7 @@ from xlift.servers.calls import ServedAnswer
 from xlift.servers.client import PACE, Pace, RequestGroup
 from xlift.servers.ledger import open_ledger
 from xlift.study.served import Judge
-from xlift.terminal import aligned, share_text
+from xlift.terminal import paged, share_text
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 """Two response records to the same prompt."""
@@ -254,7 +254,7 @@ def comparison_table(found: Sequence[Comparison], first: str, second: str) -> st
     """A summary in words, one line a language; what is said of the judge below, so that both fit a terminal."""
     counts = [["", "first preferred", "wins", "ties", "losses", "identical", "missing"], *map(_counts, found)]
     steady = [["", "orders agree", "the one shown first won"], *map(_steadiness, found)]
-    return f"first: {first}\nsecond: {second}\n\n{aligned(counts)}\n\n{aligned(steady)}"
+    return f"first: {first}\nsecond: {second}\n\n{paged(counts)}\n\n{paged(steady)}"
 
 
 def _counts(one: Comparison) -> list[str]:

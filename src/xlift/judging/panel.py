@@ -13,7 +13,7 @@ from xlift.intervals import wilson
 from xlift.records import FACETS, PANEL, Rating, fingerprint
 from xlift.study.sections import Panel
 from xlift.study.served import Judge
-from xlift.terminal import aligned, share_text
+from xlift.terminal import paged, share_text
 
 VERSION = "panel v1"
 
@@ -114,4 +114,4 @@ def panel_text(panel: Panel, judges: Sequence[Judge], found: Sequence[Unity]) ->
             spread = "–" if one.spread is None else f"{one.spread:.2f}"
             rows.append([one.facet, alike, spread, str(one.missing), str(one.incomplete)])
     names = ", ".join(name.partition(":")[2] for name in members(panel, judges))
-    return f"{panel.name}: {panel.take} of {names}\n{aligned(rows)}"
+    return f"{panel.name}: {panel.take} of {names}\n{paged(rows)}"

@@ -18,7 +18,7 @@ from xlift.judging.ratings import CallEstimate, JudgingOutcome, estimate_ratings
 from xlift.records import FACETS, Rating, from_0_to_2, read_jsonl
 from xlift.servers.client import PACE, Pace
 from xlift.study.served import Judge
-from xlift.terminal import aligned
+from xlift.terminal import paged
 
 PROBE = Path(__file__).parent.parent / "data" / "builtin" / "probe.jsonl"
 FAULTS = ("wrong_language", "code_switching", "broken_grammar", "off_topic", "false_fact", "contradiction", "harmful")
@@ -127,7 +127,7 @@ def probe_table(found: Sequence[Hit]) -> str:
     for title, names, name_of in (("fault", faults, _fault), ("facet", facets, _facet)):
         rows += [[""] * 4, [f"by {title}", "", "", ""]]
         rows += [_row(f"  {name}", [hit for hit in found if name_of(hit) == name]) for name in names]
-    return aligned(rows)
+    return paged(rows)
 
 
 def names_in(found: Sequence[Hit]) -> tuple[list[str], list[str], list[str]]:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.progress import say
 from xlift.rating import RATERS
 from xlift.rating.files import Job, RatedFiles, rate_files
 from xlift.rating.foreign import ReadingOptions
 from xlift.rating.tally import LCB, LanguageCounts, Tally, as_json, below, figures, nothing_rated, reasons
-from xlift.terminal import WIDTH, aligned, fitted, printable
+from xlift.terminal import WIDTH, aligned, fitted, paged, printable, terminal_room
 
 
 def rate_and_show(
@@ -113,7 +115,7 @@ def _language_table(shown: dict[str, dict[str, Any]]) -> str:
     kept = [
         i for i, head in enumerate(HEADS) if head not in {"empty", "cut"} or any(row[i] not in _NONE for row in rows)
     ]
-    return aligned([[row[i] for i in kept] for row in (HEADS, *rows)], range(1, len(kept)))
+    return paged([[row[i] for i in kept] for row in (HEADS, *rows)], range(1, len(kept)))
 
 
 _NONE = {"0", "0%", "–"}
@@ -136,7 +138,7 @@ def _other_table(shown: dict[str, dict[str, Any]], raters: Sequence[str]) -> str
     raters = [rater for rater in raters if any(rater in one for one in shown.values())]
     rows = [[language, *(_other_cell(one.get(rater)) for rater in raters)] for language, one in shown.items()]
     legend = [f"{rater}: {RATERS[rater].title[0].lower()}{RATERS[rater].title[1:]}" for rater in raters]
-    return "\n".join([aligned([["", *raters], *rows]), *legend]) if raters else ""
+    return "\n".join([paged([["", *raters], *rows]), *legend]) if raters else ""
 
 
 def _other_cell(one: dict[str, Any] | None) -> str:
@@ -187,8 +189,5 @@ def _worst_text(own: dict[str, LanguageCounts]) -> str:
     if not rows:
         return ""
     texts = aligned([row[:4] for row in rows]).split("\n")
-    room = WIDTH - max(map(len, texts)) - 2
-    width = max(map(len, texts))
-    return "\n".join(
-        ["worst"] + [f"{text:<{width}}  {fitted(row[4], room)}" for text, row in zip(texts, rows, strict=True)]
-    )
+    room = max(10, min(WIDTH, terminal_room() or WIDTH) - max(map(cell_len, texts)) - 2)
+    return "\n".join(["worst", aligned([[text, fitted(row[4], room)] for text, row in zip(texts, rows, strict=True)])])

@@ -18,7 +18,7 @@ from xlift.report.overall import REFERENCE
 from xlift.report.reading import Condition, Material
 from xlift.report.rows import DifferenceRow, record
 from xlift.study.labels import learning_rate_text, run_settings
-from xlift.terminal import aligned, fitted
+from xlift.terminal import fitted, paged
 
 NAME, LANGUAGES_ABREAST = 26, 3
 """Columns of a terminal for a remedy's name, and languages beside one another: what 80 columns hold."""
@@ -194,12 +194,12 @@ def remedies_text(material: Material) -> str:
     rows = [head, *(_line(one) for one in found)]
     parts = [codes[start : start + LANGUAGES_ABREAST] for start in range(0, len(codes), LANGUAGES_ABREAST)]
     each = "\n\n".join(_by_language(found, part) for part in parts)
-    return f"{aligned(rows, {3, 4, 5, 6})}\n\n{each}\n\n{LEGEND}"
+    return f"{paged(rows, {3, 4, 5, 6})}\n\n{each}\n\n{LEGEND}"
 
 
 def _by_language(found: Sequence[Remedy], codes: Sequence[str]) -> str:
     rows = [[fitted(one.name, NAME), *(_points(one.rows.get(("language", code))) for code in codes)] for one in found]
-    return aligned([["by language", *codes], *rows])
+    return paged([["by language", *codes], *rows])
 
 
 LEGEND = (
