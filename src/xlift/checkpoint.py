@@ -84,7 +84,7 @@ class Checkpoint:
             return str(self.made.get(name, {}).get("signature")).rpartition("|")[2].partition(".")[2]
         return self._chat_mark
 
-    @property
+    @cached_property
     def _chat_mark(self) -> str:
         """What the chat template and the tokenizer of tuned weights are known by; "" without them."""
         return chat_sha256(self.weights)[:8] if self.weights and self.weights.is_dir() else ""

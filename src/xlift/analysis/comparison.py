@@ -19,9 +19,9 @@ from xlift.analysis.estimates import (
     SETTINGS,
     check_columns,
     last_steps,
-    span_of,
     why_no_interval,
     with_conditions,
+    with_scales,
     with_silence,
 )
 from xlift.analysis.measures import holm
@@ -111,36 +111,67 @@ def compare(
     language are paired by `pair="request"`: the translations of one request, `parallel_id`.
     """
     keys = list(dict.fromkeys([*by, "rater"]))
+    sides = sides_of(frame, first, second, keys, rater)
+    return compare_sides(sides, keys, resamples, confidence, seed, top, pair)
+
+
+def compare_sides(
+    sides: pl.DataFrame,
+    keys: Sequence[str],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    top: float | None = None,
+    pair: PairBy = "prompt",
+) -> pl.DataFrame:
+    """`compare` of rows whose column `side` is 0 or 1: one row a group that `keys` make."""
     rows = [
         key | _compared(pairs, seeds, resamples, confidence, seed, pairs.span if top is None else top)
-        for key, pairs, seeds in paired(frame, first, second, keys, rater, pair)
+        for key, pairs, seeds in paired(sides, keys, pair)
     ]
-    schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **COMPARISON_COLUMNS}
+    schema: dict[str, Any] = {**{name: sides.schema[name] for name in keys}, **COMPARISON_COLUMNS}
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
 
 
 def paired(
+    sides: pl.DataFrame, keys: Sequence[str], pair: PairBy = "prompt"
+) -> Iterator[tuple[dict[str, Any], Pairs, bool]]:
+    """For each group that `keys` make of rows with a column `side`: which it is, its pairs, and whether an interval can
+    cover seeds."""
+    prompt = ["facet", "parallel_id"] if pair == "request" else ["facet", "language", "id", "parallel_id"]
+    scales = with_scales(sides).group_by(keys).agg(pl.struct("lowest", "best").unique())
+    spans = {tuple(key): _span(found) for *key, found in scales.iter_rows()}
+    cells = sides.group_by(list(dict.fromkeys([*keys, *prompt, "side", "run"]))).agg(
+        pl.col("value").mean(), pl.col("untuned").first()
+    )
+    cells = cells.with_columns(place=pl.struct(prompt).rank("dense") - 1).sort("place", "side", "run")
+    for key, own in sorted(cells.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0])):
+        yield dict(zip(keys, key, strict=True)), *_pairs(own, spans[key])
+
+
+# e.g. _span([{"lowest": 1, "best": 5}]) → 4
+def _span(scales: Sequence[dict[str, Any]]) -> float | None:
+    """How far values on these scales may lie apart; None for several scales, and where none is known."""
+    ends = [*scales[0].values()] if len(scales) == 1 else [None]
+    return None if None in ends else scales[0]["best"] - scales[0]["lowest"]
+
+
+def sides_of(
     frame: pl.DataFrame,
     first: str | Mapping[str, Any],
     second: str | Mapping[str, Any],
     keys: Sequence[str],
     rater: str | None = None,
-    pair: PairBy = "prompt",
-) -> Iterator[tuple[dict[str, Any], Pairs, bool]]:
-    """For each group that `keys` make: which it is, its pairs, and whether an interval can cover seeds.
-
-    Raises as `compare` does.
-    """
+) -> pl.DataFrame:
+    """The ratings of two sides with a column `side`, 0 and 1. Raises as `compare` does."""
     check_columns(
         frame, [*keys, "id", "parallel_id", "language", "value", "label", "untuned", "step", "facet", "rater"]
     )
     if frame.is_empty():
         raise DataError("there are no ratings to compare", "xlift run STUDY.yaml makes them")
-    sides = _sides(_of_rater(with_silence(with_conditions(frame)), rater), first, second)
-    for key, group in sorted(sides.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0])):
-        yield dict(zip(keys, key, strict=True)), *_pairs(group, pair)
+    return _sides(_of_rater(with_silence(with_conditions(frame)), rater), first, second)
 
 
 def _of_rater(frame: pl.DataFrame, rater: str | None) -> pl.DataFrame:
@@ -225,34 +256,31 @@ def _typed(frame: pl.DataFrame, key: str, text: str) -> Any:
     return value
 
 
-def _pairs(rows: pl.DataFrame, pair: PairBy) -> tuple[Pairs, bool]:
+def _pairs(cells: pl.DataFrame, span: float | None) -> tuple[Pairs, bool]:
     """Values of the prompts of one group, and whether an interval can cover seeds.
 
-    It can if each side has two seeds or more, or is an untuned model, which has none, beside one that has.
+    It can if each side has two seeds or more, or is an untuned model, which has none, beside one that has. By numpy
+    alone: a report looks at many small groups.
     """
-    prompt = ["facet", "parallel_id"] if pair == "request" else ["facet", "language", "id", "parallel_id"]
-    cells = rows.group_by([*prompt, "side", "run"]).agg(pl.col("value").mean(), pl.col("untuned").first())
-    cells = cells.with_columns(place=pl.struct(prompt).rank("dense") - 1).sort("place", "side", "run")
-    prompts = cells["place"].n_unique()
-    sides = [_matrix(cells.filter(pl.col("side") == side), prompts) for side in (0, 1)]
-    kept = np.all([np.isfinite(side).any(axis=1) for side in sides], axis=0)
-    first, second = (_filled(side[kept]) for side in sides)
-    names = cells.unique("place", keep="first").sort("place")["parallel_id"].to_numpy()[kept]
-    _, cluster = np.unique(names.astype(str), return_inverse=True)
-    seeded = [
-        cells.filter(pl.col("side") == side)["untuned"].all() or values.shape[1] > 1
-        for side, values in enumerate((first, second))
-    ]
+    _, at, place = np.unique(cells["place"].to_numpy(), return_index=True, return_inverse=True)
+    value, run = cells["value"].to_numpy().astype(float), cells["run"].to_numpy().astype(str)
+    sides = [cells["side"].to_numpy() == side for side in (0, 1)]
+    values = [_matrix(place[own], run[own], value[own], len(at)) for own in sides]
+    kept = np.all([np.isfinite(one).any(axis=1) for one in values], axis=0)
+    first, second = (_filled(one[kept]) for one in values)
+    _, cluster = np.unique(cells["parallel_id"].to_numpy()[at][kept].astype(str), return_inverse=True)
+    untuned = cells["untuned"].to_numpy()
+    seeded = [all(untuned[own]) or one.shape[1] > 1 for own, one in zip(sides, (first, second), strict=True)]
     seeds = all(seeded) and max(first.shape[1], second.shape[1]) > 1
-    return Pairs(first, second, cluster, prompts - int(kept.sum()), span_of(rows)), seeds
+    return Pairs(first, second, cluster, len(at) - int(kept.sum()), span), seeds
 
 
-def _matrix(cells: pl.DataFrame, prompts: int) -> Numbers:
+def _matrix(place: NDArray[Any], run: NDArray[Any], value: Numbers, prompts: int) -> Numbers:
     """Prompts × runs, nan where there is no value; runs without any are left out."""
-    rated = cells.filter(pl.col("value").is_not_null())
-    runs, run = np.unique(rated["run"].to_numpy().astype(str), return_inverse=True)
+    rated = np.isfinite(value)
+    runs, column = np.unique(run[rated], return_inverse=True)
     found = np.full((prompts, len(runs)), np.nan)
-    found[rated["place"].to_numpy(), run] = rated["value"].to_numpy()
+    found[place[rated], column] = value[rated]
     return found
 
 

@@ -84,6 +84,7 @@ def overall(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    ranked: bool = True,
 ) -> pl.DataFrame:
     """One row a facet, rater and group (`by`; `condition`: runs that differ only in `seed`), the best mean first.
 
@@ -91,7 +92,8 @@ def overall(
     others), and the `worst` of these, with intervals; that of the worst holds whichever it is (Bonferroni).
     `lowest_seed` and `highest_seed` are the means of single runs. A group's place among those of its facet and rater
     lies in `rank_from` to `rank_to`: only groups that are told apart with the confidence over all pairs (Holm) have an
-    order. Languages without a rating are left out. Raises DataError where columns are lacking.
+    order; null where nothing is to be `ranked`, which takes all pairs of groups. Languages without a rating are left
+    out. Raises DataError where columns are lacking.
     """
     by = list(dict.fromkeys(by))
     frame = with_silence(with_conditions(frame))
@@ -113,8 +115,11 @@ def overall(
             dict(zip(keys, key, strict=True)) | _row(group, resamples, confidence, seed)
             for key, group in groups.items()
         ]
-        told = zip(found, _ranks(list(groups.values()), confidence), strict=True)
-        rows += sorted((row | ranks for row, ranks in told), key=lambda row: -row["mean"])
+        own_groups = list(groups.values())
+        unranked: list[dict[str, Any]] = [dict.fromkeys(("rank_from", "rank_to"))] * len(found)
+        ranks = _ranks(own_groups, confidence) if ranked else unranked
+        told = zip(found, ranks, strict=True)
+        rows += sorted((row | own_ranks for row, own_ranks in told), key=lambda row: -row["mean"])
     schema = {name: frame.schema[name] for name in keys} | OVERALL
     return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
 
@@ -187,7 +192,7 @@ def _interval(share: float, drawn: Numbers, freedom: float, requests: int, bound
     return score_interval(share, share * (1 - share) / variance, float(stdtrit(freedom, bound)))
 
 
-def _ranks(groups: Sequence[Group], confidence: float) -> list[dict[str, int]]:
+def _ranks(groups: Sequence[Group], confidence: float) -> list[dict[str, Any]]:
     """Per group, 1 more than are surely better, and as many less than all as are surely worse."""
     means = np.array([group.shares.mean() for group in groups])
     better = _apart(groups, means, confidence) & (means[None, :] > means[:, None])

@@ -16,7 +16,7 @@ import polars as pl
 from scipy.optimize import brentq
 from scipy.special import nctdtr, stdtrit
 
-from xlift.analysis.comparison import paired, variances_of
+from xlift.analysis.comparison import paired, sides_of, variances_of
 from xlift.intervals import NOTHING, satterthwaite
 
 MOST = 10_000_000
@@ -149,7 +149,7 @@ def power_table(
     Where there is no number, `reason` says why. Raises as `compare` does.
     """
     keys = list(dict.fromkeys([*by, "rater"]))
-    groups = list(paired(frame, first, second, keys, rater))
+    groups = list(paired(sides_of(frame, first, second, keys, rater), keys))
     schema: dict[str, Any] = {**{name: frame.schema[name] for name in keys}, **POWER_COLUMNS}
     rows = []
     for key, pairs, seeds in groups:

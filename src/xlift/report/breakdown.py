@@ -41,7 +41,7 @@ def breakdown_rows(material: Material, scale: Scale) -> list[KindRow]:
     if not 1 < kinds <= MOST_KINDS:
         return []
     names = {run: condition.name for condition in material.conditions for run in condition.runs}
-    rows = overall(framed, ["condition", "prompt_kind"], **material.resampling).iter_rows(named=True)
+    rows = overall(framed, ["condition", "prompt_kind"], ranked=False, **material.resampling).iter_rows(named=True)
     return [read(KindRow, row, run=names[row["condition"]]) for row in rows]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import altair as alt
 
@@ -56,6 +56,8 @@ OUTCOMES = {
 }
 """What can become of an answer, and its colour."""
 
+_ROWS = alt.NamedData(name="rows")
+"""Where the rows of a figure are put once it is built."""
 Specification = dict[str, Any]
 
 
@@ -85,7 +87,7 @@ def heat_map(rows: Sequence[dict[str, Any]]) -> Specification | None:
         for row in rows
     ]
     angle, wide, high = (-45, 46, 21) if dense else (0, 96, 38)
-    base = alt.Chart(alt.Data(values=shown)).encode(
+    base = alt.Chart(_ROWS).encode(
         x=alt.X("language:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=angle, domain=False)),
         y=alt.Y("run:N", sort=None, title=None, axis=alt.Axis(domain=False)),
         tooltip=_tooltip("run", "language", "share", "interval", "rated", "missing"),
@@ -99,7 +101,7 @@ def heat_map(rows: Sequence[dict[str, Any]]) -> Specification | None:
     interval = base.transform_filter(rated).mark_text(dy=9, fontSize=10.5).encode(text="interval:N", color=ink)
     nothing = base.transform_filter(f"!({rated})").mark_text(color="currentColor").encode(text="interval:N")
     layers = [cells, share, nothing] if dense else [cells, share, interval, nothing]
-    return _finished(alt.layer(*layers).properties(width=alt.Step(wide), height=alt.Step(high)))
+    return _finished(alt.layer(*layers).properties(width=alt.Step(wide), height=alt.Step(high)), shown)
 
 
 def outcome_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
@@ -127,7 +129,7 @@ def outcome_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> 
     angle: dict[str, Any] = {"labelAngle": -45, "labelAlign": "left"} if width <= 80 else {}
     header = alt.Header(labelFontSize=11.5, labelColor="currentColor", **angle)
     facet = alt.Facet("language:N", sort=there, title=None, header=header)
-    return _finished(bars.facet(column=facet, data=alt.Data(values=list(rows)), spacing=6))
+    return _finished(bars.facet(column=facet, data=_ROWS, spacing=6), rows)
 
 
 def curve_figure(
@@ -220,14 +222,13 @@ def _grouped(names: Sequence[str]) -> list[tuple[int, int]]:
 
 def _paneled(layers: Any, rows: Sequence[dict[str, Any]], width: int, height: int, columns: int = 3) -> Specification:
     """The layers once a `panel`, side by side where there are several."""
-    data = alt.Data(values=list(rows))
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     if len(panels) == 1:
-        one = layers.properties(width=2 * width - 40, height=height + 40, data=data)
-        return _finished(one.properties(title=panels[0]) if panels[0] else one)
+        one = layers.properties(width=2 * width - 40, height=height + 40, data=_ROWS)
+        return _finished(one.properties(title=panels[0]) if panels[0] else one, rows)
     header = alt.Header(labelFontSize=12, labelColor="currentColor", labelLimit=width)
     facet = alt.Facet("panel:N", sort=panels, title=None, header=header)
-    return _finished(layers.properties(width=width, height=height).facet(facet, columns=columns, data=data))
+    return _finished(layers.properties(width=width, height=height).facet(facet, columns=columns, data=_ROWS), rows)
 
 
 def transfer_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
@@ -247,7 +248,7 @@ def transfer_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) ->
         else row
         for row in rows
     ]
-    base = alt.Chart(alt.Data(values=shown)).encode(
+    base = alt.Chart(_ROWS).encode(
         x=alt.X("first_mean:Q", title="share of answers in English", scale=whole, axis=axis),
         opacity=alt.condition(key.pick, alt.value(1), alt.value(0.1)),
         tooltip=_tooltip("run", "language", ("first_mean", "English", ".0%"), ("second_mean", "share", ".0%"),
@@ -259,7 +260,9 @@ def transfer_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) ->
     hollow = base.transform_filter("datum.untuned").mark_point(size=90, strokeWidth=2)
     point = base.transform_filter("!datum.untuned").mark_point(size=90, filled=True)
     layers = [one.encode(y=y, color=key.colour, shape=key.shape) for one in (hollow, point.add_params(key.pick))]
-    return _finished(alt.layer(diagonal.encode(x="x:Q", y="y:Q"), bound, *layers).properties(width=420, height=380))
+    return _finished(
+        alt.layer(diagonal.encode(x="x:Q", y="y:Q"), bound, *layers).properties(width=420, height=380), shown
+    )
 
 
 def effects_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> Specification | None:
@@ -286,7 +289,7 @@ def effects_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> 
     zero = alt.Chart().mark_rule(color="currentColor", opacity=0.6).encode(x=alt.XDatum(0))
     height = alt.Step(max(26, 11 * len(order)), **{"for": "position"})
     layers = alt.layer(zero, bound, point.add_params(key.pick))
-    return _finished(layers.properties(width=480, height=height, data=alt.Data(values=known)))
+    return _finished(layers.properties(width=480, height=height, data=_ROWS), known)
 
 
 def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> Specification | None:
@@ -295,7 +298,7 @@ def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> S
     known = [{field: row[field] for field in fields} for row in rows if row[value] is not None]
     if not known:
         return None
-    base = alt.Chart(alt.Data(values=known)).encode(
+    base = alt.Chart(_ROWS).encode(
         x=alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
         tooltip=_tooltip("run", "step", (value, title, ".3f")),
@@ -305,13 +308,13 @@ def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> S
         scale = alt.Scale(type="log", scheme="viridis")
         rate = alt.Color("learning_rate:Q", scale=scale, title="learning rate", legend=alt.Legend(format="~e"))
         line = base.mark_line(strokeWidth=1.5, opacity=0.8, point=alt.OverlayMarkDef(size=20))
-        return _finished(line.encode(color=rate, detail="run:N").properties(width=560, height=240))
+        return _finished(line.encode(color=rate, detail="run:N").properties(width=560, height=240), known)
     pick = alt.selection_point(fields=["run"], bind="legend")
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30)).encode(
         color=alt.Color("run:N", sort=None, scale=alt.Scale(range=PALETTE), title=None),
         opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
     )
-    return _finished(line.properties(width=560, height=240).add_params(pick))
+    return _finished(line.properties(width=560, height=240).add_params(pick), known)
 
 
 def watched_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str], title: str) -> Specification | None:
@@ -363,7 +366,7 @@ def _tooltip(*fields: str | tuple[str, str, str]) -> list[alt.Tooltip]:
     return found
 
 
-def _finished(chart: Any) -> Specification:
+def _finished(chart: Any, rows: Sequence[dict[str, Any]]) -> Specification:
     ink = {"labelColor": "currentColor", "titleColor": "currentColor"}
     lines = {
         "gridColor": "currentColor",
@@ -380,16 +383,14 @@ def _finished(chart: Any) -> Specification:
         .configure_title(color="currentColor", fontSize=12)
         .configure_view(stroke=None)
     )
-    return cast(Specification, finished.to_dict())
+    # What altair has built is valid; checking it against its schema takes longer than drawing it, and so does copying
+    # the rows through each of its layers.
+    return finished.to_dict(validate=False) | {"datasets": {_ROWS.name: list(rows)}}
 
 
 def figure_records(specification: Specification) -> list[dict[str, Any]]:
     """The rows that a figure is drawn from, as they are."""
-    own = specification.get("data", {}).get("values", [])
-    parts = [*specification.get("layer", []), *([specification["spec"]] if "spec" in specification else [])]
-    rows = own or [row for part in parts for row in figure_records(part)]
-    shared = [row for data in specification.get("datasets", {}).values() for row in data]
-    return [row for row in rows or shared if len(row) > 2]
+    return list(specification["datasets"][_ROWS.name])
 
 
 def save_figure(specification: Specification, folder: Path, name: str) -> str:

@@ -14,10 +14,10 @@ import polars as pl
 
 from xlift.analysis.agreement import agreement_tables
 from xlift.analysis.calibration import calibration_table
-from xlift.analysis.comparison import compare
+from xlift.analysis.comparison import compare, compare_sides
 from xlift.analysis.consistency import consistency, with_requests
 from xlift.analysis.effects import factor_effects, variance_shares
-from xlift.analysis.estimates import SETTINGS, summary
+from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_silence
 from xlift.analysis.measures import holm
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.analysis.power import power_table
@@ -144,15 +144,19 @@ def gap_rows(material: Material) -> list[DifferenceRow]:
     Empty without parallel prompts. `first_mean` is English's share, `second_mean` the language's, both over the
     requests that are rated in both.
     """
+    by_name = {condition.name: condition for condition in material.conditions}
+    names = {run: condition.name for condition in material.conditions for run in condition.runs}
+    named = pl.col("run").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.Enum([*by_name]))
+    test = with_silence(material.test).with_columns(named=named).filter(pl.col("named").is_not_null())
     rows: list[DifferenceRow] = []
-    for condition in material.conditions:
-        own = material.test.filter(pl.col("run").is_in(condition.runs))
-        codes = own["language"].unique().to_list()
-        for code in sorted(set(codes) - {REFERENCE}) if REFERENCE in codes else []:
-            sides = {"language": REFERENCE}, {"language": code}
-            found = compare(own, *sides, ("facet",), top=1.0, pair="request", **material.resampling).to_dicts()
-            told = {"run": condition.name, "base": None, "untuned": condition.untuned, "language": code}
-            rows += [read(DifferenceRow, row, **told) for row in found if row["pairs"]]
+    for code in sorted(set(test["language"].unique()) - {REFERENCE}):
+        # All conditions at once: one comparison each would take longer to set up than to make.
+        own = [last_steps(test.filter(pl.col("language") == side)) for side in (REFERENCE, code)]
+        sides = pl.concat([one.with_columns(side=pl.lit(side)) for side, one in enumerate(own)])
+        found = compare_sides(sides, ["named", "facet", "rater"], top=1.0, pair="request", **material.resampling)
+        for row in found.filter(pl.col("pairs") > 0).to_dicts():
+            told = {"run": row["named"], "base": None, "untuned": by_name[row["named"]].untuned, "language": code}
+            rows.append(read(DifferenceRow, row, **told))
     return _in_order(material, _corrected(rows))
 
 
@@ -358,7 +362,7 @@ def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]
 
 
 def _calibration(material: Material) -> list[CalibrationRow]:
-    # Judges rate from 0 to 2: what people rate on a scale of their own is not theirs to calibrate.
+    # Calibration is of facets that are rated 0, 1 or 2.
     if "judge" not in material.everyone["kind"] or "human" not in material.everyone["kind"]:
         return []
     wanted = (pl.col("kind") != "check") & (pl.col("split") == "test") & (pl.col("lowest") == 0) & (pl.col("best") == 2)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 Number = float | None
@@ -386,4 +386,4 @@ def record(row: Any) -> dict[str, Any]:
     """A row as one line of a CSV; one that is a record already stays."""
     if isinstance(row, dict):
         return row
-    return {name: value for name, value in asdict(row).items() if name not in {"base", "untuned"} or value is not None}
+    return {name: value for name, value in vars(row).items() if name not in {"base", "untuned"} or value is not None}
