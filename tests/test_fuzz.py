@@ -278,6 +278,13 @@ def campaign(name: str, times: int, seed: int, folder: Path) -> int:
     return refused
 
 
+def test_a_study_file_with_the_character_nul_is_refused_before_any_path_is_made_of_it(tmp_path: Path) -> None:
+    prompts = {"languages": ["fr"], "test": {"source": "a\0b"}}
+    (tmp_path / "s.yaml").write_text(json.dumps(STUDY | {"prompts": prompts}))
+    with pytest.raises(UserError, match="NUL"):
+        load_study(tmp_path / "s.yaml")
+
+
 @pytest.mark.parametrize("name", PARSERS)
 def test_every_parser_gives_a_result_or_a_users_error(name: str, tmp_path: Path) -> None:
     assert campaign(name, TIMES if name != "file of responses" else 30, 0, tmp_path) <= TIMES

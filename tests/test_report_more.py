@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -172,6 +174,27 @@ def test_the_live_page_is_for_this_machine_alone_and_reads_only(live: str) -> No
             get(live + path, **headers)
     with pytest.raises(urllib.error.HTTPError, match="501"):
         urllib.request.urlopen(urllib.request.Request(live + "/", data=b"x", method="POST"))
+
+
+def test_a_study_that_cannot_be_read_now_is_told_and_the_page_comes_back(
+    two: Path, live: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = two / "a" / "study.yaml"
+    whole = settings.read_bytes()
+    settings.write_bytes(whole[: len(whole) // 2] + b"\xff{")
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="the study cannot be read now"):
+            get(live + "/")
+    finally:
+        settings.write_bytes(whole)
+    assert "Answers wholly in the user" in get(live + "/")
+    host, port = live.removeprefix("http://").split(":")
+    for _ in range(3):  # gone before the answer is written
+        with socket.create_connection((host, int(port))) as gone:
+            gone.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert "Answers wholly in the user" in get(live + "/")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_state_of_a_study_is_still_while_nothing_is_written(two: Path) -> None:

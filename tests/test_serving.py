@@ -133,3 +133,43 @@ def test_errors_are_told_as_openai_tells_them(client: OpenAI) -> None:
         answer = httpx2.post(f"{str(client.base_url).rstrip('/')}{path}", content=body)
         assert answer.status_code in (400, 404)
         assert json.loads(answer.content)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"model": ["tiny"]',
+        '"model": {"a": 1}',
+        '"stream_options": 5, "stream": true',
+        '"temperature": NaN',
+        '"temperature": 1e999',
+        '"temperature": [1]',
+        '"top_p": -1e999, "temperature": 1',
+        '"stop": {"a": 1}',
+        '"stop": [5]',
+        '"stop": [""]',
+        f'"max_tokens": {10**40}',
+        '"n": true',
+        '"n": 1e3',
+        '"messages": [{"role": "user", "content": "\\ud800"}]',
+        '"messages": {"role": "user"}',
+        '"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]',
+        '"repetition_penalty": 0',
+        '"response_format": {"type": "json_object"}',
+    ],
+)
+def test_an_odd_request_is_refused_and_the_next_one_is_answered(client: OpenAI, more: str) -> None:
+    body = json.dumps({"model": "tiny", "messages": ASKED, "max_tokens": 2})[:-1] + f", {more}}}"
+    answer = httpx2.post(f"{client.base_url}chat/completions", content=body.encode())
+    assert (answer.status_code, answer.json()["error"]["type"]) in {(s, "invalid_request_error") for s in (400, 404)}
+    huge = {"temperature": 1, "seed": 10**40, "extra_body": {"top_k": 10**40}}
+    assert said(client, max_tokens=1, **huge).usage.completion_tokens == 1
+
+
+def test_no_page_of_another_site_asks_and_no_request_is_endless(client: OpenAI) -> None:
+    address, body = f"{client.base_url}chat/completions", json.dumps({"model": "tiny", "messages": ASKED})
+    for headers in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+        assert httpx2.post(address, content=body, headers=headers).status_code in (400, 403)
+    assert httpx2.get(f"{client.base_url}models", headers={"Host": "evil.example"}).status_code == 400
+    # In pieces, so that no head tells how much is to come.
+    assert httpx2.post(address, content=(b" " * 1_000_000 for _ in range(9))).status_code == 413

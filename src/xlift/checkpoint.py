@@ -65,9 +65,10 @@ class Checkpoint:
     def signatures(self) -> dict[str, str]:
         """Per prompt id, what a response must carry to be up to date; NOT_YET for a turn that cannot be asked yet."""
         found: dict[str, str] = {}
+        settings, known = self._settings, self._chat
         for prompt in self.prompts:
             seen = self._seen(prompt, found)
-            settings, chat = self._settings, self._chat(prompt["id"])
+            chat = self._made_with(prompt["id"]) if known is None else known
             found[prompt["id"]] = response_signature(settings, seen, chat) if seen else NOT_YET
         return found
 
@@ -75,14 +76,18 @@ class Checkpoint:
     def _settings(self) -> str:
         return self.model.signature if self.model and self.model.remote else self.decoding.signature
 
-    def _chat(self, name: str) -> str:
-        """The chat format that a response is made with; of a model that is not here, its engine."""
+    @property
+    def _chat(self) -> str | None:
+        """The chat format that responses are made with; of a model that is not here, its engine.
+
+        None where the folder of its weights is gone, to be made again as it was: each response says its own.
+        """
         if self.model and self.model.remote:
             return self.model.by
-        if self.weights and not self.weights.is_dir():
-            # Its folder is gone, to be made again as it was: a response has been made with what it says.
-            return str(self.made.get(name, {}).get("signature")).rpartition("|")[2].partition(".")[2]
-        return self._chat_mark
+        return None if self.weights and not self.weights.is_dir() else self._chat_mark
+
+    def _made_with(self, name: str) -> str:
+        return str(self.made.get(name, {}).get("signature")).rpartition("|")[2].partition(".")[2]
 
     @cached_property
     def _chat_mark(self) -> str:

@@ -21,6 +21,8 @@ import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -113,10 +115,8 @@ def application(opened: dict[str, Opened], queue: SimpleQueue[WantedReply | None
         return JSONResponse({"object": "list", "data": rows})
 
     async def completions(request: Request) -> Response:
-        if int(request.headers.get("content-length") or 0) > LONGEST_BODY:
-            raise HTTPException(413, f"a request has at most {LONGEST_BODY:,} bytes")
         try:
-            body = json.loads(await request.body())
+            body = json.loads(await _body(request))
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
@@ -132,7 +132,22 @@ def application(opened: dict[str, Opened], queue: SimpleQueue[WantedReply | None
         return JSONResponse(await _whole(parts, head))
 
     routes = [Route("/v1/models", models), Route("/v1/chat/completions", completions, methods=["POST"])]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
+    # Another site that a browser has open may not ask under a name of its own.
+    own = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    return Starlette(routes=routes, middleware=[own], exception_handlers={HTTPException: _refused, Exception: _failed})
+
+
+async def _body(request: Request) -> bytes:
+    """What was sent, as far as it may be. Raises HTTPException for more, and for what a web page may send unasked."""
+    if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise HTTPException(403, "asked by a page of another site")
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > LONGEST_BODY:
+            raise HTTPException(413, f"a request has at most {LONGEST_BODY:,} bytes")
+    return b"".join(parts)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -151,7 +166,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply]:
     """The replies that a request asks for. Raises HTTPException that says all that is wrong with it."""
     name = body.get("model")
-    if name not in opened:
+    if not isinstance(name, str) or name not in opened:
         raise HTTPException(404, f"no model {str(name)[:80]!r}; there are: {', '.join(opened)}")
     problems = check_messages(body.get("messages"), "messages", ends_with="user")
     problems += [
@@ -159,6 +174,8 @@ def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply
         for key, value in body.items()
         if key not in _IGNORED and value is not None and value not in _OFF.get(key, ())
     ]
+    if not isinstance(body.get("stream_options") or {}, dict):
+        problems.append('stream_options: an object, {"include_usage": true}')
     count = 1 if body.get("n") is None else body["n"]
     if type(count) is not int or not 1 <= count <= MOST_CHOICES:
         problems.append(f"n: a whole number from 1 to {MOST_CHOICES}")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, UserError
 from xlift.progress import say
+from xlift.redaction import redacted
 from xlift.report.page import page_text
 from xlift.report.reading import material_of
 from xlift.workspace import StudyFolder
 
 HOST = "127.0.0.1"
 """Nobody else can reach it: responses may be private."""
+SLOWEST = 30.0
+"""Seconds that a browser may be silent in the middle of a request."""
 SCRIPT = """(() => {
   let seen = null;
   setInterval(async () => {
@@ -61,13 +65,23 @@ def server_of(open_study: Callable[[], StudyFolder], port: int) -> ThreadingHTTP
     page = page_of(open_study, folder)
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = SLOWEST
+
         def do_GET(self) -> None:
+            # Who is gone is owed no answer.
+            with suppress(ConnectionError):
+                self.answer()
+
+        def answer(self) -> None:
             # Another site that a browser has open may not read along under a name of its own.
-            if self.headers.get("Host", "").rpartition(":")[0] not in {HOST, "localhost"}:
+            if self.headers.get("Host", "").partition(":")[0] not in {HOST, "localhost"}:
                 return self.send_error(403, "only 127.0.0.1 and localhost")
             if self.path not in {"/", "/state"}:
                 return self.send_error(404, "the report is at /")
-            text = state_of(folder) if self.path == "/state" else page()
+            try:
+                text = state_of(folder) if self.path == "/state" else page()
+            except (UserError, OSError) as error:
+                return self.send_error(500, "the study cannot be read now", redacted(str(error)))
             self.send_response(200)
             kind = "text/plain" if self.path == "/state" else "text/html"
             body = text.encode("utf-8", "backslashreplace")

@@ -59,12 +59,14 @@ def _repeated(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str
 
 # e.g. _size({"a": [1, 2], "b": {"c": "d"}}, {}) → 6
 def _size(value: Any, known: dict[int, int], depth: int = 0) -> int:
-    """How many entries there are with every alias written out. Raises ValueError for a text that UTF-8 cannot hold."""
+    """How many entries there are with every alias written out. Raises ValueError for a text that no file can hold."""
     if depth > MAX_LEVELS:
         raise RecursionError
     texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else []
     if any(isinstance(one, str) and is_halved(one) for one in texts):
         raise ValueError("a text holds half of a character (a lone surrogate)")
+    if any(isinstance(one, str) and "\0" in one for one in texts):
+        raise ValueError("a text holds the character NUL, which no path and no name may hold")
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
