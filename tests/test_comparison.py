@@ -189,6 +189,8 @@ def test_all_that_is_wrong_with_both_sides_is_said_at_once() -> None:
         "no ratings of 'c'; choices: a, b",
         "'size=64' holds 2 conditions: a, b; say which",
     ]
+    with pytest.raises(ConfigError, match="both sides are the same"):
+        compare(frame, "a", "label=a")
     with pytest.raises(ConfigError, match="no column 'rnak'; did you mean 'rank'"):
         compare(frame, "a", "rnak=8")
     with pytest.raises(ConfigError, match="'rank=high': not a value of this column"):

@@ -18,7 +18,7 @@ from xlift.report.agreement import agreement_tables_of
 from xlift.report.factors import level_names
 from xlift.report.flips import flips_table
 from xlift.report.formats import Column, ReportTable, Value, cells, to_latex, to_markdown, write_tables
-from xlift.report.numbers import curve_points, findings_of
+from xlift.report.numbers import curve_points, findings_of, mean_rows
 from xlift.report.reading import Material, Scale, share_rows
 from xlift.report.rows import rows_of
 from xlift.report.sections import sections_of
@@ -146,6 +146,13 @@ def test_system_prompts_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     made = rated_by(study, {LANGUAGE: lambda run, prompt: 2.0})
     points = curve_points(findings_of(made).on(Scale(*LANGUAGE, "check")).means, "learning_rate")
     assert len({point.panel for point in points}) == 2
+
+
+def test_ranks_are_panels_of_their_own_and_never_one_line(tmp_path: Path) -> None:
+    training = {"adaptation": [{"rank": 8}, {"rank": 16}], "learning_rate": [1e-4, 1e-3], "steps": 40}
+    study = made_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]], training=training)
+    means = mean_rows(rated_by(study, {LANGUAGE: lambda run, prompt: 2.0}))
+    assert {one.panel for one in curve_points(means, "learning_rate")} == {"lora r8", "lora r16"}
 
 
 def test_a_panel_beside_full_tuning_says_nothing_of_lora_that_does_not_vary(tmp_path: Path) -> None:

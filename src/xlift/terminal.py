@@ -39,7 +39,7 @@ def paged(rows: Sequence[Sequence[str]], right: Collection[int] = (), keep: int 
     widths = _widths(rows)
     if not room or sum(widths) - 2 <= room:
         return aligned(rows, right)
-    places = _shared(widths[:keep], room // 2)
+    places = _shared(widths[:keep], max(room // 2, min(room, 24)))
     places += [max(3, room - sum(places) - 2 * keep)] * (len(widths) - keep)
     rows = [[middle(cell, most) for cell, most in zip(row, places, strict=True)] for row in rows]
     parts = _parts(_widths(rows), keep, room)

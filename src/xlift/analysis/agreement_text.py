@@ -7,7 +7,7 @@ from typing import Any
 
 from xlift.analysis.agreement import HEADINGS, MEASURES
 from xlift.analysis.pairings import SINGLY
-from xlift.terminal import paged
+from xlift.terminal import paged, terminal_room, wrapped
 
 
 def text_tables(tables: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def text_tables(tables: Mapping[str, Any]) -> str:
     people = len(tables["raters"]["human"])
     if people > SINGLY:
         names.append(f"of {people} people not every two are shown: look at who deviates")
-    parts = ["\n".join(names)]
+    parts = ["\n".join(wrapped(name, terminal_room()) for name in names)]
     for between, heading in HEADINGS.items():
         rows = [row for row in tables["agreement"] if row["between"] == between and row["pairs"]]
         if rows:

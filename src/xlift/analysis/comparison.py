@@ -190,6 +190,9 @@ def _sides(frame: pl.DataFrame, *names: str | Mapping[str, Any]) -> pl.DataFrame
         found.append(rows.with_columns(side=pl.lit(side)))
     if problems:
         raise ConfigError(problems, "name a run, or a condition such as learning_rate=1e-4,size=64")
+    if found[0].drop("side").equals(found[1].drop("side")):
+        told = " and ".join(f"'{_written(name)}'" for name in dict.fromkeys(map(_written, names)))
+        raise ConfigError(f"both sides are the same, {told}: nothing differs", "xlift ls STUDY shows the runs")
     return pl.concat(found)
 
 

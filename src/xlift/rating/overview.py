@@ -15,7 +15,7 @@ from xlift.rating import RATERS
 from xlift.rating.files import Job, RatedFiles, rate_files
 from xlift.rating.foreign import ReadingOptions
 from xlift.rating.tally import LCB, LanguageCounts, Tally, as_json, below, figures, nothing_rated, reasons
-from xlift.terminal import WIDTH, aligned, fitted, paged, printable, terminal_room
+from xlift.terminal import WIDTH, aligned, fitted, paged, printable, terminal_room, wrapped
 
 
 def rate_and_show(
@@ -138,7 +138,8 @@ def _other_table(shown: dict[str, dict[str, Any]], raters: Sequence[str]) -> str
     raters = [rater for rater in raters if any(rater in one for one in shown.values())]
     rows = [[language, *(_other_cell(one.get(rater)) for rater in raters)] for language, one in shown.items()]
     legend = [f"{rater}: {RATERS[rater].title[0].lower()}{RATERS[rater].title[1:]}" for rater in raters]
-    return "\n".join([paged([["", *raters], *rows]), *legend]) if raters else ""
+    told = [wrapped(line, terminal_room()) for line in legend]
+    return "\n".join([paged([["", *raters], *rows]), *told]) if raters else ""
 
 
 def _other_cell(one: dict[str, Any] | None) -> str:

@@ -5,7 +5,7 @@ Everything here looks at test prompts and at the last checkpoint of each run, un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -25,7 +25,7 @@ from xlift.analysis.selection import selection_table
 from xlift.intervals import Estimate, estimate
 from xlift.report.answered import Answered
 from xlift.report.overall import REFERENCE, OverallRow, checkpoint_rows, overall_rows
-from xlift.report.reading import Condition, Material, Scale, language_place, setting_texts, share_rows
+from xlift.report.reading import Condition, Material, Scale, language_place, setting_text, setting_texts, share_rows
 from xlift.report.rows import (
     AgreementRow,
     CalibrationRow,
@@ -223,16 +223,21 @@ def curve_points(means: list[MeanRow], axis: str) -> list[CurvePoint]:
         {one["size"] for one in told}
     )
     texts = {name: setting_texts(name, told) for name in SETTINGS}
+
+    def text_of(name: str, settings: Mapping[str, Any]) -> str | None:
+        # How is told with the rank: one method of several ranks has several texts.
+        return setting_text(name, settings) if name == "method" else texts[name][settings[name]]
+
     varied = [
         name
         for name in SETTINGS
         if name != axis
-        and len({text for value, text in texts[name].items() if value is not None or name not in OF_LORA}) > 1
+        and len({text_of(name, one) for one in told if one[name] is not None or name not in OF_LORA}) > 1
         and not (name == "steps" and follows)
     ]
     groups: dict[str, list[MeanRow]] = {}
     for row in own:
-        said = [texts[name][row.settings[name]] for name in varied]
+        said = [text_of(name, row.settings) for name in varied]
         groups.setdefault(" · ".join(dict.fromkeys(text for text in said if text)), []).append(row)
     return [
         CurvePoint(panel, row)

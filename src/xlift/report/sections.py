@@ -74,7 +74,8 @@ def sections_of(material: Material, found: Findings) -> list[Section]:
 
 
 RESULTS = (
-    "Share of answers that a rater gives the best value. The darker a cell, the more answers; below it the interval."
+    "Share of answers that a rater gives the best value. The darker a cell, the more answers; its interval below it "
+    "or, where there are many cells, under the pointer."
 )
 REMEDIES = (
     "Every other run beside the first of the study: what users of each language gain, and what it costs. A gain whose "
