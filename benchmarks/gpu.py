@@ -226,7 +226,7 @@ def together(bench: Bench, shape: str) -> list[dict[str, Any]]:
         base, best = write_model(bench, shape, Path(folder)), ceiling(bench)
         for tokens in (bench.tokens // 8, bench.tokens):
             small = Bench(bench.placement, bench.smoke, tokens)
-            for count in (1, 4, 8, 16) if tokens < bench.tokens else (4,):
+            for count in ((1, 4) if bench.smoke else (1, 4, 8, 16)) if tokens < bench.tokens else (4,):
                 reset_peak_memory(bench.placement)
                 with members_of(small, base, Path(folder), count) as (model, members):
                     work = count * operations(members[0].loop.model, members[0].loop.data.train)

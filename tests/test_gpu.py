@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
+import os
+import re
+import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +19,6 @@ import torch
 from device_properties import PROPERTIES
 
 from xlift.hub import Located
-from xlift.models import Placement
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -40,9 +46,47 @@ def test_a_property_of_training_and_generation_holds_on_a_device(name: str, tiny
     assert off <= allowed
 
 
-def test_every_part_of_the_benchmark_for_gpus_runs_on_tiny_shapes(benchmark: Any) -> None:
-    bench = benchmark.bench_of(Placement("cpu", "bfloat16", ""), True)
-    parts = {name: part(bench) for name, part in benchmark.PARTS.items() if name != "checks"}
+def brought_by(names: Iterable[str]) -> dict[str, importlib.metadata.Distribution]:
+    """What an installation of these brings, without what is installed by choice."""
+    found, left = dict[str, importlib.metadata.Distribution](), list(names)
+    while left:
+        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
+        with suppress(importlib.metadata.PackageNotFoundError):
+            if name not in found:
+                found[name] = importlib.metadata.distribution(name)
+                wanted = [one for one in found[name].requires or [] if "extra ==" not in one]
+                left += [matched[0] for one in wanted if (matched := re.match(r"[\w.-]+", one))]
+    return found
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder of packages that has no others than a machine has that the script asks for."""
+    for one in brought_by(["torch", "transformers", "peft", "accelerate", "pydantic"]).values():
+        for top in {file.parts[0] for file in one.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            with suppress(FileExistsError):
+                (tmp_path / top).symlink_to(Path(str(one.locate_file(top))))
+    return tmp_path
+
+
+ALL_PARTS = """
+import gpu, json
+from xlift.models import Placement
+bench = gpu.bench_of(Placement("cpu", "bfloat16", ""), True)
+print(json.dumps({name: part(bench) for name, part in gpu.PARTS.items() if name != "checks"}))
+"""
+
+
+def test_every_part_of_the_benchmark_for_gpus_runs_on_tiny_shapes_where_nothing_else_is_installed(
+    benchmark: Any, bare: Path
+) -> None:
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join(str(one) for one in (bare, root / "src", root / "tests", root / "benchmarks"))
+    line = [sys.executable, "-S", "-c", "import device_properties" + ALL_PARTS]
+    env = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, env=env, cwd=bare)
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(done.stdout.splitlines()[-1])
     assert all(row["tokens/s"] > 0 for found in parts.values() for row in found)
     told = [{"part": name, "seconds": 1, "problem": "", "found": found} for name, found in parts.items()]
     text = benchmark.table({"device": "x", "date": "", "versions": {}, "parts": told})
