@@ -36,6 +36,7 @@ VALUES: dict[str, list[Any]] = {
     "max_gradient_norm": [1.0, 0.5],
     "checkpoint_every": [200, 100],
     "gradient_checkpointing": [False, True],
+    "offload": [False, True],
     "seed": [0, 1, 2],
     "weight": [1.0, 0.5],
     "remind": [False, True],

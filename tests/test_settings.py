@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+import torch
 from judge_server import Serving, serving
 from pydantic import BaseModel
 from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
@@ -50,8 +51,9 @@ from xlift.study.runs import FILLED_IN, INDIFFERENT, RunConfig
 from xlift.study.study import Study
 from xlift.tuning.encoding import Data, encode_data
 from xlift.tuning.optimizer import learning_rate_at, make_optimizer
+from xlift.tuning.sharding import is_sharded
 from xlift.tuning.templates import ChatFormat, chat_format
-from xlift.tuning.train import plan, prepared_model, train_step
+from xlift.tuning.train import plan, prepared_model, share_out, train_step
 from xlift.watch import validation_prompts, watcher
 from xlift.workspace import StudyFolder, open_study
 
@@ -200,6 +202,15 @@ def model(study: Study, lab: Lab) -> Any:
         lora = [(one.scaling, [drop.p for drop in one.modules() if hasattr(drop, "p")]) for one in layers]
         kinds = {str(one.dtype) for one in found.parameters()}
         return trained, lora, kinds, any(getattr(one, "gradient_checkpointing", False) for one in found.modules())
+
+
+def shared_out(study: Study, lab: Lab) -> Any:
+    """Whether layers are put together for each use, from what lies in main memory."""
+    with prepared_model(_tuned(study), locate(lab.model), CPU, lab.kept) as found:
+        share_out(found, _tuned(study), CPU)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        return is_sharded(found)
 
 
 def optimizer(study: Study, lab: Lab) -> Any:
@@ -547,6 +558,7 @@ CASES: dict[str, Case] = {
     "training.max_gradient_norm": Case(1e-3, one_step),
     "training.checkpoint_every": Case(2, training),
     "training.gradient_checkpointing": Case(True, model),
+    "training.offload": Case(True, shared_out, {"training.adaptation.method": "full"}),
     "training.seed": Case(1, steps),
     "training.weight": Case(0.25, generated),
     "training.remind": Case(True, generated),

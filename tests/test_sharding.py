@@ -139,3 +139,12 @@ def test_a_run_that_tunes_some_layers_alone_is_shared_out_too(tiny: Path, data: 
 
 def test_activations_made_again_change_nothing(tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path) -> None:
     assert_same(trained(2, tiny, run_at(tmp_path / "run", gradient_checkpointing=True), data), one)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_weights_that_lie_in_main_memory_learn_the_same(
+    processes: int, tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path
+) -> None:
+    run = run_at(tmp_path / "run", offload=True)
+    trained(processes, tiny, run, data, until=2)
+    assert_same(trained(processes, tiny, run, data), one)

@@ -487,7 +487,7 @@ def test_a_run_is_known_by_contents_not_by_names_and_places(study_file: Path, ti
     moved = study_file.read_text().replace(str(tiny), "model").replace("data.jsonl", "renamed.jsonl")
     (elsewhere / "study.yaml").write_text(moved)
     assert ids(load_study(elsewhere / "study.yaml")) == before
-    for indifferent in ("checkpoint_every=1", "gradient_checkpointing=true", "micro_batch_tokens=60"):
+    for indifferent in ("checkpoint_every=1", "gradient_checkpointing=true", "offload=true", "micro_batch_tokens=60"):
         assert ids(load_study(study_file, [f"training.{indifferent}"])) == before
     assert ids(load_study(study_file, ["training.instructions.name=called otherwise"])) == before
 

@@ -26,13 +26,13 @@ def several_workers() -> bool:
 
 
 def part() -> None:
-    """Close this worker's connection to the others, once nothing is under way between them.
+    """Close this process's connection to others, if any, once nothing is under way between them.
 
     Its threads may still hold what the interpreter owns; at the interpreter's end that would abort the process
     (pytorch/pytorch#179291). With something under way it would wait for the others.
     """
     distributed = sys.modules.get("torch.distributed")
-    if several_workers() and distributed and distributed.is_available() and distributed.is_initialized():
+    if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 

@@ -62,7 +62,7 @@ MEMORY_HINT = (
 DISK_HINT = "raise training.checkpoint_every, adapt with lora instead of full, or put the study elsewhere with --out"
 PROBED_BY = (
     *("model", "revision", *SPOKEN, "adaptation"),
-    *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing"),
+    *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing", "offload"),
 )
 """Settings that decide how fast a run is and what memory it takes: runs that share them are measured once."""
 

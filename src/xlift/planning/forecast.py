@@ -43,7 +43,7 @@ from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import heldout_loss, plan, prepared_model, train_step
+from xlift.tuning.train import heldout_loss, plan, prepared_model, share_out, train_step
 
 NEW_TOKENS = 6
 """Tokens that the probe lets a reply have."""
@@ -198,11 +198,13 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
     full = config.adaptation.method == "full"
     tokens = sum(len(example) for example in work.widest)
     learned = sum(sum(example.mask[1:]) for example in work.widest)
+    # A layer at a time, where the rest lies in main memory.
+    held = 1 / size.layers if config.offloads and placement.device == "cuda" else 1.0
     return {
-        "weights": 4 * size.parameters
+        "weights": round(4 * size.parameters * held)
         if full
         else round(size.base_bytes(config, _bytes_per(placement))) + 4 * size.trainable,
-        "gradients and AdamW": round(size.optimizer_bytes(config)),
+        "gradients and AdamW": round(size.optimizer_bytes(config) * held),
         "activations": size.layers * tokens * size.hidden * _bytes_per(placement)
         + 8 * min(rows, learned) * min(entries, size.vocabulary),
     }
@@ -365,6 +367,7 @@ def _probe_training(
     with prepared_model(config, base, placement) as model:
         loaded = time.monotonic() - began
         prove_training(model, config.packing)
+        share_out(model, config, placement)
         optimizer = make_optimizer(config, model)
 
         def step(examples: list[Encoded]) -> float:

@@ -69,7 +69,7 @@ def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
     full = config.adaptation.method == "full"
     # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
     weights = 6.0 * size.parameters if full else size.base_bytes(config, 2.0) + 4.0 * size.trainable
-    tokens, each = config.micro_batch_tokens, kept
+    tokens, each = config.pass_tokens, kept
     if config.gradient_checkpointing:
         # What one layer hands to the next, and all that one of them keeps while it is computed again.
         each = 2.0 * (2 if full else 1) * size.hidden * size.layers + kept / size.layers
@@ -148,8 +148,8 @@ def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     saving = config.model_copy(update={"gradient_checkpointing": True})
     if not config.gradient_checkpointing:
         yield "gradient_checkpointing: true", saving
-    small = min(config.micro_batch_tokens, max(config.max_length, 2048))
-    if small < config.micro_batch_tokens:
+    small = min(config.pass_tokens, max(config.max_length, 2048))
+    if small < config.pass_tokens:
         yield f"… micro_batch_tokens: {small}", saving.model_copy(update={"micro_batch_tokens": small})
     if config.adaptation.method == "lora" and not (config.adaptation.quantized or config.adaptation.dora):
         quantized = config.adaptation.model_copy(update={"quantized": True})

@@ -37,6 +37,7 @@ _OFF: dict[str, Any] = {
     "heldout": 16,
     "allow": False,
     "steer": 0,
+    "offload": False,
 }
 """Values that a label need not say: most runs have them."""
 _KEPT = "._=+-"

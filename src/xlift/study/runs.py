@@ -64,7 +64,7 @@ class Adaptation(Settings):
 
 FILLED_IN = frozenset({"dtype", "model_sha256", "given"})
 """Settings of a run that are no setting of `training`: the study fills them in."""
-INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing"})
+INDIFFERENT = frozenset({"checkpoint_every", "micro_batch_tokens", "gradient_checkpointing", "offload"})
 """Settings that change how a run is computed and kept, and not what it comes to; see `content_hash` on dropout."""
 ANSWERING = ("weight", "remind", "allow", "steer")
 """Settings of how a run answers; those that differ in them alone share one training."""
@@ -111,8 +111,8 @@ class RunConfig(Settings):
     batch_tokens: int = Field(32768, ge=1)
     """Tokens, prompts included, behind one optimiser step."""
     micro_batch_tokens: int = Field(8192, ge=1)
-    """Tokens in one forward pass; `batch_tokens` is reached by accumulation. With dropout it also decides what is left
-    out, and so the weights."""
+    """Tokens in one forward pass, or all of a step's where these are fewer; `batch_tokens` is reached by accumulation.
+    With dropout it also decides what is left out, and so the weights."""
     max_length: int = Field(2048, ge=8)
     """Longest conversation in tokens; longer ones are left out and counted."""
     packing: bool = True
@@ -127,6 +127,9 @@ class RunConfig(Settings):
     """Optimiser steps between checkpoints; the last step always makes one."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    offload: bool = False
+    """In full fine-tuning, keep weights, gradients and AdamW's moments in main memory, and give a GPU those of a layer
+    when it computes with them: the last resort, slow."""
     seed: int = Field(0, ge=0)
     """Seed of data order, adapter initialisation and dropout."""
     preference: float = Field(0.0, ge=0)
@@ -159,13 +162,22 @@ class RunConfig(Settings):
     def _steps_or_epochs(self) -> RunConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either 'steps' or 'epochs', not both")
-        if self.micro_batch_tokens > self.batch_tokens:
-            raise ValueError(
-                f"micro_batch_tokens ({self.micro_batch_tokens}) cannot exceed batch_tokens ({self.batch_tokens})"
-            )
         if self.preference and self.preference_loss == "dpo" and self.adaptation.method == "full":
             raise ValueError("'preference_loss: dpo' needs adaptation.method lora: the base under it is the reference")
+        if self.offloads and (self.preference or self.optimizer != "adamw"):
+            what = "preference" if self.preference else f"optimizer: {self.optimizer}"
+            raise ValueError(f"'offload' does not go with '{what}'")
         return self
+
+    @property
+    def offloads(self) -> bool:
+        """Whether what is trained lies in main memory; of LoRA it is too little to be worth it."""
+        return self.offload and self.adaptation.method == "full"
+
+    @property
+    def pass_tokens(self) -> int:
+        """The most tokens of one forward pass."""
+        return min(self.micro_batch_tokens, self.batch_tokens)
 
     @property
     def untuned(self) -> bool:

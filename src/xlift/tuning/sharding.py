@@ -1,7 +1,8 @@
 """Full fine-tuning by several processes: each holds its share of weights, gradients and AdamW's moments (FSDP2).
 
-Layer by layer the weights are put together, used, and let go. What is trained does not depend on the number of
-processes, and neither do checkpoints: they are written whole, so that any number goes on from them.
+Layer by layer the weights are put together, used, and let go; where they lie in main memory, by one process, too. What
+is trained does not depend on the number of processes, and neither do checkpoints: they are written whole, so that any
+number goes on from them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 Result = TypeVar("Result")
@@ -28,17 +30,20 @@ class _Through(nn.Module):
         return work(self.model)
 
 
-def shard(model: Any, device: str) -> None:
-    """Share a model's parameters out among all processes: those of each layer apart, the rest together."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+def shard(model: Any, device: str, offload: bool = False) -> None:
+    """Share a model's parameters out among all processes: those of each layer apart, the rest together.
 
-    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    With `offload` each share lies in main memory, with its gradient and moments, and is updated there.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+
+    policy = CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy()
+    how: dict[str, Any] = {"mesh": _mesh(device, offload), "offload_policy": policy}
     for layer in layers_of(model):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, **how)
     root = _Through(model)
     # Else the weights of the rest would stay whole, and stale, after what has no backward pass.
-    fully_shard(root, mesh=mesh, reshard_after_forward=True)
+    fully_shard(root, reshard_after_forward=True, **how)
     for module in root.modules():
         if isinstance(module, FSDPModule):
             # Each process's loss is its part of the sum, and gloo knows sums alone.
@@ -49,6 +54,16 @@ def shard(model: Any, device: str) -> None:
             module.reshard()
     # Not as a submodule of its own: a model is no part of itself.
     model.__dict__[_ROOT] = root
+
+
+def _mesh(device: str, offload: bool) -> DeviceMesh:
+    """All processes in a row; with `offload` they can also sum what lies in main memory, which is gloo's to do."""
+    if not offload:
+        return init_device_mesh(device, (dist.get_world_size(),))
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if not dist.is_initialized():
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return DeviceMesh.from_group(dist.new_group(backend=backend), device)
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -75,4 +90,6 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor as a parameter is shared out."""
     if not isinstance(parameter, DTensor):
         return value.to(parameter.device)
-    return distribute_tensor(value.to(parameter.device_mesh.device_type), parameter.device_mesh, parameter.placements)
+    mesh = parameter.device_mesh
+    # Shared out over the mesh's devices, and from there to where the parameter lies.
+    return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements).to(parameter.device)

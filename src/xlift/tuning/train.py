@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -71,7 +71,8 @@ def prepared_model(
     if config.adaptation.method == "full":
         # Room for the optimiser: this run does not share the model that LoRA runs keep.
         kept.let_go()
-        model: Any = load_model(base.path, placement, base.revision, fp32=True)
+        where = replace(placement, device="cpu") if config.offloads else placement
+        model: Any = load_model(base.path, where, base.revision, fp32=True)
         use_lengths(model)
         choose_layers(model, config.adaptation.layers)
         yield _recomputing(model, config).train()
@@ -198,17 +199,25 @@ def begun(ahead: Ahead, model: Any, placement: Placement, watching: Watching) ->
     run, data = ahead.run, ahead.data
     prove_training(model, run.config.packing)
     refuse(unreadable_examples(limits_of(model), "conversations", data.train, data.heldout))
-    # Processes would not have equally many pairs, which they must have who put weights together.
-    shares = several_workers() and run.config.adaptation.method == "full" and not run.config.preference
-    if shares and run.config.optimizer != "adamw":
-        problem = f"optimizer: {run.config.optimizer} does not know weights that processes share out (FSDP2)"
-        raise ConfigError(problem, "set training.optimizer to adamw, or train in one process")
-    if shares:
-        shard(model, placement.device)
+    share_out(model, run.config, placement)
     optimizer = make_optimizer(run.config, model)
     if ahead.first:
         restore(run, ahead.first, model, optimizer)
     return Loop(run, ahead.chat, placement, data, ahead.steps, model, optimizer, watching)
+
+
+def share_out(model: Any, config: RunConfig, placement: Placement) -> None:
+    """Shares the weights of full fine-tuning out among processes, or between this one and main memory.
+
+    Raises ConfigError for an optimiser that does not know such weights.
+    """
+    # Processes would not have equally many pairs, which they must have who put weights together.
+    several = several_workers() and config.adaptation.method == "full" and not config.preference
+    if several and config.optimizer != "adamw":
+        problem = f"optimizer: {config.optimizer} does not know weights that processes share out (FSDP2)"
+        raise ConfigError(problem, "set training.optimizer to adamw, or train in one process")
+    if several or config.offloads:
+        shard(model, placement.device, config.offloads)
 
 
 @dataclass(frozen=True)
@@ -252,8 +261,8 @@ def _fitting_step(loop: Loop, step: int, config: RunConfig) -> tuple[dict[str, A
         if loop.placement.device == "cuda":
             torch.cuda.empty_cache()
 
-    # Workers that wait for each other's gradients cannot begin a step again one by one.
-    if several_workers():
+    # Workers that wait for each other's gradients cannot begin a step again one by one, nor weights half put together.
+    if several_workers() or config.offloads:
         return make(config), config
     return made_to_fit(make, config, again, (max(map(len, examples)), step, loop.run.label))
 

@@ -55,7 +55,7 @@ def smaller(config: RunConfig, longest: int, step: int, label: str) -> RunConfig
 
     Raises UserError where one example fills a pass, and where dropout would drop something else in smaller ones.
     """
-    size, where = config.micro_batch_tokens, f"{label}: step {step + 1}: memory ended"
+    size, where = config.pass_tokens, f"{label}: step {step + 1}: memory ended"
     if config.adaptation.method == "lora" and config.adaptation.dropout:
         hint = "lower training.micro_batch_tokens; with dropout that makes another run, so it is not done unasked"
         raise UserError(f"{where} in a forward pass of {size:,} tokens", hint)
