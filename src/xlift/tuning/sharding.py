@@ -62,7 +62,7 @@ def _mesh(device: str, offload: bool) -> DeviceMesh:
         return init_device_mesh(device, (dist.get_world_size(),))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if not dist.is_initialized():
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return DeviceMesh.from_group(dist.new_group(backend=backend), device)
 
 
