@@ -15,9 +15,10 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import APITimeoutError, BadRequestError, NotFoundError, OpenAI
 
-from xlift.generation.engine import answering
+from xlift import serving
+from xlift.generation.engine import answering, decode
 from xlift.opening import Opened, open_model
 from xlift.serving import WantedReply, _answer_all, application
 
@@ -30,7 +31,7 @@ def client(tiny: Path) -> Iterator[OpenAI]:
     queue: SimpleQueue[WantedReply | None] = SimpleQueue()
     with context as model, answering(model) as batch_of, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        opened = {"tiny": Opened(model, chat, batch_of)}
+        opened = dict.fromkeys(("tiny", "other"), Opened(model, chat, batch_of))
         worker = threading.Thread(target=_answer_all, args=(queue, opened), daemon=True)
         worker.start()
         server = uvicorn.Server(uvicorn.Config(application(opened, queue), log_level="error"))
@@ -51,7 +52,8 @@ def said(client: OpenAI, **more: Any) -> Any:
 
 
 def test_models_are_listed_by_name(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert [model.id for model in client.models.list()] == ["tiny", "other"]
+    assert said(client, model="other").model == "other"
 
 
 def test_a_streamed_reply_is_the_whole_one_with_its_usage(client: OpenAI) -> None:
@@ -105,6 +107,28 @@ def test_several_replies_are_drawn_each_by_itself_and_streamed_by_their_numbers(
     assert whole.usage.completion_tokens <= 24
 
 
+def test_a_request_that_nobody_waits_for_is_given_up(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up: SimpleQueue[str] = SimpleQueue()
+
+    def watched(*given: Any, **more: Any) -> None:
+        try:
+            decode(*given, **more)
+        except ConnectionAbortedError as error:
+            given_up.put(str(error))
+            raise
+
+    monkeypatch.setattr(serving, "decode", watched)
+    endless: dict[str, Any] = {"max_tokens": 1900, "messages": [{"role": "user", "content": "Go on."}]}
+    stream = said(client, **endless, stream=True)
+    next(iter(stream))
+    stream.close()
+    assert given_up.get(timeout=60)
+    with pytest.raises(APITimeoutError):
+        said(client.with_options(timeout=0.2), **endless)
+    assert given_up.get(timeout=60)
+    assert said(client).usage.completion_tokens == 24
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -126,7 +150,7 @@ def test_what_cannot_be_answered_is_refused_with_what_is_wrong(
 
 
 def test_errors_are_told_as_openai_tells_them(client: OpenAI) -> None:
-    with pytest.raises(NotFoundError, match="no model 'large'; there are: tiny") as caught:
+    with pytest.raises(NotFoundError, match="no model 'large'; there are: tiny, other") as caught:
         said(client, model="large")
     assert caught.value.code == "model_not_found"
     for path, body in (("/chat/completions", b"{"), ("/chat/completions", b"[]"), ("/nowhere", b"{}")):

@@ -77,6 +77,8 @@ class WantedReply:
     parts: asyncio.Queue[ReplyPiece]
     loop: asyncio.AbstractEventLoop
     told: str = ""
+    gone: bool = False
+    """Whether nobody waits for it any more."""
 
     def tell(self, text: str, reply: Reply | None = None, failure: str | None = None) -> None:
         """Pass on what has come since last time; called by the thread that answers."""
@@ -125,11 +127,14 @@ def application(opened: dict[str, Opened], queue: SimpleQueue[WantedReply | None
         for one in wanted:
             queue.put(one)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body["model"]}
-        parts = _parts(wanted)
         if body.get("stream"):
             usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return StreamingResponse(_streamed(parts, len(wanted), head, usage), media_type="text/event-stream")
-        return JSONResponse(await _whole(parts, head))
+            told = _streamed(_parts(wanted), len(wanted), head, usage)
+            return StreamingResponse(told, media_type="text/event-stream")
+        whole, left = asyncio.ensure_future(_whole(_parts(wanted), head)), asyncio.ensure_future(_left(request))
+        await asyncio.wait({whole, left}, return_when=asyncio.FIRST_COMPLETED)
+        left.cancel()
+        return JSONResponse(await whole) if whole.done() or not whole.cancel() else Response(status_code=499)
 
     routes = [Route("/v1/models", models), Route("/v1/chat/completions", completions, methods=["POST"])]
     # Another site that a browser has open may not ask under a name of its own.
@@ -148,6 +153,12 @@ async def _body(request: Request) -> bytes:
         if size > LONGEST_BODY:
             raise HTTPException(413, f"a request has at most {LONGEST_BODY:,} bytes")
     return b"".join(parts)
+
+
+async def _left(request: Request) -> None:
+    """Ends when nobody waits for the answer any more."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -205,10 +216,14 @@ def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply
 async def _parts(wanted: Sequence[WantedReply]) -> AsyncIterator[ReplyPiece]:
     """The pieces of all replies as they come, to the last of each, or to the first that fails."""
     left = len(wanted)
-    while left:
-        part = await wanted[0].parts.get()
-        yield part
-        left = 0 if part.failure else left - bool(part.reply)
+    try:
+        while left:
+            part = await wanted[0].parts.get()
+            yield part
+            left = 0 if part.failure else left - bool(part.reply)
+    finally:
+        for one in wanted:
+            one.gone = True
 
 
 async def _whole(parts: AsyncIterator[ReplyPiece], head: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +283,9 @@ def _answer_all(queue: SimpleQueue[WantedReply | None], opened: dict[str, Opened
             if one is None:
                 return
             pending.append(one)
+        pending = [one for one in pending if not one.gone]
+        if not pending:
+            continue
         first = pending[0]
         alike = [one for one in pending if (one.name, one.decoding) == (first.name, first.decoding)]
         pending = [one for one in pending if one not in alike]
@@ -278,6 +296,8 @@ def _answer(asked: list[WantedReply], opened: Opened) -> None:
     held = max(map(len, asked[0].decoding.stop), default=0)
 
     def on_tokens(index: int, tokens: list[int]) -> None:
+        if all(one.gone for one in asked):
+            raise ConnectionAbortedError("nobody waits for the answer")
         # What may yet be the beginning of a stop string is not told.
         text = text_so_far(opened.chat, tokens, held)
         if len(text) > len(asked[index].told):
