@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
+from test_models import served_study
 
+from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError
+from xlift.generation.responses import answer_checkpoints
 from xlift.hub import locate
 from xlift.models import Placement, load_model
-from xlift.planning.forecast import model_size
+from xlift.planning.forecast import answering_bound, model_size
 from xlift.planning.gpus import kept_bytes, training_needs
+from xlift.stages import prepare
+from xlift.study.loading import load_study
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.adapters import _dense
 from xlift.tuning.loss import response_loss
@@ -52,6 +58,10 @@ def test_all_linear_layers_but_the_last_are_in_four_bits_and_adapters_alone_are_
     response_loss(quantized, BATCH).backward()
     assert {name for name, one in quantized.named_parameters() if one.grad is not None} == trained.keys()
     size = model_size(locate(str(tiny)), Adaptation(rank=4))
+    gpu = [
+        answering_bound(config(tiny), size, replace(CPU, device="cuda"), small)["weights"] for small in (True, False)
+    ]
+    assert gpu[0] < gpu[1] - 3 * size.linear
     assert size.linear == 2 * sum(one.get_base_layer().weight.numel() for one in layers.values())
 
 
@@ -89,6 +99,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     "adamw8bit": {"adaptation": Adaptation(rank=64), "optimizer": "adamw8bit"},
     "both, full": {"adaptation": Adaptation(method="full"), "optimizer": "adamw8bit"},
 }
+
+
+def test_a_model_in_four_bits_answers_and_its_answers_and_margins_are_its_own(tiny: Path, tmp_path: Path) -> None:
+    texts, marks, margins = [], [], []
+    for number, more in enumerate([{}, {"quantized": True}, {"quantized": True, "batch_size": 1}]):
+        study = load_study(served_study(tmp_path, [str(tiny)], decoding={"max_new_tokens": 8, "batch_size": 3, **more}))
+        (one,) = checkpoints(prepare(study, tmp_path / str(number)))
+        assert ("quantize" in study.extras) == bool(more)
+        assert not answer_checkpoints([(one, locate(str(tiny)))], replace(CPU, dtype="bfloat16"))
+        one = replace(one)
+        assert not one.unmeasured
+        texts.append({record["id"]: record["text"] for record in one.responses})
+        marks.append(one.decoding.signature)
+        margins.append({row["signature"].count("|4bit") for row in one.margins.values()})
+    # However many are answered together.
+    assert texts[0] != texts[1] == texts[2]
+    assert marks[1] == f"{marks[0]}|4bit"
+    assert margins == [{0}, {1}, {1}]
 
 
 @pytest.mark.parametrize("kind", CHANGES)

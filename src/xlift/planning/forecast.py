@@ -42,6 +42,7 @@ from xlift.tuning.loss import PIECES
 from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
+from xlift.tuning.quantized import quantized_checkpoint
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import heldout_loss, plan, prepared_model, share_out, train_step
 
@@ -126,11 +127,11 @@ class Size(NamedTuple):
     """How many tokens back each layer keeps; None: all."""
     limits: Limits
     linear: int
-    """Weights of the linear layers but the last, which `adaptation.quantized` keeps in 4 bits."""
+    """Weights of the linear layers but the last, which `quantized` keeps in 4 bits."""
 
-    def base_bytes(self, config: RunConfig, each: float) -> float:
+    def weight_bytes(self, quantized: bool, each: float) -> float:
         """What the weights of a base take at `each` bytes; those in 4 bits have a scale for 64 of them."""
-        small = self.linear if config.adaptation.quantized else 0
+        small = self.linear if quantized else 0
         return each * (self.parameters - small) + QUANTIZED * small
 
     def optimizer_bytes(self, config: RunConfig) -> float:
@@ -203,17 +204,21 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
     return {
         "weights": round(4 * size.parameters * held)
         if full
-        else round(size.base_bytes(config, _bytes_per(placement))) + 4 * size.trainable,
+        else round(size.weight_bytes(config.adaptation.quantized, _bytes_per(placement))) + 4 * size.trainable,
         "gradients and AdamW": round(size.optimizer_bytes(config) * held),
         "activations": size.layers * tokens * size.hidden * _bytes_per(placement)
         + 8 * min(rows, learned) * min(entries, size.vocabulary),
     }
 
 
-def answering_bound(config: RunConfig, size: Size, placement: Placement) -> dict[str, int]:
-    """Bytes that answering cannot do without: the weights, or what putting them together from two takes."""
-    one, drawn = _bytes_per(placement) * size.parameters, config.weight < 1 and config.adaptation.method == "full"
-    return {"weights": 2 * one if drawn else one}
+def answering_bound(config: RunConfig, size: Size, placement: Placement, quantized: bool = False) -> dict[str, int]:
+    """Bytes that answering cannot do without: the weights, or what putting them together from two takes, which where
+    they are `quantized` is done beside a GPU's memory."""
+    # On a CPU they lie whole in the same memory before.
+    small = quantized and placement.device != "cpu"
+    one = round(size.weight_bytes(small, _bytes_per(placement)))
+    drawn = config.weight < 1 and config.adaptation.method == "full"
+    return {"weights": 2 * one if drawn and not small else one}
 
 
 def cache_bytes(size: Size, rows: int, tokens: int, placement: Placement) -> int:
@@ -344,7 +349,8 @@ def _probe(job: Probing) -> Probed:
             seconds |= _probe_training(config, base, placement, chat, widest, Path(folder))
         adapter = Path(folder) if job.widest and config.adaptation.method == "lora" else None
         began = time.monotonic()
-        with loaded_checkpoint(base, adapter, placement) as model:
+        loaded = quantized_checkpoint if decoding.quantized else loaded_checkpoint
+        with loaded(base, adapter, placement) as model:
             load = time.monotonic() - began
             prove_answering(model, decoding.batch_size)
             if job.prompts:

@@ -68,7 +68,9 @@ def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
     """What a run takes; `kept` are the bytes kept of a token for the backward pass."""
     full = config.adaptation.method == "full"
     # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
-    weights = 6.0 * size.parameters if full else size.base_bytes(config, 2.0) + 4.0 * size.trainable
+    weights = (
+        6.0 * size.parameters if full else size.weight_bytes(config.adaptation.quantized, 2.0) + 4.0 * size.trainable
+    )
     tokens, each = config.pass_tokens, kept
     if config.gradient_checkpointing:
         # What one layer hands to the next, and all that one of them keeps while it is computed again.

@@ -52,6 +52,8 @@ class Decoding(Settings):
     """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
     engine: Literal["local", "vllm"] = "local"
     """What lets models answer that are loaded here: xlift itself, or vLLM, installed beside it."""
+    quantized: bool = False
+    """Weights of the linear layers but the last are in 4 bits while a model answers: less memory, other answers."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that vLLM shares a model out over."""
     batch_size: int = Field(48, ge=1)
@@ -69,6 +71,7 @@ class Decoding(Settings):
         text += f"|stop{fingerprint(self.stop, length=8)}" if self.stop else ""
         text += "|drop" if self.too_long == "drop" else ""
         text += "|vllm" if self.engine == "vllm" else ""
+        text += "|4bit" if self.quantized else ""
         text += "|allow v1" if self.allow else ""
         layers = "" if self.steer_layers is None else ",".join(map(str, self.steer_layers))
         return text + (f"|steer v2 {self.steer:g} {layers}" if self.steer else "")
@@ -81,6 +84,8 @@ class Decoding(Settings):
             )
         if self.engine == "vllm" and (self.allow or self.steer):
             raise ValueError("allow and steer are of xlift's own decoding: engine: vllm has neither")
+        if self.engine == "vllm" and self.quantized:
+            raise ValueError("quantized is of xlift's own decoding: engine: vllm takes models that are quantised")
         if self.engine == "local" and self.tensor_parallel > 1:
             raise ValueError("tensor_parallel is for engine: vllm")
         return self
@@ -284,7 +289,7 @@ class Model(Served):
         own = self.chosen
         if self.by == "imported":
             return self.by
-        unsent = {"engine": "local", "repetition_penalty": 1.0, "allow": False, "steer": 0.0, "steer_layers": None}
+        unsent = {"engine": "local", "repetition_penalty": 1.0, "allow": False, "steer": 0.0, "quantized": False}
         text = own.model_copy(update=unsent).signature.replace("|rp1|", "|")
         sent = [one for one in (self.chat_template_kwargs, self.body) if one]
         return text + "".join(f"|{fingerprint(one, length=6)}" for one in sent)

@@ -151,7 +151,8 @@ class Study(Settings):
             "judge": any(judge.here is None for judge in self.judges) or any(run.remote for run in runs),
             "vllm": "vllm" in {self.decoding.engine, *(one.decoding.get("engine") for one in self.models)},
             "ray": self.executor == "ray",
-            "quantize": any(run.adaptation.quantized or run.optimizer == "adamw8bit" for run in runs),
+            "quantize": any(run.adaptation.quantized or run.optimizer == "adamw8bit" for run in runs)
+            or True in (self.decoding.quantized, *(one.decoding.get("quantized") for one in self.models)),
         }
         return [name for name, wanted in chosen.items() if wanted]
 

@@ -1,10 +1,12 @@
-"""What bitsandbytes keeps small: a frozen base in 4 bits beside adapters (QLoRA), AdamW's moments in 8 bits."""
+"""What bitsandbytes keeps small: a frozen base in 4 bits beside adapters (QLoRA), a model that answers, AdamW's moments
+in 8 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 from xlift.extras import require
 from xlift.hub import Located
-from xlift.models import KeptBase, Placement, load_model
+from xlift.models import KeptBase, Placement, load_model, loaded_checkpoint
 
 
 @contextmanager
@@ -31,10 +33,24 @@ def quantized_base(base: Located, placement: Placement, kept: KeptBase) -> Itera
     yield model.to(placement.device)
 
 
+@contextmanager
+def quantized_checkpoint(
+    base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0, kept: KeptBase | None = None
+) -> Iterator[Any]:
+    """The same of a model that is ready to answer: what tuning has added to the weights is in 4 bits with them."""
+    require("quantize")
+    if kept:
+        kept.let_go()
+    with loaded_checkpoint(base, checkpoint, replace(placement, device="cpu"), weight) as model:
+        _quantize(model, placement)
+        yield model.to(placement.device)  # type: ignore[arg-type]
+
+
 def _quantize(model: Any, placement: Placement) -> None:
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
-        if type(layer) is nn.Linear and layer is not head:
+        # An adapter that answers beside the weights stays as it is.
+        if type(layer) is nn.Linear and layer is not head and "lora_" not in name:
             model.set_submodule(name, _in_4_bits(layer, placement))
 
 
