@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/generation.py [--model embedded:gemma-3-270m] [--limits 48 256] [--smoke]
 
 All answer the same built-in prompts in four languages greedily with repetition penalty 1.2, in turn in one process, so
-that other work on the machine slows all alike; seconds of the processor decide. `generate` takes batches of several
-sizes, with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp answers over HTTP in this
-process from the Q4_K_M file of the embedded model and from the same weights in BF16, where the packages xllamacpp and
-gguf are installed. The limit is what products
-with all weights would take at the rate of a product of 1024 x 1024 matrices, or reading the weights once a step at the
-rate of memory, whichever is slower. Peak memory is that of the whole process while a peer answers.
+that other work on the machine slows all alike; seconds of the processor decide. xlift and `generate` take batches of
+several sizes, `generate` with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp answers
+over HTTP in this process from the Q4_K_M file of the embedded model and from the same weights in BF16, where the packages
+xllamacpp and gguf are installed. The limit is what products with all weights would take at the rate of a product of
+1024 x 1024 matrices, or reading the weights once a step at the rate of memory, whichever is slower. Peak memory is that of
+the whole process while a peer answers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,7 +218,9 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--limits", type=int, nargs="+", default=[48, 256])
     parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 48], help="of `generate`; the last is xlift's")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[16, 48], help="rows together; continuous batching has the last"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out, by the beginning of their names")
     parser.add_argument("--smoke", action="store_true", help="few short replies")
@@ -231,9 +234,10 @@ def main(options: Sequence[str] | None = None) -> None:
         # Of frozen weights, `generate` copies the output layer once a row: it would take 16 GB and minutes for 48 rows.
         model.requires_grad_(True)
         batch = given.batches[-1]
-        peers: dict[str, Callable[[], Answer]] = {"xlift": lambda: with_xlift(model, chat, prompts, batch)}
-        for size in given.batches:
-            peers[f"generate, {size} rows"] = lambda size=size: with_generate(model, chat, prompts, size)  # type: ignore[misc]
+        peers: dict[str, Callable[[], Answer]] = {}
+        for name, make in (("xlift", with_xlift), ("generate", with_generate)):
+            for size in given.batches:
+                peers[f"{name}, {size} rows"] = partial(make, model, chat, prompts, size)
         peers["generate_batch"] = lambda: with_generate_batch(model, chat, prompts, batch)
         if given.model == "embedded:gemma-3-270m":
             file = embedded_file(Path(folder))
