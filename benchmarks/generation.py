@@ -4,11 +4,11 @@
 
 All answer the same built-in prompts in four languages greedily with repetition penalty 1.2, in turn in one process, so
 that other work on the machine slows all alike; seconds of the processor decide. xlift and `generate` take batches of
-several sizes, `generate` with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp answers
-over HTTP in this process from the Q4_K_M file of the embedded model and from the same weights in BF16, where the packages
-xllamacpp and gguf are installed. The limit is what products with all weights would take at the rate of a product of
-1024 x 1024 matrices, or reading the weights once a step at the rate of memory, whichever is slower. Peak memory is that of
-the whole process while a peer answers.
+several sizes, `generate` with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp
+answers over HTTP in this process from the Q4_K_M file of the embedded model and from the same weights in BF16, where
+the packages xllamacpp and gguf are installed. The limit is what products with all weights would take at the rate of a
+product of 1024 x 1024 matrices, or reading the weights once a step at the rate of memory, whichever is slower. Peak
+memory is that of the whole process while a peer answers.
 """
 
 from __future__ import annotations
