@@ -48,6 +48,37 @@ def use_lengths(model: Any) -> None:
     model.set_attn_implementation(BY_LENGTHS)
 
 
+SHORT = 256
+"""Tokens up to which whole products and a softmax are faster on a CPU than torch's kernel, which goes by tiles."""
+
+
+class _Short(torch.autograd.Function):
+    """Causal attention of one short example: query (batch, heads, n, d), key and value with as many heads or fewer.
+
+    Scores are float32, the other products in the dtype of the query; a group's heads share one product with its key.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        count, heads, length, width = query.shape
+        groups = key.shape[1]
+        rows = query.reshape(count, groups, -1, width)
+        scores = (rows.float() @ key.float().mT).view(count, groups, -1, length, length)
+        unseen = torch.full((length, length), -torch.inf).triu_(1)
+        shares = scores.mul_(scale).add_(unseen).softmax(-1).to(query.dtype).view(count, groups, -1, length)
+        ctx.save_for_backward(rows, key, value, shares)
+        ctx.scale, ctx.shape = scale, query.shape
+        return (shares @ value).view(count, heads, length, -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        rows, key, value, shares = ctx.saved_tensors
+        grad, wide = grad_outputs[0].reshape(*rows.shape[:3], -1), shares.float()
+        pull = (grad @ value.mT).float().mul_(wide)
+        pull = pull.sub_(wide * pull.sum(-1, keepdim=True)).mul_(ctx.scale).to(rows.dtype)
+        return (pull @ key).view(ctx.shape), pull.mT @ rows, shares.mT @ grad, None
+
+
 @cache
 def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -105,7 +136,10 @@ def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale:
     A window of 4 over 10 tokens: tokens 4 to 7 see 1 to 7, of which each its own last four.
     """
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
-    if window is None or length <= window:
+    sees_all = window is None or length <= window
+    if sees_all and length <= SHORT and query.device.type == "cpu":
+        return cast(Tensor, _Short.apply(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale))
+    if window is None or sees_all:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
     found = []
     for begin in range(0, length, window):
