@@ -46,6 +46,8 @@ GIVE_UP_AFTER = 16
 """Requests in a row without an answer after which asking stops, unless a harmless request is answered."""
 NONSENSE_TRIES = 4
 """Tries at one request, over some seconds, that bring answers of no chat model before a harmless request decides."""
+HARMLESS_TRIES = 4
+"""Tries at the harmless request: of a server three in ten of whose answers are faulty, one in a hundred fails."""
 _HARMLESS: Message = {"role": "user", "content": "Reply with the word OK."}
 _HARMLESS_KEY = f"{0:016x}"
 """Stands in the ledger where a harmless request was paid."""
@@ -266,14 +268,26 @@ async def _all_fail(session: Session) -> bool:
             return False
         if session.all_fail:
             return True
-        body = {"model": session.settings.model, "messages": [_HARMLESS]}
-        result, usage = await _post(session, body)
+        result, usage = await _harmless_reply(session)
         session.all_fail = isinstance(result, Trouble)
         if isinstance(result, Trouble):
             return True
         session.vouched = GIVE_UP_AFTER
         session.ledger.add(_HARMLESS_KEY, 1, result, usage or (8, 2), estimated=usage is None)
         return False
+
+
+async def _harmless_reply(session: Session) -> tuple[ServedReply | Trouble, tuple[int, int] | None]:
+    """What comes of a harmless request, asked again where it may have met a fault that passes."""
+    body = {"model": session.settings.model, "messages": [_HARMLESS]}
+    tries = 1
+    while True:
+        result, usage = await _post(session, body)
+        passes = isinstance(result, Trouble) and result.kind == "again" and not result.unreachable
+        if not passes or tries >= min(HARMLESS_TRIES, session.pace.tries):
+            return result, usage
+        await _rest(session, tries, None)
+        tries += 1
 
 
 async def _rest(session: Session, tries: int, asked: float | None) -> None:
