@@ -412,7 +412,7 @@ def _potato_labels(
     spent = record.get("behavioral_data")
     told = str(spent.get("time_string", "")) if isinstance(spent, dict) else ""
     units = dict(zip("dhms", (86400, 3600, 60, 1), strict=True))
-    if seconds := sum(int(count) * units[unit] for count, unit in re.findall(r"(\d+)([dhms])", told)):
+    if seconds := sum(int(count) * units[unit] for count, unit in re.findall(r"(?<!\d)(\d{1,9})([dhms])", told)):
         detail["seconds"] = float(seconds)
     comment = labels.get("comment")
     if isinstance(comment, dict) and comment:

@@ -231,7 +231,7 @@ def _informal(text: str, language: str, instruction: Instruction) -> Verdict:
     return False if formal else "nobody is addressed by a pronoun"
 
 
-_READING = f"[{KANJI}]+"
+_READING = f"(?<![{KANJI}])[{KANJI}]+"
 
 
 def _furigana(text: str, language: str, instruction: Instruction) -> Verdict:

@@ -23,7 +23,7 @@ LanguageCode = Annotated[str, BeforeValidator(_code)]
 """Any code or name of a language, as the code by which xlift knows it."""
 
 
-_SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_SCIENTIFIC = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 
 
 # e.g. with_numbers(float, ["1e-4", "warm", True]) → [0.0001, "warm", "true"]

@@ -26,7 +26,7 @@ class Piece(NamedTuple):
 # What stands before the words of a line: "> 2. ", "  - [x] ", "## ", "**Step 1:** " is none.
 _LEAD = re.compile(r"(?:>\s?)*\s*(?:#{1,6}\s+|[-*+•–]\s+|\(?\d{1,3}[.)]\s+|\(?[a-zA-Z][.)]\s+)?(?:\[[ xX]\]\s+)?")
 _RULE = re.compile(r"[\s|:=*_-]*")
-_MATH = re.compile(r"\$\$.*?\$\$|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
+_MATH = re.compile(r"\$\$.*?\$\$|\\\[(?:(?!\\\[).)*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 KEPT = re.compile(
     r"`[^`\n]{1,300}`"  # code
     r"|(?:https?://|www\.)[^\s<>\"')\]。，、；]*[\w/=&#%-]"  # links

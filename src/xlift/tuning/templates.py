@@ -38,7 +38,7 @@ _TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PR
 _OPENS, _CLOSES = "<think>", "</think>"
 _FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates ask for its thoughts, those of DeepSeek, gpt-oss and others."""
-_THOUGHT = re.compile(r"\A\s*(?:<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
+_THOUGHT = re.compile(r"\A(?:\s*<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
 _THOUGHTS = re.compile(r"(?<!`)<think>.*?</think>(?!`)", re.DOTALL)
 _PART = "\ufdd0"
 """Stands where a text is parted for tokenising: a code point that no text has."""

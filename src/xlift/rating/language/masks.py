@@ -112,7 +112,7 @@ _IN_ADDRESS = re.compile(
     rf"|{_WORDS_IN_CHUNK}"
 )
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
-_CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^\s*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
+_CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^[ \t]*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
 # Lines of code outside fences: commands of a shell, queries, statements. Letters beyond ASCII stand in quotes alone.
 _COMMANDS = frozenset(
     "git npm npx yarn pnpm pip pip3 python python3 conda brew apt apt-get yum dnf pacman docker docker-compose kubectl "
@@ -202,7 +202,7 @@ _SETTINGS = re.compile(
 )
 _SETTING_SAID = re.compile(r"(?<=: )[^\s\"'\[]+(?: [^\s]+){2,}$", re.MULTILINE)
 _TECHNICAL = re.compile(
-    r"[: -](?: |\n)*(?:\d+|true|false|null|\S*\w[:/_@.=-]\w\S*|\S*[\"'*$]\S*)$|^\s*\w+[_-]\w+:", re.MULTILINE
+    r"[: -][ \n]{0,9}(?:\d+|true|false|null|\S*\w[:/_@.=-]\w\S*|\S*[\"'*$]\S*)$|^[ \t]*\w+[_-]\w+:", re.MULTILINE
 )
 
 
