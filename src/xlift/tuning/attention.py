@@ -48,7 +48,7 @@ def use_lengths(model: Any) -> None:
     model.set_attn_implementation(BY_LENGTHS)
 
 
-SHORT = 256
+SHORT_EXAMPLE = 256
 """Tokens up to which whole products and a softmax are faster on a CPU than torch's kernel, which goes by tiles."""
 
 
@@ -137,7 +137,7 @@ def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale:
     """
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
     sees_all = window is None or length <= window
-    if sees_all and length <= SHORT and query.device.type == "cpu":
+    if sees_all and length <= SHORT_EXAMPLE and query.device.type == "cpu":
         return cast(Tensor, _Short.apply(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale))
     if window is None or sees_all:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
