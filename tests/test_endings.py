@@ -18,8 +18,9 @@ import pytest
 
 from xlift.cli import main
 from xlift.disk import JsonlWriter, write_atomic, write_jsonl
-from xlift.errors import UserError, os_problem
+from xlift.errors import ConfigError, UserError, os_problem
 from xlift.executors import each_run
+from xlift.progress import logged_in, say
 from xlift.records import read_records
 from xlift.report.formats import to_csv
 from xlift.study.loading import parse_study
@@ -43,6 +44,14 @@ def test_a_full_disk_is_told_with_its_file_and_what_to_do() -> None:
     found = os_problem(raised.value)
     assert found.problems == ["/dev/full: No space left on device"]
     assert "make room" in (found.hint or "")
+
+
+def test_a_log_that_cannot_be_written_leaves_the_work_its_own_message(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match="the work's own"), logged_in(tmp_path / "log.txt"):
+        raise ConfigError("the work's own")
+    with logged_in(tmp_path / "log.txt"):
+        say("a line")
 
 
 def test_what_was_written_before_the_disk_was_full_is_kept_and_the_rest_is_made_when_there_is_room(

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -55,6 +55,11 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         # A full disk ends the work with its own message, not with that of the log.
         pass
+
+    def close(self) -> None:
+        # What the stream still holds cannot be written either.
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

@@ -203,9 +203,12 @@ def _rated(run: RunFolder, ratings: Sequence[Rating], asked: pl.DataFrame) -> pl
 def beside(ratings: pl.DataFrame, axes: pl.DataFrame) -> pl.DataFrame:
     """The ratings with the columns of `axes`, of which those that are alike in all runs take no memory."""
     alike = [name for name in axes.columns if axes[name].n_unique() < 2 and name != "run"]
-    joined = ratings.join(axes.drop(alike), on="run", how="left", maintain_order="left")
+    # Joined to the column that it takes, so that the others are not copied.
+    own = ratings.select("run").join(axes.drop(alike), on="run", how="left", maintain_order="left").drop("run")
     constants = {name: pl.lit(axes[name][0] if len(axes) else None, axes.schema[name]) for name in alike}
-    return joined.with_columns(**constants).select(*ratings.columns, *axes.drop("run").columns)
+    return (
+        ratings.hstack(own.get_columns()).with_columns(**constants).select(*ratings.columns, *axes.drop("run").columns)
+    )
 
 
 def instruction_table(found: Iterable[tuple[RunFolder, Iterable[Rating]]], prompts: Iterable[Prompt]) -> pl.DataFrame:

@@ -265,12 +265,11 @@ _TOLD = ("seed", "untuned")
 
 
 def _effects(material: Material, function: Any, kind: type[Contribution]) -> list[Contribution]:
-    tuned = material.test.filter(~pl.col("untuned"))
     if len([one for one in material.conditions if not one.untuned]) < 2:
         return []
     scales = [(scale.facet, scale.rater) for scale in material.scales]
-    # One scale after another: with all settings at every rating, all at once are too many.
-    parts = (beside(tuned.filter(facet=facet, rater=rater).drop(_TOLD), material.axes) for facet, rater in scales)
+    tuned = material.axes.filter(~pl.col("untuned"))
+    parts = (beside(part.drop(_TOLD), tuned) for part in material.parts(material.test, untuned=False))
     found = [function(part, **material.resampling).to_dicts() for part in parts if len(part)]
     rows = [read(kind, row) for part in found for row in part]
     # Stable: factors and levels keep the order that they come in.

@@ -68,9 +68,10 @@ def overall_rows(material: Material) -> list[OverallRow]:
 
 def checkpoint_rows(material: Material) -> list[OverallRow]:
     """The same of each checkpoint that has answered test prompts."""
-    tests = material.ratings.filter(split="test")
     untuned = {one.run.id: one.run.config.untuned for one in material.answered}
-    rows = overall(tests, ["run", "step"], **material.resampling).iter_rows(named=True) if len(tests) else ()
+    parts = material.parts(material.ratings, split="test")
+    found = (overall(part, ["run", "step"], **material.resampling) for part in parts if len(part))
+    rows = (row for one in found for row in one.iter_rows(named=True))
     return [
         read(
             *(OverallRow, row),

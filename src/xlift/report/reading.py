@@ -107,6 +107,11 @@ class Material:
         """Ratings of test prompts at the last checkpoint of each run."""
         return self._with_conditions(last_steps(self.ratings.filter(pl.col("split") == "test")))
 
+    def parts(self, frame: pl.DataFrame, **chosen: str | bool) -> Iterator[pl.DataFrame]:
+        """The `chosen` rows on one scale after another: of a large study, a copy of all at once is too much."""
+        for scale in self.scales:
+            yield frame.filter(facet=scale.facet, rater=scale.rater, **chosen)
+
     def _with_conditions(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with the `condition` of each run, called after one of those that are in it."""
         there = with_conditions(self.axes.filter(pl.col("run").is_in(frame["run"].unique().to_list())))
@@ -199,9 +204,6 @@ def material_of(workspace: StudyFolder, answered: Iterable[TellsAnswers] | None 
 def share_rows(material: Material, split: str) -> list[ShareRow]:
     """One row a checkpoint, scale and language: share of the best value, mean, how many were rated and are missing."""
     keys = ["run", "label", "step", "split", "facet", "rater", "kind", "language"]
-    chosen = material.ratings.filter(pl.col("split") == split)
-    if chosen.is_empty():
-        return []
     rates = dict(material.axes.select("run", "learning_rate").iter_rows())
     rows = [
         read(
@@ -211,7 +213,8 @@ def share_rows(material: Material, split: str) -> list[ShareRow]:
             **{"mean": row["share_best"], "low": row["share_best_low"], "high": row["share_best_high"]},
             **{"mean_value": row["mean"], "mean_value_low": row["low"], "mean_value_high": row["high"]},
         )
-        for row in summary(chosen, keys, **material.resampling).to_dicts()
+        for part in material.parts(material.ratings, split=split)
+        for row in summary(part, keys, **material.resampling).to_dicts()
     ]
     order = {(one.run.id, one.step): place for place, one in enumerate(material.answered)}
     scales = [(scale.facet, scale.rater) for scale in material.scales]
