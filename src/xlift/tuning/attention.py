@@ -130,6 +130,13 @@ def _by_kernel(
     )
 
 
+def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    # As torch's own attention does, in full fine-tuning: norms leave queries in float32, and values are in bfloat16.
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    with torch.autocast("cpu", enabled=False):
+        return cast(Tensor, _Short.apply(query.to(dtype), key.to(dtype), value.to(dtype), scale))
+
+
 def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None) -> Tensor:
     """Attention of one example, cut into pieces of a window where there is one: a piece sees itself and the one before.
 
@@ -138,7 +145,7 @@ def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale:
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
     sees_all = window is None or length <= window
     if sees_all and length <= SHORT_EXAMPLE and query.device.type == "cpu":
-        return cast(Tensor, _Short.apply(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale))
+        return _short(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
     if window is None or sees_all:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
     found = []
