@@ -39,8 +39,9 @@ def rated(source: Path, target: Path) -> list[str]:
 
 
 def test_a_full_disk_is_told_with_its_file_and_what_to_do() -> None:
-    with pytest.raises(OSError, match="No space left on device") as raised:
-        JsonlWriter("/dev/full").write({"a": 1})
+    # What failed to be written is tried once more when the file is closed.
+    with pytest.raises(OSError, match="No space left on device") as raised, JsonlWriter("/dev/full") as writer:
+        writer.write({"a": 1})
     found = os_problem(raised.value)
     assert found.problems == ["/dev/full: No space left on device"]
     assert "make room" in (found.hint or "")

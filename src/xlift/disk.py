@@ -65,7 +65,11 @@ class JsonlWriter:
             raise _named(error, self.path) from None
 
     def close(self) -> None:
-        self._file.close()
+        """Raises OSError that names the file, where what a failed write has left cannot be written either."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _named(error, self.path) from None
 
     def __enter__(self) -> JsonlWriter:
         return self
