@@ -40,6 +40,7 @@ _FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates ask for its thoughts, those of DeepSeek, gpt-oss and others."""
 _THOUGHT = re.compile(r"\A(?:\s*<think>)?.*?(?<!`)</think>(?!`)\s*", re.DOTALL)
 _THOUGHTS = re.compile(r"(?<!`)<think>.*?</think>(?!`)", re.DOTALL)
+_END_OF_THOUGHT = re.compile(r"</think>(?!`)")
 _PART = "\ufdd0"
 """Stands where a text is parted for tokenising: a code point that no text has."""
 _CONTEXT = 16
@@ -141,7 +142,7 @@ class ChatFormat:
         said, quoted = message["content"], self._quoted
         if message["role"] == "assistant":
             quoted = self._quoted_in_replies
-            said = _THOUGHTS.sub("", _THOUGHT.sub("", said, count=1)) if self.thinking == "strip" else said
+            said = _without_thoughts(said) if self.thinking == "strip" else said
         # By a function: a pattern of thousands of tokens is hashed anew for each use of a template.
         return quoted.sub(lambda found: found[0] + _PART, said.strip())
 
@@ -299,6 +300,14 @@ class ChatFormat:
 
     def _ids(self, text: str) -> list[int]:
         return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+# e.g. _without_thoughts("<think>Hm.</think>Oui.") → "Oui."
+# e.g. _without_thoughts("So 4.</think> It is <think> 4.") → " It is <think> 4."
+def _without_thoughts(said: str) -> str:
+    # Nothing is looked for behind the last end: of thousands that begin there, each would be to the text's end.
+    end = max((found.end() for found in _END_OF_THOUGHT.finditer(said)), default=0)
+    return _THOUGHTS.sub("", _THOUGHT.sub("", said[:end], count=1)) + said[end:]
 
 
 def each_by_name(
