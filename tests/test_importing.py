@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from warm import run_xlift
+from warm import run_xlift, start_xlift
 
 import xlift
 from xlift.checkpoint import checkpoints
@@ -165,3 +169,40 @@ def test_pass_rates_are_those_of_the_benchmarks_rule_beside_the_published_ones_o
     means = means_table(material)
     assert means is not None
     assert [record["published_lpr"] for record in means.records] == [None] * 4
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.torture)])
+def test_an_import_killed_at_random_and_given_again_ends_like_one_left_alone(kills: int, tmp_path: Path) -> None:
+    for model in ("a", "b", "c"):
+        write(tmp_path / "in" / f"{model}.jsonl", [*rows("en", 40 * kills), *rows("fr", 40 * kills)])
+
+    def start(name: str) -> Any:
+        with (tmp_path / "said").open("w+") as said:
+            streams = [said.fileno()] * 3
+            return start_xlift("import", "in", "--as", name, folder=tmp_path, streams=streams)
+
+    for _ in range(2):  # the first time, what forks has still to load what it needs
+        began = time.monotonic()
+        assert start("whole").wait(300) == 0, (tmp_path / "said").read_text()
+    needed, chance, met = time.monotonic() - began, random.Random(kills), 0
+    while met < kills:
+        process = start("killed")
+        time.sleep(chance.uniform(0, needed))
+        process.kill()
+        met += process.wait(60) == -signal.SIGKILL
+        if chance.random() < 0.3:
+            assert start("killed").wait(300) == 0, (tmp_path / "said").read_text()
+            assert files(tmp_path / "killed") == files(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "killed")
+    assert start("killed").wait(300) == 0, (tmp_path / "said").read_text()
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def files(folder: Path) -> dict[str, str]:
+    """What stands in every file, but for times and the study's own name."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    kept = {name: path for name, path in found.items() if path.name not in {"log.txt", "manifest.json"}}
+    told = {name: path.read_text(encoding="utf-8") for name, path in kept.items()}
+    return dict.fromkeys(found, "") | {
+        name: text.replace(str(folder), "").replace(f"name: {folder.name}", "") for name, text in told.items()
+    }
