@@ -216,7 +216,8 @@ def chosen_by_mean(material: Material) -> Condition:
 
 def best_of(material: Material, method: str) -> Condition | None:
     """The same among the runs of one method."""
-    own = material.everyone.filter(pl.col("method") == method, split="validation")
+    runs = material.axes.filter(method=method)["run"].to_list()
+    own = material.everyone.filter(pl.col("run").is_in(runs), split="validation")
     if own.is_empty():
         return None
     given = rules(validation_findings(own, material.training), material.measure)
