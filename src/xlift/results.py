@@ -202,6 +202,7 @@ def _rated(run: RunFolder, ratings: Sequence[Rating], asked: pl.DataFrame) -> pl
 
 def beside(ratings: pl.DataFrame, axes: pl.DataFrame) -> pl.DataFrame:
     """The ratings with the columns of `axes`, of which those that are alike in all runs take no memory."""
+    ratings = ratings.drop([name for name in axes.columns if name != "run"], strict=False)
     alike = [name for name in axes.columns if axes[name].n_unique() < 2 and name != "run"]
     # Joined to the column that it takes, so that the others are not copied.
     own = ratings.select("run").join(axes.drop(alike), on="run", how="left", maintain_order="left").drop("run")

@@ -19,6 +19,7 @@ from xlift.analysis.estimates import (
     SETTINGS,
     check_columns,
     last_steps,
+    span_between,
     why_no_interval,
     with_conditions,
     with_scales,
@@ -142,20 +143,13 @@ def paired(
     cover seeds."""
     prompt = ["facet", "parallel_id"] if pair == "request" else ["facet", "language", "id", "parallel_id"]
     scales = with_scales(sides).group_by(keys).agg(pl.struct("lowest", "best").unique())
-    spans = {tuple(key): _span(found) for *key, found in scales.iter_rows()}
+    spans = {tuple(key): span_between([tuple(one.values()) for one in found]) for *key, found in scales.iter_rows()}
     cells = sides.group_by(list(dict.fromkeys([*keys, *prompt, "side", "run"]))).agg(
         pl.col("value").mean(), pl.col("untuned").first()
     )
     cells = cells.with_columns(place=pl.struct(prompt).rank("dense") - 1).sort("place", "side", "run")
     for key, own in sorted(cells.partition_by(keys, as_dict=True).items(), key=lambda item: repr(item[0])):
         yield dict(zip(keys, key, strict=True)), *_pairs(own, spans[key])
-
-
-# e.g. _span([{"lowest": 1, "best": 5}]) → 4
-def _span(scales: Sequence[dict[str, Any]]) -> float | None:
-    """How far values on these scales may lie apart; None for several scales, and where none is known."""
-    ends = [*scales[0].values()] if len(scales) == 1 else [None]
-    return None if None in ends else scales[0]["best"] - scales[0]["lowest"]
 
 
 def sides_of(

@@ -64,8 +64,14 @@ def best_given(frame: pl.DataFrame) -> pl.Expr:
 
 def span_of(frame: pl.DataFrame) -> float | None:
     """How far the values of a group may lie apart; None for several scales, and where none is known."""
-    found = with_scales(frame).select("lowest", "best").unique().rows()
-    return found[0][1] - found[0][0] if len(found) == 1 and None not in found[0] else None
+    return span_between(with_scales(frame).select("lowest", "best").unique().rows())
+
+
+# e.g. [span_between(scales) for scales in ([(1, 5)], [(0, 2), (1, 5)], [(None, None)])] → [4, None, None]
+def span_between(scales: Sequence[tuple[Any, ...]]) -> float | None:
+    """The same of the scales that a group has, each by its lowest and best value."""
+    lowest, best = scales[0] if len(scales) == 1 else (None, None)
+    return None if lowest is None or best is None else best - lowest
 
 
 def last_steps(frame: pl.DataFrame) -> pl.DataFrame:

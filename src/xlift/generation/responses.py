@@ -69,14 +69,12 @@ def answer_checkpoints(
     failed: dict[str, UserError] = {}
     kept = kept or KeptBase()
     left = [pair for pair in checkpoints if pair[0].unanswered or pair[0].unmeasured or pair[0].ungraded]
-    beside, alone = [], [pair for pair in left if _alone(*pair)]
+    beside, alone = [], [pair for pair in left if _shared_adapter(*pair) is None]
     if len(alone) < len(left):
         with kept.lent(left[0][1].base, placement) as model:
             slots = has_slots(model)
             for one, base in left:
-                if _alone(one, base):
-                    continue
-                folder = adapter_folder(one, base)
+                folder = _shared_adapter(one, base)
                 with _told(one, failed):
                     adapter = _adapter_of(model, folder, one.run.config.weight) if folder and slots else None
                     if folder is None or adapter is None:
@@ -111,9 +109,9 @@ def _told(checkpoint: Checkpoint, failed: dict[str, UserError]) -> Iterator[None
         failed[checkpoint.run.id] = error
 
 
-def _alone(checkpoint: Checkpoint, base: Located) -> bool:
-    """Whether a checkpoint answers with weights of its own, not with an adapter beside those of its base."""
-    return checkpoint.decoding.quantized or adapter_folder(checkpoint, base) is None
+def _shared_adapter(checkpoint: Checkpoint, base: Located) -> Path | None:
+    """The folder of the adapter that a checkpoint answers with beside its base's weights; None where it has its own."""
+    return None if checkpoint.decoding.quantized else adapter_folder(checkpoint, base)
 
 
 def adapter_folder(checkpoint: Checkpoint, base: Located) -> Path | None:

@@ -17,7 +17,7 @@ from xlift.analysis.calibration import calibration_table
 from xlift.analysis.comparison import compare, compare_sides
 from xlift.analysis.consistency import consistency, with_requests
 from xlift.analysis.effects import factor_effects, variance_shares
-from xlift.analysis.estimates import SETTINGS, last_steps, summary, with_silence
+from xlift.analysis.estimates import SETTINGS, summary
 from xlift.analysis.measures import holm
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.analysis.power import power_table
@@ -146,12 +146,12 @@ def gap_rows(material: Material) -> list[DifferenceRow]:
     """
     by_name = {condition.name: condition for condition in material.conditions}
     names = {run: condition.name for condition in material.conditions for run in condition.runs}
-    named = pl.col("run").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.Enum([*by_name]))
-    test = with_silence(material.test).with_columns(named=named).filter(pl.col("named").is_not_null())
+    named = pl.col("run").cast(pl.String).replace_strict(names, return_dtype=pl.Enum([*by_name]))
+    test = material.test.with_columns(named=named)
     rows: list[DifferenceRow] = []
     for code in sorted(set(test["language"].unique()) - {REFERENCE}):
         # All conditions at once: one comparison each would take longer to set up than to make.
-        own = [last_steps(test.filter(pl.col("language") == side)) for side in (REFERENCE, code)]
+        own = [test.filter(language=side) for side in (REFERENCE, code)]
         sides = pl.concat([one.with_columns(side=pl.lit(side)) for side, one in enumerate(own)])
         found = compare_sides(sides, ["named", "facet", "rater"], top=1.0, pair="request", **material.resampling)
         for row in found.filter(pl.col("pairs") > 0).to_dicts():
@@ -260,16 +260,12 @@ def selection_rows(material: Material) -> list[SelectionRow]:
 Contribution = TypeVar("Contribution", EffectRow, VarianceRow)
 
 
-_TOLD = ("seed", "untuned")
-"""What ratings have of the axes."""
-
-
 def _effects(material: Material, function: Any, kind: type[Contribution]) -> list[Contribution]:
     if len([one for one in material.conditions if not one.untuned]) < 2:
         return []
     scales = [(scale.facet, scale.rater) for scale in material.scales]
     tuned = material.axes.filter(~pl.col("untuned"))
-    parts = (beside(part.drop(_TOLD), tuned) for part in material.parts(material.test, untuned=False))
+    parts = (beside(part, tuned) for part in material.parts(material.test, untuned=False))
     found = [function(part, **material.resampling).to_dicts() for part in parts if len(part)]
     rows = [read(kind, row) for part in found for row in part]
     # Stable: factors and levels keep the order that they come in.

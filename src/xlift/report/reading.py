@@ -115,8 +115,7 @@ class Material:
     def _with_conditions(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with the `condition` of each run, called after one of those that are in it."""
         there = with_conditions(self.axes.filter(pl.col("run").is_in(frame["run"].unique().to_list())))
-        told = frame.select("run").join(there.select("run", "condition"), on="run", how="left", maintain_order="left")
-        return frame.with_columns(told["condition"])
+        return beside(frame, there.select("run", "condition"))
 
     @cached_property
     def test(self) -> pl.DataFrame:
@@ -143,9 +142,7 @@ class Material:
     def conditions(self) -> list[Condition]:
         """What was compared on test prompts, in the order of the study."""
         told_once = self.test.unique("run", keep="first", maintain_order=True)
-        return conditions_of(
-            beside(told_once.drop("seed", "untuned"), self.axes), [one.run.id for one in self.answered]
-        )
+        return conditions_of(beside(told_once, self.axes), [one.run.id for one in self.answered])
 
     @cached_property
     def measure(self) -> dict[str, float]:
