@@ -32,11 +32,11 @@ def screen(weight: Tensor) -> tuple[Screen, Callable[[Tensor], Tensor]]:
     return found, head
 
 
-def made(seed: int) -> tuple[Tensor, Tensor]:
+def made(seed: int, rows: int = ROWS) -> tuple[Tensor, Tensor]:
     """Weights and states in which a few entries stand out, as in real models."""
     torch.manual_seed(seed)
     loud = torch.ones(INPUTS).index_fill_(0, torch.tensor([3, 40]), 12.0)
-    return torch.randn(TOKENS, INPUTS) * torch.rand(TOKENS, 1), torch.randn(ROWS, INPUTS) * loud
+    return torch.randn(TOKENS, INPUTS) * torch.rand(TOKENS, 1), torch.randn(rows, INPUTS) * loud
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
@@ -54,6 +54,17 @@ def test_a_choice_by_bounds_is_that_of_all_scores(seed: int, penalty: float) -> 
     for row in range(ROWS):
         own = torch.tensor([row])
         assert likeliest(found, head, asked[own], held.of(own)) == choose_greedily(head(asked), held)[row]
+
+
+@pytest.mark.parametrize("rows", [64, 65, 100])
+def test_many_rows_choose_as_each_would_alone(rows: int) -> None:
+    weight, states = made(4, rows)
+    found, head = screen(weight)
+    asked, held = states.bfloat16(), Held(1.3, frozenset())
+    held.join([[3, own] for own in head(asked).argmax(1).tolist()], torch.device("cpu"))
+    chosen = likeliest(found, head, asked, held).tolist()
+    assert chosen == choose_greedily(head(asked), held).tolist()
+    assert chosen[-1:] == likeliest(found, head, asked[-1:], held.of(torch.tensor([rows - 1]))).tolist()
 
 
 def test_of_tokens_that_are_equally_likely_the_first_is_taken_and_rows_without_a_likeliest_are_told_apart() -> None:

@@ -28,6 +28,8 @@ STEPS_OF_BYTE = 127
 ZERO = 128
 """The byte without sign that stands for zero."""
 _ONE_BY_ONE: Any = ([1, 1], [0, 0], [1, 1], 1)
+SCREENED_ROWS = 48
+"""Rows whose product is made together: from 64 on, the library takes another kernel, eight times as slow."""
 TOKENS_AT_ONCE = 512
 """Tokens whose weights are rounded together: what that holds stays in the cache."""
 MOST_ALONE = 8192
@@ -118,6 +120,9 @@ def _rotation() -> Tensor:
 def likeliest(screen: Screen, project: Callable[[Tensor], Tensor], states: Tensor, held: Held) -> Tensor:
     """The first token of the highest score of each row, (rows,), from states (rows, inputs): what a greedy choice takes
     of the scores that `project` makes of them."""
+    if len(states) > SCREENED_ROWS:
+        parts = torch.arange(len(states)).split(SCREENED_ROWS)
+        return torch.cat([likeliest(screen, project, states[own], held.of(own)) for own in parts])
     row, token, kept = _candidates(screen, states, held)
     height = _exact(screen, states, row, token)
     height = torch.where(kept, held.lowered(height), height)
