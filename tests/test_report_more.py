@@ -18,8 +18,9 @@ from report_fixtures import GOOD, chances, made_study, rated_by, rated_study
 from warm import run_xlift
 
 from xlift.disk import write_jsonl
+from xlift.intervals import wilson
 from xlift.records import read_records
-from xlift.report.breakdown import breakdown_table
+from xlift.report.breakdown import KindRow, breakdown_table, widest_gap
 from xlift.report.facts import cost_table, data_table
 from xlift.report.figures import FAMILIES, PALETTE, _grouped
 from xlift.report.gallery import first_columns, telling_order
@@ -89,11 +90,35 @@ def test_prompts_are_told_by_kind(study: Any) -> None:
         return 0.0 if prompt.get("answers") else 2.0
 
     material = rated_by(study, {LANGUAGE: value})
-    table = breakdown_table(material, material.scales[0])
+    found = findings_of(material)
+    table = breakdown_table(material, found.kinds, material.scales[0])
     assert table is not None
     shares = {(row["prompt_kind"], row["mean"]) for row in table.records}
     assert {mean for _, mean in shares} == {0.0, 1.0}
     assert len({kind for kind, _ in shares}) == len(shares) > 1
+
+
+def kind(run: str, name: str, share: float, count: int) -> KindRow:
+    return KindRow(run, "language", "language", name, share, *wilson(share, count), count, 0)
+
+
+def test_the_summary_says_which_kind_of_prompt_is_answered_worse(study: Any) -> None:
+    material = rated_by(study, {LANGUAGE: lost_russian})
+    found = findings_of(material)._replace(kinds=[kind("base", "chat", 0.9, 200), kind("base", "facts", 0.1, 200)])
+    (told,) = (point.text for point in summary_points(material, found) if point.target == "table-kinds-language")
+    assert told.startswith('What is asked matters: base is +80 points [+73, +85] better on prompts of the kind "chat" ')
+
+
+def test_the_widest_gap_between_kinds_is_that_of_newcombe_and_only_where_chance_does_not_explain_it() -> None:
+    # Newcombe 1998, table II, method 10: 56/70 against 48/80 is .2 [.0524, .3339].
+    told = widest_gap([kind("a", "chat", 56 / 70, 70), kind("a", "facts", 48 / 80, 80)], 0.95)
+    assert told is not None
+    assert (told.more, told.less) == ("chat", "facts")
+    assert told.points == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    assert widest_gap([kind("a", "chat", 0.5, 70), kind("a", "facts", 0.5, 80)], 0.95) is None
+    assert widest_gap([kind("a", "chat", 0.9, 70), kind("b", "facts", 0.1, 80)], 0.95) is None
+    many = [kind(f"run {number}", name, 0.5, 70) for number in range(30) for name in ("chat", "facts")]
+    assert widest_gap([*many, kind("a", "chat", 56 / 70, 70), kind("a", "facts", 48 / 80, 80)], 0.95) is None
 
 
 def test_each_point_of_the_summary_leads_to_what_shows_it(study: Any) -> None:

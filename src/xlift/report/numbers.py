@@ -24,6 +24,7 @@ from xlift.analysis.power import power_table
 from xlift.analysis.selection import selection_table
 from xlift.intervals import Estimate, estimate
 from xlift.report.answered import Answered
+from xlift.report.breakdown import KindRow, kind_rows
 from xlift.report.overall import REFERENCE, OverallRow, checkpoint_rows, overall_rows
 from xlift.report.reading import Condition, Material, Scale, language_place, setting_text, setting_texts, share_rows
 from xlift.report.rows import (
@@ -58,6 +59,7 @@ class Findings(NamedTuple):
     versus: list[DifferenceRow]
     gaps: list[DifferenceRow]
     overall: list[OverallRow]
+    kinds: list[KindRow]
     checkpoints: list[OverallRow]
     means: list[MeanRow]
     selection: list[SelectionRow]
@@ -74,7 +76,18 @@ class Findings(NamedTuple):
 
     def on(self, scale: Scale) -> Findings:
         """The same with what is told by scale for this one alone."""
-        names = ("shares", "validation", "versus", "gaps", "overall", "checkpoints", "means", "effects", "variance")
+        names = (
+            "shares",
+            "validation",
+            "versus",
+            "gaps",
+            "overall",
+            "kinds",
+            "checkpoints",
+            "means",
+            "effects",
+            "variance",
+        )
         return self._replace(**{name: rows_of(getattr(self, name), scale) for name in names})
 
 
@@ -87,6 +100,7 @@ def findings_of(material: Material) -> Findings:
         versus=versus_rows(material),
         gaps=gap_rows(material),
         overall=overall_rows(material),
+        kinds=kind_rows(material),
         checkpoints=checkpoint_rows(material),
         means=mean_rows(material),
         selection=selection_rows(material),

@@ -177,7 +177,7 @@ def _results(material: Material, found: Findings) -> Iterator[Block]:
         yield from _tables(
             scale,
             tables.share_table_of(material, own.shares, scale, "test"),
-            breakdown_table(material, scale),
+            breakdown_table(material, own.kinds, scale),
             tables.versus_table(material, own.versus, scale),
             tables.share_table_of(material, own.validation, scale, "validation"),
         )

@@ -18,6 +18,7 @@ from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.halving import saved
 from xlift.languages import language_name
 from xlift.progress import duration
+from xlift.report.breakdown import KindRow, widest_gap
 from xlift.report.factors import factor_name
 from xlift.report.formats import interval_text, value_text
 from xlift.report.numbers import Findings, differences, smallest_detectable
@@ -49,6 +50,7 @@ def summary_points(material: Material, found: Findings) -> list[Point]:
         Point(_untuned(material, own, scale), f"figure-heat-map-{scale.slug}"),
         Point(_overall(material, own.overall), f"table-overall-{scale.slug}"),
         Point(_extremes(material, scale), f"table-overall-{scale.slug}"),
+        Point(_kinds(material, own.kinds), f"table-kinds-{scale.slug}"),
         Point(_versus(material, own.versus), f"table-versus-base-{scale.slug}"),
         Point(_gaps(material, own.gaps), f"figure-transfer-{scale.slug}"),
         Point(_choosing(material, found.selection), "table-selection-cost"),
@@ -173,6 +175,19 @@ def _extremes(material: Material, scale: Scale) -> str:
     return (
         f"{what} matters: {where}, {best.name} is {_points(row.points)} above {worst.name}, the widest of "
         f"{compared} (p {_p(row.p or 0, len(pairs))}, corrected for that choice)."
+    )
+
+
+def _kinds(material: Material, rows: Sequence[KindRow]) -> str:
+    """On which kind of prompt a run does worst beside another kind, where that is beyond chance."""
+    gap = widest_gap(rows, material.workspace.study.report.confidence)
+    if gap is None:
+        return ""
+    runs = len({row.run for row in rows})
+    most = f", the widest gap between kinds in {_counted(runs, 'run')}" if runs > 1 else ""
+    return (
+        f"What is asked matters: {gap.run} is {_points(gap.points)} better on prompts of the kind "
+        f'"{gap.more}" than on "{gap.less}"{most} (p {_p(gap.p)}, corrected for that choice).'
     )
 
 
