@@ -361,7 +361,12 @@ def test_a_phone_shows_all_without_scrolling_sideways_in_every_language_of_the_p
 def test_words_are_marked_and_unmarked_and_long_texts_fold(tmp_path: Path, browser: Any) -> None:
     long = {**responses(["fr"], 1, ["run"])[0], "text": "Le chat 🐈 sleeps ici.\n" + "Une ligne de plus.\n" * 60}
     source, scheme = response_file(tmp_path, [long]), tmp_path / "scheme.yaml"
-    scheme.write_text("facets: [language]\nspans: [foreign]\nanswers: [{name: better, question: Mieux}]")
+    scheme.write_text("facets: [language]\nspans: [foreign]\nanswers: [{name: better, question: 'Mieux ?'}]")
+    # Where the last letter of the question stands: right of the first in an Arabic page too.
+    last = """() => { const text = document.querySelector('[for=answer-better] bdi').firstChild;
+      const range = document.createRange();
+      const at = (place) => { range.setStart(text, place); range.setEnd(text, place + 1);
+        return range.getBoundingClientRect().left; }; return at(text.length - 1) > at(0); }"""
     campaign = open_campaign(source)
     link = link_in(campaigns.add(campaign, "Ana", ["fr"], scheme=scheme))
     select = """() => { const node = document.querySelector('#response').firstChild, range = document.createRange();
@@ -382,6 +387,10 @@ def test_words_are_marked_and_unmarked_and_long_texts_fold(tmp_path: Path, brows
         assert record["detail"]["spans"] == [{"start": 10, "end": 16, "label": "foreign", "text": "sleeps"}]
         assert record["detail"]["answers"] == {"better": "dort"}
         page.go_back()
+        page.select_option("#interface", "ar")
+        page.wait_for_selector("html[dir=rtl] #marks bdi")
+        assert page.evaluate(last)
+        assert page.locator("#marks bdi").inner_text() == "sleeps"
         page.locator("#marks button").click()
         assert page.locator("mark").count() == 0
         until(page, "document.querySelector('#saved').textContent !== ''")

@@ -128,6 +128,12 @@ def test_figures_come_to_life_and_stay_within_the_policy(page: Any, workspace: A
         assert (workspace.report / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_line_breaks_a_learning_rate_in_the_table_of_lost_languages(page: Any) -> None:
+    cells = page.locator("#table-flips-language + .wide td").all_inner_texts()
+    assert any("1e\N{NON-BREAKING HYPHEN}3" in text for text in cells)
+    assert not any("-" in text for text in cells)
+
+
 def test_another_rater_shows_other_figures_and_tables(page: Any) -> None:
     page.select_option("#scale", "helpfulness-people")
     assert page.locator('.drawing[data-figure="heat-map-helpfulness-people"]').is_visible()
@@ -210,8 +216,10 @@ def test_print_is_light_complete_and_without_controls(page: Any, tmp_path: Path)
     assert sum(colour(page, "body", "backgroundColor")) > 700
     assert page.locator("details:not(.raters):not([open])").count() == 0
     assert page.locator(".live:visible, nav:visible, .filters:visible").count() == 0
-    # Every rater's figures are printed, still and whole.
-    assert page.locator(".static:visible").count() == page.locator(".drawing").count()
+    # The heat maps of every rater are printed, still and whole, and all else of the one that is chosen.
+    for part, wanted in (("#results", ""), ("main > section:not(#results)", ":not([data-scale][hidden] *)")):
+        printed, there = page.locator(f"{part} .static:visible"), page.locator(f"{part} .drawing{wanted}")
+        assert printed.count() == there.count() > 0
     assert page.locator("article.prompt:visible").count() == 6
     # No figure is higher than a page with its heading and caption, 212 mm.
     heights = page.evaluate("[...document.querySelectorAll('.static svg')].map(one => one.clientHeight)")

@@ -56,6 +56,23 @@ def test_the_browser_opens_on_what_tuning_has_taken_and_keeps_every_prompt(study
     assert order == telling_order(rated_by(study, {LANGUAGE: lost_russian}))
 
 
+def test_failures_of_the_checkpoints_that_are_shown_come_before_those_of_others(study: Any) -> None:
+    french = [
+        prompt["id"] for prompt in rated_by(study, {LANGUAGE: lost_russian}).prompts if prompt["language"] == "fr"
+    ]
+    own = {1e-4: set(french[::2]), 1e-3: set(french[1::2])}
+
+    def value(run: Any, prompt: Any) -> float:
+        return 0.0 if not run.config.untuned and prompt["id"] in own[run.config.learning_rate] else 2.0
+
+    material = rated_by(study, {LANGUAGE: value})
+    for place, one in enumerate(material.answered[1:], start=1):
+        order = [material.prompts[number] for number in telling_order(material, [place])]
+        tested = [prompt["id"] for prompt in order if prompt["language"] == "fr" and prompt["split"] == "test"]
+        failed = own[one.run.config.learning_rate] & set(tested)
+        assert set(tested[: len(failed)]) == failed
+
+
 def test_languages_take_turns_among_equal_failures(study: Any) -> None:
     material = rated_by(study, {LANGUAGE: lambda run, prompt: 0.0 if prompt["language"] != "en" else 2.0})
     first = [material.prompts[place]["language"] for place in telling_order(material)[:6]]

@@ -13,6 +13,7 @@ import pytest
 from report_fixtures import GOOD, STEP, log_training, made_study, rated_by
 
 from xlift.analysis.agreement import agreement_tables
+from xlift.languages import language_name
 from xlift.report import tables
 from xlift.report.agreement import agreement_tables_of
 from xlift.report.factors import level_names
@@ -229,6 +230,36 @@ def test_agreement_and_calibration_are_shown_where_people_and_judges_have_rated(
     assert [row.kappa for row in found.agreement] == [row["kappa"] for row in alone]
     assert len(named["agreement-people"].records) == 3
     assert {row["calibrated_rated"] for row in named["calibration"].records} <= set(range(8, 25))
+
+
+def test_long_tables_of_agreement_are_in_two_parts_that_hold_every_line(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = findings_of(material)
+    whole = {table.name: table for table in agreement_tables_of(material, found)}
+    monkeypatch.setattr("xlift.report.agreement.MOST_LINES", 0)
+    parts = {table.name: table for table in agreement_tables_of(material, found)}
+    assert set(parts) == {name + end for name in whole for end in ("", "-languages")}
+    for name, table in whole.items():
+        shown = [parts[name].lines, parts[f"{name}-languages"].lines]
+        assert sorted(map(repr, shown[0] + shown[1])) == sorted(map(repr, table.lines))
+        assert [{line[1].value == "all" for line in part} for part in shown] == [{True}, {False}]
+        assert parts[name].records == table.records
+    blocks = [block for section in sections_of(material, found) for block in section.blocks]
+    folded = {block.table.name for block in blocks if block.table and block.folded}
+    assert {"people", "people-languages"} & folded == {"people-languages"}
+
+
+def test_what_a_rule_picks_stands_above_what_it_is_worth_in_each_language(material: Material) -> None:
+    rows = findings_of(material).selection
+    score, cost = tables.selection_tables(material, rows)
+    rules = list(dict.fromkeys(row.rule for row in rows))
+    assert [column.heading.split(": ")[0] for column in score.columns[1:]] == rules
+    assert [line[0].value for line in score.lines] == ["English", "French"]
+    for row in rows:
+        line = next(line for line in score.lines if line[0].value == language_name(row.language))
+        assert line[1 + rules.index(row.rule)][:3] == tuple(row.scored)
+    assert [line[0].value for line in cost.lines][-1] == "regret, worst language"
 
 
 def test_without_judges_and_people_nothing_is_said_of_agreement(material: Material) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from xlift.analysis.agreement import HEADINGS, MEASURES
+from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.languages import language_name
 from xlift.report.formats import Column, ReportTable, Value
 from xlift.report.numbers import Findings
 from xlift.report.reading import Material, rater_name
 from xlift.report.rows import AgreementRow, CalibrationRow, PersonRow, record
 from xlift.report.wide import missing_note
+
+MOST_LINES = 40
+"""A longer table of all languages is two: what holds over all of them, and each one, closed at first."""
+BY_LANGUAGE = "-languages"
+"""How the name of such a second table ends."""
+Row = TypeVar("Row", AgreementRow, PersonRow, CalibrationRow)
 
 
 def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
@@ -26,9 +33,23 @@ def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable
             note = f"Brackets: {material.confidence} interval over prompts. Leniency is first minus second."
             note += f" No figure or interval where: {'; '.join(why)}." if why else ""
             name = f"agreement-{between.replace(' ', '-')}"
-            lines = [_agreement_line(row) for row in own]
-            tables.append(ReportTable(name, heading, note, columns, lines, [_flat(row) for row in own]))
-    return [*tables, *_people_table(found.people), *_calibration_table(material, found.calibration)]
+            table = ReportTable(name, heading, note, columns, [], [_flat(row) for row in own])
+            tables += _in_parts(material, table, own, _agreement_line)
+    return [*tables, *_people_table(material, found.people), *_calibration_table(material, found.calibration)]
+
+
+def _in_parts(
+    material: Material, table: ReportTable, rows: Sequence[Row], line: Callable[[Row], list[Value]]
+) -> list[ReportTable]:
+    """The table with a line a row, facets one after another, languages in the study's order; where long, in two."""
+    codes, facets = [ALL_LANGUAGES, *material.languages], list(dict.fromkeys(row.facet for row in rows))
+    rows = sorted(rows, key=lambda row: (facets.index(row.facet), codes.index(row.language)))
+    whole = [line(row) for row in rows if row.language == ALL_LANGUAGES]
+    single = [line(row) for row in rows if row.language != ALL_LANGUAGES]
+    if len(rows) <= MOST_LINES or not whole:
+        return [table._replace(lines=[line(row) for row in rows])]
+    title = f"{table.title}, by language"
+    return [table._replace(lines=whole), table._replace(name=table.name + BY_LANGUAGE, title=title, lines=single)]
 
 
 def _agreement_line(row: AgreementRow) -> list[Value]:
@@ -44,7 +65,7 @@ def _flat(row: AgreementRow) -> dict[str, Any]:
     return kept | {"table": table, "reasons": reasons}
 
 
-def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:
+def _people_table(material: Material, rows: Sequence[PersonRow]) -> list[ReportTable]:
     if not rows:
         return []
     columns = [
@@ -57,8 +78,9 @@ def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:
         Column("of the others", "number"),
         Column("deviates"),
     ]
-    lines = [
-        [
+
+    def line(row: PersonRow) -> list[Value]:
+        return [
             Value(row.facet),
             Value(language_name(row.language)),
             Value(rater_name(row.rater)),
@@ -68,11 +90,10 @@ def _people_table(rows: Sequence[PersonRow]) -> list[ReportTable]:
             Value(row.kappa_others),
             Value(", ".join(row.deviates)),
         ]
-        for row in rows
-    ]
+
     records = [record(row) | {"rater": rater_name(row.rater), "deviates": ", ".join(row.deviates)} for row in rows]
     note = "Each person beside the mean of the others who read the same responses; marks are corrected (Holm)."
-    return [ReportTable("people", "Who deviates", note, columns, lines, records)]
+    return _in_parts(material, ReportTable("people", "Who deviates", note, columns, [], records), rows, line)
 
 
 def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> list[ReportTable]:
@@ -81,17 +102,18 @@ def _calibration_table(material: Material, rows: Sequence[CalibrationRow]) -> li
     columns = [Column("run"), Column("language"), Column("facet"), Column("judge")]
     columns += [Column(who, "number") for who in rows[0].estimates]
     columns.append(Column("rated by people", "count"))
-    lines = [
-        [
+
+    def line(row: CalibrationRow) -> list[Value]:
+        return [
             *map(Value, (row.run, language_name(row.language), row.facet, rater_name(row.judge))),
             *(Value(*one) for one in row.estimates.values()),
             Value(row.labelled, note=row.reason or ""),
         ]
-        for row in rows
-    ]
+
     note = (
         f"Test prompts: mean value from 0 to 2, {material.confidence} interval. Calibrated: the people's mean, "
         "corrected by what the judge says of the responses that no person has read (prediction-powered inference); the "
         "responses that people rate must be a random sample."
     )
-    return [ReportTable("calibration", "Judges calibrated by people", note, columns, lines, rows)]
+    table = ReportTable("calibration", "Judges calibrated by people", note, columns, [], rows)
+    return _in_parts(material, table, rows, line)

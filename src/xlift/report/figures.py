@@ -15,8 +15,9 @@ import altair as alt
 
 from xlift.disk import write_atomic
 
-# Okabe and Ito's palette, told apart with all common kinds of colour blindness; the text's colour stands for black.
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#F0E442"]
+# Okabe and Ito's palette, told apart with all common kinds of colour blindness; the text's colour stands for black, and
+# violet, which is as far from the others, for a yellow that nobody sees on white.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor", "#9933FF"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
 FAMILIES = [
     {"English", "German", "Dutch", "Swedish", "Danish", "Norwegian", "Icelandic"},
@@ -306,7 +307,9 @@ def training_figure(rows: Sequence[dict[str, Any]], value: str, title: str) -> S
     if len({row["run"] for row in known}) > len(PALETTE):
         # More runs than colours: coloured by what is varied most often, named by the tooltip.
         scale = alt.Scale(type="log", scheme="viridis")
-        rate = alt.Color("learning_rate:Q", scale=scale, title="learning rate", legend=alt.Legend(format="~e"))
+        rates = sorted({row["learning_rate"] for row in known})
+        legend = alt.Legend(format="~e", values=rates)
+        rate = alt.Color("learning_rate:Q", scale=scale, title="learning rate", legend=legend)
         line = base.mark_line(strokeWidth=1.5, opacity=0.8, point=alt.OverlayMarkDef(size=20))
         return _finished(line.encode(color=rate, detail="run:N").properties(width=560, height=240), known)
     pick = alt.selection_point(fields=["run"], bind="legend")

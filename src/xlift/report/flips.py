@@ -58,7 +58,7 @@ def flips_table(material: Material, means: list[MeanRow], scale: Scale) -> Repor
     if not rows:
         return None
     told = {(row.others, row.language): _text(row) for row in rows}
-    columns = [Column("all else alike"), *(Column(language_name(code)) for code in material.languages)]
+    columns = [Column("all else alike"), *(Column(language_name(code), "rates") for code in material.languages)]
     lines = [
         [Value(panel or "tuned"), *(Value(told.get((panel, code))) for code in material.languages)]
         for panel in dict.fromkeys(row.others for row in rows)

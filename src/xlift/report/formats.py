@@ -11,15 +11,16 @@ from typing import Any, Literal, NamedTuple
 from xlift.disk import write_atomic
 from xlift.report.rows import record
 
-ValueForm = Literal["text", "share", "points", "number", "signed", "p", "count"]
+ValueForm = Literal["text", "rates", "share", "points", "number", "signed", "p", "count"]
 EMPTY_CELL = "–"
 
 
 class Column(NamedTuple):
     """A column for people.
 
-    Forms: `share` 0 to 1 as per cent, `points` a difference of shares as percentage points, `number` and `signed` with
-    two decimals, `p` a p-value, `count` a whole number.
+    Forms: `rates` text with learning rates, none of which a line breaks, `share` 0 to 1 as per cent, `points` a
+    difference of shares as percentage points, `number` and `signed` with two decimals, `p` a p-value, `count` a whole
+    number.
     """
 
     heading: str
@@ -84,10 +85,10 @@ def _unsigned(value: float) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-# e.g. _signed(-0.001, 0) → "0"
+# e.g. [_signed(-0.001, digits) for digits in (0, 2)] → ["0", "0.00"]
 def _signed(value: float, digits: int) -> str:
     text = f"{value:+.{digits}f}"
-    return "0" if float(text) == 0 and not digits else text.replace("-", "−")
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
 
 
 # e.g. interval_text(0.72, 0.99, "share") → "[72–99]"

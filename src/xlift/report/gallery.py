@@ -16,14 +16,15 @@ FAILURES = {0.0: 2.0, 1.0: 1.0}
 """How much a value of the rater language tells of a failure."""
 
 
-def telling_order(material: Material) -> list[int]:
+def telling_order(material: Material, shown: Sequence[int] = ()) -> list[int]:
     """Places of all prompts, those first to which tuned runs fail most; test prompts before validation prompts.
 
-    What tuning has taken tells more than what was never there. Among equals a seed draws, and languages take turns.
+    The checkpoints at the places `shown`, which are seen at first, count as much as all together. What tuning has taken
+    tells more than what was never there. Among equals a seed draws, and languages take turns.
     """
     prompts, shuffled = material.prompts, list(range(len(material.prompts)))
     random.Random(material.workspace.study.decoding.seed).shuffle(shuffled)
-    told = _told(material)
+    told = _told(material, [material.answered[place] for place in shown])
     failing = [place for place in shuffled if told.get(prompts[place]["id"], 0.0) > 0]
     failing.sort(key=lambda place: -told[prompts[place]["id"]])
     parts = [[place for place in failing if prompts[place]["split"] == split] for split in ("test", "validation")]
@@ -41,18 +42,18 @@ def _in_turns(places: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
 
 
 # e.g. the untuned model answers in French, one of two tuned runs in English: 2 / 2 runs, twice for what was lost = 2
-def _told(material: Material) -> dict[str, float]:
-    """By prompt, the mean failure of the tuned runs' answers, twice where the untuned model had it right."""
+def _told(material: Material, shown: Sequence[Answered]) -> dict[str, float]:
+    """By prompt, the mean failure of the tuned and of those shown; twice where the untuned model had it right."""
     base = [one for one in material.answered if one.run.config.untuned]
     tuned = [one for one in material.answered if not one.run.config.untuned] or base
     right = {name for one in base if tuned is not base for name, value in _values(one) if value == 2}
     failed: dict[str, float] = defaultdict(float)
-    for one in tuned:
-        for name, value in _values(one):
-            failed[name] += FAILURES.get(value, 0.0)
+    for group in (tuned, [one for one in shown if any(one is other for other in tuned)]):
+        for one in group:
+            for name, value in _values(one):
+                failed[name] += FAILURES.get(value, 0.0) / len(group)
     return {
         prompt["id"]: failed[prompt["id"]]
-        / max(1, len(tuned))
         * (2 if prompt["id"] in right else 1)
         * (0.5 if reply_language(prompt) == REFERENCE else 1)
         for prompt in material.prompts

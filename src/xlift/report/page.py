@@ -8,14 +8,13 @@ The page runs only the scripts whose hashes its content security policy names, n
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from xlift.disk import write_atomic
+from xlift.disk import encode_record, write_atomic
 from xlift.errors import ConfigError, nearest, shortened
 from xlift.languages import language_name
 from xlift.progress import Progress, progress, say
@@ -94,6 +93,7 @@ def _title(material: Material) -> str:
 def _html(material: Material, found: Findings, sections: list[Section], drawn: dict[str, str], live: str = "") -> str:
     script, vega = (TEMPLATES / "report.js").read_text(encoding="utf-8"), script_bundle() if drawn else ""
     figures = [block.figure for one in sections for block in one.blocks if block.figure]
+    first = first_columns(material, found.overall)
     return rendered(
         "report.html",
         title=_title(material),
@@ -103,8 +103,8 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         unknown=unknown_text(material, found),
         sections=sections,
         scales=[scale for scale in material.scales if _shown(scale, sections)],
-        drawn={name: Markup(_own_names(svg, name)) for name, svg in drawn.items()},
-        specifications={one.name: Markup(_script_json(one.specification)) for one in figures},
+        drawn={name: Markup(_still(svg, name)) for name, svg in drawn.items()},
+        specifications={one.name: packed_bytes(encode_record(one.specification)) for one in figures},
         cells=cells,
         languages=[(code, language_name(code)) for code in material.languages],
         runs=runs_table(material),
@@ -115,8 +115,8 @@ def _html(material: Material, found: Findings, sections: list[Section], drawn: d
         packed=packed_answers(
             material.prompts,
             [Answers(one.run.id, one.run.label, one.step, one.responses, one.ratings) for one in material.answered],
-            telling_order(material),
-            first_columns(material, found.overall) if found.overall else (0, 1, 2),
+            telling_order(material, first),
+            first,
         ),
         splits=True,
         script=Markup(script),
@@ -137,16 +137,16 @@ def _shown(scale: Scale, sections: list[Section]) -> bool:
     return any(block.scale == scale.slug for section in sections for block in section.blocks)
 
 
-# e.g. _own_names('<g id="a"><use href="#a"/></g>', "f1") → "<g id=\"f1-a\"><use href=\"#f1-a\"/></g>"
-def _own_names(svg: str, name: str) -> str:
-    """An SVG whose ids no other figure of the page has."""
+PLACES = re.compile(r' (?:d|transform|[xy][12]?|width|height)="[^"]*"')
+SPOKEN = re.compile(r' (?:role|aria-label|aria-roledescription)="[^"]*"')
+
+
+# e.g. _still('<g id="a" role="x"><use href="#a" x="0.123"/></g>', "f") → '<g id="f-a"><use href="#f-a" x="0.12"/></g>'
+def _still(svg: str, name: str) -> str:
+    """An SVG as one image, for print: ids that no other figure of the page has, hundredths of a pixel, and no names of
+    single marks, which the living figure and the tables have; a third of the size."""
+    svg = PLACES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), SPOKEN.sub("", svg))
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-
-
-def _script_json(data: Any) -> str:
-    """JSON that is inert inside a script element, whatever text it holds."""
-    text = json.dumps(data, ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _markdown(material: Material, found: Findings, sections: list[Section]) -> str:

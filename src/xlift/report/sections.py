@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from xlift.analysis.pairings import ALL_LANGUAGES
 from xlift.languages import language_name
 from xlift.report import figures, tables
-from xlift.report.agreement import agreement_tables_of
+from xlift.report.agreement import BY_LANGUAGE, agreement_tables_of
 from xlift.report.breakdown import breakdown_table
 from xlift.report.factors import effects_table, factor_name, level_names, variance_table
 from xlift.report.facts import cost_table, data_table
@@ -280,4 +280,5 @@ def _agreement(material: Material, found: Findings) -> Iterator[Block]:
     ]
     who = list(shown[0].estimates) if shown else []
     yield from _figure("calibration", "Judges calibrated by people", figures.calibration_figure(panels, who))
-    yield from (Block(table=table) for table in agreement_tables_of(material, found))
+    for table in agreement_tables_of(material, found):
+        yield Block(table=table, folded=table.name.endswith(BY_LANGUAGE))

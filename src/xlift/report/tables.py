@@ -87,24 +87,29 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
         return []
     seen = f"{material.confidence} interval over requests"
     most = max(row.candidates for row in rows)
-    picks = {
-        row.rule: Value(picked(material, row), note=f"of {row.candidates}" if row.candidates < most else "")
-        for row in rows
-    }
-    worst = {rule: Value(max(row.regret or 0 for row in rows if row.rule == rule)) for rule in picks}
+    picks: dict[str, list[SelectionRow]] = {}
+    for row in rows:
+        picks.setdefault(row.rule, []).append(row)
 
-    def by_rule(cell: Callable[[SelectionRow], Value], form: ValueForm) -> Wide:
-        return Wide(material, rows, lambda row: (row.rule, row.rule), cell, form, "rule")
+    def heading(first: SelectionRow) -> str:
+        of = f" (of {first.candidates})" if first.candidates < most else ""
+        return f"{first.rule}: {picked(material, first)}{of}"
+
+    def by_rule(cell: Callable[[SelectionRow], Value], form: ValueForm) -> tuple[list[Column], list[list[Value]]]:
+        # A line a language: a column each would be too narrow for its interval where there are fifteen.
+        told = {(row.rule, row.language): cell(row) for row in rows}
+        codes = [code for code in material.languages if any(row.language == code for row in rows)]
+        lines = [[Value(language_name(code)), *(told.get((rule, code), Value()) for rule in picks)] for code in codes]
+        return [Column("language"), *(Column(heading(own[0]), form) for own in picks.values())], lines
 
     score = by_rule(lambda row: Value(*row.scored, f"of {row.rated}" if row.rated else ""), "share")
-    score.insert(1, Column("picks"), picks)
     cost = by_rule(lambda row: Value(*row.costs), "points")
-    cost.insert(1, Column("picks"), picks)
-    cost.insert(len(cost.columns), Column("regret, worst language", "points"), worst)
+    worst = [Value(max(row.regret or 0 for row in own)) for own in picks.values()]
+    cost[1].append([Value("regret, worst language"), *worst])
     chosen = (
-        f"Chosen on validation prompts among {most} checkpoints, or so many as have what a rule goes by; share of "
-        f"the best value ({measure_text(material.measure)}) on test prompts, {seen}. “Any of” those among which a rule "
-        "cannot decide: the mean of them, which is what a choice by lot is worth."
+        f"Below each rule its pick on validation prompts among {most} checkpoints, or so many as have what it goes by; "
+        f"share of the best value ({measure_text(material.measure)}) on test prompts, {seen}. “Any of” those among "
+        "which a rule cannot decide: the mean of them, which is what a choice by lot is worth."
     )
     costs = (
         "Test prompts: share of the best value of the pick by “mean over languages” less that of this rule's pick, in "
@@ -114,8 +119,8 @@ def selection_tables(material: Material, rows: Sequence[SelectionRow]) -> list[R
     )
     said = "What each way of choosing picks, and what the pick is worth"
     return [
-        ReportTable("selection", said, chosen, score.columns, score.lines, rows),
-        ReportTable("selection-cost", "What choosing so costs", costs, cost.columns, cost.lines, rows),
+        ReportTable("selection", said, chosen, *score, rows),
+        ReportTable("selection-cost", "What choosing so costs", costs, *cost, rows),
     ]
 
 

@@ -38,14 +38,7 @@ class Wide:
         for row in rows:
             key, shown = name(row)
             told.setdefault(key, (shown, {}))[1][row.language] = cell(row)
-        self.names = list(told)
         self.lines = [[Value(shown), *(own.get(code, Value()) for code in codes)] for shown, own in told.values()]
-
-    def insert(self, place: int, column: Column, values: dict[str, Value]) -> None:
-        """One more column, by what tells the lines apart."""
-        self.columns.insert(place, column)
-        for name, line in zip(self.names, self.lines, strict=True):
-            line.insert(place, values[name])
 
 
 # e.g. counts_note(24, 3) → "of 24, 3 missing"

@@ -245,7 +245,10 @@ function showSpans() {
   find("#marks").replaceChildren(...spans.map((one) => {
     const line = document.createElement("li");
     const remove = madeButton(`${find(".marking").dataset.unmark} ×`, () => keepSpans(spans.filter((other) => other !== one)));
-    line.append(`${find(`[data-mark="${one.label}"]`)?.textContent ?? one.label}: ${text(one.start, one.end)} `, remove);
+    const [label, marked] = ["small", "bdi"].map((tag) => document.createElement(tag));
+    label.textContent = find(`[data-mark="${one.label}"]`)?.textContent ?? one.label;
+    marked.textContent = text(one.start, one.end);
+    line.append(label, " ", marked, " ", remove);
     return line;
   }));
 }

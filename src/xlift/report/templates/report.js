@@ -37,7 +37,7 @@
   async function enliven(drawing) {
     await loadVega();
     const place = make("div", "live");
-    const specification = JSON.parse(byId(`specification-${drawing.dataset.figure}`).textContent);
+    const specification = JSON.parse(await unpack(byId(`specification-${drawing.dataset.figure}`)));
     // Interpreted, not compiled: the page forbids evaluating text as code.
     await window.vegaEmbed(place, specification, { ast: true, renderer: "svg", actions: false, defaultStyle: false, tooltip: showTip });
     drawing.firstElementChild.hidden = true;
