@@ -465,6 +465,7 @@ def test_the_values_of_any_scale_are_told_in_every_language(language: str, scale
     ("given", "problem"),
     [
         ({"facets": ["fluancy"]}, "unknown facet 'fluancy'; did you mean 'fluency'"),
+        ({"facets": ["tackt"]}, "rubrics (rubrics, --rubrics) that holds tackt.md"),
         ({"facets": ["Tact"], "rubrics": "own"}, "a word of small letters"),
         ({"facets": ["why"], "rubrics": "own"}, "not constraint, why, better"),
         ({"scales": {"tact": [1, 5]}, "rubrics": "own"}, "'tact' is not among the facets"),

@@ -10,9 +10,10 @@ import pytest
 from xlift import pace
 from xlift.disk import write_jsonl
 from xlift.energy import metered
-from xlift.pace import STAGES, judging_pace, keep_forecast, study_pace
+from xlift.pace import STAGES, judging_pace, keep_forecast, keep_judging, study_pace
 from xlift.stages import prepare
 from xlift.study.loading import parse_study
+from xlift.study.served import Judge
 from xlift.workspace import StudyFolder
 
 
@@ -62,11 +63,36 @@ def test_one_stage_alone_and_runs_trained_in_one_pass_are_named_so(study: StudyF
     assert study_pace(study, study.runs, [], "train", ())(1.0, 80) == "2 of 2 runs at once, stage ETA 1 min 20 s"
 
 
-def test_a_judge_tells_its_stage_its_place_and_the_rest_with_the_judges_after_it() -> None:
-    told = judging_pace(0, 2, 100, STAGES)
+JUDGES = [Judge(model=name) for name in ("first", "second")]
+
+
+def test_a_judge_tells_its_stage_its_place_and_the_rest_with_the_judges_after_it(study: StudyFolder) -> None:
+    told = judging_pace(0, JUDGES, 100, STAGES)
     assert told(0.0, 100) == "stage 4 of 5, judge 1 of 2"
     assert told(0.5, 20) == "stage 4 of 5, judge 1 of 2, study ETA 1 min 0 s"
-    assert judging_pace(0, 1, 100, ())(0.5, 20) == "stage ETA 10 s"
+    assert judging_pace(0, JUDGES[:1], 100, ())(0.5, 20) == "stage ETA 10 s"
+    keep_judging(JUDGES[1], 40.0, 20)
+    assert judging_pace(0, JUDGES, 100, STAGES)(0.5, 20) == "stage 4 of 5, judge 1 of 2, study ETA 3 min 30 s"
+    assert judging_pace(1, JUDGES, 100, STAGES)(0.0, 30) == "stage 4 of 5, judge 2 of 2, study ETA 1 min 0 s"
+
+
+def test_judges_that_have_judged_before_are_in_the_study_s_rest_and_others_make_it_a_least(
+    tmp_path: Path, study: StudyFolder
+) -> None:
+    judged = prepare(study.study.model_copy(update={"judges": JUDGES}), tmp_path / "judged")
+    for run in judged.runs:
+        keep_forecast(judged, run, 60.0, 30.0)
+        write_jsonl(run.ratings(40, "judge-second"), [{}] * 12)
+    keep_judging(JUDGES[0], 30.0, 15)
+    keep_judging(JUDGES[1], 9.0, 9)  # too few to tell
+    runs = judged.runs
+
+    def told() -> str:
+        return study_pace(judged, runs[:1], runs[1:], "train", STAGES)(0.0, 40)
+
+    assert told() == "stage 1 of 5, run 1 of 2, study ETA over 3 min 32 s"  # 16 responses at 2 s beside the forecasts
+    keep_judging(JUDGES[1], 40.0, 10)
+    assert told() == "stage 1 of 5, run 1 of 2, study ETA 4 min 20 s"  # and 12 at 4 s: two of each run are rated
 
 
 def _counter(folder: Path, name: str, zone: str, microjoules: int, end: int = 1_000_000) -> Path:

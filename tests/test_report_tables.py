@@ -237,7 +237,7 @@ def test_long_tables_of_agreement_are_in_two_parts_that_hold_every_line(
 ) -> None:
     found = findings_of(material)
     whole = {table.name: table for table in agreement_tables_of(material, found)}
-    monkeypatch.setattr("xlift.report.agreement.MOST_LINES", 0)
+    monkeypatch.setattr("xlift.report.agreement.LONG_TABLE", 0)
     parts = {table.name: table for table in agreement_tables_of(material, found)}
     assert set(parts) == {name + end for name in whole for end in ("", "-languages")}
     for name, table in whole.items():

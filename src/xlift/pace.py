@@ -13,11 +13,14 @@ from xlift.hub import cache_dir
 from xlift.progress import duration
 from xlift.records import fingerprint
 from xlift.study.runs import DEFAULT_STEPS
+from xlift.study.served import Judge
 from xlift.workspace import RunFolder, StudyFolder
 
 STAGES = ("train", "generate", "rate", "judge", "report")
 UNHURRIED = ("train", "generate")
-"""Stages that take long enough to be forecast; rating and the report take seconds, a judge as long as its server."""
+"""Stages whose time `xlift check` measures; rating and the report take seconds, a judge as long as it has before."""
+JUDGED_ENOUGH = 10
+"""Responses that tell how quick a judge is."""
 WholeTold = Callable[[float, float], str]
 """What is told of the whole, from the seconds that a unit (a step, a reply) takes now and the units left on the bar."""
 
@@ -42,7 +45,8 @@ def study_pace(
     @cache
     def ahead() -> tuple[float | None, list[tuple[RunFolder, float | None]], list[float | None]]:
         units = [(run, units_left(workspace, run, stage)) for run in after]
-        return _speed(workspace, stage), units, [_stage_seconds(workspace, name) for name in later]
+        judging = [_judging_seconds(workspace, judge) for judge in workspace.study.judges if stages]
+        return _speed(workspace, stage), units, [*(_stage_seconds(workspace, name) for name in later), *judging]
 
     def told(unit_seconds: float, left: float) -> str:
         before, others, then = ahead()
@@ -53,23 +57,25 @@ def study_pace(
         seconds = [*now, *(_seconds(workspace, run, stage, units, speed) for run, units in others), *then]
         # Of a single run alone the bar itself says when it ends.
         known = sum(one for one in seconds if one is not None) if places else 0.0
-        least = "over " if None in seconds or (stages and workspace.study.judges) else ""
+        least = "over " if None in seconds else ""
         return f"{whole}, {'study' if stages else 'stage'} ETA {least}{duration(known)}" if known else whole
 
     return told
 
 
-# e.g. judging_pace(1, 2, 100, STAGES)(0.5, 40) → "stage 4 of 5, judge 2 of 2, study ETA 20 s"
-def judging_pace(place: int, judges: int, each: int, stages: Sequence[str]) -> WholeTold:
-    """What stands beside a judge's progress; those that come after it are taken to be as quick, with `each` responses.
+def judging_pace(place: int, judges: Sequence[Judge], each: int, stages: Sequence[str]) -> WholeTold:
+    """What stands beside a judge's progress; those that come after it, with `each` responses, are taken to be as quick
+    as they were before, or else as this one.
 
     The report takes seconds.
     """
     places = [place_of("judge", stages)] if stages else []
-    whole = ", ".join([*places, *([f"judge {place + 1} of {judges}"] if judges > 1 else [])])
+    whole = ", ".join([*places, *([f"judge {place + 1} of {len(judges)}"] if len(judges) > 1 else [])])
+    before = [judged_before(judge) for judge in judges[place:]]
 
     def told(unit_seconds: float, left: float) -> str:
-        seconds = unit_seconds * (left + each * (judges - place - 1))
+        speed = unit_seconds or before[0] or 0.0
+        seconds = speed * left + sum(each * (one or speed) for one in before[1:]) if speed else 0.0
         parts = [whole, f"{'study' if stages else 'stage'} ETA {duration(seconds)}" if seconds else ""]
         return ", ".join(part for part in parts if part)
 
@@ -149,6 +155,33 @@ def keep_forecast(workspace: StudyFolder, run: RunFolder, training: float, answe
     path = _forecast_file(workspace, run)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps({"train": training, "generate": answering}))
+
+
+def keep_judging(judge: Judge, seconds: float, responses: int) -> None:
+    """Keep how quick a judge was, for what it judges next; not of few responses, nor of a batch, which waits."""
+    if responses >= JUDGED_ENOUGH and not judge.batch:
+        path = _judging_file(judge)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({"seconds": seconds / responses}))
+
+
+def judged_before(judge: Judge) -> float | None:
+    """Seconds that a response has taken a judge; None where it has not judged yet."""
+    path = _judging_file(judge)
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None
+
+
+def _judging_seconds(workspace: StudyFolder, judge: Judge) -> float | None:
+    speed, asked = judged_before(judge), _lines(workspace.prompts)
+    files = (one for run in workspace.runs for one in run.path.glob(f"ratings/step-*.judge-{judge.label}.jsonl"))
+    made = sum(map(_lines, files))
+    left = sum(asked * _answering(workspace, run) for run in workspace.runs) - made // len(judge.facets)
+    return None if speed is None else speed * max(0, left)
+
+
+def _judging_file(judge: Judge) -> Path:
+    asked = (judge.model, judge.base_url, judge.calls, judge.facets, judge.concurrency)
+    return cache_dir() / "forecasts" / fingerprint("judge", *asked, length=32)
 
 
 def _forecast_of(workspace: StudyFolder, run: RunFolder, stage: str) -> float | None:

@@ -441,7 +441,7 @@ def judge_stage(workspace: StudyFolder, offline: bool = False, kept: ProcessWork
     judges, failures = workspace.study.judges, []
     each = answers_there(workspace.runs)
     for number, judge in enumerate(judges):
-        with around(judging_pace(number, len(judges), each, kept.stages if kept else ())):
+        with around(judging_pace(number, judges, each, kept.stages if kept else ())):
             failures += _failures(_judge, workspace, judge)
     raise_together(failures)
 

@@ -7,6 +7,7 @@ request (model, decoding and every character shown), so an edited rubric rates a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,7 @@ from xlift.judging.questions import (
     ratings_for,
     requests_for,
 )
+from xlift.pace import keep_judging
 from xlift.progress import Progress, progress
 from xlift.rating import unreadable_record
 from xlift.records import Rating
@@ -109,13 +111,14 @@ def judge_parts(parts: Iterable[Part], settings: Judge, ledger: Path, total: int
     texts = load_texts(settings)
     outcome = JudgingOutcome()
     with open_ledger(ledger, settings) as book, progress(f"judge {settings.label}", total) as bar:
-        before = book.requests
+        before, began = book.requests, time.monotonic()
         seen = Display(bar, book, settings, outcome)
         try:
             groups = rating_groups(parts, settings, texts, seen)
             outcome.stopped = answer_as_set(partial(_requests, parts, settings, texts), groups, settings, book, pace)
         finally:
             outcome.count(book, before)
+            keep_judging(settings, time.monotonic() - began, outcome.responses)
     return outcome
 
 

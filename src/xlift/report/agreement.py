@@ -14,11 +14,11 @@ from xlift.report.reading import Material, rater_name
 from xlift.report.rows import AgreementRow, CalibrationRow, PersonRow, record
 from xlift.report.wide import missing_note
 
-MOST_LINES = 40
+LONG_TABLE = 40
 """A longer table of all languages is two: what holds over all of them, and each one, closed at first."""
 BY_LANGUAGE = "-languages"
 """How the name of such a second table ends."""
-Row = TypeVar("Row", AgreementRow, PersonRow, CalibrationRow)
+TrustRow = TypeVar("TrustRow", AgreementRow, PersonRow, CalibrationRow)
 
 
 def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable]:
@@ -39,14 +39,14 @@ def agreement_tables_of(material: Material, found: Findings) -> list[ReportTable
 
 
 def _in_parts(
-    material: Material, table: ReportTable, rows: Sequence[Row], line: Callable[[Row], list[Value]]
+    material: Material, table: ReportTable, rows: Sequence[TrustRow], line: Callable[[TrustRow], list[Value]]
 ) -> list[ReportTable]:
     """The table with a line a row, facets one after another, languages in the study's order; where long, in two."""
     codes, facets = [ALL_LANGUAGES, *material.languages], list(dict.fromkeys(row.facet for row in rows))
     rows = sorted(rows, key=lambda row: (facets.index(row.facet), codes.index(row.language)))
     whole = [line(row) for row in rows if row.language == ALL_LANGUAGES]
     single = [line(row) for row in rows if row.language != ALL_LANGUAGES]
-    if len(rows) <= MOST_LINES or not whole:
+    if len(rows) <= LONG_TABLE or not whole:
         return [table._replace(lines=[line(row) for row in rows])]
     title = f"{table.title}, by language"
     return [table._replace(lines=whole), table._replace(name=table.name + BY_LANGUAGE, title=title, lines=single)]

@@ -137,15 +137,15 @@ def _shown(scale: Scale, sections: list[Section]) -> bool:
     return any(block.scale == scale.slug for section in sections for block in section.blocks)
 
 
-PLACES = re.compile(r' (?:d|transform|[xy][12]?|width|height)="[^"]*"')
-SPOKEN = re.compile(r' (?:role|aria-label|aria-roledescription)="[^"]*"')
+_PLACES = re.compile(r' (?:d|transform|[xy][12]?|width|height)="[^"]*"')
+_SPOKEN = re.compile(r' (?:role|aria-label|aria-roledescription)="[^"]*"')
 
 
 # e.g. _still('<g id="a" role="x"><use href="#a" x="0.123"/></g>', "f") → '<g id="f-a"><use href="#f-a" x="0.12"/></g>'
 def _still(svg: str, name: str) -> str:
     """An SVG as one image, for print: ids that no other figure of the page has, hundredths of a pixel, and no names of
     single marks, which the living figure and the tables have; a third of the size."""
-    svg = PLACES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), SPOKEN.sub("", svg))
+    svg = _PLACES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), _SPOKEN.sub("", svg))
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
 
 

@@ -330,7 +330,12 @@ class Judge(Served):
     @model_validator(mode="after")
     def _whole_facets(self) -> Judge:
         own = [facet for facet in self.facets if facet not in JUDGED_FACETS]
-        problems = [f"unknown facet '{facet}'; {nearest(facet, JUDGED_FACETS)}" for facet in own if not self.rubrics]
+        problems = [
+            f"unknown facet '{facet}'; {nearest(facet, JUDGED_FACETS)}, or one of your own with a folder of rubrics "
+            f"(rubrics, --rubrics) that holds {facet}.md"
+            for facet in own
+            if not self.rubrics
+        ]
         problems += [
             f"'{facet}': a facet of your own is a word of small letters, digits and _, not {', '.join(_TAKEN)}"
             for facet in own
