@@ -54,6 +54,8 @@ def test_both_sets_are_read_as_they_are_published(tmp_path: Path, capsys: pytest
     assert len(pairs) == 16
     first, second = pairs[0]
     assert (first["language"], first["subset"], first["text"], second["text"]) == ("fr", "chat", "good 0", "bad 0")
+    # What has one number in two languages is not one item.
+    assert len({pair[0]["parallel_id"] for pair in pairs}) == 16
     assert first["messages"] == second["messages"] == [{"role": "user", "content": "Question 0?"}]
     found = exam_pairs(f"mrewardbench:{reward_bench(tmp_path / 'rb')}")
     assert [pair[0]["language"] for pair in found] == ["fr"] * 3 + ["zh"] * 3

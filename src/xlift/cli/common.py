@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xlift.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xlift.report.reading import Material
 
 app = typer.Typer(
     help="Instruction-tune on English, answer in many languages, see what crosses over.",
@@ -121,16 +124,14 @@ def stage(
         print(f"{name.removesuffix('_stage')} done: {workspace.path}")
 
 
-def print_result(workspace: Any, path: Path | None = None, as_json: bool = False) -> None:
+def print_result(material: Material, report: Path, as_json: bool = False) -> None:
     """The table of the study's first rater, and where the report is."""
     from xlift.rating import RATERS
     from xlift.report.page import result_data, result_text
-    from xlift.report.reading import material_of
     from xlift.report.remedies import remedies_table, remedies_text
 
-    material, report = material_of(workspace), path or workspace.report / "index.html"
     if as_json:
-        measure = RATERS[workspace.study.raters[0]].title
+        measure = RATERS[material.workspace.study.raters[0]].title
         told: dict[str, Any] = {"measure": measure, "runs": result_data(material), "report": str(report)}
         if mended := remedies_table(material):
             told["remedies"] = mended.records

@@ -6,7 +6,7 @@ import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from xlift.cli.common import (
     workspace_of,
 )
 from xlift.errors import ConfigError, UserError, raise_together
+
+if TYPE_CHECKING:
+    from xlift.workspace import StudyFolder
 
 
 @app.command()
@@ -68,7 +71,7 @@ def run(
     """Every stage in order; run again, it continues. Prints the result table and where the report is."""
     from xlift.stages import run_study
 
-    print_result(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline), as_json=as_json)
+    _print_study(run_study(*study_of(study, skipping(overrides, skip_unfit), out), offline), as_json)
 
 
 _CHECK: Modes = {
@@ -119,7 +122,13 @@ def mend(
     if dry_run:
         print(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=110), end="")
         return
-    print_result(run_study(study, out, offline), as_json=as_json)
+    _print_study(run_study(study, out, offline), as_json)
+
+
+def _print_study(workspace: StudyFolder, as_json: bool) -> None:
+    from xlift.report.reading import material_of
+
+    print_result(material_of(workspace), workspace.report / "index.html", as_json)
 
 
 @app.command()
@@ -188,7 +197,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report from what there is, as a page, as Markdown, or its tables alone; one page of several studies."""
-    from xlift.report.page import write_report
+    from xlift.report.page import write_pages
+    from xlift.report.reading import material_of
 
     others = [one for one in overrides or [] if "=" not in one]
     refuse_others(context, list(_REPORT)[bool(others)], _REPORT)
@@ -197,8 +207,8 @@ def report(
             raise ConfigError(f"several studies are shown as they are, without {', '.join(changed)}", "leave it out")
         return _side_by_side([study, *map(Path, others)], out)
     workspace = workspace_of(study, overrides, out)
-    path = write_report(workspace, format_)
-    print_result(workspace, path, as_json)
+    material = material_of(workspace)
+    print_result(material, write_pages(material, format_), as_json)
 
 
 def _side_by_side(studies: list[Path], out: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Published pairs of a better and a worse answer, on which a judge is examined; nothing of them ships with xlift.
 
-mm:PATH             MM-Eval (arXiv 2410.17578): prompt, chosen, rejected, language, subset, id
+mm:PATH             MM-Eval (arXiv 2410.17578): prompt, chosen, rejected, language, subset, id; each language has items
+                    of its own, whatever their numbers
 mrewardbench:PATH   M-RewardBench (arXiv 2410.15522): the same, with `category` and `source` in place of `subset`; a
                     folder a language (fra_Latn), and one of translations, in two languages, which are left out
 
@@ -59,7 +60,7 @@ def exam_pairs(source: str, languages: Sequence[str] | None = None, size: int | 
     strange: Counter[str] = Counter()
     for row, folder in _rows(Path(path)):
         try:
-            made = _pair(row, folder, strange)
+            made = _pair(row, folder, strange, kind)
         except DataError as error:
             problems += error.problems
             continue
@@ -94,7 +95,7 @@ def _rows(path: Path) -> Iterator[tuple[Row, str]]:
             yield row, file.parent.name
 
 
-def _pair(row: Row, folder: str, strange: Counter[str]) -> Pair | None:
+def _pair(row: Row, folder: str, strange: Counter[str], kind: str) -> Pair | None:
     """Both sides of a row; None where its language is not known, which is counted."""
     record, where = row.record, row.where
     if row.problem:
@@ -112,7 +113,7 @@ def _pair(row: Row, folder: str, strange: Counter[str]) -> Pair | None:
     item = f"{subset}:{record.get('id', row.number)}"
     shared: dict[str, Any] = {
         "id": f"{code}:{item}:{fingerprint(texts, length=6)}",
-        "parallel_id": item,
+        "parallel_id": item if kind == "mrewardbench" else f"{code}:{item}",
         "language": code,
     }
     shared |= {"subset": subset, "messages": [{"role": "user", "content": texts["prompt"]}]}
