@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,7 +18,7 @@ import uvicorn
 from openai import APITimeoutError, BadRequestError, NotFoundError, OpenAI
 
 from xlift import serving
-from xlift.generation.engine import answering, decode
+from xlift.generation.engine import Reply, answering, decode
 from xlift.opening import Opened, open_model
 from xlift.serving import WantedReply, _answer_all, application
 
@@ -107,26 +107,76 @@ def test_several_replies_are_drawn_each_by_itself_and_streamed_by_their_numbers(
     assert whole.usage.completion_tokens <= 24
 
 
+def watched(monkeypatch: pytest.MonkeyPatch, on_token: Callable[[], None] = lambda: None) -> SimpleQueue[Any]:
+    """The replies that the engine makes from now on, each with the number of its batch; told of each token."""
+    made: SimpleQueue[Any] = SimpleQueue()
+    batches: list[int] = []
+    plain: Any = decode
+
+    def decoded(*given: Any, **more: Any) -> None:
+        batches.append(number := len(batches))
+
+        def on_reply(index: int, reply: Reply) -> None:
+            made.put((number, reply))
+            given[-1](index, reply)
+
+        def on_tokens(index: int, tokens: list[int]) -> Any:
+            on_token()
+            return more["on_tokens"](index, tokens)
+
+        plain(*given[:-1], on_reply, **(more | {"on_tokens": on_tokens}))
+
+    monkeypatch.setattr(serving, "decode", decoded)
+    return made
+
+
 def test_a_request_that_nobody_waits_for_is_given_up(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    given_up: SimpleQueue[str] = SimpleQueue()
-
-    def watched(*given: Any, **more: Any) -> None:
-        try:
-            decode(*given, **more)
-        except ConnectionAbortedError as error:
-            given_up.put(str(error))
-            raise
-
-    monkeypatch.setattr(serving, "decode", watched)
+    made = watched(monkeypatch)
     endless: dict[str, Any] = {"max_tokens": 1900, "messages": [{"role": "user", "content": "Go on."}]}
     stream = said(client, **endless, stream=True)
     next(iter(stream))
     stream.close()
-    assert given_up.get(timeout=60)
+    assert made.get(timeout=60)[1].new_tokens < 1900
     with pytest.raises(APITimeoutError):
         said(client.with_options(timeout=0.2), **endless)
-    assert given_up.get(timeout=60)
+    assert made.get(timeout=60)[1].new_tokens < 1900
     assert said(client).usage.completion_tokens == 24
+
+
+@pytest.mark.parametrize(("model", "batches"), [("tiny", [0, 0]), ("other", [0, 1])])
+def test_a_request_joins_those_of_its_model_under_way(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch, model: str, batches: list[int]
+) -> None:
+    asked: list[Any] = [[{"role": "user", "content": text}] for text in ("Go on.", "Why?")]
+    alone = [said(client, messages=one).choices[0].message.content for one in asked]
+    waiting: list[serving.Waiting] = []
+    looked = serving.Waiting.look
+
+    def look(self: serving.Waiting, wait: bool) -> None:
+        waiting.append(self)
+        looked(self, wait)
+
+    under_way, come = threading.Event(), threading.Event()
+
+    def on_token() -> None:
+        """Holds the first reply up until the other request is there."""
+        under_way.set()
+        ends = time.monotonic() + 60
+        while not come.is_set() and time.monotonic() < ends:
+            if waiting[-1].queue.empty():
+                time.sleep(0.01)
+            else:
+                come.set()
+
+    monkeypatch.setattr(serving.Waiting, "look", look)
+    made = watched(monkeypatch, on_token)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(said, client, messages=asked[0])
+        assert under_way.wait(60)
+        second = pool.submit(said, client, messages=asked[1], model=model)
+        replies = [one.result().choices[0].message.content for one in (first, second)]
+    assert replies == alone
+    assert [made.get(timeout=60)[0] for _ in replies] == batches
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`xlift serve RUN…`: runs and models behind an OpenAI-compatible endpoint on this machine.
 
-Requests wait in one queue; those for the same model with the same decoding are answered together. Bound to 127.0.0.1:
+Requests wait in one queue; those for the same model with the same decoding are answered together, also those that come
+while others are answered. Bound to 127.0.0.1:
 there is no key.
 """
 
@@ -79,6 +80,11 @@ class WantedReply:
     told: str = ""
     gone: bool = False
     """Whether nobody waits for it any more."""
+
+    @property
+    def kind(self) -> tuple[str, Decoding]:
+        """What those have in common that are answered in one batch."""
+        return self.name, self.decoding
 
     def tell(self, text: str, reply: Reply | None = None, failure: str | None = None) -> None:
         """Pass on what has come since last time; called by the thread that answers."""
@@ -274,34 +280,57 @@ def _usage(replies: Sequence[Reply]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
+class Waiting:
+    """Requests that wait for their answers, in the order in which they came."""
+
+    def __init__(self, queue: SimpleQueue[WantedReply | None]) -> None:
+        self.queue = queue
+        self.pending: list[WantedReply] = []
+        self.ended = False
+
+    def look(self, wait: bool) -> None:
+        """Take what has come, and `wait` for something where nothing has; None among it ends all."""
+        while not self.ended and (wait or not self.queue.empty()):
+            one = self.queue.get()
+            wait, self.ended = False, one is None
+            if one is not None:
+                self.pending.append(one)
+        self.pending = [one for one in self.pending if not one.gone]
+
+    def like(self, first: WantedReply) -> list[WantedReply]:
+        """Take out those that can be answered in one batch with the first."""
+        found = [one for one in self.pending if one.kind == first.kind]
+        self.pending = [one for one in self.pending if one.kind != first.kind]
+        return found
+
+
 def _answer_all(queue: SimpleQueue[WantedReply | None], opened: dict[str, Opened]) -> None:
     """Answer what waits, together what can be, until None comes."""
-    pending: list[WantedReply] = []
-    while True:
-        while not pending or not queue.empty():
-            one = queue.get()
-            if one is None:
-                return
-            pending.append(one)
-        pending = [one for one in pending if not one.gone]
-        if not pending:
-            continue
-        first = pending[0]
-        alike = [one for one in pending if (one.name, one.decoding) == (first.name, first.decoding)]
-        pending = [one for one in pending if one not in alike]
-        _answer(alike, opened[first.name])
+    waiting = Waiting(queue)
+    while not waiting.ended:
+        waiting.look(wait=not waiting.pending)
+        if waiting.pending:
+            first = waiting.pending[0]
+            _answer(waiting.like(first), opened[first.name], waiting)
 
 
-def _answer(asked: list[WantedReply], opened: Opened) -> None:
-    held = max(map(len, asked[0].decoding.stop), default=0)
+def _answer(asked: list[WantedReply], opened: Opened, waiting: Waiting) -> None:
+    """Answer these, and those like them that come meanwhile, as long as nobody else waits."""
+    first = asked[0]
+    held = max(map(len, first.decoding.stop), default=0)
 
-    def on_tokens(index: int, tokens: list[int]) -> None:
-        if all(one.gone for one in asked):
-            raise ConnectionAbortedError("nobody waits for the answer")
+    def on_tokens(index: int, tokens: list[int]) -> bool:
         # What may yet be the beginning of a stop string is not told.
         text = text_so_far(opened.chat, tokens, held)
         if len(text) > len(asked[index].told):
             asked[index].tell(text)
+        return asked[index].gone
+
+    def more() -> list[tuple[list[int], str]]:
+        waiting.look(wait=False)
+        new = waiting.like(first) if all(one.kind == first.kind for one in waiting.pending) else []
+        asked.extend(new)
+        return [(one.prompt, f"served {one.choice}") for one in new]
 
     try:
         decode(
@@ -309,10 +338,11 @@ def _answer(asked: list[WantedReply], opened: Opened) -> None:
             opened.chat,
             [one.prompt for one in asked],
             [f"served {one.choice}" for one in asked],
-            asked[0].decoding,
+            first.decoding,
             lambda index, reply: asked[index].tell(reply.text, reply),
             on_tokens=on_tokens,
             batch_of=opened.batch_of,
+            more=more,
         )
     except Exception as error:  # one batch that fails does not end the server
         for one in asked:

@@ -6,6 +6,7 @@ generator, no sum depends on the rows beside it, and a row that has ended leaves
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -84,24 +85,26 @@ def decode(
     decoding: Decoding,
     on_reply: Callable[[int, Reply], None],
     languages: Sequence[str] | None = None,
-    on_tokens: Callable[[int, list[int]], None] | None = None,
+    on_tokens: Callable[[int, list[int]], bool | None] | None = None,
     batch_of: BatchOf | None = None,
     adapters: Sequence[Adapter] = (),
     kinds: Sequence[int] | None = None,
+    more: Callable[[], Sequence[tuple[list[int], str]]] | None = None,
 ) -> None:
     """Answer tokenised prompts; `on_reply(index, reply)` is called as soon as each reply ends.
 
-    `on_tokens(index, tokens)` is called with each token, and all before it, of a reply that goes on.
+    `on_tokens(index, tokens)` is called with each token, and all before it, of a reply that goes on; True ends it.
 
     `keys` name the prompts: a sampled reply's generator is seeded by (decoding.seed, key). `languages` are those that
     the replies must be in, which `decoding.allow` and `decoding.steer` want to know. Long prompts come first. Where
     memory is short, fewer are answered at a time. `batch_of` is that of `answering` where it is open already. With
-    several `adapters`, `kinds` are the numbers of the prompts' own; that asks for a model with slots.
+    several `adapters`, `kinds` are the numbers of the prompts' own; that asks for a model with slots. `more` is asked
+    before each step for prompts, with their keys, that join those under way; their indices go on from the last.
     """
-    told = (languages or [""] * len(prompts), on_tokens, kinds or [0] * len(prompts))
-    work = _Work(model, chat, prompts, keys, decoding, on_reply, *told)
+    told = (list(languages or [""] * len(prompts)), on_tokens, list(kinds or [0] * len(prompts)), more)
+    work = _Work(model, chat, list(prompts), list(keys), decoding, on_reply, *told)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
-    size = min(decoding.batch_size, len(prompts), rows_that_fit(model, longest))
+    size = min(decoding.batch_size, len(prompts) if more is None else sys.maxsize, rows_that_fit(model, longest))
     # States that are moved for one language are not those of another.
     prefix = [] if decoding.steer else _prefix(chat)
     opened = nullcontext(batch_of) if batch_of else answering(model)
@@ -123,13 +126,14 @@ class _Work:
 
     model: Any
     chat: ChatFormat
-    prompts: Sequence[list[int]]
-    keys: Sequence[str]
+    prompts: list[list[int]]
+    keys: list[str]
     decoding: Decoding
     on_reply: Callable[[int, Reply], None]
-    languages: Sequence[str]
-    on_tokens: Callable[[int, list[int]], None] | None
-    kinds: Sequence[int]
+    languages: list[str]
+    on_tokens: Callable[[int, list[int]], bool | None] | None
+    kinds: list[int]
+    more: Callable[[], Sequence[tuple[list[int], str]]] | None
 
     def __post_init__(self) -> None:
         self.device = self.model.device
@@ -146,9 +150,11 @@ class _Work:
         held = Held(self.decoding.repetition_penalty, self.stops)
         screened = self.decoding.strategy == "greedy" and not self.decoding.allow
         steps = -(-len(self.queue) // size) * self.decoding.max_new_tokens
-        self.batch, self.screen = batch, batch.screen(steps, size) if screened else None
+        rows = min(size, len(self.queue))
+        self.batch, self.screen = batch, batch.screen(steps, rows) if screened else None
         while self.queue or self.rows:
             started = time.perf_counter()
+            self._let_join()
             if new := self._taken(size - len(self.rows)) if batch.joins or not self.rows else []:
                 batch.join(new, [self.kinds[row.index] for row in self.rows[-len(new) :]])
                 held.join(new, self.device)
@@ -201,6 +207,15 @@ class _Work:
                 self.left_out[language] = made.to(self.device)
             scores.masked_fill_(self.left_out[language], float("-inf"))
 
+    def _let_join(self) -> None:
+        """Put what has come meanwhile behind what waits; it is of no language and of the first adapter."""
+        for prompt, key in self.more() if self.more else ():
+            self.queue.append(len(self.prompts))
+            self.prompts.append(prompt)
+            self.keys.append(key)
+            self.languages.append("")
+            self.kinds.append(0)
+
     def begin_again(self) -> None:
         """Let the rows under way wait once more: their tokens are made anew, the same ones."""
         self.queue.extendleft(row.index for row in reversed(self.rows) if not row.finish_reason)
@@ -228,8 +243,8 @@ class _Work:
             else:
                 row.tokens.append(token)
                 row.finish_reason = self._end(row.tokens)
-            if self.on_tokens and not row.finish_reason:
-                self.on_tokens(row.index, row.tokens)
+            if self.on_tokens and not row.finish_reason and self.on_tokens(row.index, row.tokens):
+                row.finish_reason = "stop"
             if row.finish_reason:
                 self._report(row, row.finish_reason)
 
