@@ -17,7 +17,7 @@ from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, UserError
 from xlift.hub import locate
 from xlift.models import Placement, load_tokenizer
-from xlift.planning.check import check_study, spread
+from xlift.planning.check import check_study
 from xlift.planning.forecast import (
     Probing,
     Workload,
@@ -30,6 +30,7 @@ from xlift.planning.forecast import (
     training_bound,
     work_of,
 )
+from xlift.planning.plans import spread
 from xlift.records import read_records
 from xlift.stages import generate_stage, prepare, rate_stage, train_stage
 from xlift.study.loading import load_study

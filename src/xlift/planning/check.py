@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 from xlift.checkpoint import grammar_languages, measured_languages
 from xlift.data.instructions import Examples, load_examples
@@ -17,17 +16,15 @@ from xlift.errors import ConfigError, UserError
 from xlift.extras import require
 from xlift.generation.responses import encoded_prompts, margin_pairs
 from xlift.halving import idle_problems
-from xlift.hub import Located, locate
+from xlift.hub import locate
 from xlift.memory import free_memory
 from xlift.models import Placement, load_tokenizer, place
 from xlift.pace import keep_forecast
 from xlift.pins import pinned_data, pinned_revision
 from xlift.planning.forecast import (
     CheckpointWork,
-    Disk,
     Probed,
     Probing,
-    Size,
     Workload,
     answer_bytes,
     answering_bound,
@@ -41,17 +38,17 @@ from xlift.planning.forecast import (
     work_of,
 )
 from xlift.planning.pending import pending, say_rows
-from xlift.planning.proof import notes, unfit_files, unreadable
-from xlift.progress import byte_size, duration, say
+from xlift.planning.plans import Planned, Takes, at_a_time, print_table, show_mask
+from xlift.planning.proof import unfit_files, unreadable
+from xlift.progress import byte_size, say
 from xlift.records import Prompt, fingerprint
 from xlift.servers.where import served_where
 from xlift.study.runs import SPOKEN, RunConfig
 from xlift.study.served import Model
 from xlift.study.study import Study
-from xlift.terminal import paged
-from xlift.tuning.encoding import Data, data_lines, encode_data
+from xlift.tuning.encoding import Data, encode_data
 from xlift.tuning.limits import Limits
-from xlift.tuning.templates import ChatFormat, Encoded, chat_format
+from xlift.tuning.templates import ChatFormat, chat_format
 from xlift.watch import validation_prompts
 from xlift.workspace import RunFolder, StudyFolder, open_study
 
@@ -87,41 +84,6 @@ class Found:
             raise ConfigError(list(dict.fromkeys(self.problems)), "; ".join(dict.fromkeys(self.hints)) or None)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A run, what its training does, and what its checkpoints are asked."""
-
-    run: RunFolder
-    base: Located
-    size: Size
-    chat: ChatFormat
-    data: Data | None
-    work: Workload
-    """Its own training; empty for the untuned and for weights drawn back from another run."""
-    answering: int
-    """How many checkpoints answer."""
-    asked: CheckpointWork
-    watched: CheckpointWork
-    """What is measured each time while it trains."""
-    unfit: list[UserError]
-    """What is wrong with the files of its base."""
-    examples: Examples | None
-    quantized: bool
-
-    @property
-    def config(self) -> RunConfig:
-        return self.run.config
-
-
-class Takes(NamedTuple):
-    """What a run takes: seconds (None: not measured; answering at most) and bytes (without a probe: at least)."""
-
-    training: float | None
-    answering: float | None
-    memory: int
-    disk: Disk
-
-
 def check_study(study: Study, offline: bool = False, probe: bool = True, folder: Path | None = None) -> dict[str, Any]:
     """Print the grid with what each run takes, one example with its loss mask, and what is still to do.
 
@@ -154,10 +116,10 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
             if took.training is not None and took.answering is not None:
                 keep_forecast(workspace, plan.run, took.training, took.answering)
     if here:
-        _print_table(study, plans, takes, placement)
+        print_table(study, plans, takes, placement)
     shown = next((plan for plan in plans if plan.data), None)
     if shown and shown.data:
-        _show_mask(shown.chat, shown.data.shortest)
+        show_mask(shown.chat, shown.data.shortest)
     found.refuse()
     say_rows(to_do or [])
     runs = [{"run": plan.run.id, "label": plan.run.label, **_told(takes[plan.run.id])} for plan in plans]
@@ -370,7 +332,7 @@ def _refuse_together(study: Study, takes: dict[str, Takes], free: int, placement
     """Runs that Ray works on side by side on this machine share its memory."""
     if study.executor != "ray" or study.ray.address or placement.device == "cuda":
         return
-    side_by_side = sorted((one.memory for one in takes.values()), reverse=True)[: _at_a_time(study, placement)]
+    side_by_side = sorted((one.memory for one in takes.values()), reverse=True)[: at_a_time(study, placement)]
     if sum(side_by_side) > free and max(side_by_side, default=0) <= free:
         needed = byte_size(sum(side_by_side))
         found.problems.append(f"{len(side_by_side)} runs at a time need {needed} of memory; {byte_size(free)} are free")
@@ -388,113 +350,3 @@ def _refuse_disk(plans: list[Planned], takes: dict[str, Takes], folder: Path, fo
     if need > free:
         found.problems.append(f"the study needs {byte_size(need)} of disk; {byte_size(free)} are free at {folder}")
         found.hints.append(DISK_HINT)
-
-
-def _at_a_time(study: Study, placement: Placement) -> int:
-    """How many runs are worked on side by side on this machine."""
-    if study.executor != "ray":
-        return 1
-    import torch
-
-    by_cpu = (os.cpu_count() or 1) / study.ray.cpus
-    gpus = 1 if study.ray.gpus is None else study.ray.gpus
-    by_gpu = torch.cuda.device_count() / gpus if placement.device == "cuda" and gpus else by_cpu
-    return max(1, int(min(by_cpu, by_gpu)))
-
-
-# e.g. spread([3.0, 2.0, 1.0], 2) → 3.0
-def spread(seconds: Sequence[float], workers: int) -> float:
-    """Seconds until all is done, where the next run goes to whichever of `workers` is free first."""
-    free = [0.0] * workers
-    for one in seconds:
-        free[free.index(min(free))] += one
-    return max(free)
-
-
-def _total_seconds(study: Study, seconds: list[float | None], placement: Placement) -> float | None:
-    """All runs together. Side by side on a CPU each has only its share of the cores."""
-    known = [one for one in seconds if one is not None]
-    if len(known) < len(seconds) or not known:
-        return None
-    shared = study.executor == "ray" and placement.device == "cpu"
-    slower = max(1.0, (os.cpu_count() or 1) / study.ray.cpus) if shared else 1.0
-    return spread([one * slower for one in known], _at_a_time(study, placement))
-
-
-def _print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], placement: Placement) -> None:
-    """One row a run, and the totals."""
-    own = [takes[plan.run.id] for plan in plans]
-    replies = [plan.answering * len(plan.asked.prompts) for plan in plans]
-    new_tokens = [plan.answering * len(plan.asked.prompts) * plan.asked.new_tokens for plan in plans]
-    at_a_time = _at_a_time(study, placement)
-    measured = all(one.training is not None for one in own)
-    total = "together" + (f", {at_a_time} at a time" if at_a_time > 1 else "")
-    most = sum(sorted((one.memory for one in own), reverse=True)[:at_a_time])
-    columns = {
-        "run": [*(plan.run.label for plan in plans), total],
-        "examples": [*(_count(len(plan.data.train) if plan.data else 0) for plan in plans), ""],
-        "steps": _counts([plan.work.steps for plan in plans]),
-        "tokens": _counts([plan.work.tokens for plan in plans]),
-        "training": _times(study, [one.training for one in own], placement),
-        "replies": _counts(replies),
-        "new tokens ≤": _counts(new_tokens),
-        "answering ≤": _times(study, [one.answering for one in own], placement),
-        "memory" if measured else "memory ≥": [*(byte_size(one.memory) for one in own), byte_size(most)],
-        "disk": [byte_size(count) for count in _summed([one.disk.kept for one in own])],
-    }
-    print(paged([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
-    for line in dict.fromkeys(_left_out(plan) for plan in plans):
-        print(line, end="")
-    for line in dict.fromkeys(n for one in plans for n in notes(one.chat, one.size.limits, one.data, one.asked)):
-        print(line)
-
-
-def _left_out(plan: Planned) -> str:
-    data = plan.data
-    if data is None:
-        return ""
-    lines = data_lines(data, plan.config.max_length)
-    trained, held = len(data.train), len(data.heldout)
-    if data.too_long + data.heldout_too_long:
-        lines.append(
-            f"{plan.config.instructions.label}: {trained} of {trained + data.too_long} examples are trained on and "
-            f"{held} of {held + data.heldout_too_long} held out; the others are longer than "
-            f"max_length={plan.config.max_length}"
-        )
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _summed(counts: list[int]) -> list[int]:
-    return [*counts, sum(counts)]
-
-
-# e.g. _counts([0, 1200]) → ["–", "1,200", "1,200"]
-def _counts(counts: list[int]) -> list[str]:
-    """Numbers and their sum."""
-    return [_count(count) for count in _summed(counts)]
-
-
-def _times(study: Study, seconds: list[float | None], placement: Placement) -> list[str]:
-    """Times and what they come to together."""
-    return [_time(one) for one in [*seconds, _total_seconds(study, seconds, placement)]]
-
-
-def _count(number: int) -> str:
-    return f"{number:,}" if number else "–"
-
-
-# e.g. [_time(None), _time(90.0)] → ["–", "1 min 30 s"]
-def _time(seconds: float | None) -> str:
-    return "–" if not seconds else duration(seconds)
-
-
-def _show_mask(chat: ChatFormat, example: Encoded) -> None:
-    """One example as the model sees it: learned tokens green, the rest dim."""
-    from rich.console import Console
-    from rich.text import Text
-
-    text = Text()
-    for token, learned in zip(example.ids, example.mask, strict=True):
-        text.append(str(chat.tokenizer.decode([token])), style="bold green" if learned else "dim")
-    print(f"template {chat.name}, end of turn {chat.end_of_turn}; learned tokens are green:")
-    Console().print(text, soft_wrap=True)
