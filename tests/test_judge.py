@@ -265,6 +265,12 @@ READABLE = {
     "after thought": '<think>maybe {"fluency": 0}</think>' + GOOD,
     "twice the same": GOOD + "\n" + GOOD,
     "lines": "\n".join(f"- **{name}**: 2" for name in FACETS),
+    "numbered lines": "\n".join(f"{i}. {name}: 2" for i, name in enumerate(FACETS, start=1)),
+    "rows of a table": "\n".join(f"| {name} | 2 |" for name in FACETS),
+    "fenced after thought": f"<think>Hm.</think>```json\n{GOOD}\n```",
+    "as Python": str(dict.fromkeys(FACETS, 2)),
+    "comma at the end": GOOD[:-1] + ",\n}",
+    "curly quotes": GOOD.replace('": ', "”: ").replace('"', "“"),
 }
 
 
@@ -307,6 +313,7 @@ def test_what_cannot_be_read_is_missing_with_a_reason(reply: str, reason: str) -
 def test_a_bare_digit_counts_only_where_one_facet_is_asked() -> None:
     assert read_values(" 1.", ["fluency"]) == {"fluency": (1.0, None)}
     assert read_values("7", ["fluency"])["fluency"][0] is None
+    assert [read_values(text, ["fluency"])["fluency"][0] for text in ("Rating: 2", "So [[2]].")] == [2.0, 2.0]
     assert read_values("1", ["fluency", "accuracy"])["fluency"][0] is None
 
 

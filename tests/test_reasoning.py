@@ -41,6 +41,12 @@ FORMS = {
     "escaped": f"&lt;think&gt;{THOUGHT}&lt;/think&gt;{ANSWER}",
     "labels": f"**Thinking:**\n{THOUGHT}\n\n**Answer:**\n{ANSWER}",
     "headings": f"## Thought process\n{THOUGHT}\n\n## Final answer\n{ANSWER}",
+    "label of reasoning": f"Reasoning: {THOUGHT}\n\nAnswer: {ANSWER}",
+    "folded away": f'<details type="reasoning"><summary>Thought for a second</summary>{THOUGHT}</details>{ANSWER}',
+    "own prefix": f"<mm:think>{THOUGHT}</mm:think>{ANSWER}",
+    "spaces in tags": f"< think >{THOUGHT}< /think >{ANSWER}",
+    "bars": f"<|thinking|>{THOUGHT}<|/thinking|>{ANSWER}",
+    "unused tokens": f"<unused94>thought\n{THOUGHT}<unused95>{ANSWER}",
     "harmony in lines": f"analysis\n{THOUGHT}\nassistant\nfinal\n{ANSWER}",
 }
 

@@ -17,7 +17,12 @@ READ_CHARACTERS = 50_000
 PREFERENCES = ("first", "second", "tie")
 
 # Within one line: whatever could reach over lines would be tried again from each of them.
-_LINE = r"""^[ \t*_#"'`>-]*{facet}[ \t*_"'`]*[:=][ \t*_"'`]*(-?\d+(?:\.\d+)?)[ \t\r*_"'`,.;]*$"""
+_LINE = (
+    r"""^[ \t*_#"'`>|-]*(?:\d{{1,2}}[.)] )?[*_"'`]{{0,3}}{facet}[ \t*_"'`]*[:=|][ \t*_"'`]*"""
+    r"""(-?\d+(?:\.\d+)?)[ \t\r*_"'`,.;|]*$"""
+)
+_ANY_RATING = "(?:(?:final|overall) )?(?:rating|score|value|grade)"
+_MARKED = re.compile(r"\[\[(-?\d{1,2}(?:\.\d{1,2})?)\]\]|\\boxed\{(-?\d{1,2}(?:\.\d{1,2})?)\}")
 _MOST_SCANNED = 1_000_000
 """Characters of attempts to read JSON that failed, after which a reply is left: each could begin at every brace."""
 _DEEP = 5_000
@@ -94,8 +99,10 @@ def _one_facet(
     if not said:
         pattern = re.compile(_LINE.format(facet=facet), re.MULTILINE | re.IGNORECASE)
         said = list(pattern.findall(text))
-    if not said and alone and len(text) < 10:
-        said = [text.strip(" .\"'`*")]
+    if not said and alone:
+        bare = [text.strip(" .\"'`*")] if len(text) < 10 else []
+        named = re.findall(_LINE.format(facet=_ANY_RATING), text, re.MULTILINE | re.IGNORECASE)
+        said = named or ["".join(one) for one in _MARKED.findall(text)] or bare
     values = {_value(one, ends) for one in said}
     if len(values) > 1:
         return None, "the judge's reply holds several ratings that disagree"
@@ -129,9 +136,28 @@ def _objects(text: str) -> Iterator[JsonObject]:
         except (ValueError, RecursionError) as error:
             scanned += max(100, error.pos - place) if isinstance(error, json.JSONDecodeError) else _DEEP
             end = place + 1
+            if (loose := _LOOSE.match(text, place)) and (written := _tightened(loose[0])):
+                yield written
+                end = loose.end()
         else:
             yield found
         place = text.find("{", end)
+
+
+_LOOSE = re.compile(r"\{[^{}]{1,2000}\}")
+_QUOTED = re.compile(r"(?<=[{,:\s])'([^'\"\\\n]{0,500})'(?=\s{0,9}[:,}])")
+_TYPOGRAPHIC: dict[int, Any] = str.maketrans("“”„", '"""')
+
+
+# e.g. _tightened("{'fluency': 2,}") → (("fluency", 2),)
+# e.g. _tightened("{fluency}") → None
+def _tightened(chunk: str) -> JsonObject | None:
+    """An object as Python or a person writes it: in single or curly quotes, with a comma at its end."""
+    strict = re.sub(r",(\s{0,9}\})\Z", r"\1", _QUOTED.sub(r'"\1"', chunk.translate(_TYPOGRAPHIC)))
+    try:
+        return json.loads(strict, object_pairs_hook=tuple)  # type: ignore[no-any-return]
+    except ValueError:
+        return None
 
 
 # e.g. _folded((("Fluency", (("value", 2),)),)) → {"fluency": [2]}

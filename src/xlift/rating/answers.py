@@ -29,7 +29,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 7
+VERSION = 8
 _INFLECTING = frozenset(
     "az be bg bn bs cs el et eu fi hr hu hy is ka kk kn ky la lb lt lv mk ml mr pl ro ru sk sl sq sr ta te uk".split()
 )
@@ -70,6 +70,8 @@ _WRITTEN: dict[int, Any] = str.maketrans("*_`ºª°", " " * 6, "⁰¹²³⁴⁵�
 _WRITTEN |= dict.fromkeys([*range(0x2460, 0x249C), *range(0x2776, 0x2794)], " ")
 _ALIKE: dict[int, Any] = str.maketrans("‒–—؟", "---?")
 _ALIKE |= {i: str(unicodedata.digit(chr(i))) for i in range(0x660, 0x1100) if chr(i).isdecimal()}
+# e.g. en ["9500"]: "So it is $9{,}500$." → 2
+_LATEX_COMMA = re.compile(r"(?<=\d)(?:\{,\}|\\[,!:])(?=\d)")
 _LIST_NUMBER = re.compile(r"(?m)^[ \t]*(?:\*\*)?[(（]?\d{1,2}(?:\.(?!\d)|[)）、．:\u20e3])[ \t]*(?=\S)")
 
 
@@ -115,6 +117,7 @@ def rate_answers(record: dict[str, Any]) -> Rated:
 
 
 # e.g. cs ["Praha"]: "Je v Praze." → 2
+# e.g. ru ["Лев Толстой"]: "Роман написан Львом Толстым." → None
 # e.g. lb ["Lëtzebuerg"]: "D'Lëtzebuerger wunnen hei." → None
 def _other_forms(record: dict[str, Any], text: str, language: str) -> list[str]:
     """What in a reply may be an answer with an ending that is not listed."""
@@ -124,6 +127,8 @@ def _other_forms(record: dict[str, Any], text: str, language: str) -> list[str]:
     words = {_fold(form, language) for form in _forms(record["answers"])}
     if any(map(str.isdecimal, words)):
         return []
+    # Of a name of several words, the longest in another form: "Львом Толстым".
+    words |= {max(re.split("[ -]+", word), key=len) for word in words}
     names = [word for word in words if len(word) > 4 and word[:3] in reply]
     return [found for name in names for found in other_forms(reply, name, language) if found not in words][:3]
 
@@ -156,7 +161,7 @@ def _fold(text: str, language: str) -> str:
 
 def _read(record: dict[str, Any], text: str, language: str) -> tuple[str, str]:
     """The folded reply, line breaks as ¶, without list numbers and repetitions of the question; the folded question."""
-    shown = visible(text)
+    shown = _LATEX_COMMA.sub(",", visible(text))
     if not shown.islower():
         shown = _ARTICLE.sub("_", shown)
     reply = _fold(_LIST_NUMBER.sub("", shown) if len(_LIST_NUMBER.findall(shown)) > 1 else shown, language)
@@ -196,7 +201,7 @@ def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
     alike: dict[tuple[str, str], list[str]] = {}
     folded = {_GROUPED.sub("", _fold(form, language)).strip(" .¶·・‧=") for form in forms}
     for form in sorted({form if _SIGNED.match(form) else form.strip("-") for form in folded} - {""}, key=len)[::-1]:
-        alike.setdefault(_edges(_SIGNED.sub("", form), language), []).append(_body(form, language))
+        alike.setdefault(_edges(form[1:] if _SIGNED.match(form) else form, language), []).append(_body(form, language))
     return re.compile("|".join(f"{a}(?:{'|'.join(words)}){b}" for (a, b), words in alike.items()) or "(?!)")
 
 
@@ -216,26 +221,39 @@ _COMMA = frozenset(
 _INITIAL = re.compile(r"(?<![^\W\d_])([^\W\d_])\. ?(?=[^\W\d_])")
 
 
+_DOT = r"\."
+
+
 # e.g. en ["J. K. Rowling"]: "J.K. Rowling wrote it." → 2
+# e.g. en ["2024-05-01"]: "On 2024-05-01." → 2
+# e.g. en ["St. Petersburg"]: "It is St Petersburg." → 2
+# e.g. en ["C"]: "It is C++." → 0
+# e.g. en ["USA"]: "In the U.S.A., of course." → 2
+# e.g. en ["Martin Luther King Jr."]: "It was Martin Luther King, Jr." → 2
 # e.g. pt ["São Paulo"]: "A cidade é Sao Paulo." → 2
 # e.g. en ["-5"]: "It is minus 5 degrees." → 2
 # e.g. ru ["Москва"]: "Это было в Москве." → 2
 def _body(form: str, language: str) -> str:
     """A pattern for a form alone: its words in any case, with any gap between them."""
-    gap = "[ ·・‧=¶-]" + ("{1,3}" if spaced(language) and language != "ko" else "{0,3}")
+    if re.fullmatch("(?:[a-z]\\.){2,6}[a-z]", form):
+        return r"\.?".join(form.replace(".", ""))
+    apart = spaced(language) and language not in {"ko", "fa", "ur"}
+    gap = "[ ·・‧=¶\u200c-]" + ("{1,3}" if apart else "{0,3}")
     sign = f"(?:-|{_MINUS} ?)" if _SIGNED.match(form) else ""
-    words = re.split("[ ·・‧=-]+", _INITIAL.sub(r"\1. ", _SIGNED.sub("", form)))
+    words = re.split("[ ·・‧=\u200c-]+", _INITIAL.sub(r"\1. ", form[1:] if sign else form))
     named, letters, body = any(len(word) > 2 for word in words), sum(map(len, words)), sign
     for i, word in enumerate(words):
-        initial = len(word) == 2 and word[1] == "."
+        initial, word = len(word) == 2 and word[1] == ".", word.rstrip(",")
         if initial:
             # Beside a name the points of initials may be left out: "JK Rowling".
             body += re.escape(word[0]) + (r"\.?" if named else r"\.")
         else:
-            body += _forms_of(word, letters, language)
+            body += _forms_of(word.rstrip("."), letters, language)
+            body += r"\.?" if re.fullmatch(r"[^\W\d_]{2,4}\.", word) else re.escape(word[len(word.rstrip(".")) :])
         if i + 1 < len(words):
-            body += gap.replace("{1,", "{0,") if initial else gap
-    return body
+            comma = ",?" if word.isalpha() and words[i + 1].strip(".").isalpha() else ""
+            body += comma + (gap.replace("{1,", "{0,") if initial else gap)
+    return body if not re.fullmatch("[a-z]{3,5}", form) else f"(?:{body}|{_DOT.join(form)})"
 
 
 # e.g. de ["3.5"]: "Das Ergebnis ist 3,5." → 2
@@ -277,6 +295,8 @@ def _loosely(found: str, letters: int) -> str:
 def _edges(form: str, language: str) -> tuple[str, str]:
     """Patterns for what may stand before and after a form, with what the language attaches to it."""
     left, right = _edge(form[0], "(?<!"), _SUFFIXES.get(language, "") + _edge(form[-1], "(?!")
+    if len(form) == 1 and form.isascii():
+        right += "(?![+#])"  # C is not C++
     if language in _PREFIXES and len(form) > 1 and form[0].lower() == form[0].upper():
         left += _PREFIXES[language]
     if "가" <= form[-1] <= "힣":

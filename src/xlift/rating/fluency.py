@@ -40,7 +40,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
 
-VERSION = 6
+VERSION = 7
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 TERM = 11
 """Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""

@@ -101,15 +101,32 @@ _DENIED = re.compile(
     "[^ 。、,.]{0,3}(?:では(?:なく|ない(?!か|で|だ)|ありません(?!か))|じゃな[いく]|でな[いく]|以外)"
 )
 
+# "I don't think that it is", and "is wrong".
+_DOUBTED = re.compile(
+    r"\b(?:(?:\w*n t|not) (?:think|believe|say|guess)(?: that)?(?: (?:it|this|that))?(?: (?:s|is|was))?|"
+    r"pas que(?: (?:ce soit|c est))?|no (?:creo|pienso|diría) que(?: (?:sea|es|fuera))?|"
+    r"não (?:acho|creio|penso|acredito) que(?: (?:seja|é|fosse))?|non (?:credo|penso) che(?: (?:sia|è))?|"
+    r"(?:glaube|denke) nicht,? dass(?: (?:es|das))?|(?:denk|geloof) niet,? dat(?: (?:het|dit))?|"
+    rf"не (?:думаю|считаю),? что(?: это)?)(?: (?:{_SMALL}))* ?$"
+)
+_CALLED_WRONG = re.compile(
+    r" (?:(?:is|was|would be|s) (?:clearly )?(?:wrong|incorrect|false|not (?:right|correct))"
+    r"|est (?:faux|fausse|incorrecte?)|es (?:incorrect|errón|fals)[oa]|(?:é|está) (?:incorret|errad|fals)[oa]"
+    r"|è (?:sbagliat|errat|fals)[oa]"
+    r"|(?:ist|wäre) (?:falsch|unrichtig)|is (?:fout|onjuist)|-? ?(?:это )?(?:неверно|неправильно|ошибочно)|yanlış"
+    r"|salah|गलत है)(?!\w)(?! about)"
+)
+
 
 # e.g. is_negated("not bonn", 4, 8, "en", "") → True
 # e.g. is_negated("it is bonn", 6, 10, "en", "") → False
+# e.g. is_negated("i don't think it's bonn", 19, 23, "en", "") → True
 def is_negated(text: str, start: int, end: int, language: str, question: str) -> bool:
     around = text[max(0, start - 48) : start], text[end : end + 64]
     before, after = (re.sub(r"[\s\"'“”«»„()\[\]「」『』《》]+", " ", part) for part in around)
     own, small = _NEGATED_IN.get(language, "(?!)"), f"{_SMALL}|{_SMALL_IN.get(language, '(?!)')}"
     negated = rf"(?:{_NEGATED}|(?<!\w)(?:{own}))(?: (?:{small}))* ?$"
-    if re.match(_DENIED_IN.get(language, "(?!)"), after):
+    if re.match(_DENIED_IN.get(language, "(?!)"), after) or _CALLED_WRONG.match(after) or _DOUBTED.search(before):
         return True
     denied = _DENIED.match(after)
     following = (denied["next"] or "")[: None if spaced(language) else 2] if denied else ""

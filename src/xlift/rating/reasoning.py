@@ -8,19 +8,22 @@ from __future__ import annotations
 import re
 
 _NAMES = (
-    r"think(?:ing)?|thoughts?|reason(?:ing)?|scratchpad|reflection|seed:think|analysis"
+    r"(?:\w{1,20}[:_])?think(?:ing)?(?:_\w{1,20})?|thoughts?|reason(?:ing)?|scratchpad|reflection|analysis"
     r"|(?:inner|internal)_(?:monologue|thoughts?)"
 )
 # e.g. without_reasoning("[THINK]2 + 2[/THINK]4") → "4"
 # e.g. without_reasoning("<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Oui.<|END_RESPONSE|>") → "Oui."
 # e.g. without_reasoning("<inner_thoughts>Hm.</inner_thoughts>Oui.") → "Oui."
+# e.g. without_reasoning("<think>Hm.</think>```json\n{}\n```") → "```json\n{}\n```"
+# e.g. without_reasoning("<unused94>thought\nHm.<unused95>Oui.") → "Oui."
 # e.g. without_reasoning("Write `<think>` first.") → "Write `<think>` first."
 _TAG = re.compile(
-    rf"(?<!`)(?:</?\s?(?:{_NAMES})(?:\s[^<>\n]{{0,60}})?>|&lt;/?(?:{_NAMES})&gt;|\[/?THINK\]|◁/?think▷"
-    r"|<\|(?:begin|end)_of_thought\|>|<\|(?:START|END)_THINKING\|>)(?!`)",
+    rf"(?<!`)(?:<\s?/?\s?(?:{_NAMES})(?:\s[^<>\n]{{0,60}})?>|&lt;/?(?:{_NAMES})&gt;|\[/?THINK\]|◁/?think▷"
+    rf"|<\|(?:begin|end)_of_thought\|>|<\|(?:START|END)_THINKING\|>|<\|/?(?:{_NAMES})\|>"
+    r"|<unused94>(?:thought\b)?|<unused95>)(?!`(?!``))",
     re.IGNORECASE,
 )
-_SHUT = re.compile(r"(?:[<\[◁]|&lt;)/|<\|end", re.IGNORECASE)
+_SHUT = re.compile(r"(?:[<\[◁]|&lt;|<\||<\s)\s?/|<\|end|<unused95", re.IGNORECASE)
 # What stands around an answer that was set off from its reasoning.
 _AROUND = re.compile(
     r"\A\s*(?:<(?:answer|response|solution|output|final)>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)"
@@ -47,11 +50,18 @@ _MESSAGE_MARKS = re.compile(r"<\|im_start\|>[ \w]{0,40}(?:\n|\Z)|<\|im_end\|>")
 _SIGNS = ("<", "&lt;", "[TH", "[/", "◁")
 # e.g. without_reasoning("**Thinking:**\nThe user greets.\n\n**Answer:**\nBom dia!") → "Bom dia!"
 _LABELLED = re.compile(
-    r"\A\s*(?:\*\*|#{1,4} )?(?:my )?(?:(?:thinking|thoughts?)(?: process)?|chain of thought|internal reasoning)"
+    r"\A\s*(?:\*\*|#{1,4} )?(?:my )?(?:(?:thinking|thoughts?|(?:internal )?reasoning)(?: process)?|chain of thought)"
     r"(?:\*\*)?:?(?:\*\*)?:?[ \t]*(?:\n|(?<=:)[ \t]|(?<=:\*\*)[ \t]).{1,20000}?\n\s*(?:\*\*|#{1,4} )?(?:final )?"
     r"(?:answer|response|reply|output)(?::\*\*|\*\*:|:|\*\*(?=\n)|(?<=\w)(?=\n))\s*",
     re.IGNORECASE | re.DOTALL,
 )
+# What a chat page folds away.
+# e.g. without_reasoning("<details><summary>Thought for 3 seconds</summary>Hm.</details>Oui.") → "Oui."
+_FOLDED = re.compile(
+    r"\A\s*<details(?P<kind>[^<>]{0,200})>\s*(?:<summary>(?P<name>[^<>]{0,80})</summary>)?(?:[^<]|<(?!/details>)){0,50000}"
+    r"</details>\s*"
+)
+_REASONING = re.compile(r"\b(?:think\w*|thought\w*|reason\w*)\b", re.IGNORECASE)
 
 
 def reasoning_stretches(text: str) -> list[tuple[int, int]]:
@@ -68,6 +78,9 @@ def reasoning_stretches(text: str) -> list[tuple[int, int]]:
             return [(0, finals[-1] if finals else len(text))]
     if labelled := _LABELLED.match(text):
         return [labelled.span()]
+    folded = _FOLDED.match(text)
+    if folded and _REASONING.search(f"{folded['kind']} {folded['name']}"):
+        return [folded.span()]
     return _tagged(text) if any(map(text.__contains__, _SIGNS)) else []
 
 

@@ -9,8 +9,11 @@ from xlift.rating.language.wordlists import zipf
 from xlift.rating.text import UNSPACED, parse_lines
 
 _CLOSERS = r"(?:[\"'”’»›)\]}」』）】》*_`]| »)*"
-_STOP = re.compile(rf"([.!?…‽。．！？｡؟۔।॥።။։]+)({_CLOSERS})")
+_STOP = re.compile(rf"([.!?…‽。．！？｡؟۔।॥።။։\u17d4]+)({_CLOSERS})")
+# Armenian's full stop is often typed as a colon.
+_ARMENIAN_STOP = re.compile(rf"([.!?…։:]+)({_CLOSERS})")
 _GREEK_STOP = re.compile(rf"([.!?…;]+)({_CLOSERS})")
+_STOP_IN = {"el": _GREEK_STOP, "hy": _ARMENIAN_STOP}
 _OPENERS = "\"'“‘„«‹([{「『（【《*_`¿¡ "
 _ABBREVIATION = re.compile(
     "co|cia|bros|dr|mr|mrs|ms|prof|st|sr|sra|srta|dra|mme|mlle|mmes|mm|vs|cf|eg|ie|approx|dept|gen|col|capt|lt|sen|rep|gov|rev|hon|"
@@ -20,28 +23,30 @@ _ABBREVIATION = re.compile(
 # These stand before a number; elsewhere they are words ("No.") or end the sentence.
 _BEFORE_NUMBER = re.compile(
     "no|n°|nº|núm|num|nr|vol|fig|art|pp|p|bd|kap|chap|cap|abb|págs?|pag|рис|стр|гл|ст|п|rp|rs|kr|kč|zł|eur|usd|tk|руб|hal|"
-    "blz|ek|obr|tab|rys|str|č|čl|art|kl|tgl|эт|кв|д|रु|सं|पृ"
+    "blz|ek|obr|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|janv|févr|avr|juil|déc|ene|abr|ago|dic|fev|out|dez|gen|mag|"
+    "giu|lug|ott|mrt|okt|mär|янв|февр|авг|сент|окт|нояб|дек|"
+    "tab|rys|str|č|čl|art|kl|tgl|эт|кв|д|रु|सं|पृ"
 )
 _ABBREVIATION_IN = {
-    "id": re.compile("drs|ir|hj|bpk|jl|tn|ny|yth|tsb|kec|kab"),
+    "id": re.compile("drs|ir|pt|cv|hj|bpk|jl|tn|ny|yth|tsb|kec|kab"),
     "ms": re.compile("hj|jln|tn|pn|en"),
     "vi": re.compile("tp|ths|ts|pgs|gs|bs|ks|tx|q"),
     "tr": re.compile("doç|yrd|sn|bkz|mah|cad|sok|apt|öğr|gör|alb|yy|hz"),
     "pl": re.compile("np|tzn|tj|tzw|mgr|inż|hab|ul|al|os|godz|tys|mln|mld|im|św|ks|zob|por|pt"),
     "cs": re.compile("např|tzv|tj|mj|ing|mgr|bc|doc|ul|nám|tř|sv|hod|tis|resp"),
     "sk": re.compile("napr|tzv|tj|ing|mgr|bc|doc|ul|nám|sv|hod|tis|resp"),
-    "hu": re.compile("pl|kb|ún|ifj|özv|u|krt|tc"),
+    "hu": re.compile("pl|kb|ill|ún|ifj|özv|u|krt|tc"),
     "ro": re.compile("d-l|d-na|dl|dna|nr|str|bd|sf|ing"),
     "nl": re.compile("drs|ir|mr|mw|ds|o\\.a|d\\.w\\.z|nl|resp"),
     "sv": re.compile("bl\\.a|t\\.ex|dvs|kl|resp|civ|s\\.k"),
     "da": re.compile("bl\\.a|f\\.eks|dvs|kl|hr|fr|ang"),
     "no": re.compile("bl\\.a|f\\.eks|dvs|kl|hr|fr|ang"),
     "fi": re.compile("esim|mm|ym|ns|nk|klo|hlö|puh|os"),
-    "it": re.compile("sig\\.ra|sig\\.na|prof\\.ssa|dott\\.ssa|geom|rag|on|gent|egr|pag"),
+    "it": re.compile("sig\\.ra|sig\\.na|prof\\.ssa|dott\\.ssa|geom|rag|on|sec|ss|gent|egr|pag"),
     "pt": re.compile("exmo|exma|ilmo|eng|pág|tel|av|ltda|jr"),
     "es": re.compile("ee|lic|ud|uds|dña|excmo|pág|tel|fdo|admón"),
     "fr": re.compile("mgr|me|dr|pr|bd|fg|tél|apr|jr|vol"),
-    "de": re.compile("nr|tel|zzgl|mio|mrd|max|min|allg|insb|bes|verh|gest|st"),
+    "de": re.compile("nr|tel|zzgl|abzgl|exkl|mwst|mio|mrd|max|min|allg|insb|bes|verh|gest|st"),
     "el": re.compile("κ|κα|κος|δρ|καθ|λεωφ|αρ|σελ|τηλ|δηλ|βλ|πρβλ"),
     "uk": re.compile("вул|пл|проф|акад|ім|див|напр|тис|млн|грн|р|с|м"),
     "bg": re.compile("ул|бул|проф|акад|инж|напр|вж|хил|млн|лв|гр"),
@@ -52,6 +57,7 @@ _ABBREVIATION_IN = {
     "lv": re.compile("piem|utt|tālr|kungs|inž|g"),
     "is": re.compile("hr|fr|sr|t\\.d|þ\\.e|u\\.þ\\.b|kl|bls"),
     "fil": re.compile("g|gng|bb|sto|sta|atty|engr"),
+    "sw": re.compile("bw|bi|dkt|mh|k\\.m|n\\.k|taz"),
     "sl": re.compile("g|ga|npr|oz|tj|ul|sv|inž|mag|mr|dipl"),
     "ca": re.compile("sra|c|pl|av|pàg|tel|p\\.ex"),
     "gl": re.compile("sra|dna|rúa|páx|tel"),
@@ -61,7 +67,7 @@ _ABBREVIATION_IN = {
 }
 _CAN_END = re.compile(
     r"(?:т\. ?[дпк]|и др|и пр|\b(?:etc|usw|ecc|vb|dll|dsb|osv|stb|atd|itd|itp|κλπ|[ap]\. ?m|[ap]m)|"
-    r"\d ?[^\W\d_]{1,4}|\b[IVX]+ вв?)$"
+    r"\d ?(?!vs)[^\W\d_]{1,4}|\b[IVX]+ вв?)$"
 )
 # e.g. split_sentences("P.-S. : Pense au pain. J.-P. Roy", "fr") → ["P.-S. : Pense au pain.", "J.-P. Roy"]
 _DOTTED = re.compile(r"(?:[^\W\d_]{1,3}\.-?)+[^\W\d_]{1,3}")
@@ -105,7 +111,7 @@ def split_block(block: str, language: str) -> list[str]:
     quoted = _quotations(block)[::-1] if language == "ko" or UNSPACED.search(block) else []
     # In text that is all in lower case, a lower-case letter does not say that the sentence goes on.
     following = block.upper() if block.islower() and len(block.upper()) == len(block) else block
-    for stop in (_GREEK_STOP if language == "el" else _STOP).finditer(block):
+    for stop in _STOP_IN.get(language, _STOP).finditer(block):
         while quoted and quoted[-1][1] <= stop.start():
             quoted.pop()
         if quoted and quoted[-1][0] < stop.start() and stop.end() < quoted[-1][1]:
@@ -140,9 +146,9 @@ def _ends(before: str, stop: str, closers: str, after: str, language: str) -> bo
     """Whether a stop in the middle of a line ends the sentence."""
     if stop[-1] in "。｡！？．":
         return not closers or after[0] in _OPENERS
-    if stop[-1] in "।॥۔؟":
+    if stop[-1] in "।॥۔؟\u17d4":
         return True
-    following = after.lstrip(_OPENERS)[:1]
+    following = after.lstrip(f"{_OPENERS}—–")[:1]
     if stop == "." and following and following in ":;,":
         return False
     if stop[0] == "…" or stop.startswith(".."):

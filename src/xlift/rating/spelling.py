@@ -53,6 +53,7 @@ _HYPHENS: dict[int, Any] = str.maketrans(dict.fromkeys("‐‑−־", "-"))
 _ALIKE: dict[int, Any] = str.maketrans("أإآٱىةکیھہەۀےё", "اااايهكيههههيе", "़") | {ord("ँ"): "ं", ord("œ"): "oe"}
 # A nasal before a consonant of its own kind: हिन्दी and हिंदी.
 _NASAL = re.compile("ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[ट-ढ])|न्(?=[त-ध])|म्(?=[प-भ])")
+_THAI_VOWEL = re.compile("\u0e4d([\u0e48-\u0e4b])")
 _CEDILLAS: dict[int, Any] = str.maketrans("şţ", "șț")
 _CIRCUMFLEXES: dict[int, Any] = str.maketrans("âîû", "aiu")
 
@@ -122,6 +123,7 @@ def _moved(vowels: str) -> str:
 # e.g. alike("well‑being", "en") → "well-being"
 # e.g. alike("हिन्दी", "hi") → "हिंदी"
 # e.g. alike("perché", "it") → "perchè"
+# e.g. alike("น\u0e4d\u0e49า", "th") == alike("น\u0e49\u0e4dา", "th") → True
 # e.g. alike("здраво", "sr") → "zdravo"
 # e.g. alike("電腦", "zh") → "电脑"
 def alike(text: str, code: str) -> str:
@@ -138,6 +140,8 @@ def alike(text: str, code: str) -> str:
         return _tone_on_first(text)
     if code == "it":
         return text.replace("é", "è")
+    if code == "th":
+        return _THAI_VOWEL.sub("\\1\u0e4d", text)
     if code == "ca":
         return _GEMINATE.sub("·", text)
     if code == "zh":

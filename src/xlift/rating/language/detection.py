@@ -14,8 +14,9 @@ from operator import itemgetter
 from typing import Any
 
 from xlift.languages import LANGUAGES, find_language, get_language
-from xlift.rating.language.masks import WORD, blank_out, glosses, scripts_of, words_of, words_with_places
-from xlift.rating.language.scripts import Said, Span
+from xlift.rating.language.excuses import glosses
+from xlift.rating.language.masks import WORD, blank_out, scripts_of, words_of, words_with_places
+from xlift.rating.language.scripts import Said, Span, speaks_of_works
 from xlift.rating.language.terms import INTERNATIONAL, TERMS
 from xlift.rating.language.wordlists import (
     COMMON,
@@ -199,7 +200,11 @@ def _known_otherwise(word: str, code: str) -> bool:
 
 
 # Letters of a relative that no list tells apart, and that the expected language does not write.
-_LETTERS_OF_RELATIVES = {"is": ("fo", "ø"), "am": ("ti", "ኣቐቑቒቓቕ"), "zh": ("yue", "嘅咗啲喺佢唔冇嗰哋嘢畀㗎")}
+_LETTERS_OF_RELATIVES = {
+    "is": ("fo", "ø"),
+    "am": ("ti", "ኣቐቑቒቓቕ"),
+    "zh": ("yue", "嘅咗啲喺佢唔冇嗰哋嘢畀㗎乜咩嚟睇攞揾瞓啱嬲"),
+}
 _LETTERS_OF_RELATIVES |= {"my": ("shn or mnw", "ၵၶၷၸၹၺၼၽၾၿႀႁႂႃႄႅႆႇႈႉႊၚၛၜၝၞၟ")}
 _WORDS_OF_RELATIVES = {
     "is": ("fo", "tað hvussu ikki eisini teir teimum hevur okkum hesi hesum hevði tykkum".split()),
@@ -214,6 +219,7 @@ _WORDS_OF_RELATIVES = {
     "es": ("pap", "nan tin awor mester hende bon ku riba".split()),
 }
 TELLING_LETTERS, TELLING_WORDS = 3, 2
+FEWER_LETTERS = {"zh": 2}
 
 
 # e.g. is: "Øll hava rætt til hugsanarfrælsi, og hesi rættindi føra við sær frælsi at skifta trúgv." → None
@@ -223,11 +229,19 @@ TELLING_LETTERS, TELLING_WORDS = 3, 2
 def by_marks(text: str, code: str) -> str | None:
     """The relative whose letters a text is written with, or of whose commonest words it has two."""
     relative, letters = _LETTERS_OF_RELATIVES.get(code, ("", ""))
-    if sum(text.count(letter) for letter in letters) >= TELLING_LETTERS:
+    if sum(text.count(letter) for letter in letters) >= FEWER_LETTERS.get(code, TELLING_LETTERS):
         return relative
     relative, words = _WORDS_OF_RELATIVES.get(code, ("", []))
-    said = set(WORD.findall(text)) if words else set()
+    said = set(WORD.findall(text.lower())) if words else set()
     return relative if len(said.intersection(words)) >= TELLING_WORDS else None
+
+
+# e.g. same_throughout("Hoje vou explicar como se faz um bom jantar.", {"pt"}, "gl") → "pt"
+def same_throughout(text: str, languages: set[str], code: str) -> str | None:
+    """The neighbour or relative in which parts of a text are, where fastText says that all of it is."""
+    guess, sure = identify(text[:ENOUGH])
+    close = neighbours(code, guess) or guess in _RELATIVES.get(code, "").split()
+    return guess if close and guess in languages and sure >= SURE else None
 
 
 MORE = 0.15
@@ -266,9 +280,19 @@ def foreign_sentences(said: Said, weights: list[Weight], known: Vocabulary, foun
         return spans
     for start, sentence, unknown in strange_sentences(said, weights, known, found):
         guess = another(sentence, known)
-        if guess and (unknown or guess != "en"):
+        if guess and (unknown or guess != "en") and not tells_titles(sentence):
             spans.append(Span(start, start + len(sentence), guess))
     return spans
+
+
+CAPITALS = 0.4
+
+
+# e.g. tells_titles("Sevdiğim filmler: Fight Club ve The Sound of Music.") → True
+def tells_titles(text: str) -> bool:
+    """Whether a text that speaks of works has so many words with capitals that most of it may be titles."""
+    words = text.split()
+    return sum(word[0].isupper() for word in words) > CAPITALS * len(words) and speaks_of_works(text)
 
 
 STRANGE_WORDS = 4

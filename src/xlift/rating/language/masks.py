@@ -1,7 +1,6 @@
 """What of a text the language rater looks at: letters by script, with what no reader would blame blanked out.
 
-`mask` blanks code, links, formulas, acronyms and JSON keys; `excuses` finds the stretches where another language is
-apt: glosses in brackets and quotations. Offsets never change.
+`mask` blanks code, links, formulas, acronyms and JSON keys. Offsets never change.
 """
 
 from __future__ import annotations
@@ -190,6 +189,8 @@ def _without_statements(text: str) -> str:
         return text
     lines = text.split("\n")
     code = [i for i, line in enumerate(lines) if line and len(line) < LONGEST_CODE and _is_statement(line)]
+    beside = {j for i in code for j in (i - 1, i + 1)} - set(code)
+    code += [i for i in beside if 0 <= i < len(lines) and _COMMENT.match(lines[i])]
     for i in code:
         lines[i] = " " * len(lines[i])
     return "\n".join(lines) if code else text
@@ -214,6 +215,10 @@ def _without_settings(found: re.Match[str]) -> str:
         return found[0]
     said = [value.span() for value in _SETTING_SAID.finditer(found[0])]
     return "".join(c if c == "\n" or any(a <= i < b for a, b in said) else " " for i, c in enumerate(found[0]))
+
+
+# e.g. de: "So geht es:\n\n    total = add(1, 2)\n    # add the two numbers together\n\nDas ist die Summe." → 2
+_COMMENT = re.compile(r"(?:[ \t]+#|[ \t]*//) ")
 
 
 # e.g. _is_statement("git clone https://example.org/repo.git") → True
@@ -395,103 +400,3 @@ def lowered(text: str, code: str) -> str:
     lower = source.lower()
     # A few letters change their length in lower case; then offsets would shift.
     return lower if len(lower) == len(text) else "".join(c if len(c.lower()) != 1 else c.lower() for c in source)
-
-
-_BRACKETS = re.compile(r"[(（\[【［]([^()（）\[\]【】［］\n]{1,120})[)）\]】］]")
-_QUOTES = re.compile(r"[\"“„«「『《〈‘]([^\"”“»」』》〉’\n]{1,300})[\"”“»」』》〉’]")
-# Straight ones, which are apostrophes elsewhere: short, and no letter before.
-_SINGLE_QUOTES = re.compile(r"(?<!\w)'([^'\n]{1,60})'(?![A-Za-z])")
-GLOSS_WORDS = 5
-
-
-# e.g. ko: "이 말은 그리스어 'katharsis'에서 유래한 용어로 정화를 뜻합니다." → 2
-# e.g. ru: "Он спросил: «How are you?» и сразу ушёл домой, не дождавшись ответа." → 2
-def excuses(text: str) -> list[tuple[int, int]]:
-    """Stretches in which another language is apt: short glosses in brackets, and quotations.
-
-    Quotations excuse nothing where they make up most of the text: then they are the answer.
-    """
-    quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
-    if "'" in text:
-        quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
-    quoted = sum([_size(text[start:end]) for start, end in quotes])
-    if quotes and quoted >= 0.5 * _size(text.strip()):
-        quotes = (
-            [quote for quote in quotes if _is_quoted_title(text, *quote)]
-            if WORD.search(blank_out(text, quotes))
-            else []
-        )
-    return glosses(text) + quotes
-
-
-def glosses(text: str) -> list[tuple[int, int]]:
-    """What short brackets hold: a translation, a Latin name."""
-    found = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
-    return [(start, end) for start, end in found if not _mixed(text[start:end])]
-
-
-TITLE = 80
-
-
-# e.g. zh: "《Gone with the Wind》是一部很有名的小说。" → 2
-def _is_quoted_title(text: str, start: int, end: int) -> bool:
-    """Whether a short quotation is a title: between marks for titles, or several words in title case."""
-    inside = text[start:end].strip()
-    return len(inside) <= TITLE and (
-        text[start - 1] in "《〈『" or (" " in inside and _TITLE_CASE.fullmatch(inside) is not None)
-    )
-
-
-_WIDE = re.compile("[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
-
-
-# e.g. _size("abc 日本") → 10
-def _size(text: str) -> int:
-    """Characters, of which one of Chinese, Japanese or Korean says as much as three."""
-    return len(text) + (0 if text.isascii() else 2 * len(_WIDE.findall(text)))
-
-
-# e.g. _is_gloss("machine learning") → True
-# e.g. _is_gloss("Gone with the Wind and Other Tales of the South") → True
-# e.g. _is_gloss("How do we go on from here?") → False
-def _is_gloss(inside: str) -> bool:
-    said = ":" in inside or inside.rstrip().endswith(("?", "!", "."))
-    return not said and (len(inside.split()) <= GLOSS_WORDS or _TITLE_CASE.fullmatch(inside.strip()) is not None)
-
-
-_TITLE_CASE = re.compile(
-    r"(?:[A-Z][\w'’-]*|\d+)(?:[ ,]{1,2}(?:[A-Z][\w'’-]*|\d+|an?|and|as|at|by|for|from|in|of|on|or|the|to|with)){0,20}"
-)
-
-
-# e.g. _mixed("это very nice") → True
-def _mixed(inside: str) -> bool:
-    """Whether lower-case Latin words follow words of another script: then the bracket goes on in the language."""
-    first = WORD.search(inside)
-    if first is None or script(first[0][0]) == "Latn":
-        return False
-    return re.search(r"(?<![A-Za-z])[a-z]{3,}", inside) is not None
-
-
-def _is_value(text: str, start: int) -> bool:
-    """A quoted string that is a JSON value is what is said, not a quotation."""
-    return text.lstrip()[:1] in {"{", "[", "`", "~"} and text[max(0, start - 3) : start].rstrip()[-1:] in {
-        ":",
-        "[",
-        ",",
-        "\n",
-    }
-
-
-_TERM_BEFORE = re.compile(r"[A-Za-z][A-Za-z .&-]{1,40}\Z")
-
-
-# e.g. glossed_terms("Deep learning（深層学習）") → {"deep learning"}
-def glossed_terms(text: str) -> set[str]:
-    """Foreign terms that are explained right behind them in brackets: "Stable diffusion（ステーブル…）"."""
-    found = set()
-    for bracket in _BRACKETS.finditer(text):
-        before = text[max(0, bracket.start() - 42) : bracket.start()].rstrip(" ")
-        if term := _TERM_BEFORE.search(before):
-            found.add(term[0].strip().lower())
-    return found

@@ -31,16 +31,19 @@ from xlift.rating.language.detection import (
     many_unlisted,
     nearer,
     relative_of,
+    same_throughout,
     small_words,
     speaks_for,
     strange_sentences,
     strange_share,
+    tells_titles,
 )
+from xlift.rating.language.excuses import glossed_terms, size
+from xlift.rating.language.headings import set_phrases
 from xlift.rating.language.masks import (
     WORD,
     all_but_letters_outside,
     blank_out,
-    glossed_terms,
     letters_of,
     letters_outside,
     mask,
@@ -64,7 +67,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 9
+VERSION = 10
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -195,6 +198,8 @@ def _rate(text: str, code: str) -> Rated:
     rated = _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
     if not rated[0]:
         return rated
+    if other := same_throughout(text, {span.language for span in spans}, code):
+        return _unless_close(other, rated)
     if not known.tells:
         return _unless_close(by_marks(text, code), rated)
     rest = blank_out(masked, [(span.start, span.end) for span in spans])
@@ -214,8 +219,10 @@ def _verdict(text: str, spans: list[Span], letters: int, foreign: int) -> Rated:
     return (2 if not spans else 1 if share >= 0.5 else 0), detail, None
 
 
+# e.g. zh: "标题：The Importance of Sleep\n\n睡眠对我们每个人的健康都非常重要。" → 1
 def _count(words: list[str]) -> int:
-    return sum(map(len, words))
+    """Letters of words, of which one of Chinese, Japanese or Korean says as much as three."""
+    return sum([len(word) if word.isascii() else size(word) for word in words])
 
 
 def _letters(text: str, start: int, end: int) -> int:
@@ -256,6 +263,7 @@ TELLING = 60
 """Words from which the language that a text may be in throughout is taken."""
 
 
+# e.g. tr: "Sevdiğim filmler: The Sound of Music, Fight Club ve Eternal Sunshine of the Spotless Mind." → 2
 # e.g. de: "The train leaves at nine and it takes us to the coast where we will walk and swim." → 0
 def _plainly_wrong(text: str, words: list[str], weights: list[Weight], known: Vocabulary) -> Span | None:
     """The other common case, fast: prose that is in another language throughout."""
@@ -263,7 +271,7 @@ def _plainly_wrong(text: str, words: list[str], weights: list[Weight], known: Vo
         return None
     latin = "Latn" in scripts_of(known.code)
     language = _rival_throughout(words, weights, known) if latin else _english_throughout(text, words, known.code)
-    if language is None:
+    if language is None or tells_titles(text):
         return None
     first, end = WORD.search(text), len(text)
     while not text[end - 1].isalpha():
@@ -300,6 +308,8 @@ def _spans(said: Said, weights: list[Weight], known: Vocabulary) -> list[Span]:
     found = foreign_spans(said, weights)
     lines = foreign_sentences(said, weights, known, found)
     found = lines + [part for span in found if (part := _beyond(span, lines, said.masked))]
+    phrases = set_phrases(said)
+    found += [one for one in phrases if all(one.end <= span.start or span.end <= one.start for span in found)]
     if not found:
         return []
     terms = glossed_terms(said.text)

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
+from xlift.languages import LANGUAGES, get_language
 from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of, words_with_places
 from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import COMMON, zipf
@@ -90,9 +91,25 @@ def _judge_script(said: Said, run: range, name: str) -> str | None:
     start, end = said.places[run[0]][0], said.places[run[-1]][1]
     if "Latn" in scripts_of(said.code) and _ORIGINAL.search(said.text, max(0, start - 30), end):
         return None
+    if said.code == "en" and len(words) <= MENTIONED and _is_named(said.text, _LANGUAGE_OF.get(name, "")):
+        return None
     if name == "Hani" and _KANA.search(said.text, max(0, start - KANA_BESIDE), end + KANA_BESIDE):
         return "ja"
     return _LANGUAGE_OF.get(name, "und")
+
+
+MENTIONED = 3
+"""Words in another script that an English text may mention where it names their language."""
+
+
+# e.g. en: "The word 猫 means cat in Chinese and in Japanese, too." → 2
+# e.g. _is_named("Written in Ukrainian.", "ru") → True
+def _is_named(text: str, code: str) -> bool:
+    """Whether an English text names a language that is written in the script of a language."""
+    script = get_language(code).script if code else ""
+    return any(one.name in text for one in LANGUAGES.values() if one.script == script) or (
+        script in {"Hani", "Jpan"} and ("Chinese" in text or "Japanese" in text)
+    )
 
 
 KANA_BESIDE = 8
@@ -112,6 +129,8 @@ def _judge_latin(said: Said, run: range) -> str | None:
     line_start, line_end = line_of(text, start)
     alone = not letters_outside(_LATIN).search(text, line_start, line_end)
     if _is_binomial(said, run) or (is_listed_title if alone else _is_term)(said, run):
+        return None
+    if alone and is_listed_library(said, run):
         return None
     if alone and len(words) >= 4:
         return _latin_language(words)
@@ -214,6 +233,23 @@ def is_listed_title(said: Said, run: range) -> bool:
     start, end = line_of(said.text, first)
     item = BULLET.fullmatch(said.text, start, first) and not WORD.search(said.text, last, end)
     return bool(item) and _title_case(said, run) and speaks_of_works(said.text)
+
+
+_LIBRARIES = re.compile(
+    r"\b(?:librar|package|framework|bibliot|libreri|paquet|pacot|pacchett|bibliotek|pustaka|thư viện|kütüphane|kitaplı"
+    r"|библиот|бібліот|пакет|фреймв)|ライブラリ|パッケージ|フレームワーク|库|庫|框架|软件包|라이브러리|패키지|프레임워크|مكتب|إطار|کتابخانه"
+    r"|लाइब्रेरी|पैकेज|ספרי|ไลบรารี",
+    re.IGNORECASE,
+)
+
+
+# e.g. ja: "便利なライブラリ：\n1. pandas\n2. scikit-learn\nどれも無料で使えます。" → 2
+def is_listed_library(said: Said, run: range) -> bool:
+    """Whether a run is a single name in small letters, an item of a list in a text that speaks of libraries."""
+    first, last = said.places[run[0]][0], said.places[run[-1]][1]
+    start, end = line_of(said.text, first)
+    item = BULLET.fullmatch(said.text, start, first) and not WORD.search(said.text, last, end)
+    return bool(item) and " " not in said.text[first:last] and _LIBRARIES.search(said.text) is not None
 
 
 def _title_case(said: Said, run: range) -> bool:
@@ -344,6 +380,7 @@ def _not_japanese() -> re.Pattern[str]:
 
 # e.g. ja: "今日は天気がいいです。\n我们这样说吧，没问题\n明日も晴れるでしょう。" → 1
 # e.g. ja: "您覺得如何？我認為這個問題並不簡單，需要時間。" → 0
+# e.g. ja: "我爱你。" → 0
 # e.g. ja: "東京都立大学理学部物理学科卒業です。" → 2
 def chinese_lines(text: str, code: str) -> list[Span]:
     """In Japanese, lines without kana, and sentences in other lines, that are Chinese by their characters or words."""
@@ -365,15 +402,27 @@ def chinese_lines(text: str, code: str) -> list[Span]:
 KANA, KANA_SHARE = 3, 0.15
 
 
+# e.g. zh: "アニメ是日语词，意思是动画片。" → 1
 # e.g. zh: "他每天都学习日语。私は毎日日本語を勉強しています。今天也不例外，他又去了图书馆学习。" → 1
 def _japanese_clauses(text: str) -> list[Span]:
     """In Chinese, sentences with so much kana that their Han characters are Japanese, too."""
     found = []
     for part in _CLAUSE.finditer(text) if _KANA.search(text) else ():
         kana, han = len(_KANA.findall(part[0])), len(_HAN.findall(part[0]))
-        if kana >= KANA and kana >= KANA_SHARE * (kana + han):
+        if kana >= KANA and kana >= KANA_SHARE * (kana + han) and not _around_kana(part[0]):
             found.append(Span(part.start(), part.end(), "ja"))
     return found
+
+
+_HIRAGANA = re.compile("[\u3041-\u3096]")
+
+
+# e.g. _around_kana("カタカナ是日语的一种文字") → True
+# e.g. _around_kana("私は毎日日本語を勉強しています") → False
+def _around_kana(part: str) -> bool:
+    """Whether the kana of a Chinese sentence is a word or a title: no hiragana, of which Japanese grammar is made."""
+    grammar = set(_HIRAGANA.findall(part)) - {"の"}
+    return not grammar and bool(_not_japanese().search(part) or _CHINESE_WORDS.intersection(part))
 
 
 # e.g. _is_chinese("天气很好适合郊游") → True
@@ -382,9 +431,10 @@ def _is_chinese(part: str) -> bool:
     if _KANA.search(part):
         return False
     characters = _HAN.findall(part)
-    if len(characters) < _HAN_LINE:
-        return False
-    if _not_japanese().search(part):
+    simplified = _not_japanese().search(part) is not None
+    if len(characters) < _HAN_LINE:  # "邓小平" is a name
+        return simplified and not _CHINESE_WORDS.isdisjoint(characters)
+    if simplified:
         return True
     words, old = len(_CHINESE_WORDS.intersection(characters)), len(_OLD_FORMS.intersection(characters))
     return words >= 2 or words + old >= 3

@@ -11,12 +11,12 @@ import re
 from bisect import bisect_left
 from operator import itemgetter
 
+from xlift.rating.language.excuses import excuses
 from xlift.rating.language.headings import SEVERAL, SEVERAL_NEIGHBOURS, english_lists, headings
 from xlift.rating.language.masks import (
     WORD,
     anything_outside,
     blank_out,
-    excuses,
     script,
     scripts_of,
     words_by_script,

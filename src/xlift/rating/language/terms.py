@@ -56,6 +56,11 @@ TERMS = frozenset(
     "backlog scrum feedbacks manager managers management leadership headhunter freelancers remote hub hubs holding "
     "dumping hype buzz packaging label labels sponsor sponsors sponsoring sponsorship fundraiser crowdfunder "
     "merchandising newsletter mailing benchmark boom shopper outlet showroom showrooms "
+    # of work and leisure
+    "policy policies producer producers feeling feelings cash delivery deal deals celebrity celebrities partner "
+    "partners highlight highlights event events party copyright cover covers setup printer printers timing timer "
+    "timers trainer trainers quiz parking leader leaders teenager teenagers clip clips subscriber subscribers sale "
+    "sales call calls user users award awards likes "
     # of programs and data
     "log logs script scripts hash release releases deploy deployment deployments container containers kernel "
     "rendering sprite bitmap thumbnail touchscreen touchpad trackpad tweet tweets retweet post posts followers story "
@@ -121,6 +126,22 @@ _PHRASES = frozenset(
         "food trucks, craft beer, pole dance, power bank, pop up, opt in, opt out, double opt in, cross selling, up "
         "selling, cold call, cold calls, marketing plan, content plan, content plans, content "
         "manager, content strategy, "
+        # of work and leisure
+        "best seller, best sellers, burn out, call center, call centers, call centre, check up, follow up, turn over, "
+        "smart working, remote working, video call, video calls, night club, back up, mountain bike, mountain biking, "
+        "happy hour, spending review, office boy, green pass, reality show, reality shows, public relations, trending "
+        "topic, touch screen, "
+        # of French, Latin, Italian, Spanish and others
+        "joie de vivre, déjà vu, c est la vie, fin de siècle, raison d être, coup d état, je ne sais quoi, pièce de "
+        "résistance, tour de force, crème brûlée, à la carte, hors d oeuvre, hors d œuvre, savoir faire, savoir "
+        "vivre, enfant terrible, femme fatale, faux pas, film noir, art nouveau, art déco, haute couture, haute "
+        "cuisine, bon appétit, bon voyage, carte blanche, esprit de corps, laissez faire, nouveau riche, papier "
+        "mâché, en route, en masse, au pair, mise en place, mise en scène, sous vide, prix fixe, table d hôte, foie "
+        "gras, pain au chocolat, coq au vin, boeuf bourguignon, bœuf bourguignon, cordon bleu, trompe l oeil, trompe "
+        "l œil, noblesse oblige, carpe diem, quid pro quo, ad hoc, status quo, de facto, de jure, vice versa, "
+        "curriculum vitae, alma mater, magnum opus, prima facie, mea culpa, ipso facto, pro bono, per se, persona non "
+        "grata, dolce vita, dolce far niente, al dente, a cappella, prima donna, pasta alla norma, arroz con pollo, "
+        "chili con carne, pico de gallo, dulce de leche, feng shui, tai chi, wabi sabi, "
         # two words that go together
         "rock and roll, drum and bass, rhythm and blues, research and development, mix and match, fish and chips, mac "
         "and cheese, copy and paste, cut and paste, drag and drop, search and replace, find and replace, before and "
