@@ -15,6 +15,8 @@ import pytest
 import yaml
 from hub import Hub, serve
 
+from xlift.hub import EmbeddedModel, _convert, _embedded_facts, file_sha256
+
 # Runs the command line several times in one process, since each start costs seconds.
 DRIVER = """
 import contextlib, io, json, os, sys, traceback
@@ -248,3 +250,25 @@ def test_a_datasets_revision_is_never_replaced_by_another_one_in_the_cache(
     assert first == len(conversations)
     assert "not in the local cache and offline is set" in uncached
     assert rest == [7, len(conversations), len(conversations)]
+
+
+def test_an_embedded_model_that_two_processes_prepare_at_once_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, folder, begun = tmp_path / "m.part1", tmp_path / "models" / "m", list[Path]()
+    part.write_bytes(b"weights")
+    model = EmbeddedModel("m", 1, file_sha256(part), "free", "", "")
+
+    def dequantise(gguf: Path, made: Path) -> None:
+        begun.append(made)
+        if len(begun) == 1:  # the other process begins later and is done first
+            _convert("m", model, folder)
+        made.mkdir()
+        (made / "model.safetensors").write_bytes(gguf.read_bytes())
+
+    monkeypatch.setattr("xlift.hub._part_files", lambda *_: [part])
+    monkeypatch.setattr("xlift.hub._dequantise", dequantise)
+    folder.parent.mkdir()
+    _convert("m", model, folder)
+    assert len(begun) == 2
+    assert _embedded_facts(folder)["model_licence"] == "free"
