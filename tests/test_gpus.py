@@ -76,6 +76,9 @@ def test_the_sizes_of_the_paper_fit_where_they_are_known_to_fit(shapes: Path) ->
 
     full = {"adaptation": {"method": "full"}, "gradient_checkpointing": True}
     small = {"gradient_checkpointing": True, "micro_batch_tokens": 2048}
+    # Llama-2's layers have 202 and 317 million weights each, its embeddings 262 and 328.
+    assert 18 * 0.66 < gigabytes("llama-2-7b", **full, offload=True) < 22
+    assert 22 < gigabytes("llama-2-13b", **full, offload=True) < 44
     # Weights, gradients and AdamW in float32 are 16 bytes a parameter, the copy that autocast keeps 2 more.
     assert 18 * 6.74 < gigabytes("llama-2-7b", **full) < 18 * 6.74 + 15
     assert gigabytes("llama-2-13b", **full) > 18 * 13.02
@@ -102,6 +105,10 @@ def test_check_tells_what_fits_where_from_a_configuration_alone(shapes: Path, tm
     assert full.split().count("–") == 5
     saving = next(line for line in lines if "micro_batch_tokens: 2048" in line)
     assert "–" not in saving
+    full = lines.index(full)
+    (offload,) = (line for line in lines[full:] if "… offload: true" in line)
+    assert "+ 107.8 GB main" in offload
+    assert "–" not in offload
     told = json.loads(run_xlift("check", "study.yaml", "--gpus", "--json", folder=tmp_path).stdout)["gpus"]
     assert [(one["training"], one["runs"]) for one in told][:1] == [("llama-2-7b lora-r16", 2)]
     assert {card: seconds is None for card, seconds in told[0]["seconds"].items()}["RTX 4090 24 GB"] is True

@@ -141,6 +141,28 @@ def test_activations_made_again_change_nothing(tiny: Path, data: list[Any], one:
     assert_same(trained(2, tiny, run_at(tmp_path / "run", gradient_checkpointing=True), data), one)
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_memory_that_ends_with_weights_in_main_memory_halves_the_forward_pass(
+    where: str, tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, ended = torch.nn.Embedding.forward, tmp_path / "ended"
+
+    def fail(*_: Any) -> None:
+        ended.touch()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def forward(self: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        made = plain(self, ids)
+        if torch.is_grad_enabled() and ids.numel() > 80:
+            fail() if where == "forward" else made.register_hook(fail)
+        return made
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", forward)
+    run = trained(1, tiny, run_at(tmp_path / "run", offload=True, micro_batch_tokens=160), data)
+    assert ended.exists()
+    assert_same(run, one)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_weights_that_lie_in_main_memory_learn_the_same(
     processes: int, tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path

@@ -6,6 +6,7 @@ backward pass is counted, not guessed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -43,6 +44,8 @@ CARDS = (
 )
 USED = 0.4
 """Share of a card's rate that training reaches, about what is published for LoRA on an H100."""
+BUS, HOST = 25e9, 50e9
+"""Bytes a second between main memory and a card, and of main memory by itself: what `offload` waits for, about."""
 USABLE_MEMORY = 0.92
 """Share of a card's memory that tensors can take: the rest is CUDA's own, and gaps."""
 COUNTED = "xlift_counted"
@@ -68,15 +71,19 @@ def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
     """What a run takes; `kept` are the bytes kept of a token for the backward pass."""
     full = config.adaptation.method == "full"
     # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
-    weights = (
-        6.0 * size.parameters if full else size.weight_bytes(config.adaptation.quantized, 2.0) + 4.0 * size.trainable
-    )
+    weights, optimiser = 6.0 * size.parameters, size.optimizer_bytes(config)
+    if not full:
+        weights = size.weight_bytes(config.adaptation.quantized, 2.0) + 4.0 * size.trainable
+    if config.offloads:
+        # The embeddings, a layer, and the next: each as it comes and as it is used, its gradient too.
+        held = size.parameters - size.linear + 2.0 * size.linear / size.layers
+        weights, optimiser = 10.0 * held, 8.0 * held
     tokens, each = config.pass_tokens, kept
     if config.gradient_checkpointing:
         # What one layer hands to the next, and all that one of them keeps while it is computed again.
         each = 2.0 * (2 if full else 1) * size.hidden * size.layers + kept / size.layers
     rows, columns = PIECES["cuda"]
-    return Needs(weights, size.optimizer_bytes(config), tokens * each + 3 * 4.0 * rows * columns)
+    return Needs(weights, optimiser, tokens * each + 3 * 4.0 * rows * columns)
 
 
 def kept_bytes(path: str, revision: str | None, adaptation: Adaptation) -> float:
@@ -144,6 +151,16 @@ def training_operations(config: RunConfig, size: Size) -> float:
     return each * size.parameters + 6.0 * size.trainable * (config.adaptation.method == "lora")
 
 
+def offload_seconds(config: RunConfig, size: Size) -> float:
+    """What keeping weights in main memory adds to a run: each pass brings them twice and takes gradients away, each
+    step reads and writes all that AdamW has there."""
+    if not config.offloads:
+        return 0.0
+    steps = config.steps or DEFAULT_STEPS
+    passes = steps * math.ceil(config.batch_tokens / config.pass_tokens)
+    return size.parameters * (12.0 * passes / BUS + 28.0 * steps / HOST)
+
+
 def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     """A run as it is, and with settings that take less memory, each beside what makes it so."""
     yield "as it is", config
@@ -156,6 +173,8 @@ def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     if config.adaptation.method == "lora" and not (config.adaptation.quantized or config.adaptation.dora):
         quantized = config.adaptation.model_copy(update={"quantized": True})
         yield "… adaptation.quantized: true", saving.model_copy(update={"adaptation": quantized})
+    if config.can_offload:
+        yield "… offload: true", saving.model_copy(update={"offload": True})
     if config.adaptation.method == "full":
         lora = saving.model_copy(update={"adaptation": Adaptation()})
         yield "… adaptation: {method: lora}", lora
@@ -174,8 +193,8 @@ def shape_location(config: RunConfig, offline: bool) -> Located:
 def gpu_needs(study: Study, offline: bool = False) -> list[dict[str, Any]]:
     """What each kind of run of a study takes on common GPUs: a record a kind and setting that would lower it.
 
-    `training` says the kind and `runs` how many there are; `bytes` of memory, and `seconds` by card of the longest of
-    them, None where it does not fit.
+    `training` says the kind and `runs` how many there are; `bytes` of the card's memory, `main_bytes` of main memory,
+    and `seconds` by card of the longest of them, None where it does not fit.
     """
     kinds: dict[str, list[RunConfig]] = {}
     for config in study.runs():
@@ -191,11 +210,14 @@ def _needs(config: RunConfig, base: Located, count: int) -> Iterator[dict[str, A
         size = model_size(base, one.adaptation)
         needs = training_needs(one, size, kept_bytes(base.path, base.revision, one.adaptation))
         seconds = _tokens(config) * training_operations(one, size) / USED
+        waits = offload_seconds(one, size)
         fits = {
-            card.name: seconds / card.rate if needs.whole <= USABLE_MEMORY * card.memory else None for card in CARDS
+            card.name: seconds / card.rate + waits if needs.whole <= USABLE_MEMORY * card.memory else None
+            for card in CARDS
         }
         facts = {"training": f"{Path(config.model).name} {config.adaptation.label}", "runs": count, "setting": what}
-        yield {**facts, "bytes": round(needs.whole), "seconds": fits}
+        main = 16 * size.parameters if one.offloads else 0
+        yield {**facts, "bytes": round(needs.whole), "main_bytes": main, "seconds": fits}
 
 
 def gpus_text(found: Sequence[dict[str, Any]]) -> str:
@@ -204,9 +226,11 @@ def gpus_text(found: Sequence[dict[str, Any]]) -> str:
     for one in found:
         name = one["training"] + (f", {one['runs']} runs, each" if one["runs"] > 1 else "")
         cells = ["–" if seconds is None else duration(seconds) for seconds in one["seconds"].values()]
-        rows.append([name if one["training"] != last else "", one["setting"], byte_size(one["bytes"]), *cells])
+        memory = byte_size(one["bytes"]) + (f" + {byte_size(one['main_bytes'])} main" if one["main_bytes"] else "")
+        rows.append([name if one["training"] != last else "", one["setting"], memory, *cells])
         last = one["training"]
     told = "time on one GPU at {:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
+    told += "; main: in the machine's memory" if any(one["main_bytes"] for one in found) else ""
     return f"{paged(rows, right=range(2, len(rows[0])))}\n{told.format(USED)}"
 
 

@@ -175,6 +175,11 @@ class RunConfig(Settings):
         return self.offload and self.adaptation.method == "full"
 
     @property
+    def can_offload(self) -> bool:
+        """Whether `offload` would save memory, and goes with the other settings."""
+        return self.adaptation.method == "full" and not (self.offload or self.preference or self.optimizer != "adamw")
+
+    @property
     def pass_tokens(self) -> int:
         """The most tokens of one forward pass."""
         return min(self.micro_batch_tokens, self.batch_tokens)

@@ -76,6 +76,20 @@ def is_sharded(model: Any) -> bool:
     return _ROOT in getattr(model, "__dict__", {})
 
 
+def can_begin_again(model: Any) -> bool:
+    """Whether a pass that broke off can be made again; torch 2.13 knows how with sharded weights."""
+    return not is_sharded(model) or hasattr(model.__dict__[_ROOT], "reset_iter_state")
+
+
+def begin_again(model: Any) -> None:
+    """Makes a model ready for the next pass where one broke off; its gradients are gone."""
+    # Before weights are shared out again: what has been put together keeps a gradient of its own.
+    model.zero_grad(set_to_none=True)
+    if is_sharded(model):
+        model.__dict__[_ROOT].reset_iter_state()
+        model.zero_grad(set_to_none=True)
+
+
 def through(model: Any, work: Callable[[Any], Result]) -> Result:
     """What `work` makes of a model; of a sharded one all processes must ask alike, as often, in the same order."""
     return cast(Result, model.__dict__[_ROOT](work)) if is_sharded(model) else work(model)

@@ -41,7 +41,7 @@ from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
 from xlift.tuning.proof import prove_training, refuse
 from xlift.tuning.quantized import quantized_base
-from xlift.tuning.sharding import is_sharded, shard, through
+from xlift.tuning.sharding import begin_again, can_begin_again, is_sharded, shard, through
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
 from xlift.tuning.trouble import made_to_fit, spike_watch
@@ -257,12 +257,12 @@ def _fitting_step(loop: Loop, step: int, config: RunConfig) -> tuple[dict[str, A
         return train_step(*told, loop.data.wrong)
 
     def again() -> None:
-        loop.optimizer.zero_grad(set_to_none=True)
+        begin_again(loop.model)
         if loop.placement.device == "cuda":
             torch.cuda.empty_cache()
 
-    # Workers that wait for each other's gradients cannot begin a step again one by one, nor weights half put together.
-    if several_workers() or config.offloads:
+    # Workers that wait for each other's gradients cannot begin a step again one by one.
+    if several_workers() or not can_begin_again(loop.model):
         return make(config), config
     return made_to_fit(make, config, again, (max(map(len, examples)), step, loop.run.label))
 

@@ -60,7 +60,10 @@ def smaller(config: RunConfig, longest: int, step: int, label: str) -> RunConfig
         hint = "lower training.micro_batch_tokens; with dropout that makes another run, so it is not done unasked"
         raise UserError(f"{where} in a forward pass of {size:,} tokens", hint)
     if size <= longest:
-        hint = "set training.gradient_checkpointing to true, or lower training.max_length"
+        saving = [] if config.gradient_checkpointing else ["gradient_checkpointing"]
+        saving += ["offload"] if config.can_offload else []
+        told = f"set training.{' and '.join(saving)} to true, or " if saving else ""
+        hint = f"{told}lower training.max_length"
         raise UserError(f"{where} in a forward pass of one conversation ({longest:,} tokens)", hint)
     say(f"{where} with {size:,} tokens in a forward pass: going on with {size // 2:,}, the batch stays as it is")
     return config.model_copy(update={"micro_batch_tokens": size // 2})
