@@ -92,6 +92,17 @@ BROKEN: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}, {"a": 2},\n{"a": 3}, 4]', '{"rows": [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}]}']
+)
+def test_records_that_share_a_line_have_numbers_of_their_own(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    found = list(rows(path))
+    assert [row.number for row in found] == [1, 2, 3, 4]
+    assert [row.where for row in found] == [f"{path}:1", *(f"{path}: record {number}" for number in (2, 3, 4))]
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_row_that_cannot_be_read_is_told_by_its_line_and_the_rest_is_read(tmp_path: Path, name: str) -> None:
     path, (content, expected) = tmp_path / name, BROKEN[name]

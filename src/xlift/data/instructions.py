@@ -10,7 +10,7 @@ import numpy as np
 
 from xlift.data.overlap import Overlaps, overlaps
 from xlift.data.pool import Chosen, Pool, PoolRows, rank
-from xlift.data.readers import is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
+from xlift.data.readers import NO_FORMAT, is_oasst_row, messages_of, oasst_trees, reason_of, recognise, renamed
 from xlift.data.tabular import Row, content_sha256, rows
 from xlift.errors import DataError, shortened
 from xlift.hub import hub_snapshot
@@ -92,6 +92,8 @@ def _read(source: Source, offline: bool, unfit: Unfit | None) -> Iterator[Conver
         alike = [(reason, len(places) - _ALIKE) for reason, places in left_out.items()]
         more = [f"{source.path}: {count:,} more records: {reason}" for reason, count in alike if count > 0]
         hint = f"mend or remove these records of {source.path}, or leave them out with --skip-unfit"
+        if not fit and list(left_out) == [NO_FORMAT]:
+            hint = "say in a study file which columns hold what: columns: {prompt: COLUMN, completion: COLUMN}"
         raise DataError([*shortened(problems), *shortened(more)], hint)
     if unfit is not None:
         for reason, places in left_out.items():

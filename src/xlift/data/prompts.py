@@ -194,7 +194,7 @@ def _read_prompts(path: Path) -> dict[str, Prompt]:
         problems += check_prompt(record, where)
         first = places.setdefault(str(record.get("id")), row)
         if first.where != where:
-            there = f"on line {first.number}" if path.is_file() else f"at {first.where}"
+            there = f"on line {first.number}" if first.where == f"{path}:{first.number}" else f"at {first.where}"
             problems.append(f"{where}: id '{record.get('id')}' is already {there}")
         problems += _turn_problems(record, where, earlier)
         earlier[str(record.get("id"))] = record

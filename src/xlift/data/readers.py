@@ -29,6 +29,7 @@ SPEAKERS = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "ai", "bot", "bard", "bing"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
+NO_FORMAT = "no known format"
 _SYSTEM = ("system", "system_prompt", "system_message")
 _TEXTS = {"text", "input_text", "output_text"}
 """Types of content parts that are words, as OpenAI's two interfaces call them."""
@@ -268,7 +269,7 @@ def recognise(record: dict[str, Any]) -> str:
         raise DataError(_PAIRS)
     if found is None:
         raise DataError(
-            f"no known format: found the fields {', '.join(sorted(record)) or '(none)'}; expected messages, "
+            f"{NO_FORMAT}: found the fields {', '.join(sorted(record)) or '(none)'}; expected messages, "
             "or instruction and output (Alpaca), or instruction and response (Dolly), or conversations (LIMA, "
             "ShareGPT), or prompt and completion, or inputs and targets (Aya), or a map of `columns`"
         )

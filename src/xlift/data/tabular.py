@@ -55,9 +55,9 @@ class Row(NamedTuple):
     """A record and where it stands; or, with an empty record, what is wrong there."""
 
     where: str
-    """The file and the line on which the record begins, or its number in a file without lines."""
+    """The file and the line on which the record begins, or its number where several stand on one line."""
     number: int
-    """That line or number, from 1."""
+    """That line or number, from 1; no two records of a file have the same."""
     record: dict[str, Any]
     problem: str | None = None
 
@@ -257,14 +257,17 @@ def _text(file: io.BufferedReader, path: Path) -> Iterator[io.TextIOWrapper]:
     try:
         yield text
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (0x{error.object[error.start]:02x} at {error.start})") from None
+        raise DataError(
+            f"{path}: not UTF-8 text (0x{error.object[error.start]:02x} at {error.start})",
+            "save it as UTF-8; in Excel: Save as, CSV UTF-8",
+        ) from None
     finally:
         text.detach()
 
 
 def _streamed(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
     """The elements of an array, read a block at a time. Raises DataError where it is no JSON from there on."""
-    held, line, due = "", 1, "["
+    held, line, number, due = "", 1, 0, "["
     while True:
         left = held.lstrip(" \t\r\n")
         line, held = line + held.count("\n", 0, len(held) - len(left)), left or text.read(_BLOCK)
@@ -282,7 +285,8 @@ def _streamed(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
             held, due = held[1:], ""
         elif due.startswith("value"):
             value, end, held = _decoded(text, held, path, line)
-            yield _element(value, path, line)
+            number = max(line, number + 1)
+            yield _element(value, path, line, number)
             line, held, due = line + held.count("\n", 0, end), held[end:], ","
         else:
             raise DataError(f"{path}:{line}: not JSON: expected '{due}', found {held[:20]!r}")
@@ -350,20 +354,21 @@ def _place_of(text: str, wanted: str) -> int:
 
 
 def _elements(text: str, position: int, path: Path) -> Iterator[Row]:
-    """The elements of a list from `position` on, each with the line where it begins."""
-    decode, line, counted = json.JSONDecoder().raw_decode, 1, 0
+    """The elements of a list from `position` on, each with the line where it begins, or its number."""
+    decode, line, number, counted = json.JSONDecoder().raw_decode, 1, 0, 0
     position = _after_blanks(text, position)
     while text[position] != "]":
         line, counted = line + text.count("\n", counted, position), position
         value, position = decode(text, position)
-        position = _after_blanks(text, position, ",:")
-        yield _element(value, path, line)
+        position, number = _after_blanks(text, position, ",:"), max(line, number + 1)
+        yield _element(value, path, line, number)
 
 
-def _element(value: Any, path: Path, line: int) -> Row:
-    where = f"{path}:{line}"
+# e.g. _element({}, Path("a.json"), 1, 3).where → "a.json: record 3"
+def _element(value: Any, path: Path, line: int, number: int) -> Row:
+    where = f"{path}:{line}" if line == number else f"{path}: record {number}"
     found = f"{where}: expected an object, found {type(value).__name__}"
-    return Row(where, line, value) if isinstance(value, dict) else Row(where, line, {}, found)
+    return Row(where, number, value) if isinstance(value, dict) else Row(where, number, {}, found)
 
 
 def _csv(file: io.BufferedReader, path: Path) -> Iterator[Row]:

@@ -62,6 +62,7 @@ def turns_table(found: Sequence[Turn]) -> str:
     rows = [["asked in", "turns", "answered in"]]
     for code, answers in sorted(replies.items(), key=lambda item: -item[1].total()):
         told = ", ".join(f"{_name(other)} {_share(count / answers.total())}" for other, count in answers.most_common(4))
+        told += f" and {len(answers) - 4} more" if len(answers) > 4 else ""
         rows.append([_name(code), f"{answers.total():,}", told])
     return paged(rows, right={1})
 

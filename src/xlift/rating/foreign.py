@@ -273,19 +273,20 @@ def _asked_language(asked: str, rows: Sequence[Fields], there: Sequence[str]) ->
     return {}, ({"language": known.tag} if known else {})
 
 
-_WORDS = frozenset("it no id he hi ms is".split())
+_WORDS = frozenset("it no id he hi ms is so la be mi mt sd ps ha su ug sn eu".split())
 """Codes that are words or abbreviations, too."""
 _TOKEN = re.compile(r"[A-Za-z]{2,3}(?:[_-](?:[A-Z][a-z]{3}|[A-Z]{2}))?(?![A-Za-z])")
 
 
 # e.g. language_in("samples_mgsm_direct_fr_2025-01-01.jsonl") → "fr"
 # e.g. language_in("belebele_fra_Latn") → "fr"
+# e.g. language_in("responses.yo.jsonl") → "yo"
 # e.g. language_in("wmt_de_fr") → None
 def language_in(text: Any) -> str | None:
     """The one language that a name, of a file or of a prompt, has the code of; None for none or several."""
     parts = [found[0] for found in re.finditer(rf"(?<![A-Za-z]){_TOKEN.pattern}", str(text))]
     known = [find_language(part) for part in parts if part.lower() not in _WORDS]
-    codes = {one.code for one in known if one and one.rated}
+    codes = {one.code for one in known if one and one.name != one.code}  # of the others only codes are known
     return codes.pop() if len(codes) == 1 else None
 
 
