@@ -7,8 +7,10 @@ that other work on the machine slows all alike; seconds of the processor decide.
 several sizes, `generate` with prompts in order of length; `generate_batch` is its continuous batching; llama.cpp
 answers over HTTP in this process from the Q4_K_M file of the embedded model and from the same weights in BF16, where
 the packages xllamacpp and gguf are installed. The limit is what products with all weights would take at the rate of a
-product of 1024 x 1024 matrices, or reading the weights once a step at the rate of memory, whichever is slower. Peak
-memory is that of the whole process while a peer answers.
+product of 1024 x 1024 matrices, or reading the weights once a step at the rate of memory, whichever is slower. The
+second share counts, besides, what else nobody can leave out: the prompts' tokens through the layers, and reading the
+keys and values of a row at each of its tokens (windows of attention are taken not to be reached). Peak memory is that
+of the whole process while a peer answers.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xlift.data.prompts import read_prompt_file
-from xlift.generation.engine import Reply, decode
+from xlift.generation.engine import Reply, decode, kept_bytes
 from xlift.hub import EMBEDDED, _part_files, locate
 from xlift.memory import peak_memory, reset_peak_memory
 from xlift.models import Placement, load_tokenizer, loaded_checkpoint, place
@@ -177,9 +179,31 @@ def took(answer: Answer, limit: int, placement: Placement) -> Took:
     return Took(time.perf_counter() - wall, time.process_time() - processor, tokens, peak_memory(placement))
 
 
-def limit_rate(model: Any, batch: int) -> float:
-    """Tokens a second of the processor at which no step of `batch` rows could be made faster."""
+class Limit(NamedTuple):
+    """What nobody can be faster than: products a second of the processor, bytes a second from memory, and tokens a
+    second in steps of as many rows as a batch has."""
 
+    operations: float
+    moved: float
+    tokens: float
+
+    def whole(self, model: Any, prompts: list[list[int]], tokens: int) -> float:
+        """Tokens a second with the reading of prompts, and of keys and values, which all replies of one length need
+        least of."""
+        read, each = sum(map(len, prompts)), tokens / len(prompts)
+        products = 2 * read * (own_weights(model) - model.get_output_embeddings().weight.numel()) / self.operations
+        kept = kept_bytes(model) * (each * read + len(prompts) * each**2 / 2) / self.moved
+        return tokens / (tokens / self.tokens + products + kept)
+
+
+def own_weights(model: Any) -> int:
+    """The weights that a token is multiplied with."""
+    embeddings = model.get_input_embeddings().weight
+    tied = model.get_output_embeddings().weight is embeddings
+    return sum(one.numel() for one in model.parameters()) - (0 if tied else embeddings.numel())
+
+
+def limit_of(model: Any, batch: int) -> Limit:
     def seconds(work: Callable[[], Any], times: int = 12) -> float:
         work()
         found = []
@@ -193,21 +217,22 @@ def limit_rate(model: Any, batch: int) -> float:
     operations = 2 * 1024**3 / seconds(lambda: square @ square)
     block = torch.ones(1 << 26)
     moved = 4 * len(block) / seconds(block.amax)
-    embeddings = model.get_input_embeddings().weight
-    tied = model.get_output_embeddings().weight is embeddings
-    weights = sum(one.numel() for one in model.parameters()) - (0 if tied else embeddings.numel())
     print(f"limit at {batch} rows: products {operations / 1e9:.0f} GFLOP/s, memory {moved / 1e9:.1f} GB/s", flush=True)
-    return batch / max(2 * batch * weights / operations, weights * model.dtype.itemsize / moved)
+    weights = own_weights(model)
+    step = max(2 * batch * weights / operations, weights * model.dtype.itemsize / moved)
+    return Limit(operations, moved, batch / step)
 
 
-def table(found: dict[tuple[str, int], list[Took]], count: int, limit_of: float) -> None:
-    print("peer | limit | tokens | tokens / CPU s | of the limit | replies / CPU s | tokens / s by the clock | peak GB")
+def table(found: dict[tuple[str, int], list[Took]], model: Any, prompts: list[list[int]], least: Limit) -> None:
+    shares = "of the limit | with prompts, keys and values"
+    print(f"peer | limit | tokens | tokens / CPU s | {shares} | replies / CPU s | tokens / s by the clock | peak GB")
     for (name, limit), passes in found.items():
         processor, wall = (statistics.median(getattr(one, part) for one in passes) for part in ("processor", "wall"))
         tokens = passes[0].tokens
-        share, peak = tokens / processor / limit_of, max(one.peak for one in passes) / 1e9
+        rate, peak = tokens / processor, max(one.peak for one in passes) / 1e9
         print(
-            f"{name} | {limit} | {tokens} | {tokens / processor:.1f} | {share:.0%} | {count / processor:.2f} "
+            f"{name} | {limit} | {tokens} | {rate:.1f} | {rate / least.tokens:.0%} "
+            f"| {rate / least.whole(model, prompts, tokens):.0%} | {len(prompts) / processor:.2f} "
             f"| {tokens / wall:.1f} | {peak:.1f}"
         )
 
@@ -244,7 +269,7 @@ def main(options: Sequence[str] | None = None) -> None:
             peers["llama.cpp Q4_K_M, 16 at a time"] = lambda: with_llama(prompts, file, 16)
             peers["llama.cpp BF16, 16 at a time"] = lambda: with_llama(prompts, in_bfloat16(file), 16)
         found = measured(peers, given, placement)
-        table(found, len(prompts), limit_rate(model, batch))
+        table(found, model, prompts, limit_of(model, batch))
 
 
 def measured(

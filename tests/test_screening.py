@@ -67,6 +67,18 @@ def test_many_rows_choose_as_each_would_alone(rows: int) -> None:
     assert chosen[-1:] == likeliest(found, head, asked[-1:], held.of(torch.tensor([rows - 1]))).tolist()
 
 
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_where_scores_are_below_zero_the_choice_is_that_of_all_scores(penalty: float) -> None:
+    weight, states = made(5)
+    weight, states = weight.abs() + 0.01, -states.abs()
+    weight[7] = -weight[7] / 20  # one score above zero
+    found, head = screen(weight)
+    asked, held = states.bfloat16(), Held(penalty, frozenset())
+    held.join([[9, 7 + row % 2] for row in range(ROWS)], torch.device("cpu"))
+    assert likeliest(found, head, asked, held).tolist() == choose_greedily(head(asked), held).tolist()
+    assert likeliest(found, head, -asked, held).tolist() == choose_greedily(head(-asked), held).tolist()
+
+
 def test_of_tokens_that_are_equally_likely_the_first_is_taken_and_rows_without_a_likeliest_are_told_apart() -> None:
     weight, states = made(1)
     weight[20_000:] = weight[100]  # more than are looked at one by one

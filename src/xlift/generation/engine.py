@@ -299,11 +299,15 @@ def _prefix(chat: ChatFormat) -> list[int]:
 
 def rows_that_fit(model: Any, tokens: int) -> int:
     """How many rows of so many tokens can keep their keys and values in half of the memory that is free."""
+    return max(1, free_memory(Placement(model.device.type, "", "")) // 2 // (tokens * kept_bytes(model)))
+
+
+def kept_bytes(model: Any) -> int:
+    """Bytes of the keys and values of one token, in all layers."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * config.num_hidden_layers * heads * size * tokens * model.dtype.itemsize
-    return max(1, free_memory(Placement(model.device.type, "", "")) // 2 // row)
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
 def ends_of(model: Any) -> set[int]:
