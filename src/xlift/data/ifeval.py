@@ -95,7 +95,7 @@ def _turns(record: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
 
 def _prompts(record: Mapping[str, Any], language: str, split: Split, where: str) -> list[Prompt]:
     turns = _turns(record)
-    key = re.sub(rf":{language}$", "", str(record.get("key", "")).strip())
+    key = str(record.get("key", "")).strip().removesuffix(f":{language}")
     if not turns or not key:
         raise DataError(f"{where}: no {'instruction_id_list with kwargs' if key else 'key'}")
     prompts: list[Prompt] = []

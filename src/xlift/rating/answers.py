@@ -281,12 +281,17 @@ def _loosely(found: str, letters: int) -> str:
     """A letter or number of a form: thousands may be grouped; forms of 4 letters may lack accents, or have ae for ä."""
     base = _STROKED.get(found[0]) or unicodedata.normalize("NFD", found[0])[0]
     if found.isdecimal():
-        by_threes = re.sub(r"(?<=\d)(?=(?:\d{3})+$)", "[,.' ٬]?", found)
-        by_twos = re.sub(r"(?<=\d)(?=(?:\d\d)*\d{3}$)", ",", found)
+        by_threes = "[,.' ٬]?".join(_grouped(found, 3))
+        by_twos = ",".join([*_grouped(found[:-3], 2), found[-3:]])
         return f"(?:{by_threes}|{by_twos})" if len(found) > 5 else by_threes
     if found == base or letters < 4 or not base.isascii():
         return re.escape(found)
     return f"(?:{found}|{base}e?)" if found in "äöü" else f"[{found}{base}]"
+
+
+# e.g. _grouped("1500000", 3) → ["1", "500", "000"]
+def _grouped(digits: str, size: int) -> list[str]:
+    return [digits[max(0, end - size) : end] for end in range(len(digits), 0, -size)][::-1]
 
 
 # e.g. tr ["Ankara"]: "Başkent Ankara'dır." → 2
