@@ -7,17 +7,19 @@ from typing import Any
 
 import krippendorff
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from xlift.analysis import measures
 from xlift.analysis.agreement import MEASURES, agreement_tables
 from xlift.analysis.agreement_text import text_tables
-from xlift.analysis.measures import holm
+from xlift.analysis.measures import holm, resampled
 from xlift.analysis.pairings import EACH, MAJORITY, MEAN, SINGLY
 from xlift.errors import DataError
-from xlift.records import kind_of
+from xlift.records import ends_of, kind_of
 
 Floats = NDArray[np.float64]
 
@@ -93,6 +95,38 @@ def test_a_scale_of_its_own_is_measured_like_the_ordinary_one_and_never_meets_it
     assert {one["between"] for one in agreement_tables([*people, *judge], resamples=50)["agreement"]} == {"people"}
     with pytest.raises(DataError, match="gives 4 for fluency; values are 1, 2, 3 or null"):
         agreement_tables([{**moved[0], "value": 4}])
+
+
+def test_a_table_gives_the_figures_of_its_rows_whatever_its_columns() -> None:
+    records = [
+        {**one, "run": run, "step": step, "language": language, "parallel_id": one["id"][:2]}
+        for seed, (run, step, language) in enumerate(itertools.product("ab", (4, 12), ("fr", "de", "pt")))
+        for one in noisy(seed, [*PEOPLE[:2], "judge:big", "language"], items=20)
+    ]
+    records += [{**one, "facet": "tact", "value": one["value"] + 1, "scale": [1, 3]} for one in records[:200]]
+    records += [{**records[0], "value": None}, {**records[1], "rater": "panel:two", "value": 0.5}]
+    frame = pl.DataFrame([one | dict(zip(("lowest", "best"), ends_of(one), strict=True)) for one in records])
+    told = agreement_tables(records, resamples=50)
+    assert told["there"]["missing"] > 0
+    assert {one["facet"] for one in told["agreement"]} == {"fluency", "tact 1–3"}
+    assert agreement_tables(frame, resamples=50) == told
+    narrow = frame.cast({pl.String: pl.Categorical}).select(
+        "id", "run", "step", "language", "facet", "rater", "value", "lowest", "best"
+    )
+    clusters = {one["id"]: one["id"][:2] for one in records}
+    assert agreement_tables(narrow, clusters, resamples=50) == told
+    wrong = frame.with_columns(value=pl.col("value") + 0.5, language=pl.lit("klingon"))
+    with pytest.raises(DataError, match="klingon"):
+        agreement_tables(wrong)
+    with pytest.raises(DataError, match="no column facet, rater"):
+        agreement_tables(frame.drop("facet", "rater"))
+
+
+def test_drawing_some_clusters_at_a_time_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = np.random.default_rng(1).normal(size=(37, 4))
+    whole = resampled(counts, 230, 5)
+    monkeypatch.setattr(measures, "DRAWN_AT_ONCE", 37 * 7)
+    assert np.allclose(resampled(counts, 230, 5), whole, rtol=1e-12)
 
 
 # --- against independent implementations

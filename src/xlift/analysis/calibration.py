@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import stdtrit
 
-from xlift.analysis.pairings import ALL_LANGUAGES, Item, cluster_of, latest
+from xlift.analysis.pairings import ALL_LANGUAGES, KEY, Item, Ratings, latest
 from xlift.errors import DataError
 from xlift.intervals import Estimate, Integers, Numbers, estimate
 from xlift.records import kind_of
@@ -203,7 +203,7 @@ def _interval(
 
 
 def calibration_table(
-    ratings: Sequence[Mapping[str, Any]],
+    ratings: Ratings,
     clusters: Mapping[str, str] | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -217,9 +217,11 @@ def calibration_table(
     that are not 0, 1, 2 or missing.
     """
     groups: dict[tuple[Any, ...], dict[Item, dict[str, float | None]]] = {}
-    for (item, facet, rater), value in latest(ratings).items():
+    found = latest(ratings, clusters)
+    for *place, facet, rater, value in found.select(*KEY, "value").iter_rows():
+        item = Item(*place)
         groups.setdefault((item.run, item.step, facet), {}).setdefault(item, {})[rater] = value
-    clusters_by_id = {str(record["id"]): cluster_of(record, clusters) for record in ratings}
+    clusters_by_id = dict(found.select("id", "cluster").iter_rows())
     settings = {"confidence": confidence, "resamples": resamples, "seed": seed}
     return [
         {"run": run, "step": step, "language": language, "facet": facet, "judge": judge, **row}

@@ -118,6 +118,8 @@ def pooled(total: Sums) -> dict[str, Numbers]:
 OF_TABLES: dict[str, Callable[[Numbers], Numbers]] = {"kappa": kappa, "agreement": same, "alpha": alpha, "tau": tau}
 
 
+DRAWN_AT_ONCE = 10_000_000
+"""Clusters that are drawn together, of 8 bytes each."""
 DRAWS = 4_000_000
 """Pairs of people times resamples; of 5,000 pairs 800 resamples are drawn instead of 2,000."""
 
@@ -132,8 +134,9 @@ def resampled(counts: Numbers | csr_array, resamples: int, seed: int) -> Numbers
     generator, number = np.random.default_rng(seed), int(counts.shape[0])
     flat = counts.reshape(number, -1) if isinstance(counts, np.ndarray) else counts
     parts = []
-    for start in range(0, resamples, 100):
-        size = min(100, resamples - start)
+    most = max(1, min(100, DRAWN_AT_ONCE // max(number, 1)))
+    for start in range(0, resamples, most):
+        size = min(most, resamples - start)
         drawn = generator.integers(0, number, size=(size, number)) + np.arange(size)[:, None] * number
         times = np.bincount(drawn.ravel(), minlength=size * number).reshape(size, number)
         parts.append(times.astype(np.float64) @ flat)

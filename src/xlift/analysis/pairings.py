@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -34,6 +35,18 @@ class Item(NamedTuple):
     id: str
     response: str
     language: str
+
+
+Ratings = Iterable[Mapping[str, Any]] | pl.DataFrame
+"""Records as on disk, or the tidy frame or some of its columns."""
+KEY = (*Item._fields, "facet", "rater")
+"""What a value is of."""
+_TYPES = pl.Schema(dict.fromkeys(KEY, pl.Categorical()) | {
+    "step": pl.Int64, "response": pl.String, "value": pl.Float64, "lowest": pl.Int16, "best": pl.Int16,
+    "cluster": pl.Categorical(),
+})  # fmt: skip
+_AT_ONCE = 50_000
+"""So many records become columns together: a million as rows of Python take gigabytes."""
 
 
 class Matrix(NamedTuple):
@@ -89,74 +102,119 @@ def graded_facet(record: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     return f"{record['facet']}{own}", (lowest, best)
 
 
-def latest(ratings: Iterable[Mapping[str, Any]]) -> dict[tuple[Item, str, str], float | None]:
-    """The value by (item, facet, rater); where a rater has rated an item twice the last record counts.
+def latest(ratings: Ratings, clusters: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """One row an item, facet and rater (KEY), in their order, with `value`, `lowest`, `best` and `cluster`.
 
+    Where a rater has rated an item twice the last record counts. `facet` is that of `graded_facet`, `clusters` gives
+    the parallel_id of a prompt id. A panel of judges is left out: its judges are compared themselves.
     Raises DataError that lists records that are not ratings and values that are not 0, 1, 2 (or of the facet's own
     scale) or missing.
-    A panel of judges is left out: its judges are compared themselves.
     """
-    found: dict[tuple[Item, str, str], float | None] = {}
-    wrong: dict[str, int] = {}
-    for number, record in enumerate(ratings, start=1):
-        if str(record.get("rater", "")).startswith(PANEL):
-            continue
-        lacking = [field for field in ("id", "language", "facet", "rater", "value") if field not in record]
-        value = None if lacking else record["value"]
-        facet, (lowest, best) = ("", (0, 0)) if lacking else graded_facet(record)
-        if not isinstance(record.get("step") or 0, int):
-            wrong[f"record {number}: 'step' must be a whole number, found {record['step']!r}"] = 1
-        elif lacking:
-            wrong[f"record {number} is not a rating: it has no {', '.join(lacking)}"] = 1
-        elif not known_code(record["language"]):
-            problem = language_problem(record["language"])
-            wrong[problem] = wrong.get(problem, 0) + 1
-        elif value is not None and value not in range(lowest, best + 1):
-            values = ", ".join(map(str, range(lowest, best + 1)))
-            problem = f"{record['rater']} gives {value!r} for {record['facet']}; values are {values} or null"
-            wrong[problem] = wrong.get(problem, 0) + 1
-        else:
-            place = (str(record.get("run", "")), int(record.get("step") or 0), str(record["id"]))
-            language = known_code(record["language"])
-            item = Item(*place, str(record.get("response") or ""), language)
-            found[item, facet, str(record["rater"])] = None if value is None else float(value)
+    if isinstance(ratings, pl.DataFrame):
+        found = _of_frame(ratings, clusters)
+    else:
+        records, wrong = enumerate(ratings, start=1), dict[str, int]()
+        parts = [pl.DataFrame(schema=_TYPES)]
+        while some := list(islice(records, _AT_ONCE)):
+            rows = [row for number, one in some if (row := _cell(number, one, clusters, wrong))]
+            parts.append(pl.DataFrame(rows, schema=_TYPES, orient="row"))
+        _refuse(wrong)
+        found = pl.concat(parts)
+    found = found.with_columns(cluster=pl.col("cluster").last().over("id"))
+    return found.unique(KEY, keep="last", maintain_order=True).sort(KEY)
+
+
+def _cell(
+    number: int, record: Mapping[str, Any], clusters: Mapping[str, str] | None, wrong: dict[str, int]
+) -> tuple[Any, ...] | None:
+    """A record as a row of _TYPES; None of a panel's, and where something is `wrong`."""
+    if str(record.get("rater", "")).startswith(PANEL):
+        return None
+    lacking = [field for field in ("id", "language", "facet", "rater", "value") if field not in record]
+    value = None if lacking else record["value"]
+    facet, (lowest, best) = ("", (0, 0)) if lacking else graded_facet(record)
+    if not isinstance(record.get("step") or 0, int):
+        problem = f"record {number}: 'step' must be a whole number, found {record['step']!r}"
+    elif lacking:
+        problem = f"record {number} is not a rating: it has no {', '.join(lacking)}"
+    elif not known_code(record["language"]):
+        problem = language_problem(record["language"])
+    elif value is not None and value not in range(lowest, best + 1):
+        values = ", ".join(map(str, range(lowest, best + 1)))
+        problem = f"{record['rater']} gives {value!r} for {record['facet']}; values are {values} or null"
+    else:
+        place = (str(record.get("run", "")), int(record.get("step") or 0), str(record["id"]))
+        item = (*place, str(record.get("response") or ""), known_code(record["language"]))
+        value = None if value is None else float(value)
+        return (*item, facet, str(record["rater"]), value, lowest, best, cluster_of(record, clusters))
+    wrong[problem] = wrong.get(problem, 0) + 1
+    return None
+
+
+def _refuse(wrong: Mapping[str, int]) -> None:
+    shown = [f"{text} ({count} times)" if count > 1 else text for text, count in list(wrong.items())[:10]]
+    more = [f"… and {len(wrong) - 10} more problems"] if len(wrong) > 10 else []
     if wrong:
-        shown = [f"{text} ({count} times)" if count > 1 else text for text, count in list(wrong.items())[:10]]
-        more = [f"… and {len(wrong) - 10} more problems"] if len(wrong) > 10 else []
         raise DataError([*shown, *more], "ratings files are written by xlift rate, judge and annotate")
-    return found
 
 
-def matrices(
-    found: Mapping[tuple[Item, str, str], float | None], by_id: Mapping[str, str], ends: Mapping[str, tuple[int, int]]
-) -> list[tuple[str, str, Matrix]]:
-    """(facet, language, matrix) in a fixed order, whatever the order of the ratings; "all" where there are several.
+def _of_frame(frame: pl.DataFrame, clusters: Mapping[str, str] | None) -> pl.DataFrame:
+    """The columns of _TYPES of the tidy frame; what is wrong in some rows is told as it is of records."""
+    if lacking := [field for field in ("id", "language", "facet", "rater", "value") if field not in frame.columns]:
+        raise DataError(f"the table is not one of ratings: it has no column {', '.join(lacking)}")
+    absent = {name: pl.lit(None) for name in (*Item._fields, "parallel_id", "lowest", "best") if name not in frame}
+    own = frame.with_columns(**absent).filter(~_text("rater").str.starts_with(PANEL))
+    codes = {text: known_code(text) for text in own.select(_text("language")).to_series().unique()}
+    value, lowest, best = pl.col("value"), pl.col("lowest").fill_null(0), pl.col("best").fill_null(2)
+    good = value.is_null() | ((value == value.floor()) & value.is_between(lowest, best))
+    known = _text("language").is_in([text for text, code in codes.items() if code])
+    latest(own.filter(~(good & known)).select(frame.columns).iter_rows(named=True))
+    facet = pl.when((lowest == 0) & (best == 2)).then(_text("facet"))
+    given = _text("id").replace_strict(clusters or {}, default=None, return_dtype=pl.String)
+    cluster = pl.coalesce(given, _text("parallel_id").replace("", None), _text("id"))
+    return (
+        own.select(
+            *(_text(name) for name in ("run", "id", "response", "rater")),
+            pl.col("step").fill_null(0),
+            _text("language").replace_strict(codes, return_dtype=pl.String).alias("language"),
+            facet.otherwise(pl.format("{} {}–{}", _text("facet"), lowest, best)).alias("facet"),
+            *(value, lowest.alias("lowest"), best.alias("best"), cluster.alias("cluster")),
+        )
+        .select(*_TYPES)
+        .cast(_TYPES)
+    )
 
-    `ends` are those of each facet's scale, by `graded_facet`.
-    """
-    groups: dict[str, dict[str, list[tuple[Item, str, float | None]]]] = {}
-    for (item, facet, rater), value in sorted(found.items(), key=lambda entry: entry[0]):
-        groups.setdefault(facet, {}).setdefault(item.language, []).append((item, rater, value))
-    made = []
-    for facet, languages in groups.items():
-        parts = dict(sorted(languages.items()))
-        if len(parts) > 1:
-            parts[ALL_LANGUAGES] = [cell for part in parts.values() for cell in part]
-        made += [(facet, language, _matrix(cells, by_id, ends[facet])) for language, cells in parts.items()]
-    return made
+
+def _text(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.String).fill_null("")
 
 
-def _matrix(cells: Sequence[tuple[Item, str, float | None]], by_id: Mapping[str, str], ends: tuple[int, int]) -> Matrix:
-    lowest, best = ends
-    rows = {item: i for i, item in enumerate(dict.fromkeys(item for item, _, _ in cells))}
-    columns = {rater: i for i, rater in enumerate(sorted({rater for _, rater, _ in cells}))}
-    values = np.full((len(rows), len(columns)), NONE, dtype=np.int16)
+def matrices(found: pl.DataFrame) -> Iterator[tuple[str, str, Matrix]]:
+    """(facet, language, matrix) of what `latest` gives; "all" behind the languages where there are several."""
+    numbered_clusters = found.with_columns(pl.col("cluster").cast(pl.String).rank("dense"))
+    for (facet,), own in numbered_clusters.group_by("facet", maintain_order=True):
+        parts = {str(language): part for (language,), part in own.partition_by("language", as_dict=True).items()}
+        languages = sorted(parts)
+        for language in languages:
+            yield str(facet), language, _matrix(parts[language])
+        if len(languages) > 1:
+            yield str(facet), ALL_LANGUAGES, _matrix(pl.concat([parts[language] for language in languages]))
+
+
+def _matrix(cells: pl.DataFrame) -> Matrix:
+    """The matrix of rows that stand in the order of their items."""
+    item = cells.select(pl.struct(Item._fields).rle_id()).to_series().to_numpy()
+    raters = sorted(map(str, cells["rater"].unique()))
+    rater = cells["rater"].cast(pl.Enum(raters)).to_physical().to_numpy()
+    lowest, best = cells["lowest"][0], cells["best"][0]
+    values = np.full((int(item[-1]) + 1, len(raters)), NONE, dtype=np.int16)
     recorded = np.zeros(values.shape, dtype=bool)
-    for item, rater, value in cells:
-        recorded[rows[item], columns[rater]] = True
-        values[rows[item], columns[rater]] = NONE if value is None else int(value) - lowest
-    clusters = np.unique([by_id[item.id] for item in rows], return_inverse=True)[1]
-    return Matrix(list(columns), values, recorded, clusters, np.arange(lowest, best + 1, dtype=np.float64))
+    recorded[item, rater] = True
+    values[item, rater] = (cells["value"] - lowest).fill_null(NONE).to_numpy()
+    clusters = np.zeros(len(values), dtype=np.int64)
+    clusters[item] = cells["cluster"].to_numpy()
+    numbers = np.unique(clusters, return_inverse=True)[1]
+    return Matrix(raters, values, recorded, numbers, np.arange(lowest, best + 1, dtype=np.float64))
 
 
 def pairings(matrix: Matrix, seed: int) -> Iterator[tuple[str, Pairing]]:

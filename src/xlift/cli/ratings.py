@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -318,15 +319,19 @@ def agreement(
     as_json: AsJson = False,
 ) -> None:
     """How far people, judge models and surface checks agree, by facet and language."""
+    import polars as pl
+
     from xlift.analysis.agreement import agreement_tables
     from xlift.analysis.agreement_text import text_tables
     from xlift.records import read_jsonl
     from xlift.results import load
 
     studies = [source for source in sources if source.suffix != ".jsonl"]
-    records = [record for source in sources if source not in studies for _, record in read_jsonl(source)]
-    records += [row for study in studies for row in load(study).ratings.to_dicts()]
-    tables = agreement_tables(records)
+    frames = [load(study).ratings for study in studies]
+    records = (record for source in sources if source not in studies for _, record in read_jsonl(source))
+    rows = (row for frame in frames for row in frame.iter_rows(named=True))
+    only_studies = len(studies) == len(sources)
+    tables = agreement_tables(pl.concat(frames, how="diagonal") if only_studies else chain(records, rows))
     print_json(tables) if as_json else print(text_tables(tables))
 
 

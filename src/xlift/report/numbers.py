@@ -365,11 +365,11 @@ def _agreement(material: Material) -> tuple[list[AgreementRow], list[PersonRow]]
     """Agreement between raters where a person or a judge has rated; how surface checks agree is not asked."""
     raters, asked = pl.col("rater").n_unique(), (pl.col("kind") != "check").any()
     told = material.everyone.group_by("facet").agg(asked=(raters > 1) & asked).filter("asked")
-    # Who alone has rated a response agrees with nobody: rows of Python are made of the others only.
+    # Who alone has rated a response agrees with nobody.
     shared = pl.len().over("facet", "run", "step", "id") > 1
     own = material.everyone.filter(pl.col("facet").is_in(told["facet"].to_list()) & _ON_SCALE).select(_OF_AGREEMENT)
-    rows = own.filter((pl.col("rater").n_unique().over("facet") > 1) & shared).to_dicts()
-    if not rows:
+    rows = own.filter((pl.col("rater").n_unique().over("facet") > 1) & shared)
+    if rows.is_empty():
         return [], []
     found = agreement_tables(rows, **material.resampling)
     return [read(AgreementRow, row) for row in found["agreement"]], [read(PersonRow, row) for row in found["people"]]
@@ -385,7 +385,7 @@ def _calibration(material: Material) -> list[CalibrationRow]:
         return []
     judged = frame.filter((pl.col("kind") == "judge").any().over("facet"))
     parts = sorted(judged.partition_by("run", "step", as_dict=True).items(), key=lambda part: tuple(map(str, part[0])))
-    found = [row for _, own in parts for row in calibration_table(own.to_dicts(), **material.resampling)]
+    found = [row for _, own in parts for row in calibration_table(own, **material.resampling)]
     return [read(CalibrationRow, row, run=material.name(row["run"], row["step"]), id=row["run"]) for row in found]
 
 
