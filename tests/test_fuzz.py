@@ -39,6 +39,7 @@ from xlift.servers.completions import Features, adapted, read_completion, retry_
 from xlift.servers.ledger import read_ledger
 from xlift.study.data import Source
 from xlift.study.loading import load_study
+from xlift.study.runs import RunConfig
 from xlift.study.served import Judge
 from xlift.tuning.stored import stored_in
 from xlift.workspace import find_run, manifest_of
@@ -127,8 +128,10 @@ REPLIES = (
 )
 
 
-SCHEME = {"facets": [{"name": "tone", "question": "Is the tone right?", "levels": {"2": "yes", "0": "no"}}],
-          "spans": [{"name": "rude", "of": "tone", "help": {"en": "a rude word"}}], "guidelines": "# Tone"}  # fmt: skip
+SCHEME = {"facets": ["accuracy", {"name": "tone", "title": {"en": "Tone"}, "question": "Is the tone right?",
+                                 "help": {"en": "as asked"}, "scale": {"2": "yes", "0": {"en": "no"}}}],
+          "spans": ["wrong", {"name": "rude", "title": "Rude", "facet": "tone"}],
+          "answers": [{"name": "better", "question": "What else?"}], "guidelines": "# Tone"}  # fmt: skip
 LOG = {"eval": {"model": "m", "task": "t"}, "samples": [
     {"id": 1, "input": "Pourquoi ?", "output": {"choices": [{"message": {"content": "Parce que."}}]}}]}  # fmt: skip
 SAMPLE = {"doc": {"question": "Q", "language": "fr"}, "resps": [["Parce que."]], "filtered_resps": ["Parce que."],
@@ -210,6 +213,19 @@ def look_at_archive(raw: bytes, folder: Path) -> None:
     read_archive(folder / "a.study.tar.xz", folder / "unpacked")
 
 
+def look_at_run(raw: bytes, folder: Path) -> None:
+    """The settings of a run, in a folder that is named after them where they are settings at all."""
+    try:
+        name = RunConfig.model_validate(parsed(raw)).content_hash
+    except (ValueError, TypeError):
+        name = "r"
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    run = folder / "runs" / name
+    run.mkdir(parents=True)
+    (run / "run.yaml").write_bytes(raw)
+    find_run(run)
+
+
 def look_at_stored(raw: bytes, folder: Path) -> None:
     (folder / "facts.json").write_bytes(raw)
     assert stored_in(folder) is None or b"sha256" in raw
@@ -236,7 +252,7 @@ PARSERS: dict[str, tuple[Any, Callable[[bytes, Path], None]]] = {
     "response of anybody": (RESPONSE, look_at_response),
     "study": (STUDY, file_of("s.yaml", load_study)),
     "study folder": (STUDY, file_of("study.yaml", lambda path: load_study(path, resolved=True))),
-    "run.yaml": (STUDY["training"], file_of("run.yaml", lambda path: find_run(path.parent))),
+    "run.yaml": (RunConfig().model_dump(mode="json"), look_at_run),
     "manifest": (MANIFEST, file_of("manifest.json", lambda path: manifest_of(path.parent))),
     "checkpoint": (FACTS, file_of("xlift.json", lambda path: checkpoint_facts(path.parent))),
     "own prompts": (PROMPT, file_of("p.jsonl", lambda path: read_records(path, Prompt))),
@@ -283,6 +299,13 @@ def test_a_study_file_with_the_character_nul_is_refused_before_any_path_is_made_
     (tmp_path / "s.yaml").write_text(json.dumps(STUDY | {"prompts": prompts}))
     with pytest.raises(UserError, match="NUL"):
         load_study(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_what_is_broken_was_good_before(name: str, tmp_path: Path) -> None:
+    good, look = PARSERS[name]
+    for one in good if isinstance(good, tuple) else [json.dumps(good) + "\n"]:
+        look(one.encode(), tmp_path)
 
 
 @pytest.mark.parametrize("name", PARSERS)
