@@ -435,7 +435,7 @@ def test_the_text_shows_raters_figures_and_reasons() -> None:
     records = noisy(5, [*PEOPLE[:3], "judge:big", "fluency"])
     text = text_tables(agreement_tables(records, resamples=200))
     found = row(records, "judge:big", EACH)
-    for part in ("Between people", "Judges and people", "Surface checks and people", "Who deviates", "human:ana"):
+    for part in ("Between people", "Judges and people", "Surface checks and people", "Who deviates", "ana"):
         assert part in text
     line = next(line for line in text.splitlines() if "judge:big" in line and EACH in line)
     assert f"{found['kappa']:.2f} [{found['kappa_low']:.2f}, {found['kappa_high']:.2f}]" in line

@@ -242,9 +242,9 @@ def test_the_text_table_shows_each_row_and_what_is_missing() -> None:
         + run_rows("a", [1], facet="fluency")
     )
     head, fluency, helpful = comparison_text(compare(frame, "a", "b"), "base", "tuned").splitlines()
-    assert head.split()[:5] == ["facet", "language", "rater", "base", "tuned"]
+    assert head.split()[:5] == ["facet", "lang", "rater", "base", "tuned"]
     assert fluency.split() == ["fluency", "en", "judge:m", "–", "–", "–", "–", "–", "0", "1"]
-    assert helpful.startswith("helpfulness  en        judge:m  0.33  1.83   +1.50 [")
+    assert helpful.startswith("helpfulness  en    judge:m  0.33  1.83   +1.50 [")
     assert helpful.split()[-5:] == ["0.062", "83/17/0", "%", "6", "1"]
 
 

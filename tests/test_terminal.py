@@ -56,6 +56,16 @@ def test_labels_of_300_characters_in_any_script_and_column_leave_a_table_that_fi
     assert all(cell in text for cell in ("fluency"[:3], "fr", "kappa", "0.41"))
 
 
+@pytest.mark.parametrize("keys", [["facet"], ["helpfulness", "fr", "human:Ana Silva"]])
+@pytest.mark.parametrize("room", [40, 60, 80])
+def test_figures_stay_whole_as_long_as_names_can_give_way(keys: list[str], room: int) -> None:
+    figures = ["+0.00 [-0.98, +0.98]", "0.667", "12/76/12 %"]
+    head = [*("facet", "lang", "rater")[: len(keys)], "a-long-name-of-a-run" * 5, "p (Holm)", "better/tied/worse"]
+    text = paged([head, [*keys, *figures]], keep=len(keys), room=room)
+    assert all(figure in text for figure in figures)
+    assert max(map(cell_len, text.splitlines())) <= room
+
+
 def test_a_table_for_another_program_is_one_table_however_wide() -> None:
     wide = [["run", *(f"column {number}" for number in range(40))]] * 2
     assert len(paged(wide).splitlines()) == 2

@@ -12,6 +12,8 @@ from rich.cells import cell_len, set_cell_size
 
 WIDTH = 80
 """Columns that text is wrapped for."""
+LEAST_PLACES = 5
+"""What a kept column of a table takes at least, with the two places that part it from the next."""
 
 
 # e.g. aligned([["fr", "9"], ["日本", "10"]], right=[1]) → "fr     9\n日本  10"
@@ -33,13 +35,16 @@ def paged(rows: Sequence[Sequence[str]], right: Collection[int] = (), keep: int 
     """`aligned` as parts no wider than `room`, each with the first `keep` columns: what does not fit stands below.
 
     Without `room`, a terminal's own width; where there is no terminal, one table of any width, for other programs.
-    A cell that no part has room for loses its middle.
+    A cell that no part has room for loses its middle, first of all those of the kept columns.
     """
     room = terminal_room() if room is None else room
     widths = _widths(rows)
     if not room or sum(widths) - 2 <= room:
         return aligned(rows, right)
-    places = _shared(widths[:keep], max(room // 2, min(room, 24)))
+    # A figure without its middle would be another one: names give way to what they stand beside, where that is enough.
+    least = LEAST_PLACES * keep
+    beside = [width for width in _widths(rows[1:] or rows)[keep:] if width <= room - least]
+    places = _shared(widths[:keep], max(least, min(max(room // 2, min(room, 24)), room - max(beside, default=0))))
     places += [max(3, room - sum(places) - 2 * keep)] * (len(widths) - keep)
     rows = [[middle(cell, most) for cell, most in zip(row, places, strict=True)] for row in rows]
     parts = _parts(_widths(rows), keep, room)
@@ -59,7 +64,7 @@ def _shared(widths: Sequence[int], room: int) -> list[int]:
     """How many places the text of each column has where the columns share this room: what is narrow stays whole."""
     given = dict[int, int]()
     for left, place in zip(range(len(widths), 0, -1), sorted(range(len(widths)), key=widths.__getitem__), strict=True):
-        given[place] = max(5, min(widths[place], (room - sum(given.values())) // left))
+        given[place] = max(LEAST_PLACES, min(widths[place], (room - sum(given.values())) // left))
     return [given[place] - 2 for place in range(len(widths))]
 
 

@@ -15,7 +15,8 @@ def text_tables(tables: Mapping[str, Any]) -> str:
     there = tables["there"]
     counted = "{ratings} ratings, {missing} of them missing; responses: {responses}, languages: {languages}"
     names = [counted.format(**there)] if there["ratings"] else []
-    names += [f"{kind}: {', '.join(raters)}" for kind, raters in tables["raters"].items() if raters]
+    for kind, raters in tables["raters"].items():
+        names += [f"{kind}: {', '.join(rater.removeprefix(f'{kind}:') for rater in raters)}"] if raters else []
     people = len(tables["raters"]["human"])
     if people > SINGLY:
         names.append(f"of {people} people not every two are shown: look at who deviates")
@@ -34,7 +35,8 @@ def text_tables(tables: Mapping[str, Any]) -> str:
     shown = [row for row in tables["agreement"] if row["pairs"]]
     reasons = sorted({reason for row in shown for reason in row["reasons"].values()})
     if reasons:
-        parts.append("\n".join(["where there is no figure or no interval:", *(f"  {reason}" for reason in reasons)]))
+        told = ["where there is no figure or no interval:", *(f"  {reason}" for reason in reasons)]
+        parts.append("\n".join(wrapped(line, terminal_room()) for line in told))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -53,12 +55,13 @@ PEOPLE_HEAD = ["facet", "lang", "person", "items", "leniency", "kappa", "others"
 
 def _agreement_cells(row: Mapping[str, Any]) -> list[str]:
     table = " | ".join(" ".join(map(str, counts)) for counts in row["confusion"] or [])
-    own = [str(row[key]) for key in ("facet", "language", "first", "second", "items", "missing")]
+    names = [row[key].removeprefix("human:") if row["between"] == "people" else row[key] for key in ("first", "second")]
+    own = [row["facet"], row["language"], *names, str(row["items"]), str(row["missing"])]
     return [*own, *(_cell(row, name) for name in MEASURES), table]
 
 
 def _people_cells(row: Mapping[str, Any]) -> list[str]:
-    own = [str(row[key]) for key in ("facet", "language", "rater", "items")]
+    own = [row["facet"], row["language"], row["rater"].removeprefix("human:"), str(row["items"])]
     kappas = ["–" if row[name] is None else f"{row[name]:.2f}" for name in ("kappa", "kappa_others")]
     return [*own, _cell(row, "leniency"), *kappas, _cell(row, "kappa_difference"), ", ".join(row["deviates"])]
 

@@ -430,7 +430,8 @@ def _exact(steps: NDArray[np.int64], observed: int) -> float:
 def comparison_text(found: pl.DataFrame, first: str = "first", second: str = "second") -> str:
     """The result of `compare` as lines for the terminal, one a row, under a head that names both sides."""
     keys = found.columns[: found.columns.index("first_mean")]
-    head = [*keys, first, second, "difference", "p (Holm)", "better/tied/worse", "pairs", "missing"]
+    heads = ["lang" if key == "language" else key for key in keys]
+    head = [*heads, first, second, "difference", "p (Holm)", "better/tied/worse", "pairs", "missing"]
     return paged([head, *[_cells(row, keys) for row in found.iter_rows(named=True)]], keep=len(keys))
 
 
