@@ -34,7 +34,7 @@ from xlift.stages import rate_stage
 from xlift.workspace import find_study
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ("heat-map-language", "outcomes", "learning-rate-language", "data-size-language")
+FIGURES = ("outcomes", "learning-rate-language")
 PUBLISHED = (3e-4, 1e-3)
 """Rates of LoRA that published sweeps have chosen by English loss."""
 BY = ["facet", "rater", "language"]

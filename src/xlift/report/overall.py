@@ -117,12 +117,12 @@ def overall_table(
         f"over requests, {material.confidence} over all pairs by Holm). The interval of the worst language holds "
         "whichever it is."
     )
-    columns = [Column("rank"), Column("run"), Column(others_text(material), "share"), Column("worst language", "share")]
+    columns = [Column("run"), Column("rank"), Column(others_text(material), "share"), Column("worst language", "share")]
     columns += [Column("English", "share")] if english else []
     seeded = any(row.n_seeds > 1 for row in rows)
     columns += [Column("seeds: lowest to highest")] if seeded else []
     lines = [
-        [Value(row.rank), Value(row.run), Value(*row.share, f"{row.missing} missing" if row.missing else "")]
+        [Value(row.run), Value(row.rank), Value(*row.share, f"{row.missing} missing" if row.missing else "")]
         + [Value(*row.lowest, language_name(row.worst_language))]
         + ([english.get(row.run, Value())] if english else [])
         + ([Value(_seeds(row))] if seeded else [])
