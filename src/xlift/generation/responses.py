@@ -18,7 +18,7 @@ from xlift.generation.engine import BatchOf, Reply, answering, decode
 from xlift.generation.grammar import GrammarSummary, grammar_margins
 from xlift.generation.margin import FactPair, MarginSummary, fact_pairs, language_margins, summarise
 from xlift.generation.proof import prove_answering
-from xlift.generation.slots import has_slots
+from xlift.generation.slots import has_slots, plain_attention
 from xlift.hub import ADAPTER_CONFIG, Located
 from xlift.integrity import refuse_damaged
 from xlift.models import KeptBase, Placement, adapter_layers, empty_model, load_tokenizer, loaded_checkpoint
@@ -80,10 +80,7 @@ def answer_checkpoints(
                     if folder is None or adapter is None:
                         alone += [(one, base)] if folder else []
                         continue
-                    member = Answerer(one, checkpoint_chat(one, base), adapter)
-                    with adapted(model, [adapter], lambda: None):
-                        measure(model, member)
-                    beside.append(member)
+                    beside.append(Answerer(one, checkpoint_chat(one, base), adapter))
             if beside:
                 _answer_beside(model, beside, failed)
     for one, base in alone:
@@ -94,8 +91,8 @@ def answer_checkpoints(
             ) as model,
         ):
             member = Answerer(one, checkpoint_chat(one, base))
-            measure(model, member)
             with answering(model) as batch_of:
+                measure(model, member, batch_of)
                 _answer(model, [member], batch_of, failed)
     return failed
 
@@ -127,20 +124,26 @@ def _adapter_of(model: Any, folder: Path, weight: float) -> Adapter | None:
     return {name: part for name, part in parts.items() if part} if parts and all(parts.values()) else None
 
 
-def measure(model: Any, member: Answerer) -> None:
-    """Prove that the model answers, and write down its margins."""
+def measure(model: Any, member: Answerer, batch_of: BatchOf | None = None) -> None:
+    """Prove that the model answers, and write down its margins; `batch_of` as for `decode`."""
     one = member.checkpoint
-    prove_answering(model, one.decoding.batch_size)
+    prove_answering(model, one.decoding.batch_size, batch_of)
     if one.unmeasured or one.ungraded:
-        language = summarise(language_margins(model, member.chat, margin_pairs(one.unmeasured)))
-        pairs = {code: grammar_pairs(code) for code in one.ungraded}
-        write_margins(one, language, grammar_margins(model, member.chat, pairs))
+        with plain_attention(model):
+            language = summarise(language_margins(model, member.chat, margin_pairs(one.unmeasured)))
+            pairs = {code: grammar_pairs(code) for code in one.ungraded}
+            write_margins(one, language, grammar_margins(model, member.chat, pairs))
 
 
 def _answer_beside(model: Any, members: list[Answerer], failed: dict[str, UserError]) -> None:
-    """Let adapters of a base answer, in passes of several where that is faster."""
+    """Measure adapters of a base and let them answer, in passes of several where that is faster."""
     with answering(model) as batch_of:
-        for group in _alike(members):
+        measured = []
+        for one in members:
+            with _told(one.checkpoint, failed), adapted(model, [one.adapter or {}], lambda: None):
+                measure(model, one, batch_of)
+                measured.append(one)
+        for group in _alike(measured):
             adapters = [one.adapter for one in group if one.adapter]
             counts = [len(one.checkpoint.unanswered) for one in group]
             rows = [min(group[0].checkpoint.decoding.batch_size, max(1, count)) for count in (max(counts), sum(counts))]
