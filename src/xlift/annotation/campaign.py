@@ -196,7 +196,7 @@ def _summary(connection: Connection, name: str, per_response: int) -> list[str]:
     if short:
         waiting = ", ".join(f"{language} {count}" for language, count in sorted(short.items()))
         lines.append(f"still too few readers: {waiting}")
-    return lines
+    return [wrapped(line, terminal_room()) for line in lines]
 
 
 def revoke(campaign: Campaign, name: str) -> str:

@@ -107,6 +107,7 @@ def mend(
     from xlift.mending import drawn_back, mending_study
     from xlift.stages import run_study
     from xlift.study.loading import read_overridden
+    from xlift.terminal import WIDTH
     from xlift.workspace import open_study
 
     refuse_others(context, "MODEL --dry-run" if dry_run else "MODEL", _MEND)
@@ -120,7 +121,7 @@ def mend(
             raw["include"].append({"model": str(half)})
             study = read_overridden(raw, overrides or [])
     if dry_run:
-        print(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=110), end="")
+        print(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=WIDTH), end="")
         return
     _print_study(run_study(study, out, offline), as_json)
 

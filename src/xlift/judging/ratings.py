@@ -34,6 +34,7 @@ from xlift.servers.calls import ServedAnswer, text_of
 from xlift.servers.client import PACE, Pace, RequestGroup, check_budget
 from xlift.servers.ledger import Ledger, estimated_tokens, mean_tokens, open_ledger, read_ledger
 from xlift.study.served import Judge
+from xlift.terminal import terminal_room, wrapped
 
 Part = tuple[Iterable[dict[str, Any]], Path]
 """Response records, and the file that their ratings go to."""
@@ -268,7 +269,8 @@ def estimate_text(estimate: CallEstimate, settings: Judge, what: str = "response
         f"tokens: {estimate.input_tokens} to read, {estimate.output_tokens} to write ({how}; re-asks come on top)",
         f"price: {price}",
     ]
-    return "\n".join([*lines, f"spent so far: {estimate.spent:.4f}"] if estimate.spent else lines)
+    lines += [f"spent so far: {estimate.spent:.4f}"] if estimate.spent else []
+    return "\n".join(wrapped(line, terminal_room()) for line in lines)
 
 
 def outcome_text(outcome: JudgingOutcome) -> str:

@@ -16,7 +16,7 @@ from xlift.planning.proof import notes
 from xlift.progress import byte_size, duration
 from xlift.study.runs import RunConfig
 from xlift.study.study import Study
-from xlift.terminal import paged
+from xlift.terminal import paged, terminal_room, wrapped
 from xlift.tuning.encoding import Data, data_lines
 from xlift.tuning.templates import ChatFormat, Encoded
 from xlift.workspace import RunFolder
@@ -110,10 +110,11 @@ def print_table(study: Study, plans: list[Planned], takes: dict[str, Takes], pla
         "disk": [byte_size(count) for count in _summed([one.disk.kept for one in own])],
     }
     print(paged([list(columns), *zip(*columns.values(), strict=True)], right=range(1, len(columns))))
-    for line in dict.fromkeys(_left_out(plan) for plan in plans):
-        print(line, end="")
+    for told in dict.fromkeys(_left_out(plan) for plan in plans):
+        for line in told.splitlines():
+            print(wrapped(line, terminal_room()))
     for line in dict.fromkeys(n for one in plans for n in notes(one.chat, one.size.limits, one.data, one.asked)):
-        print(line)
+        print(wrapped(line, terminal_room()))
 
 
 def _left_out(plan: Planned) -> str:
