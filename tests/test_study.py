@@ -516,6 +516,8 @@ def test_a_study_of_another_machine_has_the_same_runs(study_file: Path, tmp_path
     path.write_text(dump_yaml(study))
     (tmp_path / "data.jsonl").unlink()
     assert ids(load_study(path, resolved=True)) == ids(study)
+    # Also as the file of a study that one goes on with, by `xlift rate` for instance.
+    assert ids(load_study(path)) == ids(study)
 
 
 def test_settings_of_lora_make_no_second_run_of_full_fine_tuning(study_file: Path) -> None:

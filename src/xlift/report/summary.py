@@ -340,8 +340,8 @@ def _seeds(material: Material) -> str:
     single = [condition for condition in tuned if len(condition.runs) == 1]
     if not single:
         return ""
-    which = "Every setting" if len(single) == len(tuned) else f"{len(single)} of {len(tuned)} settings"
-    return f"{which} was trained with one seed only, so what another seed would change is in none of their intervals."
+    which = "Every setting was" if len(single) == len(tuned) else f"{len(single)} of {len(tuned)} settings were"
+    return f"{which} trained with one seed only, so what another seed would change is in none of their intervals."
 
 
 def _unjudged(material: Material) -> str:

@@ -291,7 +291,8 @@ def _locate_source(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     if source.path.startswith("hub:"):
         return source.model_dump(mode="json")
     path = (folder / source.file).resolve()
-    digest = content_sha256(path) if path.exists() else None
+    # Data that is not here, as of a study that was imported, is what the study was made with.
+    digest = content_sha256(path) if path.exists() else source.sha256
     shown = BUILTIN if source.path == BUILTIN else str(path)
     return {**source.model_dump(mode="json"), "path": shown, "sha256": digest}
 
