@@ -17,7 +17,7 @@ import xlift
 from xlift.cli.studies import list_
 from xlift.errors import ConfigError, DataError, ModelError, UserError
 from xlift.hub import locate
-from xlift.models import loaded_checkpoint, place
+from xlift.models import load_model, load_tokenizer, loaded_checkpoint, place
 from xlift.records import on_scale, read_records
 from xlift.stages import run_study
 from xlift.study.loading import load_study
@@ -231,3 +231,66 @@ def test_a_manifest_of_a_later_version_is_refused(study: StudyFolder) -> None:
     (run.path / "manifest.json").write_text(json.dumps(run.manifest() | {"version": 99}))
     with pytest.raises(DataError, match="later xlift"):
         run.manifest()
+
+
+def _odd_config(folder: Path, **changed: Any) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | changed), encoding="utf-8")
+
+
+def _loaded(folder: Path) -> Any:
+    load_tokenizer(str(folder))
+    return load_model(str(folder), place("cpu", "float32"))
+
+
+def _sharded(folder: Path) -> list[Path]:
+    """The files of a model's weights, now several."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    return sorted(folder.glob("*.safetensors"))
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "a configuration that is a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "a size that is a text": lambda folder: _odd_config(folder, hidden_size="32"),
+    "no size": lambda folder: _odd_config(folder, num_attention_heads=0),
+    "a type that is none": lambda folder: _odd_config(folder, dtype="float33"),
+    "a family that is none": lambda folder: _odd_config(folder, model_type="lama"),
+    "a layer more": lambda folder: _odd_config(folder, num_hidden_layers=3),
+    "settings of answers that are a list": lambda folder: (folder / "generation_config.json").write_text("[1]"),
+    "an empty tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "half a tokenizer": lambda folder: (folder / "tokenizer.json").write_text('{"model": {"vocab'),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "a shard less": lambda folder: _sharded(folder)[1].unlink(),
+    "a shard of another name": lambda folder: _sharded(folder)[1].rename(folder / "model-9-of-9.safetensors"),
+    "half a shard": lambda folder: (one := _sharded(folder)[1]).write_bytes(one.read_bytes()[:1000]),
+    "no list of shards": lambda folder: (_sharded(folder), (folder / "model.safetensors.index.json").unlink()),
+    "an odd list of shards": lambda folder: (
+        _sharded(folder),
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": 5}'),
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_model_folder_whose_files_are_broken_is_refused_by_its_name(tiny: Path, tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    BROKEN[broken](folder)
+    with pytest.raises(ModelError, match=str(folder)):
+        _loaded(folder)
+
+
+def test_shards_that_changed_their_names_still_give_each_tensor_its_own_values(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    first, second, *_ = _sharded(folder)
+    before = _loaded(folder).state_dict()
+    first.rename(folder / "x")
+    second.rename(first)
+    (folder / "x").rename(second)
+    after = _loaded(folder).state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from xlift.errors import ModelError
+from xlift.errors import ModelError, UserError
 from xlift.hub import ADAPTER_CONFIG, Located, quiet
 from xlift.integrity import refuse_damaged
 from xlift.progress import say
@@ -68,11 +68,29 @@ def _fast_bfloat16(device: str) -> tuple[bool, str]:
     return fast, "the CPU computes bf16 natively" if fast else "the CPU has no native bf16, fp32 is faster"
 
 
+@contextmanager
+def reading(what: str, hint: str = "take a whole copy of the model, saved by save_pretrained") -> Iterator[None]:
+    """Reads a model's files quietly; ModelError that `what` cannot be read, for whatever the library raises on them."""
+    try:
+        with quiet():
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # files that somebody else wrote may hold anything, on which it may raise anything
+        from xlift.memory import out_of_memory
+
+        if out_of_memory(error):
+            raise
+        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
+        problem = f"{what} cannot be read: {kind}{' '.join(str(error).split())[:300]}"
+        raise ModelError(problem, hint) from error
+
+
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model or checkpoint, with a padding token set."""
+    """The tokenizer of a model or checkpoint, with a padding token set. Raises ModelError where there is none."""
     from transformers import AutoTokenizer
 
-    with quiet():
+    with reading(f"{path}: its tokenizer or configuration"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False
         )
@@ -111,9 +129,9 @@ def _proved(path: str, revision: str | None, **how: Any) -> PreTrainedModel:
         how["config"] = _without_noise(causal_config(path, revision))
         try:
             model, told = _loaded(path, revision, attn_implementation="sdpa", **how)
-        except ValueError as error:
-            if "scaled_dot_product_attention" not in str(error):
-                raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
+        except ModelError as error:
+            if "scaled_dot_product_attention" not in str(error.__cause__):
+                raise
             model, told = _loaded(path, revision, attn_implementation="eager", **how)
     problems = _unfit_tensors(told)
     if problems:
@@ -122,24 +140,25 @@ def _proved(path: str, revision: str | None, **how: Any) -> PreTrainedModel:
 
 
 def _loaded(path: str, revision: str | None, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision,
-            output_loading_info=True,
-            # Told with the others instead of raised without a name.
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-            **how,
-        )
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: its weights cannot be read: {error}") from None
-    except RuntimeError as error:
+        with reading(f"{path}: its weights"):
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                output_loading_info=True,
+                # Told with the others instead of raised without a name.
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                **how,
+            )
+    except ModelError as error:
+        why = error.__cause__
+        if isinstance(why, ValueError):
+            raise ModelError(f"{path}: cannot be loaded as a causal language model: {why}") from why
         # Tensors that are put together while they are loaded, such as those of experts, raise where one does not fit.
-        if "conversion" not in str(error):
+        if not isinstance(why, RuntimeError) or "conversion" not in str(why):
             raise
         problem = f"{path}: tensors that the model puts together (of its experts, say) do not fit each other"
         raise ModelError(problem, "take a whole copy of the model, saved by save_pretrained") from None
@@ -150,10 +169,8 @@ def causal_config(path: str, revision: str | None = None) -> Any:
     """The configuration of a causal language model. Raises ModelError for a model of another kind."""
     from transformers import AutoConfig
 
-    try:
+    with reading(f"{path}: its configuration"):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
     if config.is_encoder_decoder:
         problem = f"{path}: {config.model_type} reads with an encoder and writes with a decoder"
         raise ModelError(problem, "xlift tunes models that only write, such as Llama, Qwen, Gemma or Mistral")
@@ -317,16 +334,11 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, weight: float) -> Itera
 def _wrapped(model: PreTrainedModel, adapter: Path) -> Any:
     """A model with an adapter beside its weights. Raises ModelError for an adapter that is not whole."""
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     refuse_damaged(adapter)
-    try:
-        with quiet():
-            wrapped = PeftModel.from_pretrained(model, str(adapter))
+    with reading(f"{adapter}: the adapter", "remove the checkpoint and run again: it is made anew"):
+        wrapped = PeftModel.from_pretrained(model, str(adapter))
         _check_adapter(wrapped, adapter)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        hint = "remove the checkpoint and run again: it is made anew"
-        raise ModelError(f"{adapter}: the adapter cannot be read: {error}", hint) from None
     return wrapped
 
 

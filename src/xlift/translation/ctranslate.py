@@ -8,7 +8,8 @@ from typing import cast
 
 from xlift.errors import ModelError
 from xlift.extras import require
-from xlift.hub import file_sha256, quiet
+from xlift.hub import file_sha256
+from xlift.models import reading
 from xlift.records import fingerprint
 from xlift.translation.seq2seq import SENTENCE_TOKENS, Seq2Seq
 
@@ -39,7 +40,7 @@ def load_converted(folder: Path, beams: int, device: str, dtype: str) -> tuple[S
         translator = ctranslate2.Translator(str(folder), device=device, compute_type=kept)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{folder}: CTranslate2 does not load it: {error}", f"convert with {_CONVERT}") from None
-    with quiet():
+    with reading(f"{folder}: its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def answer(ids: Sequence[list[int]], first: int | None, most: int) -> list[list[int] | None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from xlift.errors import ConfigError, DataError, ModelError
 from xlift.hub import Located, quiet
 from xlift.languages import get_language
-from xlift.models import Placement
+from xlift.models import Placement, reading
 from xlift.tuning.packing import split_micro_batches
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
     given: dict[str, Any] = {"revision": located.revision, "trust_remote_code": False}
-    with quiet():
+    with reading(f"{located.path}: the model"):
         config = AutoConfig.from_pretrained(located.path, **given)
         if not config.is_encoder_decoder:
             raise ModelError(
