@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xlift.errors import UserError
+from xlift.errors import UserError, out_of_memory
 from xlift.hub import locate
-from xlift.memory import kept_memory, out_of_memory
+from xlift.memory import kept_memory
 from xlift.models import KeptBase, Placement
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.train import train

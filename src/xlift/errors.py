@@ -54,6 +54,14 @@ class TemplateError(UserError):
     """A chat template cannot express the conversations or hides where a reply ends."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has ended, on a GPU or on the host."""
+    # torch raises a RuntimeError where memory ends on a CPU, and a kind of it on a GPU.
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 # e.g. os_problem(OSError(28, "No space left on device", "a.jsonl")).problems → ["a.jsonl: No space left on device"]
 def os_problem(error: OSError) -> UserError:
     """A full disk, a missing right, an unreadable file: as the user's error, with the file and what to do."""

@@ -14,14 +14,6 @@ from xlift.models import Placement
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has ended, on a GPU or on the host."""
-    # torch raises a RuntimeError where memory ends on a CPU, and a kind of it on a GPU.
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
 def reset_peak_memory(placement: Placement) -> bool:
     """Let `peak_memory` begin anew; False where the system cannot forget its peak: it stays that of the process."""
     if placement.device == "cuda":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from xlift.errors import ModelError, UserError
+from xlift.errors import ModelError, UserError, out_of_memory
 from xlift.hub import ADAPTER_CONFIG, Located, quiet
 from xlift.integrity import refuse_damaged
 from xlift.progress import say
@@ -77,8 +77,6 @@ def reading(what: str, hint: str = "take a whole copy of the model, saved by sav
     except UserError:
         raise
     except Exception as error:  # files that somebody else wrote may hold anything, on which it may raise anything
-        from xlift.memory import out_of_memory
-
         if out_of_memory(error):
             raise
         kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from xlift.errors import out_of_memory
 from xlift.generation.adapters import Adapter, adapted
 from xlift.generation.allowed import left_out
 from xlift.generation.choosing import Held, choose, generator_of
@@ -25,7 +26,7 @@ from xlift.generation.products import fast_products
 from xlift.generation.screening import Screen, likeliest, screening
 from xlift.generation.slots import Slots, has_slots, plain_attention, slot_attention
 from xlift.generation.steering import language_vectors, steered
-from xlift.memory import free_memory, out_of_memory
+from xlift.memory import free_memory
 from xlift.models import Placement
 from xlift.progress import say
 from xlift.study.served import Decoding

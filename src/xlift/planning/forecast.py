@@ -24,13 +24,13 @@ import torch
 from accelerate import PartialState
 
 from xlift.disk import encode_record
-from xlift.errors import ConfigError, UserError
+from xlift.errors import ConfigError, UserError, out_of_memory
 from xlift.generation.engine import Reply, answering, decode
 from xlift.generation.margin import language_margins
 from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
 from xlift.hub import CHAT_FILES, Located, quiet
-from xlift.memory import out_of_memory, peak_memory
+from xlift.memory import peak_memory
 from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
 from xlift.records import Prompt
 from xlift.study.runs import Adaptation, RunConfig

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import TypeVar
 
-from xlift.errors import UserError
-from xlift.memory import out_of_memory
+from xlift.errors import UserError, out_of_memory
 from xlift.progress import say
 from xlift.study.runs import RunConfig
 
