@@ -518,3 +518,14 @@ def test_messages_are_written_as_those_of_older_responses_were(tokenizer: Any) -
         named = chat_format(tokenizer, name, system="Be kind.")
         written += [named.render(messages, True), named.render(MULTI)]
     assert (RENDERING, fingerprint(written)) == (1, "c2c5aa1a907c")
+
+
+def test_a_template_that_leaves_the_last_reply_without_its_end_is_refused_since_no_ending_could_be_learned(
+    tokenizer: Any,
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+        "{% if not loop.last %}<|im_end|>\n{% endif %}{% endfor %}" + OPEN
+    )
+    with pytest.raises(TemplateError, match="could not learn to stop"):
+        chat_format(tokenizer).examples(SINGLE)

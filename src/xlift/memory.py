@@ -41,7 +41,7 @@ def kept_memory() -> Iterator[None]:
         return
     # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h: no block of its own for a large tensor, nothing given back.
     mallopt(-4, 0)
-    mallopt(-1, 2**31 - 1)
+    mallopt(-1, -1)
     try:
         yield
     finally:

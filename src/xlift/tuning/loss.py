@@ -92,12 +92,15 @@ class _LinearLoss(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         totals = torch.zeros(count, dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.empty_like(hidden)
-        weight_grads = [torch.zeros_like(weight)] if ctx.needs_input_grad[1] else []
+        weight_grads = [torch.empty_like(weight)] if ctx.needs_input_grad[1] else []
+        if weight_grads and not len(targets):
+            weight_grads[0].zero_()
         layer = weight.to(hidden.dtype)
         for start in range(0, len(targets), rows):
             piece = slice(start, start + rows)
             told = hidden[piece], layer, targets[piece], scores, columns
-            losses = _piece(*told, hidden_grad[piece] if ctx.needs_input_grad[0] else None, *weight_grads)
+            sought = hidden_grad[piece] if ctx.needs_input_grad[0] else None, *weight_grads
+            losses = _piece(*told, start == 0, *sought)
             totals.index_add_(0, of_row[piece], losses)
         ctx.save_for_backward(hidden_grad, of_row, *weight_grads)
         return totals
@@ -114,11 +117,12 @@ def _piece(
     targets: Tensor,
     scores: Scores,
     columns: int,
+    first: bool,
     hidden_grad: Tensor | None,
     weight_grad: Tensor | None = None,
 ) -> Tensor:
-    """The losses (n,) of some tokens (n, d). Gradients are written to `hidden_grad` and added to `weight_grad`, where
-    they are wanted."""
+    """The losses (n,) of some tokens (n, d). Where they are wanted, gradients are written to `hidden_grad` and added to
+    `weight_grad`; those of the `first` piece are written there too."""
     highest = torch.full((len(hidden), 1), -torch.inf, device=hidden.device)
     total = torch.zeros_like(highest)
     pull = torch.zeros(hidden.shape, device=hidden.device)
@@ -144,7 +148,8 @@ def _piece(
     if weight_grad is not None:
         for grad, (powers, reference) in zip(weight_grad.split(columns), kept, strict=True):
             share = scores.factor * (reference - highest).exp_() / total
-            grad += powers.t() @ (hidden * share).to(hidden.dtype)
+            found = powers.t() @ (hidden * share).to(hidden.dtype)
+            grad.copy_(found) if first else grad.add_(found)
         weight_grad.index_add_(0, targets, (hidden * -push).to(weight_grad.dtype))
     return (highest + total.log() - logit)[:, 0]
 
