@@ -18,6 +18,7 @@ from xlift.checkpoint import checkpoints
 from xlift.errors import DataError, nearest
 from xlift.rating import text_fingerprint
 from xlift.rating.files import read_responses
+from xlift.rating.foreign import COLUMN_NAMES, ReadingOptions
 from xlift.records import any_response, fingerprint, read_jsonl, reply_language
 from xlift.workspace import StudyFolder
 
@@ -34,6 +35,10 @@ class Task(NamedTuple):
     practice: bool = False
 
 
+_IMPORTED = ReadingOptions(command="import FILE --as results/NAME")
+"""Columns are named where a file becomes a study, which people then rate."""
+
+
 def study_responses(workspace: StudyFolder, split: str | None = None) -> list[dict[str, Any]]:
     """The up-to-date responses of the checkpoints that count, of one split or of all."""
     found = [response for one in checkpoints(workspace) for response in one.rateable]
@@ -48,7 +53,7 @@ def file_responses(path: Path) -> list[dict[str, Any]]:
     Raises DataError with every line that cannot be used, ConfigError where nothing says what its columns are.
     """
     found, problems, seen = [], list[str](), set()
-    records = read_jsonl(path) if _is_ours(path) else enumerate(read_responses(path, problems), 1)
+    records = read_jsonl(path) if _is_ours(path) else enumerate(read_responses(path, problems, _IMPORTED), 1)
     for number, record in records:
         where = f"{path}:{number}"
         wrong = _response_problems(record, where)
@@ -68,9 +73,11 @@ def file_responses(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the first record of a file of lines has a field of ours: all others are then held to be ours."""
+    """Whether the first record of a file of lines has fields of ours alone: all others are then held to be ours."""
     first = next(iter(read_jsonl(path)), None) if path.suffix == ".jsonl" else (0, {"": None})
-    return first is None or bool({"text", "language"} & first[1].keys())
+    if first is None or "text" in first[1]:
+        return True
+    return "language" in first[1] and first[1].keys().isdisjoint((*COLUMN_NAMES["text"], "messages"))
 
 
 def read_controls(path: Path, levels: dict[str, tuple[int, ...]] = LEVELS) -> list[dict[str, Any]]:

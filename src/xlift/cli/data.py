@@ -114,13 +114,19 @@ def import_(
         print_state(read) if as_json else print(f"{len(read.runs)} runs\nnext: xlift report {target}")
         return
     from xlift.importing import Wanted, import_study
+    from xlift.planning.pending import no_longer_used
+    from xlift.progress import say
     from xlift.rating import checked_raters
     from xlift.rating.foreign import asked_for
 
     names = tuple(checked_raters(name.strip() for name in raters.split(","))) if raters is not None else ()
-    wanted = Wanted(pattern, asked_for(text, language, columns or []), tuple(factors or []), names)
+    asked = asked_for(text, language, columns or [], f"import FILE --as {target}")
+    wanted = Wanted(pattern, asked, tuple(factors or []), names)
     workspace = import_study(source, target, wanted)
     if as_json:
         return print_state(workspace)
+    for told in no_longer_used(workspace):
+        say(told)
     models = ", ".join(run.label for run in workspace.runs)
-    print(f"{len(workspace.runs)} models: {models}\nnext: xlift rate {target}, then xlift report {target}")
+    word = "model" if len(workspace.runs) == 1 else "models"
+    print(f"{len(workspace.runs)} {word}: {models}\nnext: xlift rate {target}, then xlift report {target}")

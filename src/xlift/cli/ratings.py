@@ -173,7 +173,7 @@ def judge(
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     if mode == "FILE" and source:
-        asked = asked_for(text, language, columns or [])
+        asked = asked_for(text, language, columns or [], "judge FILE")
         told = judges.judge_responses_file(source, output, judges.settings_of(given), dry_run, asked)
     elif exam or probe or source is None:
         one = judges.one_of_study(source, name, given) if source else judges.settings_of(given)

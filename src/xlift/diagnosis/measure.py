@@ -109,7 +109,10 @@ def diagnosis_study(
     """
     there = builtin_languages("prompts.open")
     if other := [code for code in languages if code not in there]:
-        raise ConfigError([f"--languages {code}: no built-in prompts; there are: {', '.join(there)}" for code in other])
+        raise ConfigError(
+            [f"--languages {code}: no built-in prompts; there are: {', '.join(there)}" for code in other],
+            "ask prompts of your own in a study (xlift init), or rate answers that exist (xlift rate)",
+        )
     called = model_text(models[0]) if models else served[0]["model"]
     name = re.sub(r"[^A-Za-z0-9]+", "-", called).strip("-") or "model"
     decoding = {"max_new_tokens": size.max_new_tokens, "repetition_penalty": settings.pop("repetition_penalty")}

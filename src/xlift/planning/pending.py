@@ -41,7 +41,7 @@ def pending(workspace: StudyFolder) -> list[str]:
     work = [(run.label, text) for run in going for text in _readable_work(workspace, run, prompts)]
     judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]
     rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work) + judging
-    return rows + _unused(workspace) if rows else []
+    return rows + no_longer_used(workspace) if rows else []
 
 
 def say_pending(workspace: StudyFolder) -> None:
@@ -104,7 +104,7 @@ def _changed_prompts(workspace: StudyFolder, prompts: Sequence[Prompt]) -> list[
     return [f"prompts: {', '.join(told)}"] if told else []
 
 
-def _unused(workspace: StudyFolder) -> list[str]:
+def no_longer_used(workspace: StudyFolder) -> list[str]:
     """Runs on the disk that the grid no longer has."""
     names = [folder.name for folder in unused_runs(workspace)]
     return [f"no longer in the study, kept and not used: {_named(names)}"] if names else []

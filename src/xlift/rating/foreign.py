@@ -24,16 +24,20 @@ class ReadingOptions(NamedTuple):
 
     columns: tuple[tuple[str, str], ...] = ()
     language: str | None = None
+    command: str = "rate FILE"
+    """What a hint says to run; FILE stands for the path."""
 
 
 # e.g. asked_for("answer", "fr", ["n=id"]).columns → (("n", "id"), ("answer", "text"))
-def asked_for(text: str | None, language: str | None, columns: Sequence[str]) -> ReadingOptions:
+def asked_for(
+    text: str | None, language: str | None, columns: Sequence[str], command: str = "rate FILE"
+) -> ReadingOptions:
     """What options of a command line say. Raises ConfigError for a map that is none."""
     wrong = [one for one in columns if not re.fullmatch(".+=.+", one)]
     if wrong:
         raise ConfigError([f"--map {one}: expected COLUMN=FIELD" for one in wrong], "for instance --map topic=category")
     pairs = [(column, field) for column, _, field in (one.rpartition("=") for one in columns)]
-    return ReadingOptions((*pairs, *([(text, "text")] if text else [])), language)
+    return ReadingOptions((*pairs, *([(text, "text")] if text else [])), language, command)
 
 
 class Reading(NamedTuple):
@@ -235,7 +239,8 @@ def reading_of(path: Path, rows: Sequence[Fields], asked: ReadingOptions) -> Rea
         if not coded and not code:
             problems.append(f"nothing says in which language a reply must be; columns: {', '.join(there)}")
     if problems:
-        hint = f"xlift rate {path} --text COLUMN --language COLUMN, or --language fr where all are French"
+        command = asked.command.replace("FILE", str(path))
+        hint = f"xlift {command} --text COLUMN --language COLUMN, or --language fr where all are French"
         raise ConfigError([f"{path}: {problem}" for problem in problems], hint)
     ours = form is PLAIN and not asked.columns and (columns["text"], columns.get("language")) == ("text", "language")
     only = rows[0].get("filter") if form is FORMS[0] else None

@@ -207,7 +207,10 @@ _LETTERS_OF_RELATIVES = {
 }
 _LETTERS_OF_RELATIVES |= {"my": ("shn or mnw", "ၵၶၷၸၹၺၼၽၾၿႀႁႂႃႄႅႆႇႈႉႊၚၛၜၝၞၟ")}
 _WORDS_OF_RELATIVES = {
-    "is": ("fo", "tað hvussu ikki eisini teir teimum hevur okkum hesi hesum hevði tykkum".split()),
+    "is": (
+        "fo",
+        "tað hvussu ikki eisini teir teimum hevur okkum hesi hesum hevði tykkum eg kvøld fegin tær hvør nakað".split(),
+    ),
     "de": ("lb", "ech iech hunn wéi sech gëtt dës vun hutt".split()),
     "hi": (
         "bho",
@@ -280,9 +283,22 @@ def foreign_sentences(said: Said, weights: list[Weight], known: Vocabulary, foun
         return spans
     for start, sentence, unknown in strange_sentences(said, weights, known, found):
         guess = another(sentence, known)
-        if guess and (unknown or guess != "en") and not tells_titles(sentence):
+        if guess and (unknown or guess != "en") and not tells_titles(sentence) and not of_names(sentence, known):
             spans.append(Span(start, start + len(sentence), guess))
     return spans
+
+
+NAMES_AROUND = 3
+
+
+# e.g. en: "The club Borussia Mönchengladbach beat Bayern München at home in the cup." → 2
+def of_names(sentence: str, known: Vocabulary) -> bool:
+    """Whether what is strange in a sentence are names: its words in small letters are of the expected language."""
+    if not known.listed or known.code == "de":
+        return False
+    small = known.weigh(small_words(sentence, known.code))
+    strange = [weight[4] for weight in small].count(True)
+    return len(small) >= NAMES_AROUND and strange <= (1 - STRANGE) / 2 * len(small)
 
 
 CAPITALS = 0.4

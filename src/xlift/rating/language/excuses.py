@@ -45,10 +45,22 @@ def excuses(text: str) -> list[tuple[int, int]]:
     return glosses(text) + quotes
 
 
+# e.g. ja: "DNA（デオキシリボ核酸、deoxyribonucleic acid）は遺伝情報を担います。" → 2
 def glosses(text: str) -> list[tuple[int, int]]:
-    """What short brackets hold: a translation, a Latin name."""
-    found = [m.span(1) for m in _BRACKETS.finditer(text) if _is_gloss(m[1])]
-    return [(start, end) for start, end in found if not _mixed(text[start:end])]
+    """What short brackets hold: a translation, a Latin name; of a bracket that goes on in the language, its parts."""
+    found = []
+    for bracket in _BRACKETS.finditer(text):
+        if not _is_gloss(bracket[1]):
+            continue
+        if not _mixed(bracket[1]):
+            found.append(bracket.span(1))
+        else:
+            parts = _PART.finditer(text, *bracket.span(1))
+            found += [part.span() for part in parts if part[0].isascii()]
+    return found
+
+
+_PART = re.compile(r"[^、,，;；/]+")
 
 
 TITLE = 80

@@ -30,6 +30,7 @@ from xlift.rating.language.detection import (
     identify,
     many_unlisted,
     nearer,
+    of_names,
     relative_of,
     same_throughout,
     small_words,
@@ -142,7 +143,11 @@ def _second_look(text: str, rest: str, weights: list[Weight], known: Vocabulary,
     strange = strange_share(weights)
     if strange < FEW or len(text) < CLOSE_LETTERS or len(weights) < STRANGE_WORDS:
         return rated
-    if strange >= MANY and (other := another(text[:READ], known)) not in {None, "en"}:
+    if (
+        strange >= MANY
+        and not of_names(text[:READ], known)
+        and (other := another(text[:READ], known)) not in {None, "en"}
+    ):
         whole = Span(0, len(text.rstrip()), str(other))
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
     relative = nearer(text[:READ], known) or by_marks(rest, known.code)

@@ -130,7 +130,7 @@ def _judge_latin(said: Said, run: range) -> str | None:
     alone = not letters_outside(_LATIN).search(text, line_start, line_end)
     if _is_binomial(said, run) or (is_listed_title if alone else _is_term)(said, run):
         return None
-    if alone and is_listed_library(said, run):
+    if is_listed_library(said, run) if alone else _LIBRARY_BEFORE.search(text, max(0, start - 24), start):
         return None
     if alone and len(words) >= 4:
         return _latin_language(words)
@@ -241,6 +241,10 @@ _LIBRARIES = re.compile(
     r"|लाइब्रेरी|पैकेज|ספרי|ไลบรารี",
     re.IGNORECASE,
 )
+
+
+# e.g. ru: "Установите библиотеку pandas и запустите программу." → 2
+_LIBRARY_BEFORE = re.compile(rf"(?:{_LIBRARIES.pattern})\w{{0,5}}[\s:：«\"'`(（]{{0,3}}\Z", re.IGNORECASE)
 
 
 # e.g. ja: "便利なライブラリ：\n1. pandas\n2. scikit-learn\nどれも無料で使えます。" → 2

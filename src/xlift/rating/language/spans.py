@@ -258,7 +258,8 @@ def _convincing(said: Said, first: int, end: int, scores: list[float], rival: st
     if count == 2 and any(borrowed) and _after_article(said, first):
         return False
     if len(strong) == 1 and count < 4:
-        return not close and _convincing_alone(said, strong[0], rival)
+        title = count > 1 and _is_title(said, range(first, end), strong)
+        return not close and not title and _convincing_alone(said, strong[0], rival)
     if total < (SEVERAL_NEIGHBOURS if close else SEVERAL):
         return False
     terms = all(borrowed[j - first] for j in strong)
@@ -389,6 +390,7 @@ def _common(word: str) -> bool:
 
 
 # e.g. es: "Fue invitado a asistir a Hogwarts School of Witchcraft and Wizardry cuando era niño." → 2
+# e.g. fr: "Le groupe Rage Against the Machine jouera au stade demain soir." → 2
 # e.g. de: "Er arbeitet am Institute for Advanced Study in Princeton." → 2
 def _is_title(said: Said, segment: range, strong: list[int]) -> bool:
     """Capitalised words joined by little ones, as in "Institute for Nuclear Research": a name or a title."""
