@@ -239,12 +239,20 @@ def by_marks(text: str, code: str) -> str | None:
     return relative if len(said.intersection(words)) >= TELLING_WORDS else None
 
 
-# e.g. same_throughout("Hoje vou explicar como se faz um bom jantar.", {"pt"}, "gl") → "pt"
-def same_throughout(text: str, languages: set[str], code: str) -> str | None:
-    """The neighbour or relative in which parts of a text are, where fastText says that all of it is."""
-    guess, sure = identify(text[:ENOUGH])
-    close = neighbours(code, guess) or guess in _RELATIVES.get(code, "").split()
-    return guess if close and guess in languages and sure >= SURE else None
+# e.g. gl: "Hoje vou explicar como se faz um bom jantar; primeiro, compre os legumes no mercado." → None
+def same_throughout(text: str, languages: set[str], rest: list[Weight], known: Vocabulary) -> str | None:
+    """The neighbour or relative in which parts of a text are, where fastText says that all of it is.
+
+    `rest` are the weights of the other words: where lists tell the two apart, they must not speak for the expected one.
+    """
+    guess, sure = identify(text[:READ])
+    close = neighbours(known.code, guess) or guess in _RELATIVES.get(known.code, "").split()
+    if not close or guess not in languages or sure < SURE:
+        return None
+    told = guess in known.rivals and known.code not in LEXICONS
+    if told and sum([weight[2][known.rivals.index(guess)] for weight in rest]) < 0:
+        return None
+    return guess
 
 
 MORE = 0.15

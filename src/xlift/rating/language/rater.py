@@ -203,13 +203,13 @@ def _rate(text: str, code: str) -> Rated:
     rated = _verdict(text, spans, _count(words), sum(_letters(masked, span.start, span.end) for span in spans))
     if not rated[0]:
         return rated
-    if other := same_throughout(text, {span.language for span in spans}, code):
+    rest = blank_out(masked, [(span.start, span.end) for span in spans])
+    if known.tells and rest != masked:
+        weights = known.weigh(words_of(rest, code))
+    if other := same_throughout(text, {span.language for span in spans}, weights, known):
         return _unless_close(other, rated)
     if not known.tells:
         return _unless_close(by_marks(text, code), rated)
-    rest = blank_out(masked, [(span.start, span.end) for span in spans])
-    if rest != masked:
-        weights = known.weigh(words_of(rest, code))
     return _second_look(text, rest, weights, known, rated)
 
 
