@@ -20,6 +20,7 @@ ONE: dict[str, dict[str, Any]] = {
     "messages of OpenAI": {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}, REPLY | {"tool_calls": None}]
     },
+    "messages as text": {"messages": json.dumps([USER, REPLY])},
     "alpaca": {"instruction": "Why?", "input": "", "output": "So.", "system": None, "history": []},
     "dolly": {"instruction": "Why?", "context": "", "response": "So."},
     "lima": {"conversations": ["Why?", "So."]},

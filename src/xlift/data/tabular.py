@@ -69,7 +69,24 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[Row]:
     there, or that cannot be read on.
     """
     for file in files(Path(path), split):
-        yield from _rows(file)
+        yield from map(_unquoted, _rows(file))
+
+
+_TURNS = ("messages", "conversations", "conversation")
+
+
+# e.g. _unquoted(Row("a:1", 1, {"messages": '[{"role": "user"}]'})).record → {"messages": [{"role": "user"}]}
+# e.g. _unquoted(Row("a:1", 1, {"messages": "[1"})).record → {"messages": "[1"}
+def _unquoted(row: Row) -> Row:
+    """A record whose turns are a text of JSON, as data frames and databases keep them, with the turns themselves."""
+    texts = {name: text for name in _TURNS if isinstance(text := row.record.get(name), str) and text[:1] == "["}
+    for name, text in texts.items():
+        try:
+            turns = parse_json(text.encode("utf-8", "surrogatepass"), row.where)
+        except DataError:
+            continue
+        row = row._replace(record=row.record | {name: turns})
+    return row
 
 
 def files(path: Path, split: str | None = None) -> list[Path]:
