@@ -74,6 +74,7 @@ def signature() -> str:
 
 # e.g. fr: "Le train part à neuf heures du premier quai." → 2
 # e.g. de: "Herr Otrevan Dalok und Frau Jimra Yontel trafen in Kebbo Rasmon Hojlin und Mannuo." → 1
+# e.g. en: "Install numpy, scipy, pandas, matplotlib, seaborn, xgboost, statsmodels and lightgbm." → 1
 # e.g. fr: "Le trian prat de la gaer à nuef hueres du permier quia tuos les jorus." → 0
 def rate_fluency(record: dict[str, Any]) -> Rated:
     """Value 2 / 1 / 0 or None, detail, and the reason where it is None, of a record with `text` and `language`."""
@@ -130,6 +131,8 @@ _BLOB = re.compile(rf"[^\s{_DENSE}]{{100,}}")
 _CODE = re.compile(r"`[^`\n]{1,200}`")
 _ENDINGS = {"id": ("nya", "lah", "kah"), "ms": ("nya", "lah", "kah"), "es": ("me", "se", "lo", "la", "los", "las")}
 _ENDINGS["fi"] = ("ni", "si", "mme", "nne", "nsa", "nsä", "kin", "kaan", "kään", "ko", "kö")
+# Single words between commas: names of programs, plants, medicines.
+_ROW = re.compile(r"(?:\b[\w.-]{1,40}, ){3,40}[\w.-]{1,40}")
 _LONGEST = 40  # letters of a word; a longer one is taken letter by letter
 
 
@@ -161,12 +164,14 @@ def out_of_lexicon(text: str, code: str) -> dict[str, Any]:
     if code in NO_LIST:
         return {"unknown": None, "unknown_plain": None, "judged": 0}
     found, judged = _unknown(text[:READ_FOR_WORDS], [code])
+    listed: set[str] = set()
     if len({word.lower() for word in found}) >= MIN_UNKNOWN:
         # What stands in brackets explains: a Latin name, a transcription.
         masked = re.sub(r"[(（][^()（）\n]{1,200}[)）]", " ", _sample(text))
         others = {span.language for span in foreign_spans(said_in(masked, masked, code))} | {"en"}
         found, judged = _unknown(masked, [code, *sorted(others & LANGUAGES.keys() - NO_LIST)])
-    plain = [word for word in found if not word[0].isupper() and len(word) < TERM]
+        listed = {word for row in _ROW.findall(masked) for word in _TOKEN.findall(row)}
+    plain = [word for word in found if not word[0].isupper() and len(word) < TERM and word not in listed]
     shares = [round(len(some) / judged, 4) if judged >= MIN_JUDGED else None for some in (found, plain)]
     words = list(dict.fromkeys(word.lower() for word in found))[:NAMES]
     return {"unknown": shares[0], "unknown_plain": shares[1], "judged": judged, "unknown_words": words}
