@@ -27,7 +27,8 @@ from xlift.report.gallery import first_columns, telling_order
 from xlift.report.live import server_of, state_of
 from xlift.report.numbers import findings_of
 from xlift.report.overall import overall_rows
-from xlift.report.summary import summary_points
+from xlift.report.reading import material_of
+from xlift.report.summary import outdated_text, summary_points, unknown_text
 from xlift.workspace import find_study
 
 LANGUAGE = ("language", "language")
@@ -54,6 +55,17 @@ def test_the_browser_opens_on_what_tuning_has_taken_and_keeps_every_prompt(study
     first = [material.prompts[place] for place in order[:8]]
     assert {(one["language"], one["split"]) for one in first} == {("ru", "test")}
     assert order == telling_order(rated_by(study, {LANGUAGE: lost_russian}))
+
+
+def test_ratings_of_an_older_version_are_told_with_what_makes_them_anew(tmp_path: Path) -> None:
+    folder = rated_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]])
+    assert outdated_text(material_of(folder)) == ""
+    for path in folder.path.rglob("step-*.fluency.jsonl"):
+        write_jsonl(path, [record | {"signature": "fluency v0"} for record in map(dict, read_records(path))])
+    told = unknown_text(material := material_of(folder), findings_of(material))
+    assert told.endswith(
+        "Ratings by fluency that an older version has made count no more; xlift rate STUDY makes them anew."
+    )
 
 
 def test_failures_of_the_checkpoints_that_are_shown_come_before_those_of_others(study: Any) -> None:

@@ -28,7 +28,7 @@ from xlift.report.overall import checkpoint_rows
 from xlift.report.reading import TITLES, Material, Scale, material_of, share_rows
 from xlift.report.rows import Range, ShareRow, rows_of
 from xlift.report.sections import Section, sections_of
-from xlift.report.summary import summary_points, unknown_text
+from xlift.report.summary import outdated_text, summary_points, unknown_text
 from xlift.report.tables import runs_table
 from xlift.terminal import paged, share_text, terminal_room, wrapped
 from xlift.workspace import StudyFolder
@@ -53,6 +53,8 @@ def write_pages(material: Material, format: str = "html") -> Path:
     """`write_report` from what is read already."""
     folder = material.workspace.report
     say(f"report: numbers of {len(material.ratings):,} ratings")
+    if told := outdated_text(material):
+        say(told)
     found = findings_of(material)
     sections = sections_of(material, found)
     tables = [block.table for section in sections for block in section.blocks if block.table]

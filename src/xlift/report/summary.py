@@ -82,8 +82,22 @@ def unknown_text(material: Material, found: Findings) -> str:
         _unjudged(material),
         _contaminated(material),
         _unfinished(material),
+        outdated_text(material),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def outdated_text(material: Material) -> str:
+    """What to say of raters whose ratings are there and count no more, since the raters have changed; "" of none."""
+    old = [
+        name
+        for name in material.workspace.study.raters
+        if any(one.run.ratings(one.step, name).is_file() and name not in one.rated for one in material.answered)
+    ]
+    if not old:
+        return ""
+    # Without the study's folder: the page may go to others.
+    return f"Ratings by {_listed(old)} that an older version has made count no more; xlift rate STUDY makes them anew."
 
 
 def _design(material: Material) -> str:
