@@ -159,6 +159,15 @@ def test_a_command_line_that_fails_ends_in_words(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_line_that_is_no_text_is_answered_as_far_as_it_is_one(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b"\xff\xfe Bonjour \xed\xa0\x80\n")
+    with serving(echo) as server, (tmp_path / "lines").open() as lines:
+        done = run_xlift("chat", server.url, "--model", "m", folder=tmp_path, stdin=lines.fileno())
+        asked = server.state.bodies[-1]["messages"][-1]["content"]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert asked == "\ufffd\ufffd Bonjour \ufffd\ufffd\ufffd"
+
+
 def test_at_a_terminal_ctrl_c_ends_an_answer_a_mistake_ends_nothing_and_two_stand_side_by_side(tmp_path: Path) -> None:
     def slow(body: dict[str, Any], seen: int) -> Act:
         return echo(body, seen)._replace(delay=60 * ("wait" in body["messages"][-1]["content"]))

@@ -79,6 +79,8 @@ def main() -> None:
         # A terminal that cannot show a character shows its code: nothing that is done is lost over that.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     # Ended like by Ctrl-C, at the next record, with locks released and worker processes ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typed = redacted(shlex.join(["xlift", *sys.argv[1:]]))
