@@ -294,3 +294,23 @@ def test_shards_that_changed_their_names_still_give_each_tensor_its_own_values(t
     (folder / "x").rename(second)
     after = _loaded(folder).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_an_adapter_of_itself_or_with_a_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+        locate(str(tmp_path))
+    save_file({"a": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"its base .* is an adapter too"):
+        locate(str(tmp_path))
+
+
+def test_a_pickle_is_never_read_whatever_lies_beside_it(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    assert locate(str(folder)).path == str(folder)
+    with pytest.raises(ModelError, match="its weights cannot be read"):
+        _loaded(folder)

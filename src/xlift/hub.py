@@ -104,17 +104,18 @@ def locate(name: str, revision: str | None = None, offline: bool = False, tuned:
     return found
 
 
-def _located(name: str, revision: str | None, offline: bool) -> Located:
+def _located(name: str, revision: str | None, offline: bool, base: bool = False) -> Located:
     if revision and (name.startswith("embedded:") or Path(name).is_dir()):
         raise ModelError(f"model '{name}' has no revision '{revision}': only models of the hub have revisions")
     if name.startswith("embedded:"):
         folder = embedded_folder(name.removeprefix("embedded:"))
         return Located(str(folder), None, _embedded_facts(folder))
     if Path(name).is_dir():
-        return _locate_adapter(Path(name), offline) if _is_adapter(Path(name)) else _locate_folder(Path(name))
+        folder = Path(name)
+        return _locate_adapter(folder, offline, base) if _is_adapter(folder) else _locate_folder(folder)
     if name.startswith((".", "/", "~")):
         raise ModelError(f"model '{name}': no such folder")
-    return _locate_hub(name, revision, offline)
+    return _locate_hub(name, revision, offline, base)
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -133,19 +134,20 @@ def base_named(folder: Path) -> tuple[str, str | None] | None:
     return (name, revision) if isinstance(name, str) else None
 
 
-def _locate_adapter(folder: Path, offline: bool) -> Located:
-    """An adapter with the base that it names."""
+def _locate_adapter(folder: Path, offline: bool, base: bool) -> Located:
+    """An adapter with the base that it names; refused where it is itself the `base` of one."""
+    if base:
+        raise ModelError(f"its base {folder} is an adapter too", "merge that one into its own base")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"adapter {folder} has no adapter_model.safetensors", "save the adapter with safetensors")
     named = base_named(folder)
     if named is None:
         raise ModelError(f"adapter {folder}: its {ADAPTER_CONFIG} names no base model")
-    name = named[0]
     try:
-        base = locate(*named, offline)
+        found = _located(*named, offline, base=True)
     except ModelError as error:
         raise ModelError([f"adapter {folder}: {one}" for one in error.problems], error.hint) from None
-    if base.adapter:
-        raise ModelError(f"adapter {folder}: its base {name} is an adapter too", "merge that one into its own base")
-    return Located(base.path, base.revision, base.facts | {"adapter_sha256": folder_sha256(folder)}, str(folder))
+    return Located(found.path, found.revision, found.facts | {"adapter_sha256": folder_sha256(folder)}, str(folder))
 
 
 def _locate_folder(folder: Path) -> Located:
@@ -159,10 +161,10 @@ def _locate_folder(folder: Path) -> Located:
     return Located(str(folder), None, {"model_sha256": {path.name: file_sha256(path) for path in weights}})
 
 
-def _locate_hub(name: str, revision: str | None, offline: bool) -> Located:
+def _locate_hub(name: str, revision: str | None, offline: bool, base: bool) -> Located:
     folder = hub_snapshot(name, revision, offline, "model", ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
     if _is_adapter(folder):
-        return _locate_adapter(folder, offline)
+        return _locate_adapter(folder, offline, base)
     for needed in ("config.json", "*.safetensors"):
         if not list(folder.glob(needed)):
             hint = "xlift loads safetensors only; give a model, or a revision of it, that has them"

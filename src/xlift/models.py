@@ -148,6 +148,7 @@ def _loaded(path: str, revision: str | None, **how: Any) -> tuple[PreTrainedMode
                 output_loading_info=True,
                 # Told with the others instead of raised without a name.
                 ignore_mismatched_sizes=True,
+                use_safetensors=True,
                 trust_remote_code=False,
                 **how,
             )

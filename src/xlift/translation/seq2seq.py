@@ -92,7 +92,9 @@ def load_seq2seq(located: Located, placement: Placement, beams: int = 1) -> Seq2
                 f"{located.path}: a {config.model_type} model does not translate by itself",
                 "name a translation model such as facebook/nllb-200-distilled-600M, or a server with --base-url",
             )
-        model = AutoModelForSeq2SeqLM.from_pretrained(located.path, dtype=placement.torch_dtype, **given)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            located.path, dtype=placement.torch_dtype, use_safetensors=True, **given
+        )
         tokenizer = AutoTokenizer.from_pretrained(located.path, **given)
     model = model.to(placement.device).eval()
     ends = _ids(model.generation_config.eos_token_id)
