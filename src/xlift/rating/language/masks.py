@@ -80,6 +80,7 @@ _STRETCHES = {
     "\\": re.compile(r"\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]|\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*", re.DOTALL),
     "{": re.compile(r"\{[:%#][A-Za-z_][\w.]{0,40}\}"),  # places for what a program puts there
     "ˈ": re.compile(r"[^\s/\[\]()]{0,40}ˈ[^\s/\[\]()]{0,40}"),  # pronunciation
+    **{sign: re.compile(rf"(?<![\w/])/?{sign}\w{{2,30}}") for sign in ("r/", "u/")},  # forums and who writes there
     # JSON keys and literals
     '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)|(?<=[:,\[\s])(?:true|false|null)(?=\s{0,9}[,}\]\n])"),
 }
@@ -155,6 +156,7 @@ def unshouted(text: str) -> str:
 
 
 # e.g. fr: "Le fichier est rangé dans `read_all_the_lines` par la fonction." → 2
+# e.g. fr: "Photo de u/space_lover publiée sur r/space hier soir." → 2
 # e.g. mask("de l'ADN") → "de l'   "
 def mask(text: str) -> str:
     """The text with blameless parts as spaces; offsets stay."""
