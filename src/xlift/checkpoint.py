@@ -240,7 +240,7 @@ class Checkpoint:
 
     @property
     def _kept(self) -> str:
-        return "|4bit" if self.decoding.quantized else ""
+        return f"|{bits}bit" if (bits := self.decoding.quantized) else ""
 
     @property
     def unmeasured(self) -> list[str]:

@@ -21,7 +21,7 @@ from xlift.generation.proof import prove_answering
 from xlift.generation.slots import has_slots, plain_attention
 from xlift.hub import ADAPTER_CONFIG, Located
 from xlift.integrity import refuse_damaged
-from xlift.models import KeptBase, Placement, adapter_layers, empty_model, load_tokenizer, loaded_checkpoint
+from xlift.models import KeptBase, Placement, adapter_layers, empty_model, load_tokenizer
 from xlift.progress import progress
 from xlift.records import Message, Prompt, fingerprint, reply_language
 from xlift.study.runs import RunConfig
@@ -29,7 +29,7 @@ from xlift.study.served import Decoding
 from xlift.study.study import Study
 from xlift.tuning.limits import Limits, beyond, fitted, limits_of
 from xlift.tuning.proof import refuse
-from xlift.tuning.quantized import quantized_checkpoint
+from xlift.tuning.quantized import loaded_in
 from xlift.tuning.templates import ChatFormat, chat_format, each_by_name, load_chat_format
 
 AT_ONCE = 8
@@ -86,9 +86,7 @@ def answer_checkpoints(
     for one, base in alone:
         with (
             _told(one, failed),
-            (quantized_checkpoint if one.decoding.quantized else loaded_checkpoint)(
-                base, one.weights, placement, one.run.config.weight, kept
-            ) as model,
+            loaded_in(one.decoding.quantized, base, one.weights, placement, one.run.config.weight, kept) as model,
         ):
             member = Answerer(one, checkpoint_chat(one, base))
             with answering(model) as batch_of:

@@ -246,7 +246,7 @@ def _asked(
 def _needs(plan: Planned, placement: Placement) -> dict[str, int]:
     """The memory that a run cannot do without, by what takes it: while training or while answering."""
     training = training_bound(plan.config, plan.size, plan.work, placement) if plan.work.steps else {}
-    answering = answering_bound(plan.config, plan.size, placement, plan.quantized)
+    answering = answering_bound(plan.config, plan.size, placement, plan.bits)
     return max(training, answering, key=lambda one: sum(one.values()))
 
 

@@ -31,7 +31,7 @@ from xlift.generation.proof import prove_answering
 from xlift.generation.responses import margin_pairs
 from xlift.hub import CHAT_FILES, Located, quiet
 from xlift.memory import peak_memory
-from xlift.models import Placement, causal_config, load_tokenizer, loaded_checkpoint
+from xlift.models import Placement, causal_config, load_tokenizer
 from xlift.records import Prompt
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.study.served import Decoding
@@ -42,7 +42,7 @@ from xlift.tuning.loss import PIECES
 from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
-from xlift.tuning.quantized import quantized_checkpoint
+from xlift.tuning.quantized import loaded_in
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import heldout_loss, plan, prepared_model, share_out, train_step
 
@@ -108,8 +108,8 @@ def answering_checkpoints(config: RunConfig, work: Workload, decoding: Decoding)
     return len([step for step in work.checkpoints if decoding.checkpoints == "all" or step in decoding.checkpoints])
 
 
-QUANTIZED = (4 + 8 / 64 + 32 / 64 / 256) / 8
-"""Bytes of a weight in NF4: its four bits, a scale of 8 for 64 weights, and one of 32 for 256 scales."""
+QUANTIZED = {4: (4 + 8 / 64 + 32 / 64 / 256) / 8, 8: 1.0}
+"""Bytes of a weight by its bits; in NF4 with a scale of 8 for 64 weights, and one of 32 for 256 scales."""
 
 
 class Size(NamedTuple):
@@ -127,12 +127,11 @@ class Size(NamedTuple):
     """How many tokens back each layer keeps; None: all."""
     limits: Limits
     linear: int
-    """Weights of the linear layers but the last, which `quantized` keeps in 4 bits."""
+    """Weights of the linear layers but the last, which `quantized` keeps small."""
 
-    def weight_bytes(self, quantized: bool, each: float) -> float:
-        """What the weights of a base take at `each` bytes; those in 4 bits have a scale for 64 of them."""
-        small = self.linear if quantized else 0
-        return each * (self.parameters - small) + QUANTIZED * small
+    def weight_bytes(self, bits: int, each: float) -> float:
+        """What the weights of a base take at `each` bytes, those of linear layers in so many bits; 0: as the others."""
+        return each * (self.parameters - self.linear) + QUANTIZED.get(bits, each) * self.linear
 
     def optimizer_bytes(self, config: RunConfig) -> float:
         """Gradients in float32 and two moments, in 8 bits with a scale for 256 of them or in float32."""
@@ -204,18 +203,18 @@ def training_bound(config: RunConfig, size: Size, work: Workload, placement: Pla
     return {
         "weights": round(4 * size.parameters * held)
         if full
-        else round(size.weight_bytes(config.adaptation.quantized, _bytes_per(placement))) + 4 * size.trainable,
+        else round(size.weight_bytes(4 * config.adaptation.quantized, _bytes_per(placement))) + 4 * size.trainable,
         "gradients and AdamW": round(size.optimizer_bytes(config) * held),
         "activations": size.layers * tokens * size.hidden * _bytes_per(placement)
         + 8 * min(rows, learned) * min(entries, size.vocabulary),
     }
 
 
-def answering_bound(config: RunConfig, size: Size, placement: Placement, quantized: bool = False) -> dict[str, int]:
+def answering_bound(config: RunConfig, size: Size, placement: Placement, bits: int = 0) -> dict[str, int]:
     """Bytes that answering cannot do without: the weights, or what putting them together from two takes, which where
-    they are `quantized` is done beside a GPU's memory."""
+    they are in 4 or 8 `bits` is done beside a GPU's memory."""
     # On a CPU they lie whole in the same memory before.
-    small = quantized and placement.device != "cpu"
+    small = bits if placement.device != "cpu" else 0
     one = round(size.weight_bytes(small, _bytes_per(placement)))
     drawn = config.weight < 1 and config.adaptation.method == "full"
     return {"weights": 2 * one if drawn and not small else one}
@@ -349,8 +348,7 @@ def _probe(job: Probing) -> Probed:
             seconds |= _probe_training(config, base, placement, chat, widest, Path(folder))
         adapter = Path(folder) if job.widest and config.adaptation.method == "lora" else None
         began = time.monotonic()
-        loaded = quantized_checkpoint if decoding.quantized else loaded_checkpoint
-        with loaded(base, adapter, placement) as model:
+        with loaded_in(decoding.quantized, base, adapter, placement) as model:
             load = time.monotonic() - began
             prove_answering(model, decoding.batch_size)
             if job.prompts:

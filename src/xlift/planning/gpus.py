@@ -73,7 +73,7 @@ def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
     # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
     weights, optimiser = 6.0 * size.parameters, size.optimizer_bytes(config)
     if not full:
-        weights = size.weight_bytes(config.adaptation.quantized, 2.0) + 4.0 * size.trainable
+        weights = size.weight_bytes(4 * config.adaptation.quantized, 2.0) + 4.0 * size.trainable
     if config.offloads:
         # The embeddings, a layer, and the next: each as it comes and as it is used, its gradient too.
         held = size.parameters - size.linear + 2.0 * size.linear / size.layers

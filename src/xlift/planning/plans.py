@@ -41,7 +41,8 @@ class Planned:
     unfit: list[UserError]
     """What is wrong with the files of its base."""
     examples: Examples | None
-    quantized: bool
+    bits: int
+    """Of its weights while it answers; 0: as they are."""
 
     @property
     def config(self) -> RunConfig:

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from xlift.errors import nearest
 from xlift.records import FACETS, HIGHEST, OWN_FACET, fingerprint
@@ -17,6 +17,11 @@ JUDGED_FACETS = tuple(facet for facet in FACETS if facet != "constraint")
 """The facets that have a built-in rubric."""
 Ends = tuple[int, int]
 """The lowest and the best value of a scale."""
+
+
+# e.g. [_bits(value) for value in (True, False, 8, "8")] → [4, 0, 8, "8"]
+def _bits(value: Any) -> Any:
+    return 4 * value if isinstance(value, bool) else value
 
 
 # e.g. Decoding(stop=["\n"]).signature == Decoding(stop=["###"]).signature → False
@@ -52,8 +57,9 @@ class Decoding(Settings):
     """Which checkpoints of a run answer the prompts: the last, all, or those of these steps."""
     engine: Literal["local", "vllm"] = "local"
     """What lets models answer that are loaded here: xlift itself, or vLLM, installed beside it."""
-    quantized: bool = False
-    """Weights of the linear layers but the last are in 4 bits while a model answers: less memory, other answers."""
+    quantized: Annotated[Literal[0, 4, 8], BeforeValidator(_bits)] = 0
+    """Bits of the weights of all linear layers but the last while a model answers: less memory, other answers. True is
+    4; 0 is as they are."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that vLLM shares a model out over."""
     batch_size: int = Field(48, ge=1)
@@ -71,7 +77,7 @@ class Decoding(Settings):
         text += f"|stop{fingerprint(self.stop, length=8)}" if self.stop else ""
         text += "|drop" if self.too_long == "drop" else ""
         text += "|vllm" if self.engine == "vllm" else ""
-        text += "|4bit" if self.quantized else ""
+        text += f"|{self.quantized}bit" if self.quantized else ""
         text += "|allow v1" if self.allow else ""
         layers = "" if self.steer_layers is None else ",".join(map(str, self.steer_layers))
         return text + (f"|steer v2 {self.steer:g} {layers}" if self.steer else "")
@@ -289,7 +295,7 @@ class Model(Served):
         own = self.chosen
         if self.by == "imported":
             return self.by
-        unsent = {"engine": "local", "repetition_penalty": 1.0, "allow": False, "steer": 0.0, "quantized": False}
+        unsent = {"engine": "local", "repetition_penalty": 1.0, "allow": False, "steer": 0.0, "quantized": 0}
         text = own.model_copy(update=unsent).signature.replace("|rp1|", "|")
         sent = [one for one in (self.chat_template_kwargs, self.body) if one]
         return text + "".join(f"|{fingerprint(one, length=6)}" for one in sent)

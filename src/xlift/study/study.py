@@ -152,7 +152,7 @@ class Study(Settings):
             "vllm": "vllm" in {self.decoding.engine, *(one.decoding.get("engine") for one in self.models)},
             "ray": self.executor == "ray",
             "quantize": any(run.adaptation.quantized or run.optimizer == "adamw8bit" for run in runs)
-            or True in (self.decoding.quantized, *(one.decoding.get("quantized") for one in self.models)),
+            or any((self.decoding.quantized, *(one.decoding.get("quantized") for one in self.models))),
         }
         return [name for name, wanted in chosen.items() if wanted]
 

@@ -1,5 +1,5 @@
-"""What bitsandbytes keeps small: a frozen base in 4 bits beside adapters (QLoRA), a model that answers, AdamW's moments
-in 8 bits."""
+"""What bitsandbytes keeps small: a frozen base in 4 bits beside adapters (QLoRA), a model that answers in 4 bits or 8,
+AdamW's moments in 8 bits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from xlift.extras import require
 from xlift.hub import Located
@@ -27,31 +28,41 @@ def quantized_base(base: Located, placement: Placement, kept: KeptBase) -> Itera
     require("quantize")
     kept.let_go()
     model: Any = load_model(base.path, replace(placement, device="cpu"), base.revision).requires_grad_(False)
-    _quantize(model, placement)
+    _quantize(model, placement, 4)
     # What PEFT asks a model by.
     model.is_loaded_in_4bit = True
     yield model.to(placement.device)
 
 
 @contextmanager
-def quantized_checkpoint(
-    base: Located, checkpoint: Path | None, placement: Placement, weight: float = 1.0, kept: KeptBase | None = None
+def loaded_in(
+    bits: int,
+    base: Located,
+    checkpoint: Path | None,
+    placement: Placement,
+    weight: float = 1.0,
+    kept: KeptBase | None = None,
 ) -> Iterator[Any]:
-    """The same of a model that is ready to answer: what tuning has added to the weights is in 4 bits with them."""
+    """A model that is ready to answer: with 0 `bits` as `loaded_checkpoint` has it, with 4 or 8 with its linear layers
+    but the last in so many, and what tuning has added to their weights with them."""
+    if not bits:
+        with loaded_checkpoint(base, checkpoint, placement, weight, kept) as model:
+            yield model
+        return
     require("quantize")
     if kept:
         kept.let_go()
     with loaded_checkpoint(base, checkpoint, replace(placement, device="cpu"), weight) as model:
-        _quantize(model, placement)
+        _quantize(model, placement, bits)
         yield model.to(placement.device)  # type: ignore[arg-type]
 
 
-def _quantize(model: Any, placement: Placement) -> None:
-    head = model.get_output_embeddings()
+def _quantize(model: Any, placement: Placement, bits: int) -> None:
+    head, made = model.get_output_embeddings(), {4: _in_4_bits, 8: In8Bits}[bits]
     for name, layer in list(model.named_modules()):
         # An adapter that answers beside the weights stays as it is.
         if type(layer) is nn.Linear and layer is not head and "lora_" not in name:
-            model.set_submodule(name, _in_4_bits(layer, placement))
+            model.set_submodule(name, made(layer, placement))
 
 
 def _in_4_bits(layer: nn.Linear, placement: Placement) -> nn.Module:
@@ -63,6 +74,31 @@ def _in_4_bits(layer: nn.Linear, placement: Placement) -> nn.Module:
     made.weight = Params4bit(layer.weight.detach(), requires_grad=False, module=made, **how)
     made.bias = layer.bias
     return made.to(placement.device)
+
+
+class In8Bits(nn.Module):
+    """A linear layer whose weights are whole numbers of 8 bits, with a scale for each of its outputs.
+
+    States stay as they are, so that what a row comes to does not depend on the rows beside it, as it does where
+    outliers of a batch are kept apart (LLM.int8: Dettmers et al. 2022, arXiv 2208.07339).
+    """
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(self, layer: nn.Linear, placement: Placement) -> None:
+        from bitsandbytes.functional import int8_vectorwise_quant
+
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        numbers, largest, _ = int8_vectorwise_quant(layer.weight.detach().to(placement.device))
+        self.register_buffer("weight", numbers)
+        self.register_buffer("scales", largest / 127)
+        self.bias = layer.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        made = (F.linear(states, self.weight.to(states.dtype)) * self.scales).to(states.dtype)
+        return made if self.bias is None else made + self.bias
 
 
 def adamw_8bit(groups: list[dict[str, Any]], how: dict[str, Any]) -> torch.optim.Optimizer:
