@@ -96,7 +96,7 @@ def _batches(examples: Iterable[Encoded]) -> Iterator[list[Encoded]]:
 
 def stored_in(folder: Path) -> tuple[Stored, Stored, dict[str, Any]] | None:
     """What is trained on, what is held out, and the facts; None where they are not there as they were written."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         facts = json.loads((folder / _FACTS).read_bytes())
         if facts["sha256"] == hashes(folder.glob("*.arrow")):
             return Stored(folder / "train.arrow"), Stored(folder / "heldout.arrow"), facts
