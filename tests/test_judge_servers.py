@@ -17,6 +17,7 @@ from xlift.judging.replies import read_preference, read_values, refuses
 from xlift.servers import bounds
 from xlift.servers.calls import ServedReply
 from xlift.servers.completions import Features, adapted, model_names, read_completion, server_words
+from xlift.servers.ledger import read_ledger
 from xlift.study.served import Judge
 
 ODD: list[Any] = [None, 5, -1, 1.5, True, "", "x", [], [5], {}, {"a": [1]}, [{"text": 5}], [[]], "\ud800", 10**30]
@@ -158,6 +159,24 @@ def test_damaged_lines_of_a_ledger_are_asked_again_and_the_others_are_not(
         assert server.state.requests == 6 + 5
     assert all(one["value"] is not None for one in ratings)
     assert "5 damaged lines" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_of_a_ledger_turns_no_rating_into_another(tmp_path: Path) -> None:
+    """Each bit of what a reply says, one at a time: the line is asked again, or says what it said."""
+    with serving() as server:
+        settings = judge_at(server, facets=["fluency"])
+        judged(tmp_path, settings, records(1))
+        ledger = tmp_path / "ledger.jsonl"
+        whole = ledger.read_bytes()
+        start, end = whole.index(b'"reply"'), whole.index(b'"finish"')
+        with read_ledger(ledger, settings) as kept:
+            (place,) = kept.places
+        for at in range(start, end):
+            for bit in range(8):
+                ledger.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+                with read_ledger(ledger, settings) as kept:
+                    assert place not in kept.places
+        assert server.state.requests == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
     {"request", "part": 1|2, "reply", "finish", "refusal", "input", "output", "cost", "estimated"?}   an answered call
     {"request", "part": 1|2, "failed": why}                                                           one without answer
 
+Each ends with `"sum"`, a CRC-32 of what stands before it: without it a flipped bit might turn one rating into another.
 Written the moment a reply is there, so that a process killed at any time loses only the calls under way: the next one
 finds the replies here and pays for none twice. Costs count over restarts.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from zlib import crc32
 
 from xlift.disk import JsonlWriter, encode_record, exclusive
 from xlift.errors import DataError
@@ -105,14 +108,14 @@ class Ledger:
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self.log, "the ledger is open for reading only"
-        encoded = encode_record(line)
+        encoded = _summed(encode_record(line))
         self.log.write_encoded(encoded)
         self._count(line, len(encoded))
 
     def count_line(self, raw: bytes) -> None:
         """Count a line of the file. What cannot be understood counts as sent: it may have been paid."""
         try:
-            line = _understood(parse_line(raw, str(self.path)))
+            line = _understood(parse_line(_as_written(raw), str(self.path)))
         except (DataError, ValueError, TypeError, KeyError):
             self.damaged += 1
             line = {}
@@ -129,6 +132,23 @@ class Ledger:
             # Of a request that was answered twice the first reply stays, by which ratings were made.
             self.places.setdefault((int(line["request"], 16), line["part"]), self.end)
         self.end += size
+
+
+_SUM = re.compile(rb',"sum":"([0-9a-f]{8})"\}\n?\Z')
+
+
+# e.g. _summed(b'{"a":1}\n') → b'{"a":1,"sum":"a702fc6e"}\n'
+def _summed(line: bytes) -> bytes:
+    body = line.removesuffix(b"}\n")
+    return b'%b,"sum":"%08x"}\n' % (body, crc32(body))
+
+
+def _as_written(line: bytes) -> bytes:
+    """The line. Raises ValueError where its sum is another; those of earlier versions have none."""
+    found = _SUM.search(line)
+    if found and crc32(line[: found.start()]) != int(found[1], 16):
+        raise ValueError("not as it was written")
+    return line
 
 
 def _understood(line: dict[str, Any]) -> dict[str, Any]:
