@@ -253,6 +253,13 @@ def _sharded(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
+def _shard_elsewhere(folder: Path) -> None:
+    """A shard that is there and whole, but beside the folder."""
+    shard, index = _sharded(folder)[1], folder / "model.safetensors.index.json"
+    shard.rename(folder.parent / shard.name)
+    index.write_text(index.read_text().replace(f'"{shard.name}"', f'"../{shard.name}"'))
+
+
 BROKEN: dict[str, Callable[[Path], Any]] = {
     "a configuration that is a list": lambda folder: (folder / "config.json").write_text("[]"),
     "a size that is a text": lambda folder: _odd_config(folder, hidden_size="32"),
@@ -266,6 +273,7 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
     "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
     "a shard less": lambda folder: _sharded(folder)[1].unlink(),
     "a shard of another name": lambda folder: _sharded(folder)[1].rename(folder / "model-9-of-9.safetensors"),
+    "a shard in another folder": lambda folder: _shard_elsewhere(folder),
     "half a shard": lambda folder: (one := _sharded(folder)[1]).write_bytes(one.read_bytes()[:1000]),
     "no list of shards": lambda folder: (_sharded(folder), (folder / "model.safetensors.index.json").unlink()),
     "an odd list of shards": lambda folder: (
@@ -281,7 +289,7 @@ def test_a_model_folder_whose_files_are_broken_is_refused_by_its_name(tiny: Path
     shutil.copytree(tiny, folder)
     BROKEN[broken](folder)
     with pytest.raises(ModelError, match=str(folder)):
-        _loaded(folder)
+        _loaded(Path(locate(str(folder)).path))
 
 
 def test_shards_that_changed_their_names_still_give_each_tensor_its_own_values(tiny: Path, tmp_path: Path) -> None:

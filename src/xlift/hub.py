@@ -158,7 +158,19 @@ def _locate_folder(folder: Path) -> Located:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"model folder {folder} has no *.safetensors file", "save the model with safetensors")
+    if strange := sorted(_listed(folder) - {path.name for path in weights}):
+        problem = f"model folder {folder}: its list of shards names {', '.join(map(repr, strange[:3]))}, not in it"
+        raise ModelError(problem, "take a whole copy of the model, saved by save_pretrained")
     return Located(str(folder), None, {"model_sha256": {path.name: file_sha256(path) for path in weights}})
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files that a model's list of shards names; none where it has none, or one that loading will complain of."""
+    try:
+        told = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return {str(name) for name in told["weight_map"].values()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
 
 
 def _locate_hub(name: str, revision: str | None, offline: bool, base: bool) -> Located:
