@@ -11,7 +11,7 @@ from xlift.diagnosis.findings import Finding, share_or_unknown
 from xlift.diagnosis.measure import LanguageRow, Measured
 from xlift.errors import ConfigError
 from xlift.intervals import Estimate
-from xlift.languages import get_language, language_code
+from xlift.languages import language_code, language_name
 from xlift.terminal import WIDTH, fitted, paged
 
 EXAMPLE_WIDTH = 72
@@ -32,8 +32,13 @@ def table(model: Measured) -> str:
 
 def _cells(row: LanguageRow) -> list[str]:
     others = (row.cut, row.fluent, row.constraints, row.facts, row.margin)
-    instead = get_language(row.instead).name if row.instead and row.instead != "und" else row.instead or ""
-    return [instead, *(_mean(one) for one in others)]
+    return [_told(row.instead), *(_mean(one) for one in others)]
+
+
+# e.g. [_told("fr"), _told("und"), _told(None)] → ["French", "unclear", ""]
+def _told(language: str | None) -> str:
+    """The name of a language that foreign words are in; "und" where they are in none that can be told."""
+    return "unclear" if language == "und" else language_name(language) if language else ""
 
 
 def _mean(found: Estimate | None) -> str:
@@ -75,7 +80,7 @@ def beside(rows: Sequence[Beside]) -> str:
     for name in dict.fromkeys(row.second for row in rows):
         first = rows[0].first
         head = ["Wholly in the language", "first", "second", "difference", "p (Holm)", "prompts"]
-        lines = [head, *([get_language(row.language).name, *_compared(row)] for row in rows if row.second == name)]
+        lines = [head, *([language_name(row.language), *_compared(row)] for row in rows if row.second == name)]
         sides = f"{fitted(first, EXAMPLE_WIDTH)}  (first) beside\n{fitted(name, EXAMPLE_WIDTH)}  (second)"
         tables.append(f"{sides}\n\n{paged(lines)}")
     return "\n\n".join(tables)
