@@ -86,6 +86,11 @@ class WantedReply:
         """What those have in common that are answered in one batch."""
         return self.name, self.decoding
 
+    @property
+    def key(self) -> str:
+        """What the reply is drawn by."""
+        return f"served {self.choice}"
+
     def tell(self, text: str, reply: Reply | None = None, failure: str | None = None) -> None:
         """Pass on what has come since last time; called by the thread that answers."""
         new, self.told = text.removeprefix(self.told), text
@@ -330,14 +335,14 @@ def _answer(asked: list[WantedReply], opened: Opened, waiting: Waiting) -> None:
         waiting.look(wait=False)
         new = waiting.like(first) if all(one.kind == first.kind for one in waiting.pending) else []
         asked.extend(new)
-        return [(one.prompt, f"served {one.choice}") for one in new]
+        return [(one.prompt, one.key) for one in new]
 
     try:
         decode(
             opened.model,
             opened.chat,
             [one.prompt for one in asked],
-            [f"served {one.choice}" for one in asked],
+            [one.key for one in asked],
             first.decoding,
             lambda index, reply: asked[index].tell(reply.text, reply),
             on_tokens=on_tokens,

@@ -6,7 +6,6 @@ generator, no sum depends on the rows beside it, and a row that has ended leaves
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +104,7 @@ def decode(
     told = (list(languages or [""] * len(prompts)), on_tokens, list(kinds or [0] * len(prompts)), more)
     work = _Work(model, chat, list(prompts), list(keys), decoding, on_reply, *told)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
-    size = min(decoding.batch_size, len(prompts) if more is None else sys.maxsize, rows_that_fit(model, longest))
+    size = min(decoding.batch_size, rows_that_fit(model, longest))
     # States that are moved for one language are not those of another.
     prefix = [] if decoding.steer else _prefix(chat)
     opened = nullcontext(batch_of) if batch_of else answering(model)
@@ -114,9 +113,9 @@ def decode(
             try:
                 work.run(made(prefix, len(adapters)) if adapters else made(prefix), size)
             except RuntimeError as error:
-                if size == 1 or not out_of_memory(error):
+                if len(work.rows) <= 1 or not out_of_memory(error):
                     raise
-                size //= 2
+                size = len(work.rows) // 2
                 say(f"memory is short: going on with {size} prompts at a time")
                 work.begin_again()
 

@@ -84,7 +84,7 @@ def _gap(one: KindRow, other: KindRow, confidence: float, pairs: int) -> KindGap
         [value or 0.0 for value in (row.mean, row.low, row.high)] for row in (less, more)
     )
     difference, down, up = mean_2 - mean, hypot(mean_2 - low_2, high - mean), hypot(high_2 - mean_2, mean - low)
-    z = NormalDist().inv_cdf((1 + confidence) / 2) * difference / down
+    z = NormalDist().inv_cdf((1 + confidence) / 2) * difference / down if down else 0.0
     points = Range(difference, difference - down, difference + up)
     return KindGap(more.run, more.prompt_kind, less.prompt_kind, points, 2 * NormalDist().cdf(-z) * pairs)
 
