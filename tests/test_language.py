@@ -363,6 +363,50 @@ def test_names_of_products_works_and_species_are_not_blamed(name: str, code: str
     assert rate_text(name.format(TEXTS[code]), code)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("en", "For dinner there is bouillabaisse, coq au vin and tarte aux pommes, with a glass of cider."),
+        ("en", "You can order tagliatelle al ragù or melanzane alla parmigiana in this restaurant."),
+        ("en", "She wrote Cien poemas de la noche, El jardín de los abuelos and Crónica de una casa vacía."),
+        ("en", "Her songs include Je ne veux plus dormir and Les oiseaux de la ville, which are well known."),
+        ("es", "En el menú hay quiche lorraine y tarte aux pommes, todo muy rico y barato."),
+        ("de", "Ich mag die Filme La vita è bella, Les Intouchables und Todo sobre mi madre sehr gern."),
+    ],
+)
+def test_foreign_dishes_and_works_named_in_a_sentence_are_not_blamed(code: str, text: str) -> None:
+    assert rate_text(text, code)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("en", "The recipe is easy. Primero se corta la cebolla y se fríe en aceite. Then add the tomatoes."),
+        ("en", "For dinner, mezclar la harina con el agua y dejar reposar una hora before baking it."),
+        ("en", "The film is called Amélie. C'est l'histoire d'une jeune femme qui veut changer la vie des autres."),
+        ("en", "Sehr geehrte Damen und Herren, I am writing about the menu of your restaurant."),
+        ("fr", "La recette est simple. Luego se añade el arroz y se cuece durante veinte minutos. Bon appétit !"),
+        ("es", "La receta es fácil. Aggiungere il sale e mescolare bene per dieci minuti. Luego se sirve frío."),
+    ],
+)
+def test_sentences_of_another_language_about_dishes_and_works_are_blamed(code: str, text: str) -> None:
+    assert rate_text(text, code)[0] in {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("材料：豚肉、人参、玉葱、醤油、味醂、砂糖、塩、胡椒、胡麻油", {2}),
+        ("氏名：山田太郎\n住所：大阪府大阪市北区梅田\n職業：会社員\n趣味：読書、映画鑑賞、登山", {2}),
+        ("優點：價格便宜、品質優良、使用方便。缺點：體積較大、重量較重。", {0}),
+        ("政府宣布提高最低工資，預計明年一月實施", {0}),
+        ("京都", {None}),
+    ],
+)
+def test_japanese_without_kana_is_told_from_chinese_by_its_words(text: str, values: set[int | None]) -> None:
+    assert rate_text(text, "ja")[0] in values
+
+
 _WORKS = "1. The Silence of the Lambs\n2. Back to the Future\n3. The Lion King"
 
 

@@ -127,7 +127,14 @@ uz Uzbek oʻzbek|xh Xhosa isiXhosa|yi Yiddish ייִדיש|yo Yoruba Yorùbá|yu
 """
 _ALIASES = {
     **{"mandarin": "zh", "mandarin chinese": "zh", "simplified chinese": "zh-Hans", "traditional chinese": "zh-Hant"},
-    **{"farsi": "fa", "dari": "fa-AF", "castilian": "es", "standard arabic": "ar", "modern standard arabic": "ar"},
+    **{
+        "farsi": "fa",
+        "dari": "fa-AF",
+        "castilian": "es",
+        "castellano": "es",
+        "standard arabic": "ar",
+        "modern standard arabic": "ar",
+    },
     **{"tagalog": "fil", "bokmal": "no", "norwegian bokmal": "no", "nynorsk": "no", "norwegian nynorsk": "no"},
     **{"brazilian portuguese": "pt-BR", "european portuguese": "pt-PT", "modern greek": "el", "valencian": "ca"},
     **{"serbo-croatian": "sh", "moldavian": "ro", "flemish": "nl-BE", "slovene": "sl"},

@@ -23,7 +23,7 @@ from typing import Any
 from xlift.languages import find_language, known_code
 from xlift.rating.endings import TURKISH, case_forms, other_forms
 from xlift.rating.language.detection import identify
-from xlift.rating.language.wordlists import COMMON, frequencies, neighbours, zipf
+from xlift.rating.language.wordlists import COMMON, frequencies, likelihood, neighbours, zipf
 from xlift.rating.negations import DENIALS, is_negated
 from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
@@ -407,22 +407,11 @@ def _crosses_words(text: str, start: int, end: int, language: str) -> bool:
         last += 1
     ends = [end] + ([end + 1] if end < last and text[end] in _UNITS else [])
     whole = max(
-        _likelihood(text[first:start], language)
-        + max(_likelihood(text[start:stop], language), -4.5)
-        + _likelihood(text[stop:last], language)
+        likelihood(text[first:start], language)
+        + max(likelihood(text[start:stop], language), -4.5)
+        + likelihood(text[stop:last], language)
         for stop in ends
     )
     around = (text[start - 1 : start + 1], text[start + 1 : end + 1]) if end - start == 2 and first < start else ()
     meet = around and end < last and all((zipf(word, language) or 0.0) >= COMMON for word in around)
-    return _likelihood(text[first:last], language) > whole + (PERHAPS if meet else SURELY)
-
-
-# e.g. _likelihood("", "zh") → 0.0
-def _likelihood(run: str, language: str) -> float:
-    """Log10 of the probability of the likeliest words of a run; a character that is no word is one in 10^8."""
-    best = [0.0]
-    for end in range(1, len(run) + 1):
-        words = [(begin, zipf(run[begin:end], language)) for begin in range(max(0, end - 5), end)]
-        known = [best[begin] + frequency - 9.0 for begin, frequency in words if frequency is not None]
-        best.append(max([*known, best[end - 1] - 8.0]))
-    return best[-1]
+    return likelihood(text[first:last], language) > whole + (PERHAPS if meet else SURELY)

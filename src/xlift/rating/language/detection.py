@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from xlift.languages import LANGUAGES, find_language, get_language
-from xlift.rating.language.excuses import glosses
+from xlift.rating.language.excuses import glosses, without_quotations
 from xlift.rating.language.masks import WORD, blank_out, scripts_of, words_of, words_with_places
 from xlift.rating.language.scripts import Said, Span, speaks_of_works
 from xlift.rating.language.terms import INTERNATIONAL, TERMS
@@ -170,10 +170,11 @@ _UNLISTED_IN = {"en": 0.15, "ar": 0.5, "hi": 0.5, "he": 0.45, "sq": 0.6, "sw": 0
 _UNLISTED_IN |= dict.fromkeys("es pt de nl da sv no".split(), 0.22) | dict.fromkeys("fr it".split(), 0.25)
 
 
-# e.g. small_words("Le train de Paris (Gare de Lyon)", "fr") → ["train", "de"]
+# e.g. small_words("Le train de «huit heures» de Paris (Gare de Lyon)", "fr") → ["train", "de", "de"]
 def small_words(masked: str, code: str) -> list[str]:
-    """The words of a text that are no names, titles or glosses: those in small letters outside of short brackets."""
-    text = masked[:READ]
+    """The words of a text that are no names, titles or glosses: those in small letters outside of quotation marks and
+    short brackets."""
+    text = without_quotations(masked[:READ])
     text = blank_out(text, glosses(text))
     cut = zip(*words_with_places(text, code), strict=True)
     return [word for word, (start, _) in cut if len(word) > 1 and not text[start].isupper()]
@@ -200,26 +201,30 @@ def _known_otherwise(word: str, code: str) -> bool:
 
 
 # Letters of a relative that no list tells apart, and that the expected language does not write.
-_LETTERS_OF_RELATIVES = {
+_LETTERS_OF_RELATIVES: dict[str, tuple[str, Iterable[str]]] = {
     "is": ("fo", "ø"),
     "am": ("ti", "ኣቐቑቒቓቕ"),
-    "zh": ("yue", "嘅咗啲喺佢唔冇嗰哋嘢畀㗎乜咩嚟睇攞揾瞓啱嬲"),
+    "zh": ("yue", [*"嘅咗啲喺佢唔冇嗰哋嘢畀㗎乜咩嚟睇攞揾瞓啱嬲", *"而家 聽日 尋日 邊度 點解 點樣 屋企".split()]),
 }
 _LETTERS_OF_RELATIVES |= {"my": ("shn or mnw", "ၵၶၷၸၹၺၼၽၾၿႀႁႂႃႄႅႆႇႈႉႊၚၛၜၝၞၟ")}
-_WORDS_OF_RELATIVES = {
-    "is": (
-        "fo",
-        "tað hvussu ikki eisini teir teimum hevur okkum hesi hesum hevði tykkum eg kvøld fegin tær hvør nakað".split(),
-    ),
-    "de": ("lb", "ech iech hunn wéi sech gëtt dës vun hutt".split()),
-    "hi": (
-        "bho",
-        "बा बाड़े बाटी भोरे काल्हि रउरा हमनी केहू ओकरा अछि छै छथि होइत कोना "
-        "बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो".split(),
-    ),
-    "am": ("ti", "እዩ ናይ ኣብ ድማ ዝኾነ ብዝኾነ ይኹን ካብ እየ ኢዩ".split()),
-    "en": ("pcm", "dey wey dem wetin una abi oga sef".split()),
-    "es": ("pap", "nan tin awor mester hende bon ku riba".split()),
+_WORDS_OF_RELATIVES: dict[str, dict[str, list[str]]] = {
+    "is": {
+        "fo": "tað hvussu ikki eisini teir teimum hevur okkum hesi hesum hevði tykkum eg kvøld fegin tær hvør "
+        "nakað".split()
+    },
+    "de": {
+        "lb": "ech iech hunn wéi sech gëtt dës vun hutt".split(),
+        "gsw": "isch hüt nöd nid gönd göt chasch chunt häsch hät hend händ wänn öppis gsi üs öis eus weisch wott wei "
+        "gärn zäme luege dihei chli znacht zmittag chind chinder zerscht gah ufem vo".split(),
+        "bar": "heit ned hob ham oba dahoam wia griaß griass kimmt sogt".split(),
+    },
+    "hi": {
+        "bho": "बा बाड़े बाटी भोरे काल्हि रउरा हमनी केहू ओकरा अछि छै छथि होइत कोना "
+        "बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो".split()
+    },
+    "am": {"ti": "እዩ ናይ ኣብ ድማ ዝኾነ ብዝኾነ ይኹን ካብ እየ ኢዩ".split()},
+    "en": {"pcm": "dey wey dem wetin una abi oga sef wan sabi pikin".split()},
+    "es": {"pap": "nan tin awor mester hende bon ku riba".split()},
 }
 TELLING_LETTERS, TELLING_WORDS = 3, 2
 FEWER_LETTERS = {"zh": 2}
@@ -228,15 +233,16 @@ FEWER_LETTERS = {"zh": 2}
 # e.g. is: "Øll hava rætt til hugsanarfrælsi, og hesi rættindi føra við sær frælsi at skifta trúgv." → None
 # e.g. hi: "काल्ह भोर में हम बताएब कि टमाटर कोना लगाओल जाइत अछि आ ओकर देखभाल कोना होइत अछि।" → None
 # e.g. is: "Í morgin fari eg at greiða frá, hvussu tomatir vaksa á altanini, tað er sera lætt." → None
+# e.g. de: "Mir wei hüt z'Bärn go spaziere, aber es rägnet scho wieder und i ha ke Schirm derbi." → None
 # e.g. de: "Muer de Moien erklären ech Iech, wéi een Tomaten um Balcon ziicht, dat ass ganz einfach." → None
 def by_marks(text: str, code: str) -> str | None:
     """The relative whose letters a text is written with, or of whose commonest words it has two."""
     relative, letters = _LETTERS_OF_RELATIVES.get(code, ("", ""))
     if sum(text.count(letter) for letter in letters) >= FEWER_LETTERS.get(code, TELLING_LETTERS):
         return relative
-    relative, words = _WORDS_OF_RELATIVES.get(code, ("", []))
-    said = set(WORD.findall(text.lower())) if words else set()
-    return relative if len(said.intersection(words)) >= TELLING_WORDS else None
+    relatives = _WORDS_OF_RELATIVES.get(code, {})
+    said = set(WORD.findall(without_quotations(text).lower())) if relatives else set()
+    return next((one for one, words in relatives.items() if len(said.intersection(words)) >= TELLING_WORDS), None)
 
 
 # e.g. gl: "Hoje vou explicar como se faz um bom jantar; primeiro, compre os legumes no mercado." → None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from xlift.rating.language.masks import WORD, blank_out, script
 
@@ -14,26 +15,36 @@ GLOSS_WORDS = 5
 
 
 QUOTED, QUOTED_WHERE_NAMED = 0.5, 0.85
-"""The share of quotations from which on they are the answer, and where the text names English, of which it speaks."""
+"""The share of quotations from which on they are the answer, and where the text speaks of English, or in English of
+another language."""
 _ENGLISH = re.compile(
-    r"english|anglais|ingl[eéê]s|englisch|anglè?s\b|ingiliz|inggris|inggeris|engels|angiel|angli[cč]|angol\b|englez|englesk"
+    r"\bsay\b|\bmeans?\b|\bphrases?\b|\b(?:french|german|italian|spanish|latin|portuguese)\b|english|anglais|ingl[eéê]s|englisch|anglè?s\b|ingiliz|inggris|inggeris|engels|angiel|angli[cč]|angol\b|englez|englesk"
     r"|englanti|kiingereza|inglise|anglų|angļu|tiếng anh|англ[иі]|αγγλικ|אנגלית|إنجليزي|انجليزي|انگلیسی|انگریزی|अंग्रे|अँग्रे"
     r"|इंग्रजी|ইংরেজি|ஆங்கில|ఇంగ్లీ|อังกฤษ|英文|英语|英語|영어|영문|ინგლის|անգլ",
     re.IGNORECASE,
 )
 
 
+# e.g. without_quotations("Er sagt «hüt», nicht heute.") → "Er sagt « », nicht heute."
+def without_quotations(text: str) -> str:
+    """The text with a space for what stands in quotation marks."""
+    return _QUOTES.sub(lambda found: f"{found[0][0]} {found[0][-1]}", text)
+
+
 # e.g. zh: "英文句子“She sells sea shells by the sea shore every day”很难读。" → 2
 # e.g. ko: "이 말은 그리스어 'katharsis'에서 유래한 용어로 정화를 뜻합니다." → 2
+# e.g. fr: "On dit « Where is the pharmacy? », en français : « Où est la pharmacie ? »" → 2
 # e.g. ru: "Он спросил: «How are you?» и сразу ушёл домой, не дождавшись ответа." → 2
-def excuses(text: str) -> list[tuple[int, int]]:
+def excuses(text: str, is_native: Callable[[int, int], bool]) -> list[tuple[int, int]]:
     """Stretches in which another language is apt: short glosses in brackets, and quotations.
 
-    Quotations excuse nothing where they make up most of the text: then they are the answer.
+    Quotations excuse nothing where they make up most of the text: then they are the answer. What `is_native`, between a
+    start and an end, needs no excuse.
     """
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
     if "'" in text:
         quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
+    quotes = [quote for quote in quotes if not is_native(*quote)]
     quoted = sum([size(text[start:end]) for start, end in quotes])
     most = QUOTED_WHERE_NAMED if _ENGLISH.search(text) else QUOTED
     if quotes and quoted >= most * size(text.strip()):
@@ -42,7 +53,7 @@ def excuses(text: str) -> list[tuple[int, int]]:
             if WORD.search(blank_out(text, quotes))
             else []
         )
-    return glosses(text) + quotes
+    return [gloss for gloss in glosses(text) if not is_native(*gloss)] + quotes
 
 
 # e.g. ja: "DNA（デオキシリボ核酸、deoxyribonucleic acid）は遺伝情報を担います。" → 2
@@ -116,15 +127,23 @@ def _is_value(text: str, start: int) -> bool:
     }
 
 
-_TERM_BEFORE = re.compile(r"[A-Za-z][A-Za-z .&-]{1,40}\Z")
+_TERM_BEFORE = re.compile("[A-Za-z\u00c0-\u024f][A-Za-z\u00c0-\u024f .,'’&-]{1,40}\\Z")
+_HAN_BEFORE, _HANGUL = re.compile("[\u3400-\u9fff]{1,12}\\Z"), re.compile("[가-힣 ]{1,12}")
 
 
 # e.g. glossed_terms("Deep learning（深層学習）") → {"deep learning"}
+# e.g. ko: "오늘의 사자성어는 溫故知新(온고지신)입니다. 옛것을 익힌다는 뜻입니다." → 2
 def glossed_terms(text: str) -> set[str]:
-    """Foreign terms that are explained right behind them in brackets: "Stable diffusion（ステーブル…）"."""
+    """Foreign terms that are explained right behind them in brackets: "Stable diffusion（ステーブル…）", "愛(애)"."""
     found = set()
     for bracket in _BRACKETS.finditer(text):
         before = text[max(0, bracket.start() - 42) : bracket.start()].rstrip(" ")
         if term := _TERM_BEFORE.search(before):
             found.add(term[0].strip().lower())
+        elif (
+            (term := _HAN_BEFORE.search(before))
+            and _HANGUL.fullmatch(bracket[1])
+            and len(term[0]) in {1, len(bracket[1])}
+        ):
+            found.add(term[0])
     return found

@@ -81,8 +81,12 @@ _STRETCHES = {
     "{": re.compile(r"\{[:%#][A-Za-z_][\w.]{0,40}\}"),  # places for what a program puts there
     "ˈ": re.compile(r"[^\s/\[\]()]{0,40}ˈ[^\s/\[\]()]{0,40}"),  # pronunciation
     **{sign: re.compile(rf"(?<![\w/])/?{sign}\w{{2,30}}") for sign in ("r/", "u/")},  # forums and who writes there
-    # JSON keys and literals
-    '"': re.compile(r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)|(?<=[:,\[\s])(?:true|false|null)(?=\s{0,9}[,}\]\n])"),
+    # JSON keys, literals and what stands for them
+    '"': re.compile(
+        r"(?<=\")[^\"\n]{1,40}(?=\"\s{0,4}:)|(?<=[:,\[\s])(?:true|false|null)(?=\s{0,9}[,}\]\n])"
+        r"|(?:(?<=:\")|(?<=: \"))(?:(?:in)?active|pending|success|error|failed|done|open|closed|(?:en|dis)abled|admin"
+        r"|user|positive|negative|neutral|high|medium|low|none|unknown|string|number|integer|boolean|object|array)(?=\")"
+    ),
 }
 _WORDS_IN_CHUNK = (
     r"(?=[A-Za-z\d])(?:"
@@ -120,14 +124,19 @@ _COMMANDS = frozenset(
     "ffmpeg composer php dotnet terraform gcloud psql mysql virtualenv poetry pytest uv sudo $ % >>>".split()
 )
 _KEYWORDS = frozenset(
-    "for while if elif with async except def class try try: else else: import from return #include".split()
+    "for while if elif with async except def class try try: else else: import from return #include export alias".split()
 )
 _BEGIN_CODE = _COMMANDS | _KEYWORDS
 _COMMAND = re.compile(r"\s*(?:(?:[$%]|>>>) [ -~]+|(?:sudo )?\S+ [!-~][ -~]*(?<![.?!,;:]))\s*")
 _STATEMENT = re.compile(
     r"\s*(?:(?:from [\w.]+ )?import [\w.{}*, ]+(?: from ['\"][^'\"]+['\"])?(?: as \w+)?;?|#include ?[<\"]\S+"
     r"|(?:for \w+(?:, \w+)* in|(?:while|if|elif|with|async)(?=[^'\"]{0,99}[()<>=\[])|except|def|class|try|else)\b"
-    r"[^\n]*:|return\b(?:[^.!?]*;| \w+|[^.!?]*[+\"(\[][^!?]*))\s*"
+    r"[^\n]*:|(?:export|alias) \w+=\S[^\n]*|return\b(?:[^.!?]*;| \w+|[^.!?]*[+\"(\[][^!?]*))\s*"
+)
+# What a program says that failed.
+_TRACE = re.compile(
+    r"\s*(?:Traceback \(most recent call last\):|File \"[^\"]{1,200}\", line \d+(?:, in \S+)?|at [\w.$<>/]+\([\w.:]*\)"
+    r"|[A-Z][\w.]*(?:Error|Exception|Warning): .{0,300})\s*"
 )
 _SIGN_OF_CODE = re.compile(
     r"[A-Za-z_]\((?:\)|[^()]{0,80}[=,.'\"\[(])|[A-Za-z_\])] (?:[-+*/]|[=!<>:])?= ?\S|=>|->|\w::\w|[\w)] ?\{\s*\Z"
@@ -161,7 +170,8 @@ def unshouted(text: str) -> str:
 def mask(text: str) -> str:
     """The text with blameless parts as spaces; offsets stay."""
     if fenced(text):
-        text = FENCE.sub(_fence, text)
+        outside = FENCE.sub(_fence, text)
+        text = outside if WORD.search(outside) else FENCE.sub(_page, text)
     for sign, pattern in _STRETCHES.items():
         if sign in text:
             text = pattern.sub(_blank, text)
@@ -187,7 +197,7 @@ def _without_statements(text: str) -> str:
         text = _QUERY.sub(_blank, text)
     text = _SETTINGS.sub(_without_settings, text) if ":\n " in text else text
     signs = "(" in text or "=" in text or "{" in text or ";" in text or "->" in text or "::" in text
-    if not signs and _BEGIN_CODE.isdisjoint(text.split()):
+    if not signs and "Error: " not in text and _BEGIN_CODE.isdisjoint(text.split()):
         return text
     lines = text.split("\n")
     code = [i for i, line in enumerate(lines) if line and len(line) < LONGEST_CODE and _is_statement(line)]
@@ -223,6 +233,7 @@ def _without_settings(found: re.Match[str]) -> str:
 _COMMENT = re.compile(r"(?:[ \t]+#|[ \t]*//) ")
 
 
+# e.g. _is_statement('  File "main.py", line 3, in <module>') → True
 # e.g. _is_statement("git clone https://example.org/repo.git") → True
 # e.g. _is_statement("console.log('Grüße');") → True
 # e.g. _is_statement("if you like it: go home") → False
@@ -230,7 +241,7 @@ def _is_statement(line: str) -> bool:
     first = line.split(None, 1)[:1]
     if first and first[0] in _COMMANDS:
         return _COMMAND.fullmatch(line) is not None
-    if first and first[0] in _KEYWORDS and _STATEMENT.fullmatch(line):
+    if (first and first[0] in _KEYWORDS and _STATEMENT.fullmatch(line)) or _TRACE.fullmatch(line):
         return True
     signs = "(" in line or "=" in line or "{" in line or ";" in line or "->" in line or "::" in line
     return signs and _SIGN_OF_CODE.search(line) is not None and _CODE_TEXT.fullmatch(line) is not None
@@ -243,6 +254,16 @@ def _fence(found: re.Match[str]) -> str:
     """A fence without code, or, of what people read, without the name of its format."""
     if _is_code(found["tag"], found["inside"]):
         return _blank(found)
+    head = found.start("inside") - found.start()
+    return " " * head + found[0][head:]
+
+
+# e.g. fr: "```html\n<html><body><h1>Our shop</h1><p>We sell fresh flowers every day.</p></body></html>\n```" → 0
+# e.g. fr: "```html\n<html><body><h1>Notre magasin</h1><p>Nous vendons des fleurs.</p></body></html>\n```" → 2
+def _page(found: re.Match[str]) -> str:
+    """The same where the fence is all that there is: of a page, people read what stands between its tags."""
+    if found["tag"].strip().lower() not in {"html", "xml", "svg"}:
+        return _fence(found)
     head = found.start("inside") - found.start()
     return " " * head + found[0][head:]
 

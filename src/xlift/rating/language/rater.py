@@ -39,7 +39,7 @@ from xlift.rating.language.detection import (
     strange_share,
     tells_titles,
 )
-from xlift.rating.language.excuses import glossed_terms, size
+from xlift.rating.language.excuses import GLOSS_WORDS, glossed_terms, size
 from xlift.rating.language.headings import set_phrases
 from xlift.rating.language.masks import (
     WORD,
@@ -53,7 +53,8 @@ from xlift.rating.language.masks import (
     unshouted,
     words_of,
 )
-from xlift.rating.language.scripts import Said, Span, chinese_lines, said_in
+from xlift.rating.language.mentions import without_mentions
+from xlift.rating.language.scripts import JAPANESE, Said, Span, chinese_lines, leaning, said_in
 from xlift.rating.language.spans import foreign_spans
 from xlift.rating.language.wordlists import (
     SINGLE,
@@ -68,7 +69,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 10
+VERSION = 11
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -109,7 +110,11 @@ def rate_text(text: str, expected: str) -> Rated:
     answer = unshouted(answer)
     if code in _OTHER_SCRIPT and _in_other_script(answer, code):
         return None, {}, f"{get_language(code).name} in {_OTHER_SCRIPT[code][1]} letters, for which there are no lists"
-    value, detail, reason = _rate(_INSIDE_WORDS.sub("\u02bc", answer) if code == "uk" else answer, code)
+    rated = _rate(_INSIDE_WORDS.sub("\u02bc", answer) if code == "uk" else answer, code)
+    if rated[0] != 2 and "Latn" in scripts_of(code) and (rest := without_mentions(answer, code)) != answer:
+        again = _rate(rest, code)
+        rated = again if again[0] == 2 else rated
+    value, detail, reason = rated
     if places and "spans" in detail:
         for span in detail["spans"]:
             span |= {"start": places[span["start"]], "end": places[span["end"] - 1] + 1}
@@ -330,9 +335,12 @@ def _beyond(span: Span, lines: list[Span], text: str) -> Span | None:
     return span
 
 
-TORN = 20
+TORN, TERM_WORDS = 20, 3
+"""Letters of a word that was torn off, and words of a term that opens a sentence and is explained."""
 
 
+# e.g. en: "A German saying goes: nothing is easy, but Übung macht den Meister (practice makes perfect)." → 2
+# e.g. de: "The weather is nice today (Das Wetter ist heute schön)." → 1
 # e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
 # e.g. en: "The child plays in the garden with her friends.\n\ndítě\n\nThe child sings.\n\ndítě" → 1
 def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
@@ -345,7 +353,10 @@ def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
         and span.end == len(text.rstrip())
         and text[: span.start].rstrip(" ")[-1:] not in {"", "\n"}
     )
-    return said in terms or torn
+    opens = text[: span.start].rstrip()[-1:] in {"", *".!?。"}
+    few = len(said.split()) <= (TERM_WORDS if opens else GLOSS_WORDS)
+    saying = few and code == "en" and text[span.start].isupper()
+    return torn or (few and said in terms) or (saying and any(term.endswith(f" {said}") for term in terms))
 
 
 def _joined(spans: list[Span], text: str) -> list[Span]:
@@ -398,12 +409,14 @@ def _mostly_foreign(text: str, start: int, end: int, spans: list[Span]) -> bool:
 
 
 # e.g. ko: "네, 맞아요." → 2
+# e.g. ja: "賛成：三名、反対：二名、棄権：一名。賛成多数、本案可決。" → 2
 # e.g. ru: "Да." → None
 def _supported(masked: str, words: list[str], weights: list[Weight], known: Vocabulary) -> bool:
     """Whether the text shows that it is in the expected language: by its script, by its words, or by fastText."""
     written = scripts_of(known.code)
     if written & UNMISTAKABLE:
-        return letters_of(written - {"Hani"}, 2).search(masked) is not None
+        seen = letters_of(written - {"Hani"}, 2).search(masked) is not None
+        return seen or (known.code == "ja" and leaning(masked) >= JAPANESE)
     if written == {"Hani"}:
         return letters_of(written, MIN_LETTERS).search(masked) is not None
     if sum([weight[0] for weight in weights]) >= MIN_SUPPORT:

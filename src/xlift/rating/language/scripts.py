@@ -10,7 +10,8 @@ from typing import NamedTuple
 from xlift.languages import LANGUAGES, get_language
 from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of, words_with_places
 from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
-from xlift.rating.language.wordlists import COMMON, zipf
+from xlift.rating.language.wordlists import COMMON, likelihood, zipf
+from xlift.rating.spelling import alike
 
 _LANGUAGE_OF = {"Hani": "zh", "Kana": "ja", "Hang": "ko", "Cyrl": "ru", "Arab": "ar", "Deva": "hi", "Grek": "el",
                 "Hebr": "he", "Thai": "th", "Beng": "bn", "Taml": "ta", "Telu": "te", "Mlym": "ml", "Guru": "pa",
@@ -385,6 +386,7 @@ def _not_japanese() -> re.Pattern[str]:
 # e.g. ja: "今日は天気がいいです。\n我们这样说吧，没问题\n明日も晴れるでしょう。" → 1
 # e.g. ja: "您覺得如何？我認為這個問題並不簡單，需要時間。" → 0
 # e.g. ja: "我爱你。" → 0
+# e.g. ja: "早上八點起床，刷牙洗臉，吃早餐，出門上班。" → 0
 # e.g. ja: "東京都立大学理学部物理学科卒業です。" → 2
 def chinese_lines(text: str, code: str) -> list[Span]:
     """In Japanese, lines without kana, and sentences in other lines, that are Chinese by their characters or words."""
@@ -441,4 +443,25 @@ def _is_chinese(part: str) -> bool:
     if simplified:
         return True
     words, old = len(_CHINESE_WORDS.intersection(characters)), len(_OLD_FORMS.intersection(characters))
-    return words >= 2 or words + old >= 3
+    return words >= 2 or words + old >= 3 or leaning(part) <= CHINESE
+
+
+HAN_TEXT, HAN_READ = 10, 300
+"""Han characters from which on words tell Japanese from Chinese, and how many are looked at."""
+CHINESE, JAPANESE = -1.2, 0.15
+"""Powers of ten a character by which a text without kana is likelier Japanese than Chinese, by the words of both."""
+
+
+# e.g. leaning("春夏秋冬、喜怒哀楽、起承転結、花鳥風月") >= JAPANESE → True
+# e.g. leaning("早上八點起床，刷牙洗臉，然後出門上班") <= CHINESE → True
+# e.g. leaning("東京") → 0.0
+def leaning(text: str) -> float:
+    """How much likelier the Han characters of a text are Japanese than Chinese, a character; 0.0 where they are few."""
+    runs = _HAN_RUN.findall(text[: 2 * HAN_READ])
+    count = sum(map(len, runs))
+    if count < HAN_TEXT:
+        return 0.0
+    return sum(likelihood(run, "ja") - likelihood(alike(run, "zh"), "zh") for run in runs) / count
+
+
+_HAN_RUN = re.compile("[\u3005-\u3007\u3400-\u9fff]+")

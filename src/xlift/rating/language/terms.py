@@ -15,6 +15,7 @@ INTERNATIONAL = frozenset(
     "pasta burger ketchup snack snacks shampoo jeans boom boomer trend trends trendy designer designers model models "
     "logo logos pin faq selfie selfies emoji emojis widget widgets plugin plugins dashboard blockchain bitcoin backend "
     "frontend framework frameworks malware ransomware phishing vlog tsv csv json pvc led usb tbsp tsp oz lb lbs "
+    "gal ft yd mph psi "
     "vs etc et al de la le el il los las van von der den da di du del della en ex per cm km kg mm ml mg".split()
 )
 
@@ -65,7 +66,7 @@ TERMS = frozenset(
     "log logs script scripts hash release releases deploy deployment deployments container containers kernel "
     "rendering sprite bitmap thumbnail touchscreen touchpad trackpad tweet tweets retweet post posts followers story "
     "stories reel reels guest guests live feed hater haters troll trolls meme memes chatbots login logout browser "
-    "browsers".split()
+    "browsers seed push pull commit merge fork rollback kickoff".split()
 )
 
 # Terms of two and more words, whose words alone would be blamed.
@@ -130,7 +131,10 @@ _PHRASES = frozenset(
         "best seller, best sellers, burn out, call center, call centers, call centre, check up, follow up, turn over, "
         "smart working, remote working, video call, video calls, night club, back up, mountain bike, mountain biking, "
         "happy hour, spending review, office boy, green pass, reality show, reality shows, public relations, trending "
-        "topic, touch screen, "
+        "topic, touch screen, community manager, community managers, push notification, push notifications, "
+        # of dishes and drinks
+        "irish coffee, beef wellington, apple crumble, apple pie, pulled pork, roast beef, club sandwich, hot dog, hot "
+        "dogs, bubble tea, brown ale, pale ale, soft drink, soft drinks, chicken wings, carrot cake, "
         # of French, Latin, Italian, Spanish and others
         "joie de vivre, déjà vu, c est la vie, fin de siècle, raison d être, coup d état, je ne sais quoi, pièce de "
         "résistance, tour de force, crème brûlée, à la carte, hors d oeuvre, hors d œuvre, savoir faire, savoir "

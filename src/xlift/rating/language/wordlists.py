@@ -230,6 +230,19 @@ def zipfs(word: str) -> dict[str, float]:
     return _row(plain_form(word).replace("ß", "ss"))
 
 
+# e.g. likelihood("", "zh") → 0.0
+# e.g. likelihood("映画", "ja") > likelihood("电影", "ja") → True
+def likelihood(run: str, code: str) -> float:
+    """Log10 of the probability of the likeliest words of a run without spaces; a character that is no word is one in
+    10^8."""
+    best = [0.0]
+    for end in range(1, len(run) + 1):
+        words = [(begin, zipf(run[begin:end], code)) for begin in range(max(0, end - 5), end)]
+        known = [best[begin] + frequency - 9.0 for begin, frequency in words if frequency is not None]
+        best.append(max([*known, best[end - 1] - 8.0]))
+    return best[-1]
+
+
 # e.g. floor("fr") < zipf("maison", "fr") → True
 @lru_cache(maxsize=64)
 def floor(code: str) -> float:

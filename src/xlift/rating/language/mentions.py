@@ -1,0 +1,113 @@
+"""What a text in Latin letters names in another language: dishes, works, sayings, where it speaks of such things.
+
+A mention is a few foreign words within a sentence of the expected language. Dishes are nouns and what joins them; works
+and sayings begin with a capital.
+"""
+
+from __future__ import annotations
+
+import re
+
+from xlift.rating.language.masks import blank_out, mask, words_with_places
+from xlift.rating.language.wordlists import Weight, vocabulary
+
+LONGEST = 8
+"""Words of a mention."""
+AROUND, SHARE, SHARE_OF_WORKS = 2, 1 / 6, 1 / 12
+"""Words of the expected language in the sentence around mentions: how many, and their share; works have long titles."""
+OWN_BY = 0.5
+"""Powers of ten by which a word around is more common in the expected language than in that of the mentions."""
+A_WORD = 6.5
+"""Zipf frequency from which on a letter is a word of the expected language: Spanish y, French à."""
+_FOOD = re.compile(
+    r"\b(?:dish|cuisine|recipe|menu\b|menú|menü|dinner|lunch|breakfast|dessert|sauce|flour|butter\b|cheese|wine\b|restaurant|cook"
+    r"|bak(?:e|ing)\b|serve|ingredient|speisekarte|gericht|rezept|küche|zutat|plat\b|plats\b|recette|dîner|déjeuner"
+    r"|receta|plato|cena\b|receita|prato|jantar|ricett|piatt|cucin|gerecht|keuken|przepis|danie|dania|yemek|resep\b"
+    r"|masakan|món)",
+    re.IGNORECASE,
+)
+_WORKS = re.compile(
+    r"\b(?:films?|movies?|novels?|songs?|albums?|operas?|poems?|paintings?|books?|wrote|written by|author of|composed"
+    r"|sang|starring|museums?|streets?|churches|palaces?|visit|sayings?|proverbs?|idioms?|expressions?|phrases?"
+    r"|literally|filme?|lieder|roman|romane|livres?|chansons?|romans|libros?|novelas?|canciones|películas?|livros?"
+    r"|filmes|canções|libri|canzoni|romanzi|boeken|liedjes|książki|piosenki|kitap|şarkı|buku|lagu|sách|bài hát)\b",
+    re.IGNORECASE,
+)
+# Words of clauses and greetings, which no name of a dish has.
+_CLAUSE = frozenset(
+    "que qui je j ne pas il elle on nous vous ils est sont suis c ça me te se yo es son está soy muy lo no eu ele ela "
+    "é são não muito um uma você io è sono non mi ti si che molto ich du er sie es wir ihr ist sind bin nicht sehr hat "
+    "haben ik jij hij zij wij is zijn ben niet geehrte geehrter liebe lieber cher chère estimado estimada querido "
+    "querida prezado prezada caro cara gentile beste geachte hola bonjour bonsoir salut guten buenos buenas bom boa "
+    "buongiorno danke merci gracias obrigado grazie".split()
+)
+_JOIN = frozenset(
+    "de del la las los le les l el al a à au aux d des du di da do dos das della alla alle allo con en e y i o et und "
+    "mit der die das dem den von zu im am auf van het met na w z".split()
+)
+# What may stand between words of a mention; behind its first word a comma, too: "Non, je ne regrette rien".
+_GAPS = {False: {" ", "-", "'", "’"}, True: {" ", "-", "'", "’", ", "}}
+_SENTENCE = re.compile(r"[^\n.!?;]+(?:(?:\.(?!\s)|(?<=\d)\.)[^\n.!?;]*)*")
+
+
+# e.g. en: "Try the chiles en nogada, the mole poblano and the tamales de rajas in a good restaurant." → 2
+# e.g. en: "My favourite films are Das Leben der Anderen, Der Himmel über Berlin and Good Bye, Lenin!" → 2
+# e.g. en: "The film was long. Me gusta mucho la música y también la fotografía de esta película." → 0
+# e.g. en: "We went to the playa con los amigos de mi hermano and had fun." → 0
+def without_mentions(text: str, code: str) -> str:
+    """The text with what it names in another language than English as spaces; offsets stay."""
+    food, works = _FOOD.search(text) is not None, _WORKS.search(text) is not None
+    if not food and not works:
+        return text
+    masked = mask(text)
+    found = [
+        stretch
+        for sentence in _SENTENCE.finditer(masked)
+        for stretch in _mentions(sentence[0], sentence.start(), code, food, works)
+    ]
+    return blank_out(text, found)
+
+
+def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> list[tuple[int, int]]:
+    """Those of a sentence that begins somewhere in a text, by their places there."""
+    words, places = words_with_places(text, code)
+    weights = vocabulary(code).weigh(words)
+    capital = [text[place[0]].isupper() for place in places]
+    found, inside = [], set()
+    for run in _runs(text, words, places, [_kind(*one, code) for one in zip(words, weights, capital, strict=True)]):
+        named = next((j for j in run if capital[j]), run[-1])
+        dish = food and _CLAUSE.isdisjoint(words[j] for j in run)
+        first = run[0] if dish else named
+        if run[-1] - first < LONGEST and (dish or (works and capital[first])):
+            found.append((begins + places[first][0], begins + places[run[-1]][1]))
+            inside |= set(range(first, run[-1] + 1))
+    if not inside:
+        return []
+    totals = [sum(evidence) for evidence in zip(*(weights[j][2] for j in inside), strict=True)]
+    rival = totals.index(max(totals))
+    around = [weight for j, weight in enumerate(weights) if j not in inside and not capital[j]]
+    own = [weight[2][rival] < -OWN_BY for weight in around].count(True)
+    return found if own >= max(AROUND, (SHARE_OF_WORKS if works else SHARE) * len(words)) else []
+
+
+def _kind(word: str, weight: Weight, capital: bool, code: str) -> str:
+    """Whether a word is "foreign" (not of the expected language, nor English), may "join" such, or is its "own"."""
+    if weight[4] and (code == "en" or weight[1] == 0.0 or weight[2].index(max(weight[2])) > 0):
+        return "foreign"
+    usual = weight[0] > 0 or (len(word) == 1 and (weight[3] or 0.0) >= A_WORD)
+    return "join" if capital or (word in _JOIN and not usual) else "own"
+
+
+def _runs(text: str, words: list[str], places: list[tuple[int, int]], kinds: list[str]) -> list[range]:
+    """Foreign words and what joins them, with nothing but a space, a hyphen or an apostrophe between."""
+    runs, first = [], 0
+    while first < len(words):
+        end = first + 1
+        while end < len(words) and kinds[first] != "own" and kinds[end] != "own":
+            if text[places[end - 1][1] : places[end][0]] not in _GAPS[end - first == 1]:
+                break
+            end += 1
+        if "foreign" in kinds[first:end]:
+            runs.append(range(first, end))
+        first = end
+    return runs
