@@ -14,7 +14,9 @@ import pytest
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaMLP
 
+from xlift.errors import UserError
 from xlift.hub import Located
 from xlift.models import Placement, load_model
 from xlift.study.runs import Adaptation, RunConfig
@@ -73,11 +75,11 @@ def losses(run: RunFolder) -> list[list[float]]:
     return [[record[name] for name in names if name in record] for record in records]
 
 
-def assert_same(ours: RunFolder, theirs: RunFolder) -> None:
+def assert_same(ours: RunFolder, theirs: RunFolder, weights: str = "model") -> None:
     assert len(losses(ours)) == STEPS + 1
     for mine, other in zip(losses(ours), losses(theirs), strict=True):
         assert mine == pytest.approx(other, rel=1e-4)
-    for name in (f"checkpoints/step-{STEPS}/model.safetensors", f"training_state/step-{STEPS}.safetensors"):
+    for name in (f"checkpoints/step-{STEPS}/{weights}.safetensors", f"training_state/step-{STEPS}.safetensors"):
         torch.testing.assert_close(load_file(ours.path / name), load_file(theirs.path / name), rtol=1e-3, atol=1e-5)
     listing = [sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*")) for run in (ours, theirs)]
     assert listing[0] == listing[1]
@@ -141,26 +143,90 @@ def test_activations_made_again_change_nothing(tiny: Path, data: list[Any], one:
     assert_same(trained(2, tiny, run_at(tmp_path / "run", gradient_checkpointing=True), data), one)
 
 
-@pytest.mark.parametrize("where", ["forward", "backward"])
-def test_memory_that_ends_with_weights_in_main_memory_halves_the_forward_pass(
-    where: str, tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, ended = torch.nn.Embedding.forward, tmp_path / "ended"
+PLACES: dict[str, tuple[Any, str]] = {
+    "before the layers": (torch.nn.Embedding, ""),
+    "between two layers": (LlamaMLP, ""),
+    "in the backward pass of a layer": (LlamaMLP, "backward"),
+    "behind the layers' backward passes": (torch.nn.Embedding, "backward"),
+}
+
+
+def memory_for(room: int, place: str, rank: int, ended: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets memory end in one process where a place of a training pass sees more than `room` tokens."""
+    kind, when = PLACES[place]
+    plain = kind.forward
 
     def fail(*_: Any) -> None:
         ended.touch()
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def forward(self: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-        made = plain(self, ids)
-        if torch.is_grad_enabled() and ids.numel() > 80:
-            fail() if where == "forward" else made.register_hook(fail)
+    def forward(self: Any, given: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = plain(self, given)
+        wide = made.shape[0] * made.shape[1] > room
+        if wide and torch.is_grad_enabled() and os.environ.get("RANK", "0") == str(rank):
+            made.register_hook(fail) if when else fail()
         return made
 
-    monkeypatch.setattr(torch.nn.Embedding, "forward", forward)
+    monkeypatch.setattr(kind, "forward", forward)
+
+
+@pytest.mark.parametrize("place", ["before the layers", "behind the layers' backward passes"])
+def test_memory_that_ends_with_weights_in_main_memory_halves_the_forward_pass(
+    place: str, tiny: Path, data: list[Any], one: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_for(80, place, 0, tmp_path / "ended", monkeypatch)
     run = trained(1, tiny, run_at(tmp_path / "run", offload=True, micro_batch_tokens=160), data)
-    assert ended.exists()
+    assert (tmp_path / "ended").exists()
     assert_same(run, one)
+
+
+@pytest.mark.parametrize(
+    ("place", "how"),
+    [*((place, "") for place in PLACES), ("in the backward pass of a layer", "gradient_checkpointing"),
+     ("between two layers", "offload")],
+)  # fmt: skip
+def test_memory_that_ends_in_one_of_several_processes_halves_the_forward_passes_of_all(
+    place: str,
+    how: str,
+    tiny: Path,
+    data: list[Any],
+    one: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    memory_for(80, place, 1, tmp_path / "ended", monkeypatch)
+    settings = {"micro_batch_tokens": 120} | ({how: True} if how else {})
+    run = trained(2, tiny, run_at(tmp_path / "run", **settings), data)
+    assert (tmp_path / "ended").exists()
+    assert capfd.readouterr().err.count("memory ended with 120 tokens in a forward pass: going on with 60") == 1
+    assert_same(run, one)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_memory_that_ends_in_one_of_several_processes_leaves_adapters_as_they_would_be(
+    rank: int, tiny: Path, data: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = {"adaptation": {"rank": 4}, "batch_tokens": 400}
+    alone = trained(1, tiny, run_at(tmp_path / "one" / "run", **lora, micro_batch_tokens=160), data)
+    memory_for(80, "in the backward pass of a layer", rank, tmp_path / "ended", monkeypatch)
+    run = trained(2, tiny, run_at(tmp_path / "two" / "run", **lora, micro_batch_tokens=160), data)
+    assert (tmp_path / "ended").exists()
+    assert_same(run, alone, "adapter_model")
+
+
+def test_memory_that_one_conversation_fills_ends_the_run_in_all_processes(
+    tiny: Path, data: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_for(8, "between two layers", 1, tmp_path / "ended", monkeypatch)
+
+    def refused(*given: Any) -> None:
+        with pytest.raises(UserError, match="memory ended in a forward pass of one conversation"):
+            train(*given)
+
+    run = run_at(tmp_path / "run")
+    run.path.mkdir()
+    in_processes(2, refused, run, Located(str(tiny), None, {}), CPU, data[2:], data[:2])
 
 
 @pytest.mark.parametrize("processes", [1, 2])

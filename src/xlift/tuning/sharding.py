@@ -8,8 +8,10 @@ number goes on from them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -19,12 +21,41 @@ Result = TypeVar("Result")
 _ROOT = "_xlift_sharded"
 
 
+@dataclass
+class _Collectives:
+    """What the processes have done together in the pass under way, and how much of it the next one leaves out."""
+
+    made: int = 0
+    left_out: int = 0
+
+
+@dataclass
+class _Counted:
+    """A collective of FSDP2's that is counted, or left out, so that what it comes to is zeros."""
+
+    make: Callable[..., dist.Work | None]
+    seen: _Collectives
+
+    def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, **how: Any) -> dist.Work | None:
+        if self.seen.left_out:
+            self.seen.left_out -= 1
+            output_tensor.zero_()
+            return None
+        work = self.make(output_tensor, input_tensor, **how)
+        self.seen.made += 1
+        return work
+
+
 class _Through(nn.Module):
     """A model whose weights are whole for as long as something is computed with it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.collectives = _Collectives()
 
     def forward(self, work: Callable[[Any], Any]) -> Any:
         return work(self.model)
@@ -42,6 +73,8 @@ def shard(model: Any, device: str, offload: bool = False) -> None:
     for layer in layers_of(model):
         fully_shard(layer, **how)
     root = _Through(model)
+    # The classes that torch wants are not for the public; it asks for what they do.
+    counted: Any = _Counted
     # Else the weights of the rest would stay whole, and stale, after what has no backward pass.
     fully_shard(root, reshard_after_forward=True, **how)
     for module in root.modules():
@@ -49,6 +82,9 @@ def shard(model: Any, device: str, offload: bool = False) -> None:
             # Each process's loss is its part of the sum, and gloo knows sums alone.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+            if hasattr(module, "reset_iter_state"):
+                module.set_custom_all_gather(counted(dist.all_gather_single, root.collectives))
+                module.set_custom_reduce_scatter(counted(dist.reduce_scatter_single, root.collectives))
             # Put together once outside of inference mode, whose tensors could not be trained.
             module.unshard()
             module.reshard()
@@ -82,12 +118,35 @@ def can_begin_again(model: Any) -> bool:
 
 
 def begin_again(model: Any) -> None:
-    """Makes a model ready for the next pass where one broke off; its gradients are gone."""
+    """Makes a model ready for the next pass where one broke off; its gradients are gone, as is memory kept for them."""
     # Before weights are shared out again: what has been put together keeps a gradient of its own.
     model.zero_grad(set_to_none=True)
     if is_sharded(model):
         model.__dict__[_ROOT].reset_iter_state()
         model.zero_grad(set_to_none=True)
+    # Nothing where there is no GPU.
+    torch.cuda.empty_cache()
+
+
+def pass_begins(model: Any) -> None:
+    """From here on `walk_on` counts."""
+    if is_sharded(model):
+        model.__dict__[_ROOT].collectives.made = 0
+
+
+def walk_on(model: Any, idle: Callable[[], Any], passes: int) -> None:
+    """Goes through a pass that broke off in this process, and those after it, `passes` in all, by small ones, `idle`.
+
+    The others wait at each layer for all processes. What the broken pass has done with them, the first small one
+    leaves out. Gradients are worth nothing then.
+    """
+    if not is_sharded(model):
+        return
+    begin_again(model)
+    seen = model.__dict__[_ROOT].collectives
+    seen.left_out = seen.made
+    for _ in range(passes):
+        idle()
 
 
 def through(model: Any, work: Callable[[Any], Result]) -> Result:

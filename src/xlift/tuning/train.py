@@ -44,7 +44,7 @@ from xlift.tuning.quantized import quantized_base
 from xlift.tuning.sharding import begin_again, can_begin_again, is_sharded, shard, through
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
-from xlift.tuning.trouble import made_to_fit, spike_watch
+from xlift.tuning.trouble import made_to_fit, spike_watch, sum_of_passes
 from xlift.workers import agreed, first_worker, one_after_another, several_workers
 from xlift.workspace import RunFolder
 
@@ -256,15 +256,10 @@ def _fitting_step(loop: Loop, step: int, config: RunConfig) -> tuple[dict[str, A
         told = (loop.model, loop.optimizer, examples, settings, loop.chat, loop.placement, step, len(loop.steps))
         return train_step(*told, loop.data.wrong)
 
-    def again() -> None:
-        begin_again(loop.model)
-        if loop.placement.device == "cuda":
-            torch.cuda.empty_cache()
-
-    # Workers that wait for each other's gradients cannot begin a step again one by one.
-    if several_workers() or not can_begin_again(loop.model):
+    if not can_begin_again(loop.model):
         return make(config), config
-    return made_to_fit(make, config, again, (max(map(len, examples)), step, loop.run.label))
+    told = (max(map(len, examples)), step, loop.run.label)
+    return made_to_fit(make, config, partial(begin_again, loop.model), told)
 
 
 @contextmanager
@@ -360,33 +355,53 @@ def train_step(
     what dropout leaves out is drawn anew for each micro-batch.
     """
     began = time.monotonic()
-    workers = PartialState()
-    lengths = [len(example) for example in examples]
+    loss = _gradients(model, examples, config, chat, placement, step, wrong)
+    if PartialState().num_processes > 1:
+        trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        loss = _sum_over_workers(loss, [] if is_sharded(model) else trainable)
+    record = descend(optimizer, float(loss), config, step, total)
+    return record | speed_of(examples, time.monotonic() - began)
+
+
+def _gradients(
+    model: Any,
+    examples: Sequence[Encoded],
+    config: RunConfig,
+    chat: ChatFormat,
+    placement: Placement,
+    step: int,
+    wrong: Negatives,
+) -> Tensor:
+    """This process's part of a step's gradients, left at the weights, and of its loss.
+
+    Raises MemoryError in all processes where memory ended in one of them.
+    """
+    workers, lengths = PartialState(), [len(example) for example in examples]
     micro = split_micro_batches(range(len(examples)), lengths, config.micro_batch_tokens, padded=not config.packing)
     learned, pairs = learned_tokens(examples), len(preferred_pairs(examples, wrong))
-    # Summed on the device and read once at the end: each reading would wait for the device.
-    loss_sum = torch.zeros((), device=placement.device)
-    # Sharded weights are put together by all processes or none: those without work of their own do some for nothing.
-    spare = -len(micro) % workers.num_processes if is_sharded(model) else 0
-    for number in range(workers.process_index, len(micro) + spare, workers.num_processes):
-        torch.manual_seed(seed_of(config, step, number))
-        group = micro[number] if number < len(micro) else micro[0]
-        batch = make_batch([examples[i] for i in group], config, chat.end_of_turn_id, placement.device)
+
+    def learn(chosen: Sequence[Encoded], share: float) -> Tensor:
+        batch = make_batch(chosen, config, chat.end_of_turn_id, placement.device)
         with _autocast(config, placement):
-            loss = through(model, partial(response_loss, batch=batch)) * ((number < len(micro)) / learned)
+            loss = through(model, partial(response_loss, batch=batch)) * share
         loss.backward()
-        loss_sum += loss.detach()
-        for pair in preferred_pairs([examples[i] for i in group], wrong):
+        return loss.detach()
+
+    def micro_batch(number: int) -> Tensor:
+        torch.manual_seed(seed_of(config, step, number))
+        chosen = [examples[i] for i in micro[number]]
+        found = learn(chosen, 1 / learned)
+        for pair in preferred_pairs(chosen, wrong):
             with _autocast(config, placement):
                 disliked = preference_loss(model, _to(pad(pair, chat.end_of_turn_id), placement.device), config)
             loss = disliked * config.preference / pairs
             loss.backward()
-            loss_sum += loss.detach()
-    if workers.num_processes > 1:
-        trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        loss_sum = _sum_over_workers(loss_sum, [] if is_sharded(model) else trainable)
-    record = descend(optimizer, float(loss_sum), config, step, total)
-    return record | speed_of(examples, time.monotonic() - began)
+            found += loss.detach()
+        return found
+
+    own = [partial(micro_batch, number) for number in range(workers.process_index, len(micro), workers.num_processes)]
+    idle = partial(learn, [Encoded(examples[0].ids[:2], [False, True])], 0.0)
+    return sum_of_passes(model, own, -(-len(micro) // workers.num_processes), idle, placement.device)
 
 
 def seed_of(config: RunConfig, step: int, number: int) -> int:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import Tensor
 
 from xlift.errors import UserError, out_of_memory
 from xlift.progress import say
 from xlift.study.runs import RunConfig
+from xlift.tuning.sharding import can_begin_again, is_sharded, pass_begins, walk_on
+from xlift.workers import first_worker
 
 WINDOW = 20
 """Steps that a loss is compared with; the first that can be a spike is the one behind them."""
@@ -39,7 +47,7 @@ def spike_watch(label: str) -> Callable[[int, float], bool]:
         found = is_spike(before, loss)
         if found and step - told >= WINDOW:
             told = step
-            say(
+            _tell(
                 f"{label}: step {step + 1}: the loss jumped to {loss:.3f} from about {median(before):.3f}; if it does "
                 "not come back, lower training.learning_rate or add warmup_steps"
             )
@@ -47,6 +55,12 @@ def spike_watch(label: str) -> Callable[[int, float], bool]:
         return found
 
     return look
+
+
+def _tell(line: str) -> None:
+    """All workers see the same, and one of them says it."""
+    if first_worker():
+        say(line)
 
 
 def smaller(config: RunConfig, longest: int, step: int, label: str) -> RunConfig:
@@ -64,7 +78,7 @@ def smaller(config: RunConfig, longest: int, step: int, label: str) -> RunConfig
         told = f"set training.{' and '.join(saving)} to true, or " if saving else ""
         hint = f"{told}lower training.max_length"
         raise UserError(f"{where} in a forward pass of one conversation ({longest:,} tokens)", hint)
-    say(f"{where} with {size:,} tokens in a forward pass: going on with {size // 2:,}, the batch stays as it is")
+    _tell(f"{where} with {size:,} tokens in a forward pass: going on with {size // 2:,}, the batch stays as it is")
     return config.model_copy(update={"micro_batch_tokens": size // 2})
 
 
@@ -76,11 +90,47 @@ def made_to_fit(
     `again` undoes what a failed try has left; `told` is the longest example in tokens, the step (from 0), the label.
     """
     while True:
-        try:
-            return make(config), config
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        # Outside of the handler, whose traceback holds the tensors of the failed pass.
+        made = within_memory(partial(make, config))
+        if made is not None:
+            return made, config
         again()
         config = smaller(config, *told)
+
+
+def within_memory(work: Callable[[], Made]) -> Made | None:
+    """What `work` makes; None where memory ends, with nothing left that holds the tensors of the failed try."""
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    return None
+
+
+def sum_of_passes(
+    model: Any, passes: Sequence[Callable[[], Tensor]], most: int, idle: Callable[[], Tensor], device: str
+) -> Tensor:
+    """The sum of what a step's forward and backward passes come to in this process, which are at most `most` in each.
+
+    Weights that are shared out are put together by all processes or none: `idle`, a pass worth nothing, stands in for
+    those that one does not have. Raises MemoryError in all processes where memory ended in one of them.
+    """
+    work = [*passes, *[idle] * (most - len(passes) if is_sharded(model) else 0)]
+    # Summed on the device and read once at the end: each reading would wait for the device.
+    total = torch.zeros((), device=device)
+    if PartialState().num_processes == 1 or not can_begin_again(model):
+        for one in work:
+            total += one()
+        return total
+    ended = 0.0
+    for number, one in enumerate(work):
+        pass_begins(model)
+        made = within_memory(one)
+        if made is None:
+            walk_on(model, idle, len(work) - number)
+            ended = 1.0
+            break
+        total += made
+    if float(reduce(torch.tensor(ended, device=device), reduction="sum")):
+        raise MemoryError("memory ended in one of the processes")
+    return total
