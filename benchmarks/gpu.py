@@ -8,7 +8,8 @@ random weights. Steps are over 8,192 tokens, examples of 64 to 1,024 tokens pack
 
 Utilisation: operations of matrix products that a step cannot do without (a frozen weight 4 a token, a trained one 6,
 the output layer for learned tokens only, causal attention 6 · length² · width a layer), by the second, as a share of
-what an 8192³ product in bf16 reaches in the same process. The peer is a plain loop over PEFT's model: the same token
+what an 8192³ product in bf16 reaches in the same process. `loss` times the kernels of Liger and of cut cross-entropy
+beside our loss, where they are installed. The peer is a plain loop over PEFT's model: the same token
 ids, padded batches of like length, the logits that the model itself returns, fused AdamW.
 """
 
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,13 @@ from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import pad
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import prepared_model, train_step
+from xlift.tuning.trouble import within_memory
 
 LIMIT = 470
 """Seconds for all parts together."""
 BUDGETS = {
-    "checks": 50, "lora-270m": 40, "full-270m": 40, "together-270m": 70, "lora-7b": 90, "lora-7b-rows": 55,
-    "full-7b": 80, "generation-270m": 45,
+    "checks": 45, "lora-270m": 35, "full-270m": 35, "together-270m": 80, "loss": 40, "lora-7b": 85, "lora-7b-rows": 45,
+    "full-7b": 65, "generation-270m": 40,
 }  # fmt: skip
 """Seconds for each part, in this order; what one leaves goes to those after it."""
 SHAPES: dict[str, dict[str, Any]] = {
@@ -148,7 +151,7 @@ def ceiling(bench: Bench) -> float:
     return float(2 * size**3 / min(seconds[2:]))
 
 
-def timed(bench: Bench, step: Callable[[], Any], most: float = 6) -> float:
+def timed(bench: Bench, step: Callable[[], Any], most: float = 4) -> float:
     """Seconds of a step: the median of as many as take `most` seconds, after two that warm up."""
     for _ in range(1 if bench.smoke else 2):
         step()
@@ -218,25 +221,43 @@ def training(bench: Bench, method: str, shape: str, rows: bool = False) -> list[
 
 
 def together(bench: Bench, shape: str) -> list[dict[str, Any]]:
-    """1 to 16 runs of one base, one after another and in one pass, over 1,024 tokens each and over 8,192."""
-    from xlift.tuning.together import Passes, step_in_turn, step_together
+    """1 to 16 runs of one base, one after another and in one pass, over 1,024 tokens each and over 8,192, as far as
+    memory goes."""
 
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         base, best = write_model(bench, shape, Path(folder)), ceiling(bench)
         for tokens in (bench.tokens // 8, bench.tokens):
             small = Bench(bench.placement, bench.smoke, tokens)
-            for count in ((1, 4) if bench.smoke else (1, 4, 8, 16)) if tokens < bench.tokens else (4,):
-                reset_peak_memory(bench.placement)
-                with members_of(small, base, Path(folder), count) as (model, members):
-                    work = count * operations(members[0].loop.model, members[0].loop.data.train)
-                    (group,) = Passes().of(members, count)
-                    turn = timed(bench, partial(step_in_turn, model, members, 0), 2)
-                    one = timed(bench, partial(step_together, model, *group, 0), 2)
-                for name, seconds in (("in turn", turn), ("in one pass", one)):
-                    what = f"{count} runs of {tokens} tokens {name}"
-                    found.append(told(bench, what, seconds, count * tokens, work, best) | {"times": turn / seconds})
+            for count in (1, 4) if bench.smoke else (1, 4, 8, 16):
+                rows = within_memory(partial(both_ways, small, base, Path(folder), count, best))
+                found += rows or [{"what": f"{count} runs of {tokens} tokens: memory ends"}]
                 print(json.dumps({"found": found}), flush=True)
+                if rows is None:
+                    torch.cuda.empty_cache()
+                    break
+    return found
+
+
+def both_ways(bench: Bench, base: Located, folder: Path, count: int, best: float) -> list[dict[str, Any]]:
+    """Steps of so many runs, one after another and in one pass."""
+    from xlift.tuning.together import Passes, step_in_turn, step_together
+
+    found: list[dict[str, Any]] = []
+    reset_peak_memory(bench.placement)
+    with members_of(bench, base, folder, count) as (model, members):
+        work = count * operations(members[0].loop.model, members[0].loop.data.train)
+        (group,) = Passes().of(members, count)
+        ways = {"in turn": partial(step_in_turn, model, members, 0)}
+        ways["in one pass"] = partial(step_together, model, *group, 0)
+        for name, way in ways.items():
+            seconds = timed(bench, way, 2)
+            row = told(
+                bench, f"{count} runs of {bench.tokens} tokens {name}", seconds, count * bench.tokens, work, best
+            )
+            found.append(row | {"times": (found[0]["ms"] if found else row["ms"]) / row["ms"]})
+    return found
+
     return found
 
 
@@ -269,6 +290,45 @@ def members_of(bench: Bench, base: Located, folder: Path, count: int) -> Iterato
             raise next(iter(failed.values()))
         yield model, members
         forget_lengths(model)
+
+
+def loss(bench: Bench) -> list[dict[str, Any]]:
+    """The loss of a step's learned tokens and the gradient of their states, the layer frozen, in each of WAYS; how far
+    each gradient is off that in float32."""
+    from device_properties import relative
+    from losses import WAYS, by_whole_logits
+
+    found, best = list[dict[str, Any]](), ceiling(bench)
+    for shape in SHAPES:
+        settings, device = SHAPES[shape] | (TINY if bench.smoke else {}), bench.placement.device
+        count, width, words = 2 * bench.tokens // 3, settings["hidden_size"], settings["vocab_size"]
+        torch.manual_seed(0)
+        states, layer = (torch.randn(n, width, device=device, dtype=torch.bfloat16) for n in (count, words))
+        layer, targets = layer / width**0.5, torch.randint(words, (count,), device=device)
+
+        def gradient(way: Callable[..., torch.Tensor], *given: torch.Tensor) -> torch.Tensor:
+            given[0].requires_grad_().grad = None
+            way(*given).backward()
+            assert given[0].grad is not None
+            return given[0].grad
+
+        few = states[:256].float(), layer.float(), targets[:256]
+        wanted = gradient(by_whole_logits, *few)
+        for name, (way, package) in WAYS.items():
+            if find_spec(package) is None:
+                found.append({"what": f"{name} {shape}: not installed"})
+                continue
+            reset_peak_memory(bench.placement)
+            try:
+                off = relative(gradient(way, states, layer, targets)[:256], wanted)
+                seconds = timed(bench, partial(gradient, way, states, layer, targets), 1)
+            except Exception as error:
+                found.append({"what": f"{name} {shape}: {type(error).__name__}: {str(error)[:200]}"})
+                continue
+            row = told(bench, f"{name} {shape}", seconds, count, 4.0 * count * width * words, best)
+            found.append(row | {"off": off})
+            print(json.dumps({"found": found}), flush=True)
+    return found
 
 
 @contextmanager
@@ -351,6 +411,7 @@ PARTS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
     "lora-270m": lambda bench: training(bench, "lora", "270m"),
     "full-270m": lambda bench: training(bench, "full", "270m"),
     "together-270m": lambda bench: together(bench, "270m"),
+    "loss": loss,
     "lora-7b": lambda bench: training(bench, "lora", "7b"),
     "lora-7b-rows": lambda bench: training(bench, "lora", "7b", rows=True),
     "full-7b": lambda bench: training(bench, "full", "7b"),
