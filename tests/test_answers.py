@@ -208,6 +208,46 @@ def test_a_fraction_is_found_with_the_mark_of_its_language_and_with_a_point(lang
         assert value(wrong, [answer], language) == 0, wrong
 
 
+@pytest.mark.parametrize(
+    ("language", "answer", "text"),
+    [
+        ("en", "5%", "It is 5 percent."),
+        ("en", "5 percent", "About 5%."),
+        ("fr", "5 %", "Environ 5 pour cent."),
+        ("es", "5%", "Es el 5 por ciento."),
+        ("ru", "5%", "Это 5 процентов."),
+        ("tr", "5%", "Yüzde 5'tir."),
+        ("zh", "5%", "答案是百分之5。"),
+        ("ar", "5%", "الجواب ٥٪"),
+    ],
+)
+def test_percent_is_found_as_the_language_says_it(language: str, answer: str, text: str) -> None:
+    assert value(text, [answer], language) == 2
+    assert value(text.replace("5", "15").replace("٥", "١٥"), [answer], language) == 0
+
+
+def test_a_number_with_a_percent_sign_answers_where_a_share_is_asked_for() -> None:
+    asked = [{"role": "user", "content": "What percentage of the air is argon?"}]
+    assert value("About 1%.", ["1"], messages=asked) == 2
+    assert value("About 1%.", ["1"], messages=[{"role": "user", "content": "How many moons are there?"}]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("5 kg", "It weighs 5kg.", "It weighs 15kg."),
+        ("12h30", "At 12 h 30.", "At 12 h 35."),
+        ("0.5", "It is 0.50.", "It is 0.501."),
+        ("UK", "In the U.K.", "In Ukraine."),
+        ("The Nile", "It is called Nile.", "It is called Senile."),
+        ("The Police", "By The Police.", "It is called police."),
+        ("Beyonce", "Beyoncé sang it.", "Beyo sang it."),
+    ],
+)
+def test_forms_are_found_as_people_write_them(answer: str, right: str, wrong: str) -> None:
+    assert (value(right, [answer]), value(wrong, [answer])) == (2, 0)
+
+
 @pytest.mark.parametrize("language", ["en", "zh", "ja", "ko", "hi", "th"])
 def test_a_comma_marks_no_fraction_where_a_point_does(language: str) -> None:
     assert value("2.75", ["2.75"], language) == 2

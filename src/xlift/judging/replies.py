@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -18,10 +19,13 @@ PREFERENCES = ("first", "second", "tie")
 
 # Within one line: whatever could reach over lines would be tried again from each of them.
 _LINE = (
-    r"""^[ \t*_#"'`>|-]*(?:\d{{1,2}}[.)] )?[*_"'`]{{0,3}}{facet}[ \t*_"'`]*[:=|][ \t*_"'`]*"""
+    r"""^[ \t*_#"'`>|-]*(?:\d{{1,2}}[.)] )?[*_"'`]{{0,3}}{facet}[ \t*_"'`]*[:：=|][ \t*_"'`]*"""
     r"""(-?\d+(?:\.\d+)?)[ \t\r*_"'`,.;|]*$"""
 )
-_ANY_RATING = "(?:(?:final|overall) )?(?:rating|score|value|grade)"
+_ANY_RATING = (
+    "(?:(?:final|overall) )?(?:rating|score|value|grade|note|nota|puntuación|bewertung|punktzahl|voto|ocena|оценка|балл"
+    "|puan|评分|評分|分数|得分|評価|점수|평점|الدرجة|التقييم|अंक)"
+)
 _MARKED = re.compile(r"\[\[(-?\d{1,2}(?:\.\d{1,2})?)\]\]|\\boxed\{(-?\d{1,2}(?:\.\d{1,2})?)\}")
 _MOST_SCANNED = 1_000_000
 """Characters of attempts to read JSON that failed, after which a reply is left: each could begin at every brace."""
@@ -114,8 +118,11 @@ def _one_facet(
 
 
 # e.g. _value("2.0", (0, 2)) → 2.0
+# e.g. _value("٢", (0, 2)) → 2.0
 # e.g. _value("3", (0, 2)) → None
 def _value(said: Any, ends: Ends) -> float | None:
+    if isinstance(said, str):
+        said = "".join(str(unicodedata.digit(sign, sign)) for sign in said)
     if isinstance(said, str) and re.fullmatch(r"\s*[0-9](?:\.0+)?\s*", said):
         said = float(said)
     number = isinstance(said, int | float) and not isinstance(said, bool)

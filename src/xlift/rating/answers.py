@@ -29,7 +29,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 8
+VERSION = 9
 _INFLECTING = frozenset(
     "az be bg bn bs cs el et eu fi hr hu hy is ka kk kn ky la lb lt lv mk ml mr pl ro ru sk sl sq sr ta te uk".split()
 )
@@ -153,8 +153,19 @@ def _in_another_language(record: dict[str, Any], text: str, expected: str) -> di
     return {}
 
 
+# Percent after a number, and before it where it stands so.
+_PERCENT = re.compile(
+    r" ?(?:٪|%|\b(?:per|pour|por|pro) ?cen(?:t|to|tage)\b|percentages?\b|percentuale\b|por ?cien(?:to|taje)\b"
+    r"|porcentaje\b|porcentagem\b|pourcentage\b|prozent\w*|pro[cs]ent\w*|процент\w*|відсотк\w*|persen\w*|százalék\w*"
+    r"|phần trăm|パーセント|퍼센트|प्रतिशत|শতাংশ|درصد|(?:في |ب)الم[ئا]\w*)"
+)
+_PERCENT_FIRST = re.compile(r"(?:%|yüzde|百分之) ?(\d+(?:[.,]\d+)?)(?!\d)")
+
+
 def _fold(text: str, language: str) -> str:
     folded = fold(visible(text).translate(_WRITTEN), language).translate(_ALIKE)
+    folded = _PERCENT.sub("%", folded) if language != "tr" else folded
+    folded = _PERCENT_FIRST.sub(r"\1%", folded) if language in ("tr", "zh") else folded
     # Elsewhere it is a minimum, or minutes.
     return re.sub(r"(?<!\d )\bmin (?=\d)", "minus ", folded) if language in ("nl", "af") else folded
 
@@ -183,7 +194,7 @@ def _find(record: dict[str, Any], text: str, language: str, answers: Any) -> tup
     numeric = any(re.fullmatch(r"[-−\d.,' ]+", form) for form in right)
     for match in islice(_pattern(right + wrong, language).finditer(reply), MAX_OCCURRENCES):
         start, end = match.span()
-        if _is_whole(reply, start, end, language, numeric):
+        if _is_whole(reply, start, end, language, numeric, share="%" in question):
             form = next(form for form in right + wrong if _pattern((form,), language).fullmatch(reply, start, end))
             negated = is_negated(reply, start, end, language, question)
             if form in right and found[0] != "matched":
@@ -200,11 +211,20 @@ def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
     """Any of the forms, the longest first. One look at the edges serves all forms with the same kind of edges."""
     alike: dict[tuple[str, str], list[str]] = {}
     folded = {_GROUPED.sub("", _fold(form, language)).strip(" .¶·・‧=") for form in forms}
+    folded |= {form[4:] for form in folded if language == "en" and form.startswith("the ") and _is_name(form[4:])}
     for form in sorted({form if _SIGNED.match(form) else form.strip("-") for form in folded} - {""}, key=len)[::-1]:
         alike.setdefault(_edges(form[1:] if _SIGNED.match(form) else form, language), []).append(_body(form, language))
     return re.compile("|".join(f"{a}(?:{'|'.join(words)}){b}" for (a, b), words in alike.items()) or "(?!)")
 
 
+# e.g. _is_name("nile") → True
+# e.g. _is_name("police") → False
+def _is_name(rest: str) -> bool:
+    """Whether what stands behind an English article says the same without it: several words, or a rare one."""
+    return " " in rest or (zipf(rest, "en") or 0.0) < RARE
+
+
+RARE = 4.0
 # Thousands of a number, by threes or as in India: a form may have them or not.
 _GROUPED = re.compile(r"(?<=\d)[,'٬ ](?=\d{3}\b|\d\d(?:,\d\d)*,\d{3}\b)")
 _SIGNED = re.compile(r"-(?=\d)")
@@ -222,6 +242,9 @@ _INITIAL = re.compile(r"(?<![^\W\d_])([^\W\d_])\. ?(?=[^\W\d_])")
 
 
 _DOT = r"\."
+_AT_UNIT = re.compile(r"(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")
+PRONOUN = 5.5
+"""Zipf frequency from which on the letters of a dotted form are a word: "us" is not U.S., "uk" is U.K."""
 
 
 # e.g. en ["J. K. Rowling"]: "J.K. Rowling wrote it." → 2
@@ -232,10 +255,15 @@ _DOT = r"\."
 # e.g. en ["Martin Luther King Jr."]: "It was Martin Luther King, Jr." → 2
 # e.g. pt ["São Paulo"]: "A cidade é Sao Paulo." → 2
 # e.g. en ["-5"]: "It is minus 5 degrees." → 2
+# e.g. en ["5 kg"]: "It weighs 5kg." → 2
+# e.g. en ["UK"]: "In the U.K., of course." → 2
+# e.g. en ["The Nile"]: "It is called Nile." → 2
+# e.g. de ["5 %"]: "Das sind 5 Prozent." → 2
+# e.g. tr ["%5"]: "Yüzde 5 arttı." → 2
 # e.g. ru ["Москва"]: "Это было в Москве." → 2
 def _body(form: str, language: str) -> str:
     """A pattern for a form alone: its words in any case, with any gap between them."""
-    if re.fullmatch("(?:[a-z]\\.){2,6}[a-z]", form):
+    if re.fullmatch("(?:[a-z]\\.){1,6}[a-z]", form) and (zipf(form.replace(".", ""), "en") or 0.0) < PRONOUN:
         return r"\.?".join(form.replace(".", ""))
     apart = spaced(language) and language not in {"ko", "fa", "ur"}
     gap = "[ ·・‧=¶\u200c-]" + ("{1,3}" if apart else "{0,3}")
@@ -248,42 +276,54 @@ def _body(form: str, language: str) -> str:
             # Beside a name the points of initials may be left out: "JK Rowling".
             body += re.escape(word[0]) + (r"\.?" if named else r"\.")
         else:
-            body += _forms_of(word.rstrip("."), letters, language)
+            parts = _AT_UNIT.split(word.rstrip(".")) if word[0].isdecimal() else [word.rstrip(".")]
+            body += " ?".join(_forms_of(part, letters, language) for part in parts)
             body += r"\.?" if re.fullmatch(r"[^\W\d_]{2,4}\.", word) else re.escape(word[len(word.rstrip(".")) :])
         if i + 1 < len(words):
             comma = ",?" if word.isalpha() and words[i + 1].strip(".").isalpha() else ""
-            body += comma + (gap.replace("{1,", "{0,") if initial else gap)
-    return body if not re.fullmatch("[a-z]{3,5}", form) else f"(?:{body}|{_DOT.join(form)})"
+            unit = word[-1].isdecimal() and words[i + 1][0].isalpha()
+            body += comma + (gap.replace("{1,", "{0,") if initial or unit else gap)
+    return body if not re.fullmatch("[a-z]{2,5}", form) else f"(?:{body}|{_DOT.join(form)})"
 
 
 # e.g. de ["3.5"]: "Das Ergebnis ist 3,5." → 2
 # e.g. en ["3.5"]: "Items 3,5 and 7." → 0
+# e.g. en ["0.5"]: "It is 0.50." → 2
 # e.g. fa ["3.5"]: "پاسخ ۳٫۵ است." → 2
 def _forms_of(word: str, letters: int, language: str) -> str:
     numeral = re.fullmatch(_NUMERALS, word)
     marks = "[.,٫]" if language in _COMMA else "[.٫]"
     decimal = _DECIMAL.fullmatch(word) and (language in _COMMA or "." in word)
     parts = re.split(r"(?<=\d)[.,](?=\d)", word) if decimal else [word]
-    loose = marks.join(re.sub(r"\d+|.", lambda found: _loosely(found[0], letters), part) for part in parts)
+    loose = marks.join(re.sub(r"\d+|.", lambda found: _loosely(found[0], letters, language), part) for part in parts)
+    loose += "0*" if decimal and word[-1].isdecimal() else ""
     if language == "tr" and word.startswith("i") and letters > 3:
         loose = f"[iı]{loose[1:]}"  # "Istanbul", typed without its dot
     inflected = None if numeral else case_forms(word, language)
     return f"(?:{inflected}|{loose})" if inflected else loose
 
 
+_ACCENTED = {"a": "áàâäãåā", "e": "éèêëēě", "i": "íìîïī", "o": "óòôöõøō", "u": "úùûüū", "c": "çćč", "n": "ñń"}
+_ACCENTED |= {"s": "śšş", "z": "źżž", "y": "ýÿ", "l": "ł", "r": "ř"}
 _STROKED = {"ł": "l", "đ": "d", "ø": "o", "ı": "i"}
 
 
 # e.g. hi ["1500000"]: "शहर में 15,00,000 लोग रहते हैं।" → 2
 # e.g. de ["Köln"]: "Die Stadt heißt Koeln." → 2
 # e.g. es ["12000"]: "Son 12.000 personas." → 2
-def _loosely(found: str, letters: int) -> str:
-    """A letter or number of a form: thousands may be grouped; forms of 4 letters may lack accents, or have ae for ä."""
+# e.g. en ["Beyonce"]: "Beyoncé sang it." → 2
+def _loosely(found: str, letters: int, language: str) -> str:
+    """A letter or number of a form: thousands may be grouped; forms of 4 letters may lack accents, or have ae for ä.
+
+    In English they may also have accents that the form lacks.
+    """
     base = _STROKED.get(found[0]) or unicodedata.normalize("NFD", found[0])[0]
     if found.isdecimal():
         by_threes = "[,.' ٬]?".join(_grouped(found, 3))
         by_twos = ",".join([*_grouped(found[:-3], 2), found[-3:]])
         return f"(?:{by_threes}|{by_twos})" if len(found) > 5 else by_threes
+    if letters >= 4 and language == "en" and found in _ACCENTED:
+        return f"[{found}{_ACCENTED[found]}]"
     if found == base or letters < 4 or not base.isascii():
         return re.escape(found)
     return f"(?:{found}|{base}e?)" if found in "äöü" else f"[{found}{base}]"
@@ -296,6 +336,7 @@ def _grouped(digits: str, size: int) -> list[str]:
 
 # e.g. tr ["Ankara"]: "Başkent Ankara'dır." → 2
 # e.g. tr ["İstanbul"]: "Cevap Istanbul." → 2
+# e.g. ko ["서울"]: "서울특별시입니다." → 2
 # e.g. ko ["철"]: "철도가 있습니다." → 0
 def _edges(form: str, language: str) -> tuple[str, str]:
     """Patterns for what may stand before and after a form, with what the language attaches to it."""
@@ -306,7 +347,8 @@ def _edges(form: str, language: str) -> tuple[str, str]:
         left += _PREFIXES[language]
     if "가" <= form[-1] <= "힣":
         particle = _CLOSED if (ord(form[-1]) - 0xAC00) % 28 else _OPEN  # 철도 is a railway, not "iron, too".
-        right = f"{'' if form[1:] else '(?!도)'}(?:(?:{particle}|{_EITHER})[은는도만의]?)?{right}"
+        city = f"(?:(?:특별|광역|특별자치)?시(?:(?:{_OPEN}|{_EITHER})[은는도만의]?)?)|" if form[1:] else ""
+        right = f"{'' if form[1:] else '(?!도)'}(?:{city}(?:{particle}|{_EITHER})[은는도만의]?)?{right}"
     digits = _digit_edges(len(re.sub(r"\D", "", form)))
     return digits[0] if form[0].isdecimal() else left, digits[1] if form[-1].isdecimal() else right
 
@@ -344,6 +386,7 @@ _FRACTION = re.compile(r"\.(?!(?:0[1-9]|1[0-2])(?!\d)|\d{1,2}\. ?\d)\d*[1-9]")
 
 
 # e.g. en ["2"]: "Two hundred, so 2 hundred." → 0
+# e.g. en ["5"]: "It is 5%." → 0
 # e.g. en ["5"]: "The temperature is -5 degrees." → 0
 # e.g. en ["1500"]: "It is 1,500.75." → 0
 # e.g. en ["1500"]: "It is 1500.75." → 0
@@ -353,8 +396,8 @@ _FRACTION = re.compile(r"\.(?!(?:0[1-9]|1[0-2])(?!\d)|\d{1,2}\. ?\d)\d*[1-9]")
 # e.g. ja ["京都"]: "首都は東京都です。" → 0
 # e.g. zh ["海南"]: "答案是上海南站。" → 0
 # e.g. zh ["水"]: "答案是水。" → 2
-def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> bool:
-    """Whether what was found is not part of a longer number or of a known longer word."""
+def _is_whole(text: str, start: int, end: int, language: str, numeric: bool, share: bool = False) -> bool:
+    """Whether what was found is not part of a longer number, a `share` asked for or not, or of a known longer word."""
     found, before, after = text[start:end], text[max(0, start - 24) : start], text[end : end + 24]
     own, joined = _NUMERALS_IN.get(language, _NUMERALS), "(?:(?:and|et|e|y) )?"
     if found[-1].isdecimal():
@@ -366,7 +409,7 @@ def _is_whole(text: str, start: int, end: int, language: str, numeric: bool) -> 
             return False
         if re.search(r"\d ?[,、] ?$", before) and re.match(r" ?[,、] ?\d", after):
             return False
-        many = rf" ?(?:[{_HAN_NUMERALS}백천만억%]|번째|째|番)| (?:{_NUMERALS}|{own})(?!\w)"
+        many = rf" ?(?:[{_HAN_NUMERALS}백천만억{'' if share else '%'}]|번째|째|番)| (?:{_NUMERALS}|{own})(?!\w)"
         return len(found) > 3 or not re.match(many, after)
     if found[0] in _HAN_NUMERALS and not spaced(language):
         measured = found[-1] not in _HAN_NUMERALS or not _HAN.match(after) or after[0] in _MEASURES

@@ -29,6 +29,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from xlift.languages import LANGUAGES, rated_language
@@ -40,7 +41,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
 
-VERSION = 7
+VERSION = 8
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 TERM = 11
 """Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""
@@ -61,6 +62,8 @@ LARGE_LIST = {"ar": 2.0, "he": 2.0}
 """Articles and pronouns are attached in these languages: rare forms are needed, from this Zipf frequency on."""
 LOOP = 10
 """Words in a loop before it is one: "ha ha ha" is laughter."""
+DOUBLED, MANY_DOUBLED = 4, 0.25
+"""Different words said twice in a row, and their share of all, from which on that is a loop."""
 MOSTLY_LOOPED, SOME_REPEATED, MANY_REPEATED = 0.5, 0.5, 0.75
 """Refrains, and lists whose items open alike, repeat up to 40 % of their lines and 4-grams."""
 MANY_BROKEN = 0.05
@@ -72,6 +75,7 @@ def signature() -> str:
     return f"fluency v{VERSION}|{wordlists_version()}"
 
 
+# e.g. de: "Der der der Mann Mann ging ging in in das das Haus Haus und und schlief schlief ein ein." → 1
 # e.g. fr: "Le train part à neuf heures du premier quai." → 2
 # e.g. de: "Herr Otrevan Dalok und Frau Jimra Yontel trafen in Kebbo Rasmon Hojlin und Mannuo." → 1
 # e.g. en: "Install numpy, scipy, pandas, matplotlib, seaborn, xgboost, statsmodels and lightgbm." → 1
@@ -243,6 +247,10 @@ def repetition(text: str, tokens: Sequence[str]) -> dict[str, Any]:
     runs = [run for run in _SYMBOLS.findall(text) if len(set(run)) < 6 and (len(run) > 200 or set(run) - _RULES)]
     symbols = sum(map(len, runs)) / max(1, len(text))
     loop = symbols if symbols > max(loop, MOSTLY_LOOPED) else loop
+    pairs = pairwise(map(str.lower, tokens)) if scale == 1 else ()
+    doubled = [one for one, other in pairs if one == other]
+    if len(set(doubled)) >= DOUBLED and len(doubled) > MANY_DOUBLED * len(tokens):
+        loop = max(loop, min(len(doubled) / len(tokens), MOSTLY_LOOPED))  # it can still be understood
     shares = {"loop": loop, "repeated_lines": repeated_lines(text), "repeated_ngrams": ngrams}
     return {name: round(share, 4) for name, share in shares.items()}
 

@@ -91,9 +91,9 @@ _DENIED_IN = {
 DENIALS = _NEGATED_IN.keys() | _DENIED_IN.keys() | set("en fr es pt it de nl id ar ru tr hi ko zh ja yue".split())
 # After the answer. What is next must be what was asked for: "Venus is not the nearest" does not deny an answer.
 _DENIED = re.compile(
-    r"(?: (?:(?:is|are|was|were)(?: not|n t)|(?:n est|ne sont|n était) pas|n[aã]o (?:é|são|foi|era)|no (?:es|son|fue)|"
-    r"non (?:è|sono|fu)|(?:ist|sind|war|waren|is|zijn|was)(?: es| het)? (?:nicht|niet|kein\w*|geen)|ليست?|لم [يت]كن|"
-    r"bukan(?:lah)?|-? ?(?:это )?не(?: является| был[аио]?)?)\b|并?不(?:是|对)|并非)"
+    r"(?: (?:(?:is|are|was|were)(?: not| never|n t)|(?:n est|ne sont|n était) pas|n[aã]o (?:é|são|foi|era)|no "
+    r"(?:es|son|fue)|non (?:è|sono|fu)|(?:ist|sind|war|waren|is|zijn|was)(?: es| het)? (?:nicht|niet|kein\w*|geen)"
+    r"|ليست?|لم [يت]كن|bukan(?:lah)?|-? ?(?:это )?не(?: является| был[аио]?)?)\b|并?不(?:是|对)|并非)"
     "(?! (?:only|just|seulement|só|apenas|s[oó]lo|solamente|nur|alleen|только|hanya|فقط))"
     rf"(?: ?(?:(?:{_SMALL}) )*(?P<next>[^ .,;!?।。、¶]+))?|"
     r"(?: \w{1,6})? değil| (?:(?:शहर|नदी|देश) )?नहीं(?= (?:है|हैं|था|थे|थी|बल्कि)| ?[,.;।¶]|$)|"

@@ -22,7 +22,7 @@ _ABBREVIATION = re.compile(
 )
 # These stand before a number; elsewhere they are words ("No.") or end the sentence.
 _BEFORE_NUMBER = re.compile(
-    "no|n°|nº|núm|num|nr|vol|fig|art|pp|p|bd|kap|chap|cap|abb|págs?|pag|рис|стр|гл|ст|п|rp|rs|kr|kč|zł|eur|usd|tk|руб|hal|"
+    "no|n°|nº|sec|eqs?|figs|núm|num|nr|vol|fig|art|pp|p|bd|kap|chap|cap|abb|págs?|pag|рис|стр|гл|ст|п|rp|rs|kr|kč|zł|eur|usd|tk|руб|hal|"
     "blz|ek|obr|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|janv|févr|avr|juil|déc|ene|abr|ago|dic|fev|out|dez|gen|mag|"
     "giu|lug|ott|mrt|okt|mär|янв|февр|авг|сент|окт|нояб|дек|"
     "tab|rys|str|č|čl|art|kl|tgl|эт|кв|д|रु|सं|पृ"
@@ -43,7 +43,7 @@ _ABBREVIATION_IN = {
     "no": re.compile("bl\\.a|f\\.eks|dvs|kl|hr|fr|ang"),
     "fi": re.compile("esim|mm|ym|ns|nk|klo|hlö|puh|os"),
     "it": re.compile("sig\\.ra|sig\\.na|prof\\.ssa|dott\\.ssa|geom|rag|on|sec|ss|gent|egr|pag"),
-    "pt": re.compile("exmo|exma|ilmo|eng|pág|tel|av|ltda|jr"),
+    "pt": re.compile("profa|exmo|exma|ilmo|eng|pág|tel|av|ltda|jr"),
     "es": re.compile("ee|lic|ud|uds|dña|excmo|pág|tel|fdo|admón"),
     "fr": re.compile("mgr|me|dr|pr|bd|fg|tél|apr|jr|vol"),
     "de": re.compile("nr|tel|zzgl|abzgl|exkl|mwst|mio|mrd|max|min|allg|insb|bes|verh|gest|st"),

@@ -225,7 +225,7 @@ _EMOJI = "[\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"
 # In this order: a line such as "**1. One**" is numbered before it is bold.
 _MARKERS = {
     "number": re.compile(
-        rf"{_NUMBER}[(（]?(?P<digits>\d{{1,3}})(?:\\?[.)）．、](?!\d)|\s?[:：](?=\s)|\s?[-–—](?=\s+\D)|\u20e3)"
+        rf"{_NUMBER}[(（]?(?P<digits>\d{{1,3}})(?:\\?[.)）．、।](?!\d)|\s?[:：](?=\s)|\s?[-–—](?=\s+\D)|\u20e3)"
         rf"|{_NUMBER}(?P<digit>[①-⑳⑴-⒛❶-❿➀-➓㊀-㊉])[.、)]?"
         rf"|{_NUMBER}[(（]?(?P<ideographs>[一二三四五六七八九十]{{1,3}})[)）、．.]"
     ),
