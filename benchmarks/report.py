@@ -1,7 +1,7 @@
 """How fast the report's page opens and filters, in Chromium, with many responses: python benchmarks/report.py
 
-Makes a synthetic study of RUNS × PROMPTS responses (a few hundred letters each in four languages, with two ratings),
-writes its report, opens it from disk and measures what a reader waits for:
+Makes a synthetic study of RUNS × PROMPTS responses (a few hundred letters each in four languages, or in as many as
+--languages says, with two ratings), writes its report, opens it from disk and measures what a reader waits for:
 
     opens     from the start of the navigation until the first responses are shown
     complete  until every response can be searched
@@ -26,7 +26,12 @@ from xlift.report.reading import Material, material_of
 from xlift.study.loading import parse_study
 from xlift.workspace import RunFolder, open_study
 
-LETTERS = {"en": "etaoinshrdlu", "fr": "esaitnrulodé", "pt": "aeosrindmtuç", "ru": "оеаинтсрвлкм"}
+LETTERS = {
+    "en": "etaoinshrdlu", "fr": "esaitnrulodé", "pt": "aeosrindmtuç", "ru": "оеаинтсрвлкм", "de": "enisratdhulö",
+    "es": "eaosrnidltcñ", "it": "eaionlrtscdù", "nl": "enatirodslgh", "tr": "aeinrlıkdmyş", "ar": "الينمتروبعدس",
+    "hi": "कतनपमरलवसहयद", "zh": "的一是不了人我在有他这中",
+    "ja": "いうのをたにかはしてとな", "ko": "이다는가에하고의지로도을", "id": "anietkdrsumg",
+}  # fmt: skip
 SPLITS = ("validation", "test")
 
 
@@ -42,23 +47,27 @@ def text_of(vocabulary: list[str], generator: random.Random) -> str:
     return " ".join(vocabulary[int(len(vocabulary) * generator.random() ** 3)] for _ in range(count)) + "."
 
 
-def synthetic(runs: int, prompts: int, folder: Path) -> Material:
-    """A study that nobody has run: an untuned model, and runs at several learning rates and amounts of data."""
+def synthetic(runs: int, prompts: int, count: int, folder: Path) -> Material:
+    """A study that nobody has run: an untuned model, and runs at several learning rates and amounts of data.
+
+    The prompts are in the first `count` languages of LETTERS.
+    """
+    languages = list(LETTERS)[:count]
     tuned = {
-        "learning_rate": [1e-5 * 2**power for power in range((runs - 1) // 3)],
+        "learning_rate": [1e-5 * 1.1**power for power in range((runs - 1) // 3)],
         "instructions": [{"size": size} for size in (32, 64, 128)],
     }
-    study = parse_study({"name": "synthetic", "training": tuned, "prompts": {"languages": list(LETTERS)}})
+    study = parse_study({"name": "synthetic", "training": tuned, "prompts": {"languages": languages}})
     workspace = open_study(study, folder)
     generator = random.Random(0)
-    vocabularies = {language: words(language, generator) for language in LETTERS}
+    vocabularies = {language: words(language, generator) for language in languages}
     asked: list[Any] = []
     for number in range(prompts):
-        language = list(LETTERS)[number % 4]
+        request, language = number // count, languages[number % count]
         question = text_of(vocabularies[language], generator)[:90]
         asked.append(
-            {"id": f"request-{number // 4}.{language}", "parallel_id": f"request-{number // 4}", "language": language,
-             "split": SPLITS[number % 8 > 1], "category": "open", "messages": [{"role": "user", "content": question}]}
+            {"id": f"request-{request}.{language}", "parallel_id": f"request-{request}", "language": language,
+             "split": SPLITS[request % 4 > 0], "category": "open", "messages": [{"role": "user", "content": question}]}
         )  # fmt: skip
     write_jsonl(workspace.prompts, asked)
     answered = []
@@ -128,9 +137,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--prompts", type=int, default=4000)
+    parser.add_argument("--languages", type=int, default=4, choices=range(4, len(LETTERS) + 1))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        material = synthetic(arguments.runs, arguments.prompts, Path(folder))
+        material = synthetic(arguments.runs, arguments.prompts, arguments.languages, Path(folder))
         start = time.monotonic()
         page = write_pages(material)
         row: dict[str, Any] = {"responses": sum(len(one.responses) for one in material.answered)}

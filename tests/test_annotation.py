@@ -29,7 +29,7 @@ from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
 from xlift.annotation import transfer
 from xlift.annotation.campaign import Plan
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, UserError
 from xlift.rating import text_fingerprint
 
 GOOD = dict.fromkeys(db.ASKED_FACETS, 2)
@@ -57,6 +57,14 @@ def test_migrations_make_exactly_the_tables_and_leave_data_alone(tmp_path: Path,
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of_tomorrow'")
     with pytest.raises(ConfigError, match="another xlift"):
         open_campaign(source, url)
+
+
+def test_what_cannot_be_rated_leaves_no_database_behind(tmp_path: Path) -> None:
+    for content in ("", "hello\n", '{"a": 1}\n'):
+        (tmp_path / "responses.jsonl").write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=r"responses\.jsonl"):
+            open_campaign(tmp_path / "responses.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
 
 
 def test_several_processes_may_open_a_new_database_at_once(tmp_path: Path, url: str) -> None:

@@ -327,6 +327,21 @@ def label_studio(values: dict[str, list[str]], **changes: Any) -> dict[str, Any]
     return {"id": 1, "data": place, "annotations": [{**work, "result": result}], **changes}
 
 
+def test_what_is_no_time_comes_in_from_no_file(tmp_path: Path) -> None:
+    campaign = open_campaign(response_file(tmp_path, responses(["fr"], 1)))
+    path = tmp_path / "ratings.csv"
+    for told in ("nan", "inf", "-1", "1e400"):
+        row = f"fr-0,fr,{RUNS[0]},5,fluency,Ana,2,{told}\n"
+        path.write_text("id,language,run,step,facet,rater,value,seconds\n" + row, encoding="utf-8")
+        with pytest.raises(DataError, match=f"seconds must be a number, found '{told}'"):
+            campaigns.import_file(campaign, path)
+    task = label_studio({"fluency": ["2"]})
+    task["annotations"][0]["lead_time"] = float("nan")
+    (tmp_path / "export.json").write_text(json.dumps([task]), encoding="utf-8")
+    campaigns.import_file(campaign, tmp_path / "export.json")
+    assert [record["detail"] for record in records_of(campaign)] == [{"comment": "fine"}]
+
+
 def test_a_label_studio_export_comes_in(tmp_path: Path, url: str) -> None:
     campaign = open_campaign(response_file(tmp_path, responses(["fr"], 2)), url)
     path = tmp_path / "export.json"

@@ -20,7 +20,7 @@ from xlift.importing import Wanted, import_study
 from xlift.rating.foreign import asked_for
 from xlift.report.pass_rates import languages_table, means_table, pass_rates
 from xlift.report.reading import material_of
-from xlift.workspace import StudyFolder, find_study
+from xlift.workspace import StudyFolder, alone, find_study
 
 SAID = {
     "en": "The sky is blue because air scatters light.",
@@ -92,6 +92,19 @@ def test_imported_again_responses_are_replaced_and_another_study_is_not(tmp_path
     (tmp_path / "out" / "study.yaml").write_text("name: mine\ntraining: {steps: 4}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="holds a study that was not imported"):
         imported(tmp_path / "in")
+    (tmp_path / "out" / "study.yaml").write_text("models: [5, {", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"out/study.yaml:1: not YAML"):
+        imported(tmp_path / "in")
+
+
+def test_an_import_touches_nothing_while_another_process_works_on_the_study(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", rows("fr"))
+    workspace = imported(tmp_path / "in")
+    before = files(workspace.path)
+    write(tmp_path / "in" / "a.jsonl", rows("en", 6))
+    with alone(workspace.path), pytest.raises(ConfigError, match="another xlift process"):
+        imported(tmp_path / "in")
+    assert files(workspace.path) == before
 
 
 @pytest.mark.parametrize(

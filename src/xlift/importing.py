@@ -13,8 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from xlift.disk import write_jsonl
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.progress import say
@@ -22,8 +20,7 @@ from xlift.rating.files import FIRST_ROWS, file_rows, open_reading, response_fil
 from xlift.rating.foreign import ReadingOptions, look, responses
 from xlift.records import ROLES, check_prompt, response_signature
 from xlift.stages import prepare
-from xlift.study.loading import parse_study
-from xlift.study.served import Model
+from xlift.study.loading import load_study, parse_study
 from xlift.study.study import Study
 from xlift.workspace import StudyFolder, locked, refuse_foreign
 
@@ -68,10 +65,11 @@ def import_study(source: Path, target: Path, wanted: Wanted) -> StudyFolder:
         raise DataError(shortened(problems), f"xlift import --help; nothing of {target} is changed")
     target.mkdir(parents=True, exist_ok=True)
     study = _study(found, list(prompts.values()), target, wanted)
-    _refuse_other(target, study)
-    write_jsonl(target / PROMPTS_FILE, list(prompts.values()))
-    workspace = prepare(study, target)
-    with locked(workspace.path):
+    # From the prompts to the last response: two at once would mix what each has read.
+    with locked(target):
+        _refuse_other(target, study)
+        write_jsonl(target / PROMPTS_FILE, list(prompts.values()))
+        workspace = prepare(study, target, held=True)
         for run in workspace.runs:
             assert run.config.given
             own = {name: one for one, name in zip(found, names, strict=True) if one.model == run.config.model}
@@ -260,9 +258,8 @@ def _refuse_other(target: Path, study: Study) -> None:
     path = target / "study.yaml"
     if not path.is_file():
         return
-    there = yaml.safe_load(path.read_text(encoding="utf-8"))
-    models = there.get("models") if isinstance(there, dict) else None
-    if not isinstance(models, list) or not models or any(Model.model_validate(one).by != "imported" for one in models):
+    models = load_study(path, resolved=True).models
+    if not models or any(one.by != "imported" for one in models):
         raise ConfigError(f"{target}: holds a study that was not imported", f"--as another folder than {study.name}")
 
 

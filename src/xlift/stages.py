@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,8 +138,10 @@ def _failures(work: Callable[..., None], *arguments: Any) -> list[UserError]:
     return []
 
 
-def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
+def prepare(study: Study, folder: Path | None = None, held: bool = False) -> StudyFolder:
     """Check the prompts and write down what the study consists of, unless it is written down already.
+
+    `held` says that the caller holds the folder's lock.
 
     Raises ConfigError where that would change a study that another process is working on, and for idle halving.
     """
@@ -148,7 +151,7 @@ def prepare(study: Study, folder: Path | None = None) -> StudyFolder:
     refuse_foreign(workspace.path)
     prompts = load_prompts(study.prompts, study.decoding.samples)
     if first_worker() and not is_created(workspace, prompts):
-        with locked(workspace.path):
+        with nullcontext() if held else locked(workspace.path):
             write_jsonl(workspace.prompts, prompts)
             create_study(workspace)
     # The others read what the first has written.

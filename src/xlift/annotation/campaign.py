@@ -59,12 +59,15 @@ class Campaign(NamedTuple):
 def open_campaign(source: Path, database: str | None = None) -> Campaign:
     """The campaign of a study (file or folder) or a responses file; by default its database lies beside the responses.
 
-    Raises ConfigError where there is no such study, DataError where there is no such file.
+    Raises ConfigError where there is no such study, DataError where there is no such file, or none of responses.
     """
     if not source.is_dir() and not is_study(source):
         if not source.is_file():
             raise DataError(f"{source}: no such file")
         beside, workspace = source.with_suffix(".annotations.sqlite"), None
+        # What cannot be rated leaves no database behind.
+        if database is None and not beside.exists() and not sampling.file_responses(source):
+            raise DataError(f"{source}: no responses to rate")
     else:
         workspace = find_study(source)
         beside = workspace.path / "annotations.sqlite"

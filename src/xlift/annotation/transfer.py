@@ -13,6 +13,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -314,9 +315,9 @@ def _csv_row(row: dict[str, Any], where: str, problems: list[str]) -> Iterator[G
     detail: dict[str, Any] = {}
     for name, number in (("raw", int), ("seconds", float)):
         try:
-            detail |= {name: number(told[name])} if told[name] else {}
+            detail |= {name: _counted(number(told[name]))} if told[name] else {}
         except ValueError:
-            problems.append(f"{where}: {name} must be a number, found '{told[name]}'")
+            problems.append(f"{where}: {name} must be a number, found '{told[name]:.40}'")
     if row.get("comment"):
         detail["comment"] = _SHIELDED.sub("", row["comment"])
     plain = {key: told[key] for key in ("id", "run", "step", "facet", "reason", "language")}
@@ -324,6 +325,14 @@ def _csv_row(row: dict[str, Any], where: str, problems: list[str]) -> Iterator[G
     signature = told["signature"] or f"{HUMAN_SIGNATURE}|from CSV"
     rater = told["rater"].removeprefix("human:")
     yield Given(where, **plain, rater=rater, value=value, detail=detail, signature=signature)
+
+
+# e.g. _counted(2.5) → 2.5
+def _counted(number: Any) -> Any:
+    """A number as it is. Raises ValueError for NaN, and for what no time and no rating can be."""
+    if not isinstance(number, int | float) or not 0 <= number < 1e9:
+        raise ValueError("neither a time nor a rating")
+    return number
 
 
 def _text_of(path: Path) -> str:
@@ -353,8 +362,8 @@ def _label_studio_annotation(annotation: dict[str, Any], place: dict[str, str], 
     marked = [one for one in results if isinstance(one, dict)] if isinstance(results, list) else []
     told = {str(one.get("from_name")): one.get("value") for one in marked}
     detail: dict[str, Any] = {}
-    if isinstance(annotation.get("lead_time"), int | float):
-        detail["seconds"] = round(annotation["lead_time"], 1)
+    with suppress(ValueError):
+        detail["seconds"] = round(_counted(annotation.get("lead_time")), 1)
     comment = told.pop("comment", None)
     if isinstance(comment, dict) and comment.get("text"):
         lines = comment["text"] if isinstance(comment["text"], list) else [comment["text"]]
