@@ -180,6 +180,31 @@ def test_message_batches_and_predictions_are_read(tmp_path: Path) -> None:
     assert [value for _, _, value in values(predictions, ReadingOptions(language="fr"))] == [2, 0]
 
 
+def test_every_turn_of_mt_bench_is_rated(tmp_path: Path) -> None:
+    lines = [{"question_id": 81, "answer_id": "a", "model_id": "m", "choices": [{"index": 0, "turns": [FR, EN]}]}]
+    rated = values(jsonl(tmp_path / "m.jsonl", lines), ReadingOptions(language="fr"))
+    assert rated == [("81-1", "fr", 2), ("81-2", "fr", 0)]
+
+
+def test_columns_inside_of_others_can_be_named(tmp_path: Path) -> None:
+    lines = [{"id": "q", "fields": {"reply": text, "tongue": "fr"}} for text in (FR, EN)]
+    asked = asked_for("fields.reply", "fields.tongue", [])
+    assert [value for _, _, value in values(jsonl(tmp_path / "a.jsonl", lines), asked)] == [2, 0]
+
+
+@pytest.mark.parametrize("orient", ["columns", "list", "index", "records"])
+def test_a_data_frame_is_read_however_it_was_written(orient: str, tmp_path: Path) -> None:
+    rows = [{"text": text, "language": "fr"} for text in (FR, EN)]
+    written: dict[str, Any] = {
+        "columns": {name: {str(i): row[name] for i, row in enumerate(rows)} for name in rows[0]},
+        "list": {name: [row[name] for row in rows] for name in rows[0]},
+        "index": {f"q{i}": row for i, row in enumerate(rows)},
+        "records": rows,
+    }
+    (tmp_path / "frame.json").write_text(json.dumps(written[orient]), encoding="utf-8")
+    assert [value for _, _, value in values(tmp_path / "frame.json")] == [2, 0]
+
+
 def outputs() -> list[dict[str, Any]]:
     return [{"question": "Pourquoi ?", "response": text, "lang": "fr"} for text in (FR, EN)]
 

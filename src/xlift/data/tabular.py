@@ -260,7 +260,9 @@ def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: expected an array of objects, found {type(document).__name__}")
     lists = [name for name, value in document.items() if _is_records(value)]
     if len(lists) != 1:
-        yield Row(f"{path}:1", 1, document)
+        framed = _of_frame(document) or [document]
+        for number, record in enumerate(framed, start=1):
+            yield Row(f"{path}: record {number}" if len(framed) > 1 else f"{path}:1", number, record)
         return
     del document
     whole = raw.decode("utf-8-sig")
@@ -343,6 +345,23 @@ def _is_jsonl(raw: bytes) -> bool:
         return isinstance(json.loads(first), dict) and rest.lstrip().startswith(b"{")
     except (ValueError, RecursionError):
         return False
+
+
+# e.g. _of_frame({"text": {"0": "Oui.", "1": "Non."}}) → [{"text": "Oui."}, {"text": "Non."}]
+# e.g. _of_frame({"text": ["Oui."], "id": ["q1"]}) → [{"text": "Oui.", "id": "q1"}]
+# e.g. _of_frame({"q1": {"text": "Oui."}, "q2": {"text": "Non."}})[1] → {"id": "q2", "text": "Non."}
+# e.g. _of_frame({"text": "Oui.", "tags": {"0": "a"}}) → []
+def _of_frame(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of a data frame: of its columns, each a list or by the number of the row, or of records by their ids;
+    [] where a document is none."""
+    values = list(document.values())
+    if len(values) > 1 and all(isinstance(one, list) and len(one) == len(values[0]) > 0 for one in values):
+        return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
+    if not values or not all(isinstance(one, dict) and one and one.keys() == values[0].keys() for one in values):
+        return []
+    if all(map(str.isdecimal, values[0])):
+        return [{name: column[row] for name, column in document.items()} for row in values[0]]
+    return [{"id": name, **record} for name, record in document.items()] if len(values) > 1 else []
 
 
 def _is_records(value: Any) -> bool:

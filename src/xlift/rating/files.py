@@ -406,7 +406,9 @@ def is_study(path: Path) -> bool:
         return True
     known = path.suffix == ".eval" or kind_of_name(path) is not None
     if path.is_file() and not known:
-        raise DataError(f"{path}: neither a study file (.yaml) nor responses", f"files of responses end in {ENDINGS}")
+        sheet = "save the sheet as CSV UTF-8; " if path.suffix.lower() in {".xlsx", ".xls", ".ods"} else ""
+        hint = f"{sheet}files of responses end in {ENDINGS}"
+        raise DataError(f"{path}: neither a study file (.yaml) nor responses", hint)
     return not known and not path.is_dir()
 
 

@@ -103,6 +103,13 @@ def _chosen(choices: Sequence[Fields]) -> list[Fields]:
     ]
 
 
+def _mt_bench(row: Fields) -> Iterator[Fields]:
+    asked = {"model": row.get("model_id"), "category": row.get("category")}
+    for choice in row["choices"]:
+        for turn, text in enumerate(choice["turns"], start=1):
+            yield asked | {"id": f"{row['question_id']}-{turn}", "text": reply_text(text)}
+
+
 def _message_batch(row: Fields) -> Iterator[Fields]:
     message = row["result"].get("message") or {}
     fields = {"id": row["custom_id"], "model": message.get("model"), "finish_reason": message.get("stop_reason")}
@@ -126,6 +133,7 @@ FORMS = (
     FileForm("log of inspect_ai", frozenset({"epoch", "input", "output", "target"}), _inspect),
     FileForm("batch output of an OpenAI-compatible server", frozenset({"custom_id", "response"}), _batch),
     FileForm("message batch of Anthropic", frozenset({"custom_id", "result"}), _message_batch),
+    FileForm("answers of MT-Bench", frozenset({"question_id", "answer_id", "choices"}), _mt_bench),
     FileForm("chat completions", frozenset({"choices", "model"}), _completion),
     FileForm("predictions of LLaMA-Factory", frozenset({"prompt", "predict", "label"}), _llama_factory),
 )
@@ -205,6 +213,12 @@ def columns_of(rows: Sequence[Fields]) -> list[str]:
     return list(found)
 
 
+# e.g. _holds([{"fields": {"reply": "Oui."}}], "fields.reply") → True
+def _holds(rows: Sequence[Fields], column: str) -> bool:
+    """Whether any row has a column, or a column inside of one."""
+    return any(column in row or look(row, column) is not None for row in rows)
+
+
 def reading_of(path: Path, rows: Sequence[Fields], asked: ReadingOptions) -> Reading:
     """How a file is read whose first rows are `rows`.
 
@@ -216,7 +230,9 @@ def reading_of(path: Path, rows: Sequence[Fields], asked: ReadingOptions) -> Rea
     there = columns_of(rows)
     form = next((form for form in FORMS if all(form.fields <= row.keys() for row in rows)), PLAIN)
     columns = {field: column for column, field in asked.columns}
-    problems = [f"no column '{column}'; {nearest(column, there)}" for column in columns.values() if column not in there]
+    problems = [
+        f"no column '{column}'; {nearest(column, there)}" for column in columns.values() if not _holds(rows, column)
+    ]
     fixed = _from_name(path) if form is FORMS[0] else {}
     if asked.language and "language" not in columns:
         column, known = _asked_language(asked.language, rows, there)
@@ -273,7 +289,7 @@ def _answered(messages: Any) -> bool:
 def _asked_language(asked: str, rows: Sequence[Fields], there: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """A column where there is one by that name, unless that name is a language and the column holds none."""
     known = find_language(asked)
-    if asked in there and (known is None or all(find_language(look(row, asked)) for row in rows)):
+    if _holds(rows, asked) and (known is None or all(find_language(look(row, asked)) for row in rows)):
         return {"language": asked}, {}
     return {}, ({"language": known.tag} if known else {})
 
