@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training.py [--method full] [--data LIMA.jsonl --max-length 512] [--growth]
 
-Both train the same model on the same token ids, the same examples in each step, in turn in one process: a step of TRL,
-then the same step of xlift. Other work on the machine so slows both alike, and changes seconds of the processor little;
-those decide. TRL runs padded and flattened (its `padding_free`), without its gradient checkpointing, which is slower.
-Peaks of memory are those of processes that train alone. Operations are those of the matrix products with weights, a
-frozen weight 4 a token and a trained one 6, the output layer for response tokens only; attention is not counted.
+All train the same model on the same token ids, the same examples in each step, each in a process of its own, in turn: a
+step of xlift, then the same step of TRL. Other work on the machine so slows all alike, and changes seconds of the
+processor little; those decide. TRL runs padded and flattened (its `padding_free`), without its gradient checkpointing,
+which is slower; with `--keep-memory` it keeps memory as xlift does in full fine-tuning. Operations are those of the
+matrix products with weights, a frozen weight 4 a token and a trained one 6, the output layer for response tokens only;
+attention is not counted.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.train import prepared_model, train_step
 
+TOLD = "told:"
 PEERS = {"TRL flattened": {"padding_free": True}, "TRL padded": {"padding_free": False}}
 Batches = Sequence[Sequence[Encoded]]
 
@@ -88,7 +90,7 @@ def setting(arguments: argparse.Namespace) -> Setting:
 def ours(one: Setting, stack: ExitStack) -> Callable[[int], float]:
     """Makes a step of xlift on batch number so-and-so, and returns its loss."""
     if one.config.adaptation.method == "full":
-        # As `xlift train` does; where both train in one process it holds for TRL too.
+        # As `xlift train` does.
         stack.enter_context(kept_memory())
     model = stack.enter_context(prepared_model(one.config, locate(one.config.model), one.placement))
     optimizer = make_optimizer(one.config, model)
@@ -97,8 +99,8 @@ def ours(one: Setting, stack: ExitStack) -> Callable[[int], float]:
     return lambda step: float(train_step(model, optimizer, one.batches[step], *told, step, count)["loss"])
 
 
-def theirs(one: Setting, how: dict[str, Any], folder: str, after: Callable[[float], None]) -> Any:
-    """TRL's trainer over the same batches in the same order; `after` is told the loss of each step once it is made."""
+def theirs(one: Setting, how: dict[str, Any], folder: str) -> Any:
+    """TRL's trainer over the same batches in the same order, which makes a step when the parent asks for one."""
     import trl
     from datasets import Dataset
     from peft import LoraConfig
@@ -110,9 +112,14 @@ def theirs(one: Setting, how: dict[str, Any], folder: str, after: Callable[[floa
             return SequentialSampler(self.train_dataset)
 
     class Tell(TrainerCallback):
+        turns = Turns()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            self.turns.wait()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
             if "loss" in logs:
-                after(float(logs["loss"]))
+                self.turns.tell(float(logs["loss"]))
 
     rows = [
         {"input_ids": e.ids, "labels": [t if m else -100 for t, m in zip(e.ids, e.mask, strict=True)]}
@@ -157,43 +164,76 @@ def theirs(one: Setting, how: dict[str, Any], folder: str, after: Callable[[floa
     )
 
 
-def in_turn(one: Setting, how: dict[str, Any]) -> tuple[list[Took], list[Took]]:
-    """Steps of xlift and of TRL, in turn."""
-    us: list[Took] = []
-    them: list[Took] = []
-    clock = Clock()
+class Turns:
+    """Lets this process make a step when the parent asks for one, and tells it what each took.
+
+    What is done between two steps, as reading the next batch, counts to the later one; waiting does not.
+    """
+
+    def __init__(self) -> None:
+        self.clock, self.before = Clock(), (0.0, 0.0)
+
+    def wait(self) -> None:
+        self.before = self.clock.read()
+        sys.stdin.readline()
+        self.clock.read()
+
+    def tell(self, loss: float) -> None:
+        wall, processor = self.clock.read()
+        print(TOLD, json.dumps(Took(self.before[0] + wall, self.before[1] + processor, loss)), flush=True)
+
+
+def alone(one: Setting, name: str, kept: bool) -> None:
+    """Makes a step whenever the parent asks for one; at the end tells the peak of memory, the model's loading left
+    out."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        step = ours(one, stack)
-
-        def after(loss: float) -> None:
-            them.append(Took(*clock.read(), loss))
-            mine = step(len(us))
-            us.append(Took(*clock.read(), mine))
-
-        trainer = theirs(one, how, folder, after)
-        clock.read()
-        trainer.train()
-    return us, them
-
-
-def alone(one: Setting, name: str) -> float:
-    """Bytes: the peak of memory of a process that trains by itself, its model's loading left out."""
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        if kept:
+            stack.enter_context(kept_memory())
         if name == "xlift":
             step = ours(one, stack)
             reset_peak_memory(one.placement)
+            turns = Turns()
             for number in range(len(one.batches)):
-                step(number)
+                turns.wait()
+                turns.tell(step(number))
         else:
-            trainer = theirs(one, PEERS[name], folder, lambda loss: None)
+            trainer = theirs(one, PEERS[name], folder)
             reset_peak_memory(one.placement)
             trainer.train()
-    return peak_memory(one.placement)
+    print(TOLD, peak_memory(one.placement), flush=True)
 
 
-def peak_alone(name: str) -> float:
-    command = [sys.executable, *sys.argv, "--alone", name]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+class Trainer:
+    """A process that trains by itself and makes a step when it is asked for one."""
+
+    def __init__(self, name: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *sys.argv, "--alone", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.took: list[Took] = []
+
+    def told(self) -> Any:
+        """The next thing that it tells; whatever else it prints is passed over."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(TOLD):
+                return json.loads(line.removeprefix(TOLD))
+        raise SystemExit(f"a trainer ended with exit code {self.process.wait()}")
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.took.append(Took(*self.told()))
+
+
+def in_turn(names: Sequence[str], steps: int) -> list[tuple[list[Took], float]]:
+    """What the steps of several trainers took, made in turn, and the peak of each one's memory in bytes."""
+    trainers = [Trainer(name) for name in names]
+    for _ in range(steps):
+        for trainer in trainers:
+            trainer.step()
+    return [(trainer.took, float(trainer.told())) for trainer in trainers]
 
 
 def ceiling(dtype: torch.dtype, size: int) -> float:
@@ -289,25 +329,28 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--smoke", action="store_true", help="a few small steps, to see that all of it runs")
     parser.add_argument("--growth", action="store_true", help="how cost grows with vocabulary and length, alone")
-    parser.add_argument("--alone", choices=["xlift", *PEERS], help="only the peak of memory of this one, in bytes")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="all keep what they free, as xlift does where all weights are trained",
+    )
+    parser.add_argument("--alone", choices=["xlift", *PEERS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.batch, arguments.steps = 2, 2
     one = setting(arguments)
     if arguments.alone:
-        print(alone(one, arguments.alone))
+        alone(one, arguments.alone, arguments.keep_memory)
         return
     if arguments.growth:
         growth(one, arguments.smoke)
         return
     size = 64 if arguments.smoke else 2048
+    names = ["xlift", *arguments.peers]
     rates = [ceiling(one.placement.torch_dtype, size)]
-    rows: list[dict[str, Any]] = []
-    for name in arguments.peers:
-        us, them = in_turn(one, PEERS[name])
-        rates.append(ceiling(one.placement.torch_dtype, size))
-        peaks = [0.0, 0.0] if arguments.smoke else [peak_alone("xlift"), peak_alone(name)]
-        rows += [row(f"xlift beside {name}", us, one, max(rates), peaks[0]), row(name, them, one, max(rates), peaks[1])]
+    found = in_turn(names, len(one.batches))
+    rates.append(ceiling(one.placement.torch_dtype, size))
+    rows = [row(name, took, one, max(rates), peak) for name, (took, peak) in zip(names, found, strict=True)]
     versions = {name: __import__(name).__version__ for name in ("torch", "transformers", "peft", "trl")}
     tokens = sum(len(example) for batch in one.batches for example in batch)
     print(
@@ -316,8 +359,8 @@ def main() -> None:
         f"ceiling {max(rates) / 1e9:.0f} GFLOP/s of a core; {json.dumps(versions)}"
     )
     print(" | ".join(rows[0]))
-    for found in rows:
-        print(" | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in found.values()))
+    for values in rows:
+        print(" | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values.values()))
 
 
 if __name__ == "__main__":
