@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,8 +14,19 @@ from torch import Tensor
 
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.adapters import adapted_product, with_adapters
-from xlift.tuning.attention import _by_kernel, attends_by_lengths, attention, forget_lengths, starts_mask, use_lengths
+from xlift.tuning.attention import (
+    LONGEST,
+    TILE,
+    _by_kernel,
+    attends_by_lengths,
+    attention,
+    forget_lengths,
+    starts_mask,
+    use_lengths,
+)
+from xlift.tuning.embeddings import gradient_by_rows
 from xlift.tuning.loss import Scores, linear_losses, response_loss
+from xlift.tuning.norms import fast_norms
 from xlift.tuning.packing import pack, pad
 from xlift.tuning.proof import prove_training
 from xlift.tuning.templates import Encoded
@@ -47,10 +59,24 @@ def plain_model(name: str, dtype: torch.dtype) -> Any:
     return get_peft_model(quiet(name, dtype), lora).train()
 
 
+KEPT = ExitStack()
+"""What holds for as long as these tests last."""
+
+
 def fast_model(name: str, dtype: torch.dtype) -> Any:
     base = quiet(name, dtype)
     use_lengths(base)
-    return with_adapters(base, SETTINGS).train()
+    model = with_adapters(base, SETTINGS).train()
+    KEPT.enter_context(fast_norms(model))
+    return model
+
+
+def fast_and_full(name: str) -> Any:
+    model = quiet(name, torch.float32).requires_grad_(True).train()
+    use_lengths(model)
+    KEPT.enter_context(fast_norms(model))
+    KEPT.enter_context(gradient_by_rows(model))
+    return model
 
 
 def plain_loss(model: Any, batch: list[Encoded]) -> Tensor:
@@ -103,8 +129,7 @@ def test_loss_gradients_and_weights_after_twenty_steps_equal_the_plain_ones(name
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_with_all_weights_trained_loss_gradients_and_weights_equal_the_plain_ones(name: str) -> None:
-    plain, fast = (quiet(name, torch.float32).requires_grad_(True).train() for _ in range(2))
-    use_lengths(fast)
+    plain, fast = quiet(name, torch.float32).requires_grad_(True).train(), fast_and_full(name)
     plain_loss(plain, examples()).backward()
     fast_loss(fast, examples()).backward()
     for (one_name, mine), theirs in zip(trained(fast).items(), trained(plain).values(), strict=True):
@@ -123,8 +148,7 @@ def test_in_bfloat16_the_loss_stays_within_two_percent_of_float32(name: str, met
     if method == "lora":
         plain, fast = plain_model(name, torch.float32), fast_model(name, torch.bfloat16)
     else:  # weights in float32, products in bfloat16
-        plain, fast = (quiet(name, torch.float32).requires_grad_(True).train() for _ in range(2))
-        use_lengths(fast)
+        plain, fast = quiet(name, torch.float32).requires_grad_(True).train(), fast_and_full(name)
 
     def mixed_loss(model: Any, batch: list[Encoded]) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=method == "full"):
@@ -248,6 +272,25 @@ def test_the_kernel_for_gpus_is_asked_for_what_the_pieces_compute(
     wanted, _ = attention(None, query, key, value, mask, sliding_window=window, scaling=0.3)
     reach = window if window is not None and window < 6 else None
     torch.testing.assert_close(_by_kernel(query, key, value, mask[0, 0, 0], 6, reach, 0.3), wanted)
+
+
+@pytest.mark.parametrize("window", [None, 60, 129, 1500])
+def test_examples_of_any_length_attend_in_tiles_to_what_a_whole_mask_lets_them_see(window: int | None) -> None:
+    lengths = [1, TILE, TILE + 1, 3 * TILE + 5, LONGEST + 9]
+    starts = F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+    torch.manual_seed(4)
+    query, key, value = parts = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, 2, 2)]
+    found, _ = attention(None, query, key, value, starts_mask(starts, max(lengths)), sliding_window=window, scaling=0.3)
+    tokens = torch.arange(sum(lengths))
+    back, example = tokens[:, None] - tokens[None], torch.bucketize(tokens, starts[1:].long(), right=True)
+    seen = (back >= 0) & (back < (window or len(tokens))) & (example[:, None] == example[None])
+    wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True).transpose(
+        1, 2
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    pull = torch.randn_like(wanted)
+    for mine, theirs in zip(*(torch.autograd.grad(one, parts, pull) for one in (found, wanted)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from xlift.study.study import Study
 from xlift.terminal import paged
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.loss import PIECES, decoder_of
+from xlift.tuning.norms import fast_norms
 
 
 class Card(NamedTuple):
@@ -93,17 +94,19 @@ def kept_bytes(path: str, revision: str | None, adaptation: Adaptation) -> float
 
 @lru_cache(maxsize=32)
 def _kept(path: str, revision: str | None, settings: str) -> float:
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
     from transformers import AttentionInterface, AutoModelForCausalLM
 
     adaptation, config = Adaptation.model_validate_json(settings), causal_config(path, revision)
     full = adaptation.method == "full"
     # PEFT cannot move fake tensors; tensors on `meta` know no autocast.
-    with quiet(), FakeTensorMode() if full else torch.device("meta"):
+    with quiet(), ExitStack() as stack, FakeTensorMode() if full else torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if full else torch.bfloat16)
         model = model if full else with_adapters(model.requires_grad_(False), RunConfig(adaptation=adaptation))
         AttentionInterface.register(COUNTED, _counted)
         model.set_attn_implementation(COUNTED)
+        with unset_fake_temporarily():
+            stack.enter_context(fast_norms(model))
         with torch.autocast("cpu", torch.bfloat16) if full else nullcontext():
             few, many = (saved_bytes(model, torch.zeros(1, count, dtype=torch.long)) for count in TRIED_TOKENS)
     # What does not grow with tokens, such as weights in another dtype, is counted with the weights.

@@ -6,6 +6,7 @@ from transformers' interface hands it through unchanged. All else (padded rows, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -48,24 +49,28 @@ def use_lengths(model: Any) -> None:
     model.set_attn_implementation(BY_LENGTHS)
 
 
-SHORT_EXAMPLE = 256
-"""Tokens up to which whole products and a softmax are faster on a CPU than torch's kernel, which goes by tiles."""
+LONGEST, TILE = 1024, 128
+"""Tokens up to which whole products and a softmax are faster on a CPU than torch's kernel and what they keep is little,
+and queries that share them."""
 
 
-class _Short(torch.autograd.Function):
-    """Causal attention of one short example: query (batch, heads, n, d), key and value with as many heads or fewer.
+class _Tile(torch.autograd.Function):
+    """Causal attention of some queries of one example, (batch, heads, n, d), to the keys up to the last query's own,
+    key and value (batch, heads or fewer, k, d); with a window each sees so many keys at most, its own among them.
 
     Scores are float32, the other products in the dtype of the query; a group's heads share one product with its key.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
         count, heads, length, width = query.shape
-        groups = key.shape[1]
+        groups, seen = key.shape[1:3]
         rows = query.reshape(count, groups, -1, width)
-        scores = (rows.float() @ key.float().mT).view(count, groups, -1, length, length)
-        unseen = torch.full((length, length), -torch.inf).triu_(1)
-        shares = scores.mul_(scale).add_(unseen).softmax(-1).to(query.dtype).view(count, groups, -1, length)
+        scores = (rows.float() @ key.float().mT).view(count, groups, -1, length, seen)
+        unseen = torch.full((length, seen), -torch.inf).triu_(1 + seen - length)
+        if window is not None:
+            unseen += torch.full_like(unseen, -torch.inf).tril_(seen - length - window)
+        shares = scores.mul_(scale).add_(unseen).softmax(-1).to(query.dtype).view(count, groups, -1, seen)
         ctx.save_for_backward(rows, key, value, shares)
         ctx.scale, ctx.shape = scale, query.shape
         return (shares @ value).view(count, heads, length, -1)
@@ -76,7 +81,7 @@ class _Short(torch.autograd.Function):
         grad, wide = grad_outputs[0].reshape(*rows.shape[:3], -1), shares.float()
         pull = (grad @ value.mT).float().mul_(wide)
         pull = pull.sub_(wide * pull.sum(-1, keepdim=True)).mul_(ctx.scale).to(rows.dtype)
-        return (pull @ key).view(ctx.shape), pull.mT @ rows, shares.mT @ grad, None
+        return (pull @ key).view(ctx.shape), pull.mT @ rows, shares.mT @ grad, None, None
 
 
 @cache
@@ -130,30 +135,39 @@ def _by_kernel(
     )
 
 
-def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    # As torch's own attention does, in full fine-tuning: norms leave queries in float32, and values are in bfloat16.
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    with torch.autocast("cpu", enabled=False):
-        return cast(Tensor, _Short.apply(query.to(dtype), key.to(dtype), value.to(dtype), scale))
-
-
 def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None) -> Tensor:
-    """Attention of one example, cut into pieces of a window where there is one: a piece sees itself and the one before.
-
-    A window of 4 over 10 tokens: tokens 4 to 7 see 1 to 7, of which each its own last four.
-    """
+    """Attention of one example, in pieces where it is long."""
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
-    sees_all = window is None or length <= window
-    if sees_all and length <= SHORT_EXAMPLE and query.device.type == "cpu":
-        return _short(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
-    if window is None or sees_all:
+    window = None if window is None or length <= window else window
+    if query.device.type == "cpu" and (window or length) <= LONGEST:
+        return _in_tiles(query, key, value, window, query.shape[-1] ** -0.5 if scale is None else scale)
+    if window is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
     found = []
-    for begin in range(0, length, window):
-        end, first = min(begin + window, length), max(0, begin - window + 1)
+    for begin, end, first in _pieces(length, window, window):
         rows = torch.arange(begin, end, device=query.device)[:, None]
         columns = torch.arange(first, end, device=query.device)[None]
         seen = (columns <= rows) & (columns > rows - window)
         piece = query[:, :, begin:end], key[:, :, first:end], value[:, :, first:end]
         found.append(F.scaled_dot_product_attention(*piece, attn_mask=seen, scale=scale, enable_gqa=grouped))
     return torch.cat(found, dim=2)
+
+
+# e.g. list(_pieces(10, 4, 4)) → [(0, 4, 0), (4, 8, 1), (8, 10, 5)]
+# e.g. list(_pieces(10, 4, None)) → [(0, 4, 0), (4, 8, 0), (8, 10, 0)]
+def _pieces(length: int, size: int, window: int | None) -> Iterator[tuple[int, int, int]]:
+    """Where the pieces of an example begin and end, and the first token that one of theirs sees."""
+    for begin in range(0, length, size):
+        yield begin, min(begin + size, length), 0 if window is None else max(0, begin - window + 1)
+
+
+def _in_tiles(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float) -> Tensor:
+    # As torch's own attention does, in full fine-tuning: norms leave queries in float32, and values are in bfloat16.
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    with torch.autocast("cpu", enabled=False):
+        found = [
+            _Tile.apply(query[:, :, begin:end], key[:, :, first:end], value[:, :, first:end], scale, window)
+            for begin, end, first in _pieces(query.shape[2], TILE, window)
+        ]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=2)

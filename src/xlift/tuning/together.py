@@ -29,6 +29,7 @@ from xlift.progress import progress, say
 from xlift.tuning.adapters import with_adapters
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.loss import row_losses
+from xlift.tuning.norms import fast_norms
 from xlift.tuning.optimizer import descend
 from xlift.tuning.packing import pack, split_micro_batches
 from xlift.tuning.templates import Encoded
@@ -398,6 +399,7 @@ def train_together(
         going = [one for ahead in aheads if (one := member_of(model, ahead, placement, watching, failed))]
         for member in going:
             _alone(model, member, failed, partial(_open, stack=stack))
+        stack.enter_context(fast_norms(model))
         steps = range(min((one.first for one in going), default=0), max((one.last for one in going), default=0))
         with progress(f"train {len(going)} runs", sum(one.last - one.first for one in going)) as bar:
             for step in steps:

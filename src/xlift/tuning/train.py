@@ -33,9 +33,11 @@ from xlift.study.runs import DEFAULT_STEPS, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, restore, resume_step
+from xlift.tuning.embeddings import gradient_by_rows
 from xlift.tuning.encoding import Data, Tokenised, data_lines, unreadable_examples
 from xlift.tuning.limits import limits_of
 from xlift.tuning.loss import response_loss
+from xlift.tuning.norms import fast_norms
 from xlift.tuning.optimizer import DIVERGED, descend, make_optimizer
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
 from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
@@ -75,12 +77,16 @@ def prepared_model(
         model: Any = load_model(base.path, where, base.revision, fp32=True)
         use_lengths(model)
         choose_layers(model, config.adaptation.layers)
-        yield _recomputing(model, config).train()
+        alone = not several_workers() and not config.offloads
+        with fast_norms(model), gradient_by_rows(model) if alone else nullcontext():
+            yield _recomputing(model, config).train()
         return
     with quantized_base(base, placement, kept) if config.adaptation.quantized else kept.lent(base, placement) as frozen:
         use_lengths(frozen)
         model = with_adapters(frozen, config)
-        yield _recomputing(model, config).train()
+        # After PEFT, which copies the layers that are trained whole.
+        with fast_norms(model):
+            yield _recomputing(model, config).train()
         bare = unwrapped(model)
         # The next run that borrows the base must find it as it was lent.
         if attends_by_lengths(bare):
