@@ -15,8 +15,8 @@ from torch import Tensor
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.tuning.adapters import adapted_product, with_adapters
 from xlift.tuning.attention import (
-    LONGEST,
     TILE,
+    TILED_TOKENS,
     _by_kernel,
     attends_by_lengths,
     attention,
@@ -276,7 +276,7 @@ def test_the_kernel_for_gpus_is_asked_for_what_the_pieces_compute(
 
 @pytest.mark.parametrize("window", [None, 60, 129, 1500])
 def test_examples_of_any_length_attend_in_tiles_to_what_a_whole_mask_lets_them_see(window: int | None) -> None:
-    lengths = [1, TILE, TILE + 1, 3 * TILE + 5, LONGEST + 9]
+    lengths = [1, TILE, TILE + 1, 3 * TILE + 5, TILED_TOKENS + 9]
     starts = F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
     torch.manual_seed(4)
     query, key, value = parts = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, 2, 2)]

@@ -15,7 +15,7 @@ from xlift.models import Placement
 from xlift.planning.forecast import model_size
 from xlift.planning.gpus import kept_bytes, training_needs, training_operations
 from xlift.study.runs import Adaptation, RunConfig
-from xlift.tuning.attention import LONGEST
+from xlift.tuning.attention import TILED_TOKENS
 from xlift.tuning.loss import response_loss
 from xlift.tuning.packing import pack
 from xlift.tuning.templates import Encoded
@@ -63,7 +63,7 @@ def test_what_is_counted_as_kept_of_a_token_is_what_training_keeps(method: str, 
         return size
 
     with prepared_model(config, Located(str(tiny), None, {}), Placement("cpu", "bfloat16", "")) as model:
-        measured = (kept(LONGEST + 160) - kept(LONGEST + 32)) / 128
+        measured = (kept(TILED_TOKENS + 160) - kept(TILED_TOKENS + 32)) / 128
     assert kept_bytes(str(tiny), None, config.adaptation) == pytest.approx(measured, rel=0.15)
 
 

@@ -11,16 +11,16 @@ from architectures import build
 from torch import Tensor, nn
 
 from xlift.tuning.embeddings import gradient_by_rows
-from xlift.tuning.norms import KINDS, _by_kernel, _kind_of, fast_norms, rms_norm
+from xlift.tuning.norms import RMS_NORMS, _by_kernel, _kind_of, fast_norms, rms_norm
 
 WIDTH = 48
 NORMS = {
-    "llama": ("LlamaRMSNorm", KINDS[0]),
-    "gemma3": ("Gemma3RMSNorm", KINDS[1]),
-    "gemma4": ("Gemma4RMSNorm", KINDS[2]),
-    "olmo2": ("Olmo2RMSNorm", KINDS[2]),
-    "qwen3": ("Qwen3RMSNorm", KINDS[0]),
-    "gpt_oss": ("GptOssRMSNorm", KINDS[2]),
+    "llama": ("LlamaRMSNorm", RMS_NORMS[0]),
+    "gemma3": ("Gemma3RMSNorm", RMS_NORMS[1]),
+    "gemma4": ("Gemma4RMSNorm", RMS_NORMS[2]),
+    "olmo2": ("Olmo2RMSNorm", RMS_NORMS[2]),
+    "qwen3": ("Qwen3RMSNorm", RMS_NORMS[0]),
+    "gpt_oss": ("GptOssRMSNorm", RMS_NORMS[2]),
 }
 OTHERS = ["layer norm", "no weight", "squared", "gated", "of no size"]
 
@@ -90,7 +90,7 @@ def test_a_norm_in_few_passes_has_the_values_and_gradients_of_its_family(
         assert (mine.float() - theirs.float()).norm() <= rough * theirs.float().norm()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RMS_NORMS)
 def test_what_a_gpu_computes_is_the_same_norm(kind: Any) -> None:
     x, weight = torch.randn(7, WIDTH).bfloat16(), torch.randn(WIDTH).bfloat16()
     torch.testing.assert_close(_by_kernel(x, weight, 1e-6, kind), rms_norm(x, weight, 1e-6, kind), rtol=8e-3, atol=1e-5)

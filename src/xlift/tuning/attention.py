@@ -49,7 +49,7 @@ def use_lengths(model: Any) -> None:
     model.set_attn_implementation(BY_LENGTHS)
 
 
-LONGEST, TILE = 1024, 128
+TILED_TOKENS, TILE = 1024, 128
 """Tokens up to which whole products and a softmax are faster on a CPU than torch's kernel and what they keep is little,
 and queries that share them."""
 
@@ -139,7 +139,7 @@ def _alone(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale:
     """Attention of one example, in pieces where it is long."""
     length, grouped = query.shape[2], query.shape[1] != key.shape[1]
     window = None if window is None or length <= window else window
-    if query.device.type == "cpu" and (window or length) <= LONGEST:
+    if query.device.type == "cpu" and (window or length) <= TILED_TOKENS:
         return _in_tiles(query, key, value, window, query.shape[-1] ** -0.5 if scale is None else scale)
     if window is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)

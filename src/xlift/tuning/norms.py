@@ -23,7 +23,7 @@ class Kind(NamedTuple):
     rounded: bool
 
 
-KINDS = [Kind(0.0, True), Kind(1.0, False), Kind(0.0, False)]
+RMS_NORMS = [Kind(0.0, True), Kind(1.0, False), Kind(0.0, False)]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, kind: Kind) -> Tensor:
@@ -109,7 +109,7 @@ def _kind_of(module: Any) -> Kind | None:
         wanted = torch.func.functional_call(module, {"weight": weight}, (x,))
     except Exception:  # a norm that nobody has tried may want anything
         return None
-    made = {kind: rms_norm(x, weight, eps, kind) for kind in KINDS}
+    made = {kind: rms_norm(x, weight, eps, kind) for kind in RMS_NORMS}
     alike = [kind for kind, found in made.items() if found.dtype == wanted.dtype and _close(found, wanted)]
     return alike[0] if alike else None
 
