@@ -7,7 +7,9 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from annotation_fixtures import (
 
 from xlift.annotation import campaign as campaigns
 from xlift.annotation import database as db
-from xlift.annotation import sampling
+from xlift.annotation import sampling, transfer
 from xlift.annotation.campaign import Plan
 from xlift.checkpoint import written_prompts
 from xlift.disk import write_jsonl
@@ -241,6 +243,35 @@ def study_with_responses(folder: Path) -> Any:
     return workspace
 
 
+def test_of_two_imports_at_once_the_study_ends_with_the_ratings_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = study_with_responses(tmp_path)
+    (run, *_), (prompt, *_) = workspace.runs, written_prompts(workspace)
+    for name in ("Ana", "Ben"):
+        row = f"{prompt['id']},{prompt['language']},{run.id},{0 if run.config.untuned else 5},fluency,{name},2\n"
+        (tmp_path / f"{name}.csv").write_text("id,language,run,step,facet,rater,value\n" + row, encoding="utf-8")
+    saving, go_on, save = Event(), Event(), transfer.save_study_ratings
+
+    def slow(*arguments: Any) -> int:
+        if not saving.is_set():  # the first, whose ratings are the older ones
+            saving.set()
+            assert go_on.wait(60)
+        return save(*arguments)
+
+    monkeypatch.setattr(transfer, "save_study_ratings", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(campaigns.import_file, open_campaign(workspace.path), tmp_path / "Ana.csv")
+        assert saving.wait(60)
+        second = pool.submit(campaigns.import_file, open_campaign(workspace.path), tmp_path / "Ben.csv")
+        wait([second], timeout=1)
+        go_on.set()
+        told = [first.result(60), second.result(60)]
+    assert ["1 ratings" in one for one in told] == [True, True]
+    (path,) = run.path.glob("ratings/step-*.human.jsonl")
+    assert {record["rater"] for _, record in read_jsonl(path)} == {"human:Ana", "human:Ben"}
+
+
 def test_a_study_is_sampled_from_its_test_prompts_and_gets_its_ratings(tmp_path: Path, url: str) -> None:
     workspace = study_with_responses(tmp_path)
     campaign = open_campaign(workspace.path, url)
@@ -327,13 +358,18 @@ def label_studio(values: dict[str, list[str]], **changes: Any) -> dict[str, Any]
     return {"id": 1, "data": place, "annotations": [{**work, "result": result}], **changes}
 
 
-def test_what_is_no_time_comes_in_from_no_file(tmp_path: Path) -> None:
+def test_what_is_no_time_and_no_name_comes_in_from_no_file(tmp_path: Path) -> None:
     campaign = open_campaign(response_file(tmp_path, responses(["fr"], 1)))
     path = tmp_path / "ratings.csv"
     for told in ("nan", "inf", "-1", "1e400"):
         row = f"fr-0,fr,{RUNS[0]},5,fluency,Ana,2,{told}\n"
         path.write_text("id,language,run,step,facet,rater,value,seconds\n" + row, encoding="utf-8")
         with pytest.raises(DataError, match=f"seconds must be a number, found '{told}'"):
+            campaigns.import_file(campaign, path)
+    for name in ("A" * 101, "A\0na", "A\u2028na"):
+        row = f"fr-0,fr,{RUNS[0]},5,fluency,{name},2\n"
+        path.write_text("id,language,run,step,facet,rater,value\n" + row, encoding="utf-8")
+        with pytest.raises(DataError, match="1 to 100 printable characters"):
             campaigns.import_file(campaign, path)
     task = label_studio({"fluency": ["2"]})
     task["annotations"][0]["lead_time"] = float("nan")

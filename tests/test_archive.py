@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import random
 import tarfile
 from pathlib import Path
 
@@ -112,6 +113,41 @@ def test_a_bomb_is_refused_where_it_is_seen_and_not_unpacked(tmp_path: Path) -> 
     source = tmp_path / "bomb.tar.xz"
     source.write_bytes(lzma.compress(member.tobuf(), preset=0))
     with pytest.raises(DataError, match="more than 2 GB unpacked"):
+        read_archive(source, tmp_path / "made")
+    assert [*tmp_path.iterdir()] == [source]
+
+
+def test_an_archive_with_any_bit_flipped_is_refused_and_leaves_nothing(study: StudyFolder, tmp_path: Path) -> None:
+    chance, whole = random.Random(0), write_archive(study.path, tmp_path / "whole.tar.xz").read_bytes()
+    source = tmp_path / "flipped.tar.xz"
+    for _ in range(60):
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        source.write_bytes(flipped)
+        with pytest.raises(DataError, match=r"flipped\.tar\.xz"):
+            read_archive(source, tmp_path / "made")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flipped.tar.xz", "whole.tar.xz"]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"path": "runs/a\0b/run.yaml"}, {"mtime": "nan"}, {"mtime": "9" * 400}, {"size": "-5"}]
+)
+def test_odd_facts_of_a_file_in_an_archive_are_refused(odd: dict[str, str], tmp_path: Path) -> None:
+    source, member = tmp_path / "odd.tar.xz", tarfile.TarInfo("study.yaml")
+    member.pax_headers = odd
+    with tarfile.open(source, "w:xz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO())
+    with pytest.raises(DataError, match=r"odd\.tar\.xz"):
+        read_archive(source, tmp_path / "made")
+    assert [*tmp_path.iterdir()] == [source]
+
+
+def test_an_archive_whose_study_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
+    source, member = tmp_path / "odd.tar.xz", tarfile.TarInfo("study.yaml")
+    member.size = 3
+    with tarfile.open(source, "w:xz") as archive:
+        archive.addfile(member, io.BytesIO(b"[1]"))
+    with pytest.raises(DataError, match=r"odd\.tar\.xz/study\.yaml: a study file is a mapping"):
         read_archive(source, tmp_path / "made")
     assert [*tmp_path.iterdir()] == [source]
 

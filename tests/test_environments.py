@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import pytest
 import yaml
 from warm import run_xlift
 
+from xlift.annotation import server
 from xlift.records import read_records
 
+ROOT = Path(__file__).parent.parent
 NAME = "Étude №1 测试 ملف"
 
 
@@ -61,3 +64,12 @@ def test_any_locale_reads_and_writes_the_same_files(locale: dict[str, str], tmp_
     done = subprocess.run([os.fsencode(one) for one in line], cwd=tmp_path, env=env, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert [(one["id"], one["value"]) for one in read_records(tmp_path / "ratings.jsonl")] == [("a", 2)]
+
+
+def test_no_module_wants_what_windows_has_not_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
+    for path in (ROOT / "src").rglob("*.py"):
+        at_once = [one for one in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(one, ast.Import)]
+        assert not own & {name.name for one in at_once for name in one.names}, path
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert server._most() == server.MAX_CONNECTIONS

@@ -253,6 +253,30 @@ def test_a_study_that_may_no_longer_be_written_anywhere_loses_nothing(study: Pat
     print(f"{told.total()} studies could no longer be written; first told of {dict(told)}")
 
 
+@pytest.mark.parametrize("copies", [1, pytest.param(24, marks=[pytest.mark.torture, pytest.mark.timeout(7200)])])
+def test_a_study_copied_while_it_runs_goes_on_as_well_as_the_one_it_was_copied_from(
+    copies: int, study: Path, whole: Path, tmp_path: Path
+) -> None:
+    chance, made = random.Random(copies), 0
+    while made < copies:
+        process = start(study, tmp_path)
+        while process.poll() is None and not any((tmp_path / "results").rglob("train.jsonl")):
+            time.sleep(0.002)
+        while process.poll() is None:
+            time.sleep(chance.uniform(0, 1))
+            copy = tmp_path / f"copy-{made}" / "results"
+            copy.mkdir(parents=True)
+            # What is moved or removed meanwhile cannot be copied.
+            subprocess.run(["cp", "-r", str(tmp_path / "results" / "cut"), str(copy)], capture_output=True)
+            finish(study, copy.parent)
+            assert different(whole, copy / "cut") == []
+            shutil.rmtree(copy.parent)
+            made += 1
+        assert process.wait() == 0
+        assert different(whole, tmp_path / "results" / "cut") == []
+        shutil.rmtree(tmp_path / "results")
+
+
 def different(whole: Path, found: Path) -> list[str]:
     """Files that are not in both folders, or whose contents differ in more than the time that something took."""
     expected, there = files(whole), files(found)

@@ -110,14 +110,17 @@ def _drop_torn_line(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(lock: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file, which is left behind, empty. Raises ConfigError(`busy`) where another process holds it."""
+def exclusive(lock: Path, busy: str, seconds: float = 0) -> Iterator[None]:
+    """Hold a lock file, which is left behind, empty.
+
+    Raises ConfigError(`busy`) where another process still holds it after these `seconds`.
+    """
     from filelock import FileLock, Timeout
 
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=seconds)
     except Timeout:
         raise ConfigError(busy, "wait for it") from None
     try:

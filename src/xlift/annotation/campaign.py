@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from xlift.annotation import database as db
 from xlift.annotation import people, practice, sampling, transfer
 from xlift.annotation.scheme import Scheme, read_scheme, scheme_of
 from xlift.annotation.words import INTERFACES
+from xlift.disk import exclusive
 from xlift.errors import ConfigError, DataError
 from xlift.languages import find_language, language_code, language_problem
 from xlift.progress import say
@@ -118,8 +120,7 @@ def add(
 def _checked_person(name: str, languages: Sequence[str]) -> list[str]:
     given = [text.strip() for text in languages if text.strip()]
     problems = [language_problem(text) for text in given if not find_language(text)]
-    if not name.strip() or len(name) > 100 or not name.isprintable():
-        problems.append("a name must be 1 to 100 printable characters")
+    problems += [wrong] if (wrong := db.wrong_name(name)) else []
     if not given:
         problems.append("which languages does this person read?")
     if problems:
@@ -304,15 +305,24 @@ def export(campaign: Campaign, target: Path, controls: bool = False) -> str:
     `controls` adds the ratings of control items to the file, never to the study.
     """
     transfer.check_target(target)
-    with campaign.database.read.begin() as connection:
-        records = transfer.rating_records(connection)
-        extra = transfer.control_records(connection) if controls else []
-    transfer.write_ratings(target, records + extra)
-    lines = [f"{len(records) + len(extra)} ratings written to {target}"]
-    if campaign.workspace is not None:
-        files = transfer.save_study_ratings(campaign.workspace, records)
-        lines.append(f"{files} ratings files written in {campaign.workspace.path}")
+    with _alone(campaign):
+        with campaign.database.read.begin() as connection:
+            records = transfer.rating_records(connection)
+            extra = transfer.control_records(connection) if controls else []
+        transfer.write_ratings(target, records + extra)
+        lines = [f"{len(records) + len(extra)} ratings written to {target}"]
+        if campaign.workspace is not None:
+            files = transfer.save_study_ratings(campaign.workspace, records)
+            lines.append(f"{files} ratings files written in {campaign.workspace.path}")
     return "\n".join(lines)
+
+
+def _alone(campaign: Campaign) -> AbstractContextManager[None]:
+    """One process at a time brings people's ratings from the database into the study: the last has seen all."""
+    if campaign.workspace is None:
+        return nullcontext()
+    folder = campaign.workspace.path
+    return exclusive(folder / ".annotations.lock", f"{folder}: another xlift process is writing people's ratings", 60)
 
 
 def import_file(campaign: Campaign, path: Path) -> str:
@@ -322,11 +332,12 @@ def import_file(campaign: Campaign, path: Path) -> str:
         taken = set(connection.execute(sa.select(db.annotators.c.name)).scalars().all())
         asked = scheme_of(connection)
     records = transfer.read_ratings(path, campaign.responses(), labels, taken, asked)
-    with campaign.database.write.begin() as connection:
-        transfer.store_imported(connection, records)
-        everything = transfer.rating_records(connection)
-    if campaign.workspace is not None:
-        transfer.save_study_ratings(campaign.workspace, everything)
+    with _alone(campaign):
+        with campaign.database.write.begin() as connection:
+            transfer.store_imported(connection, records)
+            everything = transfer.rating_records(connection)
+        if campaign.workspace is not None:
+            transfer.save_study_ratings(campaign.workspace, everything)
     raters = ", ".join(sorted({record["rater"] for record in records}))
     return f"{len(records)} ratings of {raters} taken in from {path}"
 

@@ -234,6 +234,13 @@ def annotator_named(connection: Connection, name: str) -> Any:
     return found
 
 
+# e.g. [wrong_name(name) for name in ("Ana", "A\n")] → ["", "a name must be 1 to 100 printable characters"]
+def wrong_name(name: str) -> str:
+    """What is wrong with a person's name; nothing where a page, a table and every database can hold it."""
+    good = name.strip() and len(name) <= 100 and name.isprintable()
+    return "" if good else "a name must be 1 to 100 printable characters"
+
+
 def add_annotator(connection: Connection, name: str, languages: Sequence[str], interface: str, days: int = DAYS) -> str:
     """A new annotator; the secret token of the personal link. Raises ConfigError where the name is taken."""
     if connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():

@@ -11,7 +11,6 @@ import asyncio
 import ipaddress
 import logging
 import re
-import resource
 import socket
 import time
 from collections import Counter
@@ -195,4 +194,8 @@ def _is_network(name: str) -> bool:
 
 def _most() -> int:
     """Connections that are held at once: what the system lets a process open must do for the rest as well."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return MAX_CONNECTIONS
     return max(10, min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))

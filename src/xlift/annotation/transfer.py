@@ -240,6 +240,8 @@ def _given_problems(
         problems.append(f"{one.where}: value must be {told} or empty (could not be judged), found '{one.value}'")
     if not one.rater:
         problems.append(f"{one.where}: no rater")
+    elif wrong := db.wrong_name(one.rater):
+        problems.append(f"{one.where}: rater '{one.rater:.40}': {wrong}")
     elif one.rater in taken:
         problems.append(f"{one.where}: '{one.rater}' annotates in this campaign; give the imported rater another name")
     if not re.fullmatch(r"\d{1,18}", one.step):
@@ -357,7 +359,7 @@ def _from_label_studio(path: Path, problems: list[str]) -> Iterator[Given]:
 
 def _label_studio_annotation(annotation: dict[str, Any], place: dict[str, str], where: str) -> Iterator[Given]:
     who = annotation.get("completed_by", "")
-    rater = str(who.get("email") or who.get("id", "")) if isinstance(who, dict) else str(who)
+    rater = str((who.get("email") or who.get("id") or "") if isinstance(who, dict) else "" if who is None else who)
     results = annotation.get("result")
     marked = [one for one in results if isinstance(one, dict)] if isinstance(results, list) else []
     told = {str(one.get("from_name")): one.get("value") for one in marked}

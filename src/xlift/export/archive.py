@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import re
 import tarfile
 from collections.abc import Iterator
@@ -111,8 +112,11 @@ def read_archive(source: Path, to: Path) -> StudyFolder:
         try:
             with tarfile.open(source, "r:xz") as archive:
                 _unpack(archive, source, folder)
-        except (tarfile.TarError, EOFError, OSError) as error:
+            find_study(folder)
+        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError) as error:
             raise DataError(f"{source}: no archive of a study: {error}") from None
+        except ConfigError as error:
+            raise DataError([one.replace(str(folder), str(source)) for one in error.problems]) from None
     return find_study(to)
 
 
