@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 
+from xlift.errors import ConfigError
 from xlift.hub import Located
 from xlift.memory import free_memory, peak_memory, reset_peak_memory
 from xlift.models import Placement, load_model, load_tokenizer, place
@@ -41,7 +42,7 @@ from xlift.study.served import Decoding
 from xlift.tuning.optimizer import make_optimizer
 from xlift.tuning.packing import pad
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import prepared_model, train_step
+from xlift.tuning.train import lay_out, prepared_model, train_step
 from xlift.tuning.trouble import within_memory
 
 LIMIT = 470
@@ -151,6 +152,11 @@ def ceiling(bench: Bench) -> float:
     return float(2 * size**3 / min(seconds[2:]))
 
 
+def reset_memory(bench: Bench) -> None:
+    torch.cuda.empty_cache()
+    reset_peak_memory(bench.placement)
+
+
 def timed(bench: Bench, step: Callable[[], Any], most: float = 4) -> float:
     """Seconds of a step: the median of as many as take `most` seconds, after two that warm up."""
     for _ in range(1 if bench.smoke else 2):
@@ -192,38 +198,48 @@ def chat_of(base: Located) -> ChatFormat:
 
 
 def training(bench: Bench, method: str, shape: str, rows: bool = False) -> list[dict[str, Any]]:
-    """Steps of one run, and of the peer on the same examples."""
-    found: list[dict[str, Any]] = []
+    """Steps of one run, of the peer on the same examples, and of the run with products in floats of 8 bits."""
     # Weights, gradients and AdamW's two moments of 6.7 billion parameters in float32.
     if (method, shape) == ("full", "7b") and not bench.smoke and free_memory(bench.placement) < 16 * 6.8e9:
         raise MemoryError("full fine-tuning of 7B takes 109 GB on one GPU")
     with tempfile.TemporaryDirectory() as folder:
-        base, best = write_model(bench, shape, Path(folder)), ceiling(bench)
-        chat = chat_of(base)
+        base, best, found = write_model(bench, shape, Path(folder)), ceiling(bench), list[dict[str, Any]]()
+        chat, settings = chat_of(base), SHAPES[shape] | (TINY if bench.smoke else {})
+        batch = examples(bench, settings["vocab_size"], rows)
         config = RunConfig.model_validate(
             {"adaptation": {"method": method}, "batch_tokens": bench.tokens, "micro_batch_tokens": bench.tokens}
             | {"gradient_checkpointing": shape == "7b" and method == "full"}
         )
-        reset_peak_memory(bench.placement)
-        with prepared_model(config, base, bench.placement) as model:
-            batch = examples(bench, model.config.get_text_config().vocab_size, rows)
-            optimizer, work = make_optimizer(config, model), operations(model, batch)
-            seconds = timed(bench, lambda: train_step(model, optimizer, batch, config, chat, bench.placement, 0, 1000))
-            found.append(told(bench, f"xlift {method} {shape}", seconds, bench.tokens, work, best))
-        del model, optimizer
-        print(json.dumps({"found": found}), flush=True)
-        torch.cuda.empty_cache()
-        reset_peak_memory(bench.placement)
-        with peer_model(bench, method, base, config) as (model, optimizer):
-            seconds = timed(bench, lambda: peer_loop(model, optimizer, batch, bench, 1 if rows else 8))
+
+        def own(name: str, config: RunConfig) -> float:
+            reset_memory(bench)
+            with prepared_model(config, base, bench.placement) as model:
+                lay_out(model, config, bench.placement)
+                optimizer, given = make_optimizer(config, model), (batch, config, chat, bench.placement, 0, 1000)
+                work = operations(model, batch)
+                seconds = timed(bench, lambda: train_step(model, optimizer, *given))
+            found.append(told(bench, f"xlift {method} {shape}{name}", seconds, bench.tokens, work, best))
+            print(json.dumps({"found": found}), flush=True)
+            return work
+
+        def peer(work: float) -> None:
+            reset_memory(bench)
+            with peer_model(bench, method, base, config) as (model, optimizer):
+                seconds = timed(bench, lambda: peer_loop(model, optimizer, batch, bench, 1 if rows else 8))
             found.append(told(bench, f"peer {method} {shape}", seconds, bench.tokens, work, best))
+            print(json.dumps({"found": found}), flush=True)
+
+        peer(own("", config))
+        try:
+            own(" fp8", config.model_copy(update={"fp8": True}))
+        except ConfigError as error:
+            found.append({"what": f"xlift {method} {shape} fp8: {error}"})
     return [{**one, "ceiling TFLOP/s": best / 1e12} for one in found]
 
 
 def together(bench: Bench, shape: str) -> list[dict[str, Any]]:
     """1 to 16 runs of one base, one after another and in one pass, over 1,024 tokens each and over 8,192, as far as
     memory goes."""
-
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         base, best = write_model(bench, shape, Path(folder)), ceiling(bench)
@@ -296,7 +312,7 @@ def loss(bench: Bench) -> list[dict[str, Any]]:
     """The loss of a step's learned tokens and the gradient of their states, the layer frozen, in each of WAYS; how far
     each gradient is off that in float32."""
     from device_properties import relative
-    from losses import WAYS, by_whole_logits
+    from losses import WAYS, by_whole_logits, gradient
 
     found, best = list[dict[str, Any]](), ceiling(bench)
     for shape in SHAPES:
@@ -305,12 +321,6 @@ def loss(bench: Bench) -> list[dict[str, Any]]:
         torch.manual_seed(0)
         states, layer = (torch.randn(n, width, device=device, dtype=torch.bfloat16) for n in (count, words))
         layer, targets = layer / width**0.5, torch.randint(words, (count,), device=device)
-
-        def gradient(way: Callable[..., torch.Tensor], *given: torch.Tensor) -> torch.Tensor:
-            given[0].requires_grad_().grad = None
-            way(*given).backward()
-            assert given[0].grad is not None
-            return given[0].grad
 
         few = states[:256].float(), layer.float(), targets[:256]
         wanted = gradient(by_whole_logits, *few)

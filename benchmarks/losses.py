@@ -45,3 +45,11 @@ WAYS: dict[str, tuple[Way, str]] = {
     "cut cross-entropy": (by_cut, "cut_cross_entropy"),
 }
 """By name, and the package that each wants."""
+
+
+def gradient(way: Way, states: Tensor, layer: Tensor, targets: Tensor) -> Tensor:
+    """That of the states."""
+    states.requires_grad_().grad = None
+    way(states, layer, targets).backward()
+    assert states.grad is not None
+    return states.grad

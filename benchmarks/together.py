@@ -4,7 +4,7 @@
 
 Both ways train the same LoRA runs of the embedded model, which differ in their learning rate, in one process: a step
 one after another, the next in one pass, and so on. Other work on the machine changes seconds of the processor little.
-The first step of each way warms up and does not count. On a GPU: benchmarks/gpu.sh.
+The first step of each way warms up and does not count. Memory is the peak of the process. On a GPU: benchmarks/gpu.sh.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from xlift.data.instructions import load_source
 from xlift.hub import locate
+from xlift.memory import peak_memory
 from xlift.models import KeptBase, load_tokenizer, place
 from xlift.study.data import Source
 from xlift.study.runs import EMBEDDED_MODEL, RunConfig
@@ -74,7 +75,7 @@ def main() -> None:
     print(
         f"{arguments.runs} runs, {arguments.batch_tokens} tokens each, {placement.dtype}, {torch.get_num_threads()} "
         f"threads: {1000 * turn:.2f} ms of the processor a token in turn, {1000 * one:.2f} in one pass, "
-        f"{turn / one:.2f} times as fast; {json.dumps(versions)}"
+        f"{turn / one:.2f} times as fast, {peak_memory(placement) / 1e9:.1f} GB; {json.dumps(versions)}"
     )
 
 

@@ -33,6 +33,7 @@ VALUES: dict[str, list[Any]] = {
     "beta2": [0.95, 0.999],
     "weight_decay": [0.1, 0.0],
     "optimizer": ["adamw", "adamw8bit"],
+    "fp8": [False, True],
     "max_gradient_norm": [1.0, 0.5],
     "checkpoint_every": [200, 100],
     "gradient_checkpointing": [False, True],

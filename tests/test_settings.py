@@ -53,7 +53,7 @@ from xlift.tuning.encoding import Data, encode_data
 from xlift.tuning.optimizer import learning_rate_at, make_optimizer
 from xlift.tuning.sharding import is_sharded
 from xlift.tuning.templates import ChatFormat, chat_format
-from xlift.tuning.train import plan, prepared_model, share_out, train_step
+from xlift.tuning.train import lay_out, plan, prepared_model, train_step
 from xlift.watch import validation_prompts, watcher
 from xlift.workspace import StudyFolder, open_study
 
@@ -207,7 +207,7 @@ def model(study: Study, lab: Lab) -> Any:
 def shared_out(study: Study, lab: Lab) -> Any:
     """Whether layers are put together for each use, from what lies in main memory."""
     with prepared_model(_tuned(study), locate(lab.model), CPU, lab.kept) as found:
-        share_out(found, _tuned(study), CPU)
+        lay_out(found, _tuned(study), CPU)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         return is_sharded(found)
@@ -217,6 +217,14 @@ def optimizer(study: Study, lab: Lab) -> Any:
     with prepared_model(_tuned(study), locate(lab.model), CPU, lab.kept) as found:
         groups = make_optimizer(_tuned(study), found).param_groups
         return [{key: value for key, value in group.items() if key != "params"} for group in groups]
+
+
+def in_half(study: Study, lab: Lab) -> Any:
+    """The kinds of layers that multiply in a dtype of 16 bits."""
+    half = replace(CPU, dtype="bfloat16")
+    with prepared_model(_tuned(study), locate(lab.model), half, lab.kept) as found:
+        lay_out(found, _tuned(study), half)
+        return {type(one).__name__ for one in found.modules()}
 
 
 def one_step(study: Study, lab: Lab) -> Any:
@@ -555,6 +563,7 @@ CASES: dict[str, Case] = {
     "training.beta2": Case(0.5, optimizer),
     "training.weight_decay": Case(0.5, optimizer),
     "training.optimizer": Case("adamw8bit", optimizer),
+    "training.fp8": Case(True, in_half),
     "training.max_gradient_norm": Case(1e-3, one_step),
     "training.checkpoint_every": Case(2, training),
     "training.gradient_checkpointing": Case(True, model),

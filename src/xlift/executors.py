@@ -104,7 +104,7 @@ def of_one_base(config: RunConfig) -> tuple[object, ...] | None:
 def _alike(config: RunConfig) -> tuple[object, ...] | None:
     """Runs of the same value can be trained together; None for one that is trained alone."""
     own = config.adaptation
-    apart = config.gradient_checkpointing or config.preference or config.swap or own.quantized
+    apart = config.gradient_checkpointing or config.preference or config.swap or own.quantized or config.fp8
     if own.method != "lora" or not config.packing or apart:
         return None
     targets = own.targets if isinstance(own.targets, str) else tuple(own.targets)

@@ -44,7 +44,7 @@ from xlift.tuning.packing import split_micro_batches
 from xlift.tuning.proof import prove_training
 from xlift.tuning.quantized import loaded_in
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
-from xlift.tuning.train import heldout_loss, plan, prepared_model, share_out, train_step
+from xlift.tuning.train import heldout_loss, lay_out, plan, prepared_model, train_step
 
 NEW_TOKENS = 6
 """Tokens that the probe lets a reply have."""
@@ -371,7 +371,7 @@ def _probe_training(
     with prepared_model(config, base, placement) as model:
         loaded = time.monotonic() - began
         prove_training(model, config.packing)
-        share_out(model, config, placement)
+        lay_out(model, config, placement)
         optimizer = make_optimizer(config, model)
 
         def step(examples: list[Encoded]) -> float:

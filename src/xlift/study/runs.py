@@ -122,6 +122,9 @@ class RunConfig(Settings):
     weight_decay: float = Field(0.1, ge=0)
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """AdamW with its moments in float32, or in 8 bits: a quarter of the memory, another result."""
+    fp8: bool = False
+    """Multiply with the weights of linear layers in floats of 8 bits, a scale for each row, on a GPU from Ada or Hopper
+    on: less exact, another result."""
     max_gradient_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(200, ge=1)
     """Optimiser steps between checkpoints; the last step always makes one."""
@@ -164,6 +167,8 @@ class RunConfig(Settings):
             raise ValueError("give either 'steps' or 'epochs', not both")
         if self.preference and self.preference_loss == "dpo" and self.adaptation.method == "full":
             raise ValueError("'preference_loss: dpo' needs adaptation.method lora: the base under it is the reference")
+        if self.fp8 and (self.adaptation.quantized or self.adaptation.dora):
+            raise ValueError(f"'fp8' does not go with adaptation.{'dora' if self.adaptation.dora else 'quantized'}")
         if self.offloads and (self.preference or self.optimizer != "adamw"):
             what = "preference" if self.preference else f"optimizer: {self.optimizer}"
             raise ValueError(f"'offload' does not go with '{what}'")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xlift.errors import ModelError, nearest
 from xlift.hub import quiet
 from xlift.study.runs import Adaptation, RunConfig
+from xlift.tuning.fp8 import back, forth, ways_of
 
 
 def with_adapters(model: Any, config: RunConfig) -> Any:
@@ -189,7 +190,7 @@ class _Product(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         narrow, wide = down.to(x.dtype), (up * scale).to(x.dtype)
         low = rows @ narrow.t()
-        out = nn.functional.linear(rows, _dense(weight), bias)
+        out = _linear(rows, weight, bias)
         out.addmm_(low, wide.t())
         ctx.save_for_backward(rows, narrow, wide, low)
         ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
@@ -202,8 +203,22 @@ class _Product(torch.autograd.Function):
         grad_low = grad @ wide
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ _dense(ctx.weight)).addmm_(grad_low, narrow).view(ctx.shape)
+            grad_x = _linear_back(grad, ctx.weight).addmm_(grad_low, narrow).view(ctx.shape)
         return (grad_x, None, None, _wide_product(grad_low, rows), _wide_product(grad, low) * ctx.scale, None)
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """rows W' + bias with a frozen weight as it is kept."""
+    if not ways_of(weight):
+        return nn.functional.linear(rows, _dense(weight), bias)
+    made = forth(rows, weight)
+    return made if bias is None else made.add_(bias)
+
+
+def _linear_back(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad W."""
+    ways = ways_of(weight)
+    return back(grad, weight, ways) if ways else grad @ _dense(weight)
 
 
 def _dense(weight: Tensor) -> Tensor:

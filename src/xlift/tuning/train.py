@@ -35,6 +35,7 @@ from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengt
 from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, restore, resume_step
 from xlift.tuning.embeddings import gradient_by_rows
 from xlift.tuning.encoding import Data, Tokenised, data_lines, unreadable_examples
+from xlift.tuning.fp8 import in_eight_bits, refuse_device
 from xlift.tuning.limits import limits_of
 from xlift.tuning.loss import response_loss
 from xlift.tuning.norms import fast_norms
@@ -70,6 +71,11 @@ def prepared_model(
     kept = kept or KeptBase()
     if placement.dtype == "float16":
         raise ModelError("training in float16 overflows", "set dtype to bfloat16 or float32")
+    if config.fp8:
+        refuse_device(placement)
+        kept.let_go()
+        # A base whose weights are rounded is lent to nobody else.
+        kept = KeptBase()
     if config.adaptation.method == "full":
         # Room for the optimiser: this run does not share the model that LoRA runs keep.
         kept.let_go()
@@ -205,18 +211,22 @@ def begun(ahead: Ahead, model: Any, placement: Placement, watching: Watching) ->
     run, data = ahead.run, ahead.data
     prove_training(model, run.config.packing)
     refuse(unreadable_examples(limits_of(model), "conversations", data.train, data.heldout))
-    share_out(model, run.config, placement)
+    lay_out(model, run.config, placement)
     optimizer = make_optimizer(run.config, model)
     if ahead.first:
         restore(run, ahead.first, model, optimizer)
     return Loop(run, ahead.chat, placement, data, ahead.steps, model, optimizer, watching)
 
 
-def share_out(model: Any, config: RunConfig, placement: Placement) -> None:
-    """Shares the weights of full fine-tuning out among processes, or between this one and main memory.
+def lay_out(model: Any, config: RunConfig, placement: Placement) -> None:
+    """Rounds a proved model's weights to 8 bits for `fp8`, and shares those of full fine-tuning out among processes, or
+    between this one and main memory.
 
-    Raises ConfigError for an optimiser that does not know such weights.
+    Raises ConfigError for an optimiser that does not know weights that are shared out.
     """
+    if config.fp8:
+        # Only now: to the proof, what is rounded so coarsely would look like tokens that see each other.
+        in_eight_bits(model, frozen=config.adaptation.method == "lora")
     # Processes would not have equally many pairs, which they must have who put weights together.
     several = several_workers() and config.adaptation.method == "full" and not config.preference
     if several and config.optimizer != "adamw":
