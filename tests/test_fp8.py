@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from device_properties import relative, some_examples
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
+from test_sharding import in_processes
+from warm import run_xlift
 
 from xlift.errors import ConfigError, ModelError
 from xlift.executors import groups_of
@@ -173,6 +177,23 @@ def test_a_run_that_was_cut_short_comes_to_the_weights_of_one_that_was_not(
     assert not any(value.dtype == EIGHT for value in written.values())
 
 
+def test_two_processes_that_share_weights_out_have_the_losses_of_one(
+    tiny: Path, conversations: list[Any], tmp_path: Path
+) -> None:
+    settings = config(
+        "full", True, steps=4, batch_tokens=240, micro_batch_tokens=60, learning_rate=1e-3, model=str(tiny)
+    )
+    found = []
+    for count in (1, 2):
+        run = RunFolder(tmp_path / str(count), str(count), settings, tmp_path / str(count))
+        run.path.mkdir()
+        in_processes(count, train, run, locate(str(tiny)), CPU, conversations, [])
+        records = [json.loads(line) for line in run.train_log.read_text().splitlines()]
+        found.append([record["loss"] for record in records if "loss" in record])
+    assert len(found[0]) == 4
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
 def test_what_it_does_not_go_with_is_refused() -> None:
     for other in ({"quantized": True}, {"dora": True}):
         with pytest.raises(ValueError, match="'fp8' does not go with adaptation"):
@@ -193,6 +214,16 @@ def test_a_device_that_cannot_is_told_what_to_do(tiny: Path, monkeypatch: pytest
     told = refused(replace(CPU, device="cuda"))
     assert "A100 multiplies no floats of 8 bits" in told
     assert "leave training.fp8 out" in told
+
+
+def test_check_refuses_it_beside_all_else_that_is_wrong(tiny: Path, tmp_path: Path) -> None:
+    training = {"model": str(tiny), "fp8": True, "warmup_steps": 5000}
+    study = {"name": "s", "training": training, "device": "cpu", "dtype": "float32"}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    done = run_xlift("check", "study.yaml", "--no-probe", folder=tmp_path)
+    assert done.returncode == 2
+    assert "training.fp8 computes in bfloat16, and dtype is float32" in done.stderr
+    assert "warmup_steps (5000) reach beyond the run" in done.stderr
 
 
 def test_a_model_without_a_layer_of_such_a_size_is_refused() -> None:

@@ -47,6 +47,7 @@ from xlift.study.runs import SPOKEN, RunConfig
 from xlift.study.served import Model
 from xlift.study.study import Study
 from xlift.tuning.encoding import Data, encode_data
+from xlift.tuning.fp8 import refuse_device
 from xlift.tuning.limits import Limits
 from xlift.tuning.templates import ChatFormat, chat_format
 from xlift.watch import validation_prompts
@@ -59,7 +60,7 @@ MEMORY_HINT = (
 DISK_HINT = "raise training.checkpoint_every, adapt with lora instead of full, or put the study elsewhere with --out"
 PROBED_BY = (
     *("model", "revision", *SPOKEN, "adaptation"),
-    *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing", "offload"),
+    *("micro_batch_tokens", "max_length", "packing", "gradient_checkpointing", "offload", "optimizer", "fp8"),
 )
 """Settings that decide how fast a run is and what memory it takes: runs that share them are measured once."""
 
@@ -97,6 +98,11 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
     placement = place(study.device, study.dtype) if here else NOWHERE
     if here:
         print(f"{study.name}: {len(here)} runs on {placement.device} in {placement.dtype} ({placement.why})")
+    if any(run.config.fp8 for run in here):
+        try:
+            refuse_device(placement)
+        except ConfigError as error:
+            found.take(error)
     prompts = _checked_prompts(study, found)
     _check_served([run.config.given for run in elsewhere if run.config.given], len(prompts), found)
     found.problems += idle_problems(study)

@@ -202,7 +202,15 @@ def gpu_needs(study: Study, offline: bool = False) -> list[dict[str, Any]]:
     kinds: dict[str, list[RunConfig]] = {}
     for config in study.runs():
         if not config.untuned:
-            own = {"model", "revision", "adaptation", "micro_batch_tokens", "gradient_checkpointing"}
+            own = {
+                "model",
+                "revision",
+                "adaptation",
+                "micro_batch_tokens",
+                "gradient_checkpointing",
+                "offload",
+                "optimizer",
+            }
             kinds.setdefault(config.model_dump_json(include=own), []).append(config)
     told = [(max(alike, key=_tokens), shape_location(alike[0], offline), len(alike)) for alike in kinds.values()]
     return [record for one in told for record in _needs(*one)]

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from torch import Tensor
 
 from xlift.disk import JsonlWriter, encode_record, write_atomic
@@ -41,13 +40,14 @@ from xlift.tuning.loss import response_loss
 from xlift.tuning.norms import fast_norms
 from xlift.tuning.optimizer import DIVERGED, descend, make_optimizer
 from xlift.tuning.packing import pack, pad, plan_steps, split_micro_batches
+from xlift.tuning.passes import sum_of_passes, sum_over_workers
 from xlift.tuning.preference import Negatives, preference_loss, preferred_pairs
 from xlift.tuning.proof import prove_training, refuse
 from xlift.tuning.quantized import quantized_base
 from xlift.tuning.sharding import begin_again, can_begin_again, is_sharded, shard, through
 from xlift.tuning.templates import ChatFormat, Encoded, chat_format
 from xlift.tuning.tracking import tracked
-from xlift.tuning.trouble import made_to_fit, spike_watch, sum_of_passes
+from xlift.tuning.trouble import made_to_fit, spike_watch
 from xlift.workers import agreed, first_worker, one_after_another, several_workers
 from xlift.workspace import RunFolder
 
@@ -374,7 +374,7 @@ def train_step(
     loss = _gradients(model, examples, config, chat, placement, step, wrong)
     if PartialState().num_processes > 1:
         trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        loss = _sum_over_workers(loss, [] if is_sharded(model) else trainable)
+        loss = sum_over_workers(loss, [] if is_sharded(model) else trainable)
     record = descend(optimizer, float(loss), config, step, total)
     return record | speed_of(examples, time.monotonic() - began)
 
@@ -436,15 +436,6 @@ def speed_of(examples: Sequence[Encoded], seconds: float) -> dict[str, Any]:
     tokens = sum(map(len, examples))
     learned = learned_tokens(examples)
     return {"tokens": tokens, "response_tokens": learned, "tokens_per_second": round(tokens / seconds, 1)}
-
-
-def _sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
-    for parameter in trainable:
-        if parameter.grad is None:
-            # A worker without a micro-batch in this step has no gradient, and still takes part in the sum.
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad = reduce(parameter.grad, reduction="sum")
-    return reduce(loss, reduction="sum")
 
 
 @torch.no_grad()

@@ -6,17 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
-from typing import Any, TypeVar
-
-import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
-from torch import Tensor
+from typing import TypeVar
 
 from xlift.errors import UserError, out_of_memory
 from xlift.progress import say
 from xlift.study.runs import RunConfig
-from xlift.tuning.sharding import can_begin_again, is_sharded, pass_begins, walk_on
 from xlift.workers import first_worker
 
 WINDOW = 20
@@ -105,32 +99,3 @@ def within_memory(work: Callable[[], Made]) -> Made | None:
         if not out_of_memory(error):
             raise
     return None
-
-
-def sum_of_passes(
-    model: Any, passes: Sequence[Callable[[], Tensor]], most: int, idle: Callable[[], Tensor], device: str
-) -> Tensor:
-    """The sum of what a step's forward and backward passes come to in this process, which are at most `most` in each.
-
-    Weights that are shared out are put together by all processes or none: `idle`, a pass worth nothing, stands in for
-    those that one does not have. Raises MemoryError in all processes where memory ended in one of them.
-    """
-    work = [*passes, *[idle] * (most - len(passes) if is_sharded(model) else 0)]
-    # Summed on the device and read once at the end: each reading would wait for the device.
-    total = torch.zeros((), device=device)
-    if PartialState().num_processes == 1 or not can_begin_again(model):
-        for one in work:
-            total += one()
-        return total
-    ended = 0.0
-    for number, one in enumerate(work):
-        pass_begins(model)
-        made = within_memory(one)
-        if made is None:
-            walk_on(model, idle, len(work) - number)
-            ended = 1.0
-            break
-        total += made
-    if float(reduce(torch.tensor(ended, device=device), reduction="sum")):
-        raise MemoryError("memory ended in one of the processes")
-    return total
