@@ -17,7 +17,7 @@ from xlift.errors import ConfigError, ModelError
 from xlift.models import Placement
 
 EIGHT = torch.float8_e4m3fn
-MOST = torch.finfo(EIGHT).max
+E4M3_MAX = torch.finfo(EIGHT).max
 MULTIPLE = 16
 """What a GPU wants the inputs and outputs of a layer to be a multiple of."""
 CAPABILITY = (8, 9)
@@ -35,7 +35,7 @@ class Rounded(NamedTuple):
 def rounded(rows: Tensor) -> Rounded:
     """Rows rounded by the largest entry of each."""
     # A row of zeros is divided by something.
-    scales = rows.abs().amax(1, keepdim=True).float().clamp_(min=1e-30) / MOST
+    scales = rows.abs().amax(1, keepdim=True).float().clamp_(min=1e-30) / E4M3_MAX
     # A GPU wants the entries of a row side by side, those of a transposed weight as well.
     return Rounded((rows / scales).to(EIGHT).contiguous(), scales)
 
