@@ -67,6 +67,23 @@ def test_what_cannot_be_rated_leaves_no_database_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
 
 
+def test_a_damaged_database_is_named_and_never_used(tmp_path: Path) -> None:
+    source, path = response_file(tmp_path, responses(["fr"], 40)), tmp_path / "kept.sqlite"
+    campaign = open_campaign(source, db.sqlite_url(path))
+    campaigns.add(campaign, "Ana", ["fr"])
+    with campaign.database.read.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    campaign.database.read.dispose()
+    whole, page = path.read_bytes(), 4096
+    cut = [whole[:size] for size in (50, 5000, len(whole) - page)]
+    blank = [whole[:at] + bytes(page) + whole[at + page :] for at in range(0, len(whole), page)]
+    for number, content in enumerate([b"no database", *cut, *blank]):
+        damaged = tmp_path / f"damaged{number}.sqlite"
+        damaged.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"damaged{number}\.sqlite: "):
+            open_campaign(source, db.sqlite_url(damaged))
+
+
 def test_several_processes_may_open_a_new_database_at_once(tmp_path: Path, url: str) -> None:
     source = response_file(tmp_path, responses(["fr"], 2))
     with ThreadPoolExecutor(8) as pool:
@@ -324,16 +341,15 @@ def test_a_killed_server_loses_at_most_the_click_under_way(tmp_path: Path, url: 
         with serving(source, url) as (port, process):
             visitor = Visitor(port, link)
             task = visitor.open(f"/task/{visitor.tasks()[0]}")[0].rsplit("/")[-1]
-            killer = threading.Timer(0.3 + 0.17 * attempt, process.kill)
-            killer.start()
+            killer = threading.Timer(0.01 * attempt, process.kill)
             try:
                 while True:
                     tried.append(f"click {len(tried)}")
                     if visitor.save(task, "comment", tried[-1])[0] == 200:
                         saved.append(tried[-1])
+                    if len(saved) >= 10 * (attempt + 1) and killer.ident is None:
+                        killer.start()
             except (OSError, http.client.HTTPException):
-                pass
-            finally:
                 killer.join()
     kept = [json.loads(row.value) for row in stored(campaign)]
     assert len(saved) > 20

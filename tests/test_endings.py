@@ -161,6 +161,18 @@ def test_no_cell_of_a_csv_file_is_a_formula() -> None:
     assert to_csv(rows).splitlines()[1] == "'=1+1,'@x,-1.5,'-1,'+1,x=1"
 
 
+def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "page.html")
+    write_atomic(tmp_path / "link", "x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "page.html").read_text() == "x"
+    ours, theirs = os.openpty()
+    write_atomic(os.ttyname(theirs), "shown\n")
+    assert os.read(ours, 100) == b"shown\r\n"
+    assert Path(os.ttyname(theirs)).is_char_device()
+
+
 def test_half_a_character_breaks_no_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", "half \ud800")
     assert (tmp_path / "a").read_bytes() == rb"half \ud800"

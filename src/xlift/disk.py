@@ -141,25 +141,29 @@ def is_locked(lock: Path) -> bool:
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> None:
-    """Write a whole file under a temporary name and move it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
+    """Write a whole file under a temporary name and move it into place; a link stays one, a device is written to."""
+    # Half a character, which JSON can write and UTF-8 cannot, is shown by its code.
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(place)
     try:
+        if place.exists() and not place.is_file():
+            place.write_bytes(content)
+            return
         with temporary.open("xb") as file:
-            # Half a character, which JSON can write and UTF-8 cannot, is shown by its code.
-            file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _named(error, path) from None
+        raise _named(error, Path(path)) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     # Else a loss of power could forget the move, and with it the file.
-    sync(path.parent)
+    sync(place.parent)
 
 
 def _named(error: OSError, path: Path) -> OSError:

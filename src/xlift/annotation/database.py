@@ -33,6 +33,7 @@ BOUND_TO_FLUENCY = ("helpfulness", "accuracy", "coherence")
 """Facets that are 0 where fluency is 0 because the text makes no sense."""
 WHOLE = "response"
 NO_REASON = "no reason given"
+COPY = "put back a copy: people's ratings are made once"
 DAYS = 90
 """How long a personal link works where nobody says otherwise."""
 
@@ -131,16 +132,32 @@ class FacetVerdict(NamedTuple):
 def connect(url: str) -> Database:
     """Open a database by SQLAlchemy URL, made or brought up to date where needed.
 
-    Raises ConfigError for a URL that cannot be used and a database of a later xlift.
+    Raises ConfigError for a URL that cannot be used, a damaged database and one of a later xlift; what is done with the
+    database raises it where the disk, the file or the server fails.
     """
     engine = _engine(url)
+    sa.event.listen(engine, "handle_error", _tell_failure)
     database = Database(engine, engine.execution_options(xlift_write=True))
-    try:
-        _migrate(database)
-    except sa.exc.OperationalError as error:
-        shown = engine.url.render_as_string(hide_password=True)
-        raise ConfigError(f"{shown}: cannot be opened: {error.orig}", "check --database URL") from None
+    if engine.dialect.name == "sqlite":
+        with database.read.begin() as connection:
+            found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+        if found != "ok":
+            raise ConfigError(f"{_shown(engine)}: damaged: {found.splitlines()[-1]}", COPY)
+    _migrate(database)
     return database
+
+
+def _shown(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)
+
+
+def _tell_failure(context: sa.ExceptionContext) -> None:
+    """What the disk, the file or the server is to blame for is told as such; what was asked for wrongly is ours."""
+    error = context.sqlalchemy_exception
+    if context.engine is None or context.is_pre_ping or isinstance(error, sa.exc.IntegrityError | sa.exc.DataError):
+        return
+    if isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError:
+        raise ConfigError(f"{_shown(context.engine)}: {context.original_exception}", f"check --database URL; {COPY}")
 
 
 def sqlite_url(path: Path) -> str:
