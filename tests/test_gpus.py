@@ -110,6 +110,13 @@ def test_check_tells_what_fits_where_from_a_configuration_alone(shapes: Path, tm
     assert "+ 107.8 GB main" in offload
     assert "–" not in offload
     told = json.loads(run_xlift("check", "study.yaml", "--gpus", "--json", folder=tmp_path).stdout)["gpus"]
+    shared = {one["gpus"]: one for one in told if one["gpus"] > 1}
+    # Each holds its share of the 16 bytes of a parameter, two layers and the embeddings, and at first the whole.
+    for gpus, one in shared.items():
+        share = 16 * PARAMETERS["llama-2-7b"] / gpus
+        assert max(share, 4 * PARAMETERS["llama-2-7b"]) <= one["bytes"] < share + 15e9
+    hours = [shared[gpus]["seconds"]["H200 141 GB"] for gpus in (2, 4, 8)]
+    assert hours == pytest.approx([4 * hours[2], 2 * hours[2], hours[2]])
     assert [(one["training"], one["runs"]) for one in told][:1] == [("llama-2-7b lora-r16", 2)]
     assert {card: seconds is None for card, seconds in told[0]["seconds"].items()}["RTX 4090 24 GB"] is True
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({"name": "s", "training": {"model": "./nowhere"}}))

@@ -45,6 +45,18 @@ CARDS = (
 )
 USED = 0.4
 """Share of a card's rate that training reaches, about what is published for LoRA on an H100."""
+RECKONED_BY = (
+    "model",
+    "revision",
+    "adaptation",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "offload",
+    "optimizer",
+)
+"""Settings of a run that decide what it takes; runs that share them are told of once."""
+GPU_COUNTS = (2, 4, 8)
+"""Numbers of GPUs that share the weights of full fine-tuning out."""
 BUS, HOST = 25e9, 50e9
 """Bytes a second between main memory and a card, and of main memory by itself: what `offload` waits for, about."""
 USABLE_MEMORY = 0.92
@@ -68,17 +80,21 @@ class Needs(NamedTuple):
         return sum(self)
 
 
-def training_needs(config: RunConfig, size: Size, kept: float) -> Needs:
-    """What a run takes; `kept` are the bytes kept of a token for the backward pass."""
+def training_needs(config: RunConfig, size: Size, kept: float, gpus: int = 1) -> Needs:
+    """What a run takes on each of so many GPUs; `kept` are the bytes kept of a token for the backward pass."""
     full = config.adaptation.method == "full"
     # In full fine-tuning autocast keeps a copy of the float32 weights in bf16.
     weights, optimiser = 6.0 * size.parameters, size.optimizer_bytes(config)
     if not full:
         weights = size.weight_bytes(4 * config.adaptation.quantized, 2.0) + 4.0 * size.trainable
+    # The embeddings, a layer, and the next.
+    held = size.parameters - size.linear + 2.0 * size.linear / size.layers
     if config.offloads:
-        # The embeddings, a layer, and the next: each as it comes and as it is used, its gradient too.
-        held = size.parameters - size.linear + 2.0 * size.linear / size.layers
+        # Each as it comes and as it is used, its gradient too.
         weights, optimiser = 10.0 * held, 8.0 * held
+    elif full and gpus > 1:
+        # A share of all, and these put together.
+        weights, optimiser = 4.0 * size.parameters / gpus + 6.0 * held, optimiser / gpus + 4.0 * held
     tokens, each = config.pass_tokens, kept
     if config.gradient_checkpointing:
         # What one layer hands to the next, and all that one of them keeps while it is computed again.
@@ -196,39 +212,34 @@ def shape_location(config: RunConfig, offline: bool) -> Located:
 def gpu_needs(study: Study, offline: bool = False) -> list[dict[str, Any]]:
     """What each kind of run of a study takes on common GPUs: a record a kind and setting that would lower it.
 
-    `training` says the kind and `runs` how many there are; `bytes` of the card's memory, `main_bytes` of main memory,
-    and `seconds` by card of the longest of them, None where it does not fit.
+    `training` says the kind and `runs` how many there are; `gpus` how many share it; `bytes` of each card's memory,
+    `main_bytes` of main memory, and `seconds` by card of the longest of them, None where it does not fit.
     """
     kinds: dict[str, list[RunConfig]] = {}
     for config in study.runs():
         if not config.untuned:
-            own = {
-                "model",
-                "revision",
-                "adaptation",
-                "micro_batch_tokens",
-                "gradient_checkpointing",
-                "offload",
-                "optimizer",
-            }
-            kinds.setdefault(config.model_dump_json(include=own), []).append(config)
+            kinds.setdefault(config.model_dump_json(include=set(RECKONED_BY)), []).append(config)
     told = [(max(alike, key=_tokens), shape_location(alike[0], offline), len(alike)) for alike in kinds.values()]
     return [record for one in told for record in _needs(*one)]
 
 
 def _needs(config: RunConfig, base: Located, count: int) -> Iterator[dict[str, Any]]:
-    for what, one in variants(config):
+    saving = config.model_copy(update={"gradient_checkpointing": True})
+    # As offload, FSDP2 knows neither moments in 8 bits nor preferences.
+    shared = [(f"… torchrun on {gpus} GPUs, each", saving, gpus) for gpus in GPU_COUNTS if saving.can_offload]
+    for what, one, gpus in [*((*variant, 1) for variant in variants(config)), *shared]:
         size = model_size(base, one.adaptation)
-        needs = training_needs(one, size, kept_bytes(base.path, base.revision, one.adaptation))
-        seconds = _tokens(config) * training_operations(one, size) / USED
+        needs = training_needs(one, size, kept_bytes(base.path, base.revision, one.adaptation), gpus)
+        # Each process loads the whole model before it lets go of what others hold.
+        most = max(needs.whole, 4.0 * size.parameters if gpus > 1 else 0.0)
+        seconds = _tokens(config) * training_operations(one, size) / USED / gpus
         waits = offload_seconds(one, size)
         fits = {
-            card.name: seconds / card.rate + waits if needs.whole <= USABLE_MEMORY * card.memory else None
-            for card in CARDS
+            card.name: seconds / card.rate + waits if most <= USABLE_MEMORY * card.memory else None for card in CARDS
         }
         facts = {"training": f"{Path(config.model).name} {config.adaptation.label}", "runs": count, "setting": what}
         main = 16 * size.parameters if one.offloads else 0
-        yield {**facts, "bytes": round(needs.whole), "main_bytes": main, "seconds": fits}
+        yield {**facts, "gpus": gpus, "bytes": round(most), "main_bytes": main, "seconds": fits}
 
 
 def gpus_text(found: Sequence[dict[str, Any]]) -> str:
@@ -240,7 +251,9 @@ def gpus_text(found: Sequence[dict[str, Any]]) -> str:
         memory = byte_size(one["bytes"]) + (f" + {byte_size(one['main_bytes'])} main" if one["main_bytes"] else "")
         rows.append([name if one["training"] != last else "", one["setting"], memory, *cells])
         last = one["training"]
-    told = "time on one GPU at {:.0%} of its bf16 rate, for as many tokens as a run's steps can hold; –: does not fit"
+    told = "time by the clock at {:.0%} of a GPU's bf16 rate, for as many tokens as a run's steps can hold"
+    told += "; –: does not fit"
+    told += "; what several GPUs wait for each other is left out" if any(one["gpus"] > 1 for one in found) else ""
     told += "; main: in the machine's memory" if any(one["main_bytes"] for one in found) else ""
     return f"{paged(rows, right=range(2, len(rows[0])))}\n{told.format(USED)}"
 
