@@ -20,10 +20,11 @@ from xlift.checkpoint import checkpoints
 from xlift.diagnosis.command import diagnose_data, diagnose_models
 from xlift.diagnosis.findings import findings
 from xlift.diagnosis.measure import SIZES, FormatFit, LanguageRow, Measured, diagnosis_study, model_name
-from xlift.diagnosis.text import Beside, as_data, beside, findings_text, least_shares, table
+from xlift.diagnosis.text import Beside, as_data, beside, findings_text, table
 from xlift.errors import ConfigError, ModelError
 from xlift.intervals import Estimate, wilson
 from xlift.mending import mending_study
+from xlift.rating.tally import least_shares
 from xlift.servers import gguf
 from xlift.study.loading import load_study, parse_study
 from xlift.workspace import create_study, open_study
@@ -131,7 +132,7 @@ def test_a_table_fits_a_terminal_and_json_holds_every_figure() -> None:
 
 
 def test_limits_are_read_and_all_mistakes_told() -> None:
-    assert least_shares(["0.9", "French=1"], ["en", "fr"]) == {"en": 0.9, "fr": 1.0}
+    assert least_shares(["French=1", "0.9"], ["en", "fr"]) == {"fr": 1.0, "": 0.9}
     with pytest.raises(ConfigError) as refused:
         least_shares(["fr=2", "x", "ru=0.5"], ["en", "fr"])
     assert len(refused.value.problems) == 3

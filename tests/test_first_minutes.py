@@ -45,7 +45,7 @@ def test_answers_are_written_as_they_are_meant(tmp_path: Path) -> None:
 def test_a_file_that_is_there_and_a_wrong_answer_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("mine")
     with pytest.raises(ConfigError, match="there already"):
-        write_first_study(tmp_path / "s.yaml", FirstStudy())
+        write_first_study(tmp_path / "s", FirstStudy())
     with pytest.raises(DataError, match="klingon"):
         write_first_study(tmp_path / "t.yaml", FirstStudy(languages="klingon"))
     with pytest.raises(ConfigError, match=r"--compare rate: did you mean 'rates'"):

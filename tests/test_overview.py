@@ -123,6 +123,11 @@ def test_a_threshold_that_is_missed_is_exit_code_1_and_names_the_language(tmp_pa
     assert missed.stderr.splitlines()[-1] == "error: fr: 40.0% wholly right, asked: 95.0%"
     assert run(tmp_path, "--fail-under", "0.4").exit_code == 0
     assert run(tmp_path, "--fail-under", "0.95", records=english).exit_code == 0
+    both = ("--fail-under", "0.95", "--fail-under", "fr=0.4")
+    assert run(tmp_path, *both, records=[*responses(), *english]).exit_code == 0
+    absent = run(tmp_path, "--fail-under", "ru=0.4", records=english)
+    assert (absent.exit_code, absent.stderr.splitlines()[-1]) == (1, "error: ru: no responses, asked: 40.0%")
+    assert run(tmp_path, "--fail-under", "2").exit_code == 2
 
 
 def test_where_nothing_could_be_rated_the_reason_is_said_with_exit_code_1(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def add(
         interface = next((code for code in codes if code in INTERFACES), "en")
         token = db.add_annotator(connection, name, codes, interface, days)
         people.share_again(connection)
-        lines = [_link(name, token, address, days), *_summary(connection, name, settled["per_response"])]
+        lines = [_link(name, token, address, days), *_summary(connection, name, settled["per_response"], asked)]
         lines += _unread(connection, codes, codes)
         if settled["qualify"] and not any(map(practice.is_practice, connection.execute(sa.select(db.tasks)))):
             lines.append('warning: everybody goes on without practice; give --controls with "practice": true')
@@ -189,14 +189,15 @@ def _link(name: str, token: str, address: str, days: int) -> str:
     return f"{first}\n{address.rstrip('/')}/enter/{token}"
 
 
-def _summary(connection: Connection, name: str, per_response: int) -> list[str]:
+def _summary(connection: Connection, name: str, per_response: int, scheme: Scheme) -> list[str]:
     person = db.annotator_named(connection, name)
     own = len(db.own_tasks(connection, person.id))
     counts = sa.select(db.assignments.c.task, sa.func.count().label("people")).group_by(db.assignments.c.task)
     readers = {row.task: row.people for row in connection.execute(counts)}
     sampled = connection.execute(sa.select(db.tasks).where(db.tasks.c.expected.is_(None))).all()
     short = Counter(task.language for task in sampled if readers.get(task.id, 0) < per_response)
-    lines = [f"{own} responses for {name}; {len(sampled)} in the sample; readers wanted for each: {per_response}"]
+    shown = "pairs of responses" if scheme.pairs else "responses"
+    lines = [f"{own} {shown} for {name}; {len(sampled)} in the sample; readers wanted for each: {per_response}"]
     if short:
         waiting = ", ".join(f"{language} {count}" for language, count in sorted(short.items()))
         lines.append(f"still too few readers: {waiting}")

@@ -62,8 +62,8 @@ def rate(
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="Write a page to browse responses and ratings in.")] = None,
     fail_under: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Exit code 1 where a language's share of wholly right answers is below."),
+        list[str] | None,
+        typer.Option(help="0.95, or fr=0.95 for one language: exit code 1 where fewer are wholly right."),
     ] = None,
 ) -> None:
     """Rate any files of responses, or a study's responses."""
@@ -82,7 +82,8 @@ def rate(
     from xlift.rating.overview import rate_and_show
 
     asked = asked_for(text, language, columns or [])
-    problems = rate_and_show(sources, output, names or default_raters(), asked, workers, by, as_json, html, fail_under)
+    asked_raters = names or default_raters()
+    problems = rate_and_show(sources, output, asked_raters, asked, workers, by, as_json, html, fail_under or [])
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
@@ -280,6 +281,9 @@ def annotate(
     if add is not None:
         plan = campaign.Plan(per_response, per_cell, total, seed, split, qualify)
         print(campaign.add(opened, add, languages.split(","), plan, controls, link, days, scheme))
+        from xlift.progress import say
+
+        say(f"next: {shlex.join(['xlift', 'annotate', str(source)])} serves the page")
     elif extend is not None:
         print(campaign.extend(opened, extend, languages.split(",")))
     elif admit is not None:

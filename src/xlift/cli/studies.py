@@ -52,11 +52,12 @@ def init(
     for name in () if yes or not sys.stdin.isatty() else QUESTIONS:
         if given[name] is None:
             answers[name] = typer.prompt(QUESTIONS[name], default=answers[name], err=True)
-    written = shlex.quote(str(write_first_study(file, FirstStudy(**answers))))
+    path = write_first_study(file, FirstStudy(**answers))
+    written = shlex.quote(str(path))
     then = [f"xlift check {written}", f"xlift run {written}"]
     if as_json:
-        return print_json({"written": str(file), "next": then})
-    print(f"written: {file}\nnext: {then[0]}\n      {then[1]}")
+        return print_json({"written": str(path), "next": then})
+    print(f"written: {path}\nnext: {then[0]}\n      {then[1]}")
 
 
 @app.command()

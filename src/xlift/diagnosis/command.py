@@ -20,6 +20,7 @@ from xlift.diagnosis.measure import SIZES, Measured, diagnosis_study, measure, m
 from xlift.errors import ConfigError, nearest
 from xlift.languages import language_code
 from xlift.progress import say
+from xlift.rating.tally import least_shares
 from xlift.results import Results
 from xlift.servers.named import is_served, served_model
 from xlift.workspace import RunFolder, StudyFolder
@@ -52,7 +53,7 @@ def diagnose_models(
             one["body"] = {"repeat_penalty": settings["repetition_penalty"]}  # as llama.cpp calls it
         codes = list(map(language_code, languages))
         study = diagnosis_study(list(local), codes, SIZES[size], list(served.values()), **settings)
-        asked = text.least_shares(fail_under, study.prompts.languages)
+        asked = least_shares(fail_under, study.prompts.languages)
         count = len(study.prompts.languages) * (3 * SIZES[size].prompts + 1)
         say(f"{len(study.runs())} × {count} answers of at most {study.decoding.max_new_tokens} tokens")
         workspace, found_out = measure(study, folder, offline)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from xlift.diagnosis.findings import Finding, share_or_unknown
 from xlift.diagnosis.measure import LanguageRow, Measured
-from xlift.errors import ConfigError
 from xlift.intervals import Estimate
-from xlift.languages import language_code, language_name
+from xlift.languages import language_name
+from xlift.rating.tally import least_share
 from xlift.terminal import WIDTH, fitted, paged
 
 EXAMPLE_WIDTH = 72
@@ -131,31 +131,11 @@ def _figures(row: LanguageRow) -> dict[str, Any]:
     return figures
 
 
-# e.g. least_shares(["0.9", "fr=0.5"], ["en", "fr"]) → {"en": 0.9, "fr": 0.5}
-def least_shares(given: Sequence[str], languages: Sequence[str]) -> dict[str, float]:
-    """`fr=0.95` and `0.9` (all languages) as the least share of right answers by language. Raises ConfigError."""
-    limits: dict[str, float] = {}
-    problems = []
-    for text in given:
-        code, equals, number = text.rpartition("=")
-        try:
-            share = float(number)
-        except ValueError:
-            share = -1.0
-        named = [language_code(code)] if equals else list(languages)
-        if not 0 <= share <= 1 or not set(named) <= set(languages):
-            problems.append(f"--fail-under {text}: a share from 0 to 1, also of one language that is asked, as fr=0.95")
-        limits |= dict.fromkeys(named, share)
-    if problems:
-        raise ConfigError(problems, f"the languages: {', '.join(languages)}")
-    return limits
-
-
 def failed(model: Measured, limits: Mapping[str, float]) -> list[str]:
     """What to say of languages whose share of right answers is below its limit, or not known."""
-    rows = [row for row in model.rows if row.language in limits]
+    rows = [(row, least) for row in model.rows if (least := least_share(limits, row.language)) is not None]
     return [
-        f"{model.name}: {row.name} {share_or_unknown(row.right, 'not rated')} is below {limits[row.language]:.0%}"
-        for row in rows
-        if row.right.mean is None or row.right.mean < limits[row.language]
+        f"{model.name}: {row.name} {share_or_unknown(row.right, 'not rated')} is below {least:.0%}"
+        for row, least in rows
+        if row.right.mean is None or row.right.mean < least
     ]

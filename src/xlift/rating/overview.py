@@ -14,7 +14,7 @@ from xlift.progress import say
 from xlift.rating import RATERS
 from xlift.rating.files import Job, RatedFiles, rate_files
 from xlift.rating.foreign import ReadingOptions
-from xlift.rating.tally import LCB, LanguageCounts, Tally, as_json, below, figures, nothing_rated, reasons
+from xlift.rating.tally import LCB, LanguageCounts, Tally, as_json, below, figures, least_shares, nothing_rated, reasons
 from xlift.terminal import WIDTH, aligned, fitted, paged, printable, terminal_room, wrapped
 
 
@@ -27,13 +27,14 @@ def rate_and_show(
     by: str | None,
     json_: bool,
     html: Path | None,
-    fail_under: float | None,
+    fail_under: Sequence[str],
 ) -> list[str]:
     """Rate files, print what came of it, and return what a caller's exit code must tell: [] where all is well.
 
     Raises DataError, after all that, where lines could not be read or there is no response.
     """
-    if fail_under is not None and "language" not in raters:
+    limits = least_shares(fail_under)
+    if limits and "language" not in raters:
         raise ConfigError("--fail-under asks for the rater 'language'", "add it to --raters")
     if html and (html.is_dir() or html in sources):
         raise ConfigError(f"--html {html}: not a file for a page", "choose another name, such as page.html")
@@ -56,7 +57,7 @@ def rate_and_show(
     _refuse_unread(sources, found)
     if nothing_rated(found.tally):
         return [f"nothing could be rated: {reason}" for reason in _told_reasons(found.tally)]
-    return below(found.tally, fail_under) if fail_under is not None else []
+    return below(found.tally, limits)
 
 
 def _told_reasons(tally: Tally) -> list[str]:

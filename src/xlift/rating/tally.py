@@ -11,7 +11,7 @@ import hashlib
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -209,12 +209,44 @@ def as_json(tally: Tally, raters: Sequence[str], by: str | None) -> list[dict[st
 
 
 # e.g. below({("", "fr"): LanguageCounts(judged=array("Q", [3, 4]))}, 0.9) → ["fr: 50.0% wholly right, asked: 90.0%"]
-def below(tally: Tally, least: float) -> list[str]:
-    """What to say of each language whose share of wholly right answers is below `least`, or that has none rated."""
-    found = []
+# e.g. least_shares(["0.9", "fr=0.5"]) → {"": 0.9, "fr": 0.5}
+def least_shares(given: Sequence[str], languages: Sequence[str] = ()) -> dict[str, float]:
+    """`fr=0.95` and `0.9` as the least share of right answers by language, of all others under "".
+
+    Raises ConfigError, also for a language that is not among `languages`, where these are known.
+    """
+    limits: dict[str, float] = {}
+    problems = []
+    for text in given:
+        code, _, number = text.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = -1.0
+        named = known_code(code)
+        if not 0 <= share <= 1 or bool(code) != bool(named) or (named and languages and named not in languages):
+            problems.append(f"--fail-under {text}: a share from 0 to 1, also of one language that is asked, as fr=0.95")
+        limits[named] = share
+    if problems:
+        raise ConfigError(problems, f"the languages: {', '.join(languages)}" if languages else None)
+    return limits
+
+
+# e.g. least_share({"": 0.9, "fr": 0.5}, "fr") → 0.5
+def least_share(limits: Mapping[str, float], language: str) -> float | None:
+    """The limit of one language, its own or that of all; None where it has none."""
+    return limits.get(language, limits.get(""))
+
+
+def below(tally: Tally, limits: Mapping[str, float]) -> list[str]:
+    """What to say of each language whose share of wholly right answers is below its limit, or that has none rated."""
+    languages = {language for _, language in tally}
+    found = [
+        f"{one}: no responses, asked: {least:.1%}" for one, least in limits.items() if one and one not in languages
+    ]
     for (group, language), cell in sorted(tally.items()):
-        share = wholly_right(cell).share
-        if share is None or share < least:
+        least, share = least_share(limits, language), wholly_right(cell).share
+        if least is not None and (share is None or share < least):
             reached = "nothing could be rated" if share is None else f"{share:.1%} wholly right"
             found.append(f"{group + ': ' if group else ''}{language}: {reached}, asked: {least:.1%}")
     return found

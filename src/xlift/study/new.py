@@ -80,7 +80,11 @@ _SIZES = {
 
 
 def write_first_study(path: Path, answers: FirstStudy) -> Path:
-    """Write a study file that loads as it is. Raises ConfigError for a file that is there, and for wrong answers."""
+    """Write a study file that loads as it is, its name ending in .yaml; that name.
+
+    Raises ConfigError for a file that is there, and for wrong answers.
+    """
+    path = path if path.suffix in {".yaml", ".yml"} else path.with_name(f"{path.name}.yaml")
     if path.exists():
         raise ConfigError(f"{path}: there already", "xlift init OTHER.yaml")
     text = study_text(path, answers)

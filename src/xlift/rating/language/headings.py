@@ -75,13 +75,14 @@ def _unheard(word: str, code: str) -> bool:
 _SET_PHRASE = re.compile(
     r"^[ \t*_>#]{0,8}(?:(?P<opening>sure|certainly|absolutely|definitely|of course|sorry|hello|welcome|great question)"
     r"(?: thing)?(?=[!,.])|(?P<closing>(?:(?:best|kind|warm|kindest|warmest) )?regards"
-    r"|yours (?:sincerely|truly|faithfully)|sincerely(?: yours)?|best wishes|dear (?:sir|madam|[a-z]{1,20})\b)"
+    r"|yours (?:sincerely|truly|faithfully)|sincerely(?: yours)?|best wishes|dear(?: [^\W\d_]{1,20}\.?){1,4})"
     r"(?=[ \t]*[,!.]?[ \t]*$))",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 # e.g. ko: "Sure! 고양이가 소파 위에서 자고 있어요." → 1
+# e.g. tr: "Dear Mr. Yılmaz,\n\nSiparişiniz yarın sabah kargoya verilecektir." → 1
 # e.g. fr: "Bonjour,\n\nJe vous remercie pour votre message.\n\nBest regards,\nAnna" → 1
 def set_phrases(said: Said) -> list[Span]:
     """English phrases that open or close a letter or an answer in another language."""

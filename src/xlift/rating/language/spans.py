@@ -223,9 +223,13 @@ def _apostrophe(text: str, start: int, end: int) -> float | None:
     return 0.4 if text[start].isupper() and text[end : end + 1] in {"'", "’"} else None
 
 
+# e.g. es: "# Introduction\n\nLa inteligencia artificial es una rama de la informática que cambia el mundo." → 1
 def _is_label(text: str, start: int, end: int) -> bool:
-    """Whether a word is all that stands before a colon on its line: "Answer:"."""
-    return not WORD.search(text, line_of(text, start)[0], start) and bool(COLON.match(text, end))
+    """Whether a word is all that stands before a colon on its line, or in a heading of Markdown: "Answer:"."""
+    first, last = line_of(text, start)
+    if WORD.search(text, first, start):
+        return False
+    return bool(COLON.match(text, end)) or (text[first : first + 1] == "#" and not WORD.search(text, end, last))
 
 
 # e.g. _in_hyphenated_name("Stratford-upon", 10) → True
