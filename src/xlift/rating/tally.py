@@ -208,7 +208,6 @@ def as_json(tally: Tally, raters: Sequence[str], by: str | None) -> list[dict[st
     ]
 
 
-# e.g. below({("", "fr"): LanguageCounts(judged=array("Q", [3, 4]))}, 0.9) → ["fr: 50.0% wholly right, asked: 90.0%"]
 # e.g. least_shares(["0.9", "fr=0.5"]) → {"": 0.9, "fr": 0.5}
 def least_shares(given: Sequence[str], languages: Sequence[str] = ()) -> dict[str, float]:
     """`fr=0.95` and `0.9` as the least share of right answers by language, of all others under "".
@@ -238,6 +237,7 @@ def least_share(limits: Mapping[str, float], language: str) -> float | None:
     return limits.get(language, limits.get(""))
 
 
+# e.g. len(below({("", "fr"): LanguageCounts(judged=array("Q", [3, 4]))}, {"": 0.9, "ru": 0.5})) → 2
 def below(tally: Tally, limits: Mapping[str, float]) -> list[str]:
     """What to say of each language whose share of wholly right answers is below its limit, or that has none rated."""
     languages = {language for _, language in tally}

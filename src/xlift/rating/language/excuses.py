@@ -33,6 +33,7 @@ def without_quotations(text: str) -> str:
 
 # e.g. zh: "英文句子“She sells sea shells by the sea shore every day”很难读。" → 2
 # e.g. ko: "이 말은 그리스어 'katharsis'에서 유래한 용어로 정화를 뜻합니다." → 2
+# e.g. de: "1: \"Ich bin ein Mensch.\"\n\n2: \"I am a human being.\"" → 1
 # e.g. fr: "On dit « Where is the pharmacy? », en français : « Où est la pharmacie ? »" → 2
 # e.g. ru: "Он спросил: «How are you?» и сразу ушёл домой, не дождавшись ответа." → 2
 def excuses(text: str, is_native: Callable[[int, int], bool]) -> list[tuple[int, int]]:
@@ -44,7 +45,8 @@ def excuses(text: str, is_native: Callable[[int, int], bool]) -> list[tuple[int,
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
     if "'" in text:
         quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
-    quotes = [quote for quote in quotes if not is_native(*quote)]
+    alone = not WORD.search(blank_out(text, quotes))
+    quotes = [quote for quote in quotes if alone or not is_native(*quote)]
     quoted = sum([size(text[start:end]) for start, end in quotes])
     most = QUOTED_WHERE_NAMED if _ENGLISH.search(text) else QUOTED
     if quotes and quoted >= most * size(text.strip()):

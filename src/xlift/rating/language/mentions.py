@@ -35,11 +35,12 @@ _WORKS = re.compile(
 )
 # Words of clauses and greetings, which no name of a dish has.
 _CLAUSE = frozenset(
-    "que qui je j ne pas il elle on nous vous ils est sont suis c ça me te se yo es son está soy muy lo no eu ele ela "
-    "é são não muito um uma você io è sono non mi ti si che molto ich du er sie es wir ihr ist sind bin nicht sehr hat "
-    "haben ik jij hij zij wij is zijn ben niet geehrte geehrter liebe lieber cher chère estimado estimada querido "
-    "querida prezado prezada caro cara gentile beste geachte hola bonjour bonsoir salut guten buenos buenas bom boa "
-    "buongiorno danke merci gracias obrigado grazie".split()
+    "que qui je j ne pas il elle on nous vous ils est sont suis c ça me te se yo es son está soy muy lo no eu ele "
+    "ela é são não muito um uma você io è sono non mi ti si che molto ich du er sie es wir ihr ist sind bin nicht "
+    "sehr hat haben ik jij hij zij wij is zijn ben niet geehrte geehrter liebe lieber cher chère estimado estimada "
+    "querido querida für auch noch nur bei nach pour dans sur par sans para por sobre per prezado prezada caro cara "
+    "gentile beste geachte hola bonjour bonsoir salut guten buenos buenas bom boa buongiorno danke merci gracias "
+    "obrigado grazie".split()
 )
 _JOIN = frozenset(
     "de del la las los le les l el al a à au aux d des du di da do dos das della alla alle allo con en e y i o et und "
@@ -56,16 +57,29 @@ _SENTENCE = re.compile(r"[^\n.!?;]+(?:(?:\.(?!\s)|(?<=\d)\.)[^\n.!?;]*)*")
 # e.g. en: "We went to the playa con los amigos de mi hermano and had fun." → 0
 def without_mentions(text: str, code: str) -> str:
     """The text with what it names in another language than English as spaces; offsets stay."""
-    food, works = _FOOD.search(text) is not None, _WORKS.search(text) is not None
-    if not food and not works:
-        return text
-    masked = mask(text)
-    found = [
+    food, works = _speaks_of(text)
+    masked = mask(text) if food or works else text
+    while food or works:
+        rest = blank_out(text, _all_mentions(masked, code, food, works))
+        # What is named in another language says nothing of what the text speaks of.
+        left = tuple(before and now for before, now in zip((food, works), _speaks_of(rest), strict=True))
+        if left == (food, works):
+            return rest
+        food, works = left
+    return text
+
+
+def _speaks_of(text: str) -> tuple[bool, bool]:
+    """Whether a text speaks of food, and of works or sayings."""
+    return _FOOD.search(text) is not None, _WORKS.search(text) is not None
+
+
+def _all_mentions(masked: str, code: str, food: bool, works: bool) -> list[tuple[int, int]]:
+    return [
         stretch
         for sentence in _SENTENCE.finditer(masked)
         for stretch in _mentions(sentence[0], sentence.start(), code, food, works)
     ]
-    return blank_out(text, found)
 
 
 def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> list[tuple[int, int]]:
@@ -95,7 +109,8 @@ def _kind(word: str, weight: Weight, capital: bool, code: str) -> str:
     if weight[4] and (code == "en" or weight[1] == 0.0 or weight[2].index(max(weight[2])) > 0):
         return "foreign"
     usual = weight[0] > 0 or (len(word) == 1 and (weight[3] or 0.0) >= A_WORD)
-    return "join" if capital or (word in _JOIN and not usual) else "own"
+    name = capital and (code != "de" or weight[3] is None)  # all nouns of German have capitals
+    return "join" if name or (word in _JOIN and not usual) else "own"
 
 
 def _runs(text: str, words: list[str], places: list[tuple[int, int]], kinds: list[str]) -> list[range]:
