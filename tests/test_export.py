@@ -83,6 +83,7 @@ def test_plain_transformers_gives_the_scores_and_the_answers_of_the_run(
 
     run = run_named(study, weight)
     folder = export_run(str(run.path), tmp_path / "model")
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
     with loaded_checkpoint(locate(run.config.model), run.checkpoint(4), CPU, weight) as own:
         torch.testing.assert_close(model(IDS).logits, own(IDS).logits)

@@ -307,6 +307,11 @@ def records(path: Path, *drop: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key not in drop} for line in lines]
 
 
+def test_whoever_may_read_what_is_made_here_may_read_a_study(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    assert {path.stat().st_mode for path in files(whole).values()} == {(tmp_path / "usual").stat().st_mode}
+
+
 def test_a_killed_study_ends_with_the_same_checkpoints(whole: Path, killed: Path) -> None:
     expected = {name: path.read_bytes() for name, path in files(whole).items() if "/checkpoints/" in name}
     found = {name: path.read_bytes() for name, path in files(killed).items() if "/checkpoints/" in name}

@@ -182,6 +182,13 @@ def sync(*paths: Path) -> None:
                 os.close(handle)
 
 
+def usual_modes(*paths: Path) -> None:
+    """Give files the mode that files made here have: safetensors makes them for their owner alone."""
+    for path in paths:
+        if path.is_file():
+            path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 _TEMPORARY = re.compile(r"\..+\.xlift-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
 _DAY_SECONDS = 86_400
 
@@ -202,6 +209,7 @@ def whole_folder(to: Path) -> Iterator[Path]:
     folder = temporary_path(to)
     try:
         yield folder
+        usual_modes(*folder.rglob("*"))
         if to.is_dir():
             to.rmdir()
         os.replace(folder, to)

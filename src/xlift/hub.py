@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from xlift.disk import write_atomic
+from xlift.disk import usual_modes, write_atomic
 from xlift.errors import DataError, ModelError, nearest
 from xlift.progress import VERBOSE
 from xlift.records import fingerprint
@@ -282,6 +282,7 @@ def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
         if found != model.sha256:
             raise ModelError(f"embedded model '{name}' is damaged: sha256 {found}", f"reinstall: {INSTALL_EMBEDDED}")
         _dequantise(gguf, made)
+        usual_modes(*made.iterdir())
         names = sorted(path.name for path in made.iterdir())
         for one in names:
             os.replace(made / one, folder / one)

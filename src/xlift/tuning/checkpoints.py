@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from xlift.disk import sync, temporary_path, write_atomic
+from xlift.disk import sync, temporary_path, usual_modes, write_atomic
 from xlift.errors import DataError
 from xlift.hub import file_sha256, quiet
 from xlift.integrity import FACTS_FILE, hashes, refuse_other_state
@@ -82,6 +82,7 @@ def _write(
     facts |= {"sha256": hashes(temporary.iterdir()), "training_state": file_sha256(state)}
     write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
+    usual_modes(state, *temporary.iterdir())
     sync(state, *temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(temporary, folder)

@@ -15,7 +15,7 @@ import shutil
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xlift.disk import sync, temporary_path, write_atomic
+from xlift.disk import sync, temporary_path, usual_modes, write_atomic
 from xlift.errors import ConfigError, UserError
 from xlift.integrity import FACTS_FILE, checkpoint_facts, hashes, refuse_damaged
 from xlift.tuning.card import model_card
@@ -45,6 +45,7 @@ def swap_layers(run: RunFolder, english: RunFolder, other: RunFolder) -> int:
     facts.pop("training_state", None)
     write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
+    usual_modes(*temporary.iterdir())
     sync(*temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(temporary, folder)
