@@ -199,6 +199,13 @@ def test_what_cannot_be_answered_is_refused_with_what_is_wrong(
         said(client, **more)
 
 
+def test_a_content_in_parts_is_answered_as_its_text(client: OpenAI) -> None:
+    texts = [{"type": "text", "text": "Why is "}, {"type": "text", "text": "it blue?"}]
+    asked: Any = [[{"role": "user", "content": content}] for content in (texts, "Why is it blue?")]
+    first, second = (said(client, messages=messages).choices[0].message.content for messages in asked)
+    assert first == second
+
+
 def test_errors_are_told_as_openai_tells_them(client: OpenAI) -> None:
     with pytest.raises(NotFoundError, match="no model 'large'; there are: tiny, other") as caught:
         said(client, model="large")
@@ -227,7 +234,8 @@ def test_errors_are_told_as_openai_tells_them(client: OpenAI) -> None:
         '"n": 1e3',
         '"messages": [{"role": "user", "content": "\\ud800"}]',
         '"messages": {"role": "user"}',
-        '"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]',
+        '"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]',
+        '"messages": [{"role": "user", "content": [5]}]',
         '"repetition_penalty": 0',
         '"response_format": {"type": "json_object"}',
     ],

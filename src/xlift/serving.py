@@ -28,7 +28,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from xlift.errors import ConfigError, UserError
+from xlift.data.readers import content_text
+from xlift.errors import ConfigError, DataError, UserError
 from xlift.generation.engine import Reply, answering, decode
 from xlift.opening import Opened, open_model, text_so_far
 from xlift.progress import say
@@ -185,12 +186,30 @@ async def _failed(request: Request, error: Exception) -> Response:
     return await _refused(request, HTTPException(500, type(error).__name__))
 
 
+def _in_words(messages: Any) -> Any:
+    """The messages, a content in parts as the text of these. Raises DataError for parts that are no words."""
+    if not isinstance(messages, list):
+        return messages
+    return [
+        one | {"content": content_text(one["content"])}
+        if isinstance(one, dict) and isinstance(one.get("content"), list)
+        else one
+        for one in messages
+    ]
+
+
 def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply]:
     """The replies that a request asks for. Raises HTTPException that says all that is wrong with it."""
     name = body.get("model")
     if not isinstance(name, str) or name not in opened:
-        raise HTTPException(404, f"no model {str(name)[:80]!r}; there are: {', '.join(opened)}")
-    problems = check_messages(body.get("messages"), "messages", ends_with="user")
+        told = "the request names no model" if name is None else f"no model {str(name)[:80]!r}"
+        raise HTTPException(404, f"{told}; there are: {', '.join(opened)}")
+    messages: Any = body.get("messages")
+    try:
+        messages = _in_words(messages)
+        problems = check_messages(messages, "messages", ends_with="user")
+    except DataError as error:
+        problems = [f"messages: {error.problems[0]}"]
     problems += [
         f"{key}: not supported here"
         for key, value in body.items()
@@ -216,7 +235,7 @@ def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply
         raise HTTPException(400, "; ".join(problems))
     model, chat, _ = opened[name]
     try:
-        prompt = chat.encode_prompt(body["messages"])
+        prompt = chat.encode_prompt(messages)
         refuse(beyond(limits_of(model), "messages", [prompt], decoding.max_new_tokens))
     except UserError as error:
         raise HTTPException(400, "; ".join(error.problems)) from None

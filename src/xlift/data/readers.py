@@ -109,7 +109,9 @@ def _turn(turn: Any) -> Message:
         raise DataError(f"calls of tools and sound cannot be learned from ({', '.join(used) or given})")
     if role is None:
         raise DataError(f"unknown speaker {_shown(given)}; choices: {', '.join(SPEAKERS)}")
-    content = _content(next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), None))
+    content = content_text(
+        next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), None)
+    )
     thoughts = next((turn[name] for name in _THOUGHTS if turn.get(name)), None)
     if thoughts is not None and role == "assistant" and isinstance(thoughts, str) and "<think>" not in content:
         content = f"<think>\n{thoughts.strip()}\n</think>\n\n{content}"
@@ -119,9 +121,9 @@ def _turn(turn: Any) -> Message:
     return message
 
 
-# e.g. _content([{"type": "text", "text": "See "}, {"type": "text", "text": "this."}]) → "See this."
-def _content(content: Any) -> str:
-    """The words of a turn, which OpenAI also writes as a list of parts."""
+# e.g. content_text([{"type": "text", "text": "See "}, {"type": "text", "text": "this."}]) → "See this."
+def content_text(content: Any) -> str:
+    """The words of a turn, which OpenAI also writes as a list of parts. Raises DataError for parts of other kinds."""
     if not isinstance(content, list):
         return cast(str, content)  # what is no text is told by check_messages
     kinds = {str(part.get("type")) if isinstance(part, dict) else _shown(part) for part in content}
