@@ -202,8 +202,8 @@ def _wanted(body: dict[str, Any], opened: dict[str, Opened]) -> list[WantedReply
     """The replies that a request asks for. Raises HTTPException that says all that is wrong with it."""
     name = body.get("model")
     if not isinstance(name, str) or name not in opened:
-        told = "the request names no model" if name is None else f"no model {str(name)[:80]!r}"
-        raise HTTPException(404, f"{told}; there are: {', '.join(opened)}")
+        asked = "the request names no model" if name is None else f"no model {str(name)[:80]!r}"
+        raise HTTPException(404, f"{asked}; there are: {', '.join(opened)}")
     messages: Any = body.get("messages")
     try:
         messages = _in_words(messages)
