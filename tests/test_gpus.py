@@ -123,3 +123,7 @@ def test_check_tells_what_fits_where_from_a_configuration_alone(shapes: Path, tm
     refused = run_xlift("check", "other.yaml", "--gpus", "--offline", folder=tmp_path)
     assert refused.returncode == 2
     assert "no such folder" in refused.stderr
+    (tmp_path / "hub.yaml").write_text(yaml.safe_dump({"name": "s", "training": {"model": "nobody/nothing"}}))
+    refused = run_xlift("check", "hub.yaml", "--gpus", "--offline", folder=tmp_path)
+    assert "model 'nobody/nothing' is not in the local cache and offline is set" in refused.stderr
+    assert "try: give a local folder, a hub id" in refused.stderr

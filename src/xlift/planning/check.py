@@ -37,7 +37,7 @@ from xlift.planning.forecast import (
     training_seconds,
     work_of,
 )
-from xlift.planning.pending import pending, say_rows
+from xlift.planning.pending import named_runs, pending, say_rows
 from xlift.planning.plans import Planned, Takes, at_a_time, print_table, show_mask
 from xlift.planning.proof import unfit_files, unreadable
 from xlift.progress import byte_size, say
@@ -72,17 +72,27 @@ NOWHERE = Placement("cpu", "float32", "nothing is computed here")
 class Found:
     """Problems and hints, gathered until all are known."""
 
-    problems: list[str] = field(default_factory=list)
+    whose: dict[str, list[str]] = field(default_factory=dict)
+    """By problem the runs that have it; none where it is the study's."""
     hints: list[str] = field(default_factory=list)
 
+    @property
+    def problems(self) -> list[str]:
+        """Each problem once, with the runs that share it."""
+        return [f"{named_runs(labels)}: {problem}" if labels else problem for problem, labels in self.whose.items()]
+
+    def add(self, *problems: str, label: str = "") -> None:
+        for problem in problems:
+            self.whose.setdefault(problem, []).extend([label] if label else [])
+
     def take(self, error: UserError, label: str = "") -> None:
-        self.problems += [f"{label}: {problem}" if label else problem for problem in error.problems]
+        self.add(*error.problems, label=label)
         self.hints += [error.hint] if error.hint else []
 
     def refuse(self) -> None:
         """Raises ConfigError if there is any problem."""
         if self.problems:
-            raise ConfigError(list(dict.fromkeys(self.problems)), "; ".join(dict.fromkeys(self.hints)) or None)
+            raise ConfigError(self.problems, "; ".join(dict.fromkeys(self.hints)) or None)
 
 
 def check_study(study: Study, offline: bool = False, probe: bool = True, folder: Path | None = None) -> dict[str, Any]:
@@ -105,7 +115,7 @@ def check_study(study: Study, offline: bool = False, probe: bool = True, folder:
             found.take(error)
     prompts = _checked_prompts(study, found)
     _check_served([run.config.given for run in elsewhere if run.config.given], len(prompts), found)
-    found.problems += idle_problems(study)
+    found.add(*idle_problems(study))
     plans = _plans(workspace, here, prompts, offline, found)
     _tell_of_data(study, plans, found)
     free = free_memory(placement) if here else 0
@@ -284,7 +294,8 @@ def _measured(
             found.take(error, plan.run.label)
             continue
         if probed is None:
-            found.problems += [f"{one.run.label}: memory ran out when it was tried" for one in alike]
+            for one in alike:
+                found.add("memory ran out when it was tried", label=one.run.label)
             found.hints += [MEMORY_HINT]
             continue
         own[key] = probed
@@ -328,9 +339,8 @@ def _refuse_memory(
         memory, parts = takes[plan.run.id].memory, _needs(plan, placement)
         if memory > free:
             shown = ", ".join(f"{name} {byte_size(count)}" for name, count in parts.items())
-            found.problems.append(
-                f"{plan.run.label}: {needs} {byte_size(memory)} of memory ({shown}); {byte_size(free)} are free"
-            )
+            problem = f"{needs} {byte_size(memory)} of memory ({shown}); {byte_size(free)} are free"
+            found.add(problem, label=plan.run.label)
             found.hints.append(MEMORY_HINT)
 
 
@@ -341,7 +351,7 @@ def _refuse_together(study: Study, takes: dict[str, Takes], free: int, placement
     side_by_side = sorted((one.memory for one in takes.values()), reverse=True)[: at_a_time(study, placement)]
     if sum(side_by_side) > free and max(side_by_side, default=0) <= free:
         needed = byte_size(sum(side_by_side))
-        found.problems.append(f"{len(side_by_side)} runs at a time need {needed} of memory; {byte_size(free)} are free")
+        found.add(f"{len(side_by_side)} runs at a time need {needed} of memory; {byte_size(free)} are free")
         found.hints.append("raise ray.cpus, so that fewer are worked on at a time")
 
 
@@ -354,5 +364,5 @@ def _refuse_disk(plans: list[Planned], takes: dict[str, Takes], folder: Path, fo
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if need > free:
-        found.problems.append(f"the study needs {byte_size(need)} of disk; {byte_size(free)} are free at {folder}")
+        found.add(f"the study needs {byte_size(need)} of disk; {byte_size(free)} are free at {folder}")
         found.hints.append(DISK_HINT)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xlift.errors import ConfigError
-from xlift.hub import Located, locate, quiet
+from xlift.hub import Located, hub_snapshot, locate, quiet
 from xlift.models import causal_config
 from xlift.planning.forecast import Size, model_size
 from xlift.progress import byte_size, duration
@@ -200,13 +200,18 @@ def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
 
 
 def shape_location(config: RunConfig, offline: bool) -> Located:
-    """Where a model's configuration is; of a folder or a hub model that alone is read."""
+    """Where a model's configuration is; of a folder or a hub model that alone is read.
+
+    Raises ConfigError for a folder that is not there, and ModelError for a hub model that is not to be had.
+    """
     if config.model.startswith("embedded:"):
         return locate(config.model)
-    path = Path(config.model)
-    if not path.is_dir() and (offline or config.model.startswith((".", "/", "~"))):
+    if Path(config.model).is_dir():
+        return Located(config.model, config.revision, {})
+    if config.model.startswith((".", "/", "~")):
         raise ConfigError(f"model '{config.model}': no such folder", "name a folder with a config.json, or a hub id")
-    return Located(config.model, config.revision, {})
+    folder = hub_snapshot(config.model, config.revision, offline, "model", ["config.json"])
+    return Located(str(folder), None, {})
 
 
 def gpu_needs(study: Study, offline: bool = False) -> list[dict[str, Any]]:

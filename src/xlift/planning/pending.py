@@ -61,11 +61,11 @@ def _grouped(work: Sequence[tuple[str, str]]) -> list[str]:
     labels: dict[str, list[str]] = {}
     for label, text in work:
         labels.setdefault(text, []).append(label)
-    return [f"{_named(found)}: {text}" for text, found in labels.items()]
+    return [f"{named_runs(found)}: {text}" for text, found in labels.items()]
 
 
-# e.g. _named(["a", "b", "c", "d", "e"]) → "a, b, c and 2 more"
-def _named(labels: list[str]) -> str:
+# e.g. named_runs(["a", "b", "c", "d", "e"]) → "a, b, c and 2 more"
+def named_runs(labels: list[str]) -> str:
     more = f" and {len(labels) - RUNS_NAMED} more" if len(labels) > RUNS_NAMED else ""
     return ", ".join(labels[:RUNS_NAMED]) + more
 
@@ -107,7 +107,7 @@ def _changed_prompts(workspace: StudyFolder, prompts: Sequence[Prompt]) -> list[
 def no_longer_used(workspace: StudyFolder) -> list[str]:
     """Runs on the disk that the grid no longer has."""
     names = [folder.name for folder in unused_runs(workspace)]
-    return [f"no longer in the study, kept and not used: {_named(names)}"] if names else []
+    return [f"no longer in the study, kept and not used: {named_runs(names)}"] if names else []
 
 
 def _readable_work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
