@@ -277,6 +277,32 @@ def test_a_study_copied_while_it_runs_goes_on_as_well_as_the_one_it_was_copied_f
         shutil.rmtree(tmp_path / "results")
 
 
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
+def test_ten_thousand_steps_take_no_more_memory_and_no_more_files_than_the_first(study: Path, tmp_path: Path) -> None:
+    longer = yaml.safe_load(study.read_text())
+    longer["training"] |= {"steps": 10_000, "checkpoint_every": 1000}
+    longer["training"]["instructions"]["sources"] = [{"path": str(study.parent / "data.jsonl")}]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(longer))
+    held: dict[str, list[tuple[int, int, int]]] = {}
+    with open(os.devnull, "r+") as nothing, (tmp_path / "stderr").open("w") as err:
+        streams = [nothing.fileno(), nothing.fileno(), err.fileno()]
+        process = start_xlift("train", "study.yaml", folder=tmp_path, streams=streams)
+        own = Path(f"/proc/{process.pid}")
+        while process.poll() is None:
+            for log in tmp_path.glob("results/cut/runs/*/train.jsonl"):
+                pages, opened = int((own / "statm").read_text().split()[1]), len(list((own / "fd").iterdir()))
+                held.setdefault(log.parent.name, []).append((log.read_bytes().count(b"\n"), pages // 256, opened))
+            time.sleep(0.5)
+    assert process.wait() == 0, (tmp_path / "stderr").read_text()
+    for run, found in held.items():
+        late = [one for one in found if 500 < one[0] <= 10_000]
+        print(f"{run}: {min(one[1] for one in late)} to {max(one[1] for one in late)} MB, {late[-1][2]} open files")
+        assert max(one[1] for one in late) < 1.05 * late[0][1]
+        assert max(one[2] for one in late) <= late[0][2] + 2
+
+
 def different(whole: Path, found: Path) -> list[str]:
     """Files that are not in both folders, or whose contents differ in more than the time that something took."""
     expected, there = files(whole), files(found)

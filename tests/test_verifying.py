@@ -19,6 +19,8 @@ from xlift.errors import ConfigError, DataError, ModelError, UserError
 from xlift.hub import locate
 from xlift.models import load_model, load_tokenizer, loaded_checkpoint, place
 from xlift.records import on_scale, read_records
+from xlift.report.page import write_pages
+from xlift.report.reading import material_of
 from xlift.stages import run_study
 from xlift.study.loading import load_study
 from xlift.tuning.adapters import with_adapters
@@ -122,6 +124,8 @@ def test_one_damaged_run_is_named_and_the_others_are_reported(
     assert study.runs[0].id in capsys.readouterr().out
     ratings = xlift.load(study.path).ratings
     assert {one.id for one in study.runs[:-1]} <= set(ratings["run"])
+    page = write_pages(material_of(find_study(study.path)), "md").read_text(encoding="utf-8")
+    assert all(one.label in page for one in study.runs[:-1])
 
 
 def test_a_run_goes_on_once_the_damaged_file_is_removed_as_it_is_told(study: StudyFolder) -> None:

@@ -102,6 +102,14 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         return manifest_of(self.path)
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """The manifest for whoever tells of several runs: of one that cannot be read, that it is damaged."""
+        try:
+            return self.manifest()
+        except DataError:
+            return {"stages": {"manifest.json": {"state": "damaged"}}}
+
     def update_manifest(self, **values: Any) -> None:
         if not first_worker():
             return

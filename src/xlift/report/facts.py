@@ -51,7 +51,7 @@ def _told(row: dict[str, Any], name: str) -> Value:
 
 
 def _cost(run: RunFolder) -> dict[str, Any]:
-    train, generate, manifest = run.stage("train"), run.stage("generate"), run.manifest()
+    train, generate, manifest = run.stage("train"), run.stage("generate"), run.known
     energy = [stage["energy_joules"] for stage in (train, generate) if stage.get("energy_joules") is not None]
     return {
         "run": run.label,
@@ -76,7 +76,7 @@ def data_table(material: Material) -> ReportTable | None:
     told = dict(data_facts(material))
     lines, records = [], []
     for label, run in sets.items():
-        commits = run.manifest().get("data_revisions", {})
+        commits = run.known.get("data_revisions", {})
         for source in run.config.instructions.sources:
             path = source.path
             commit = commits.get(f"{path}@{source.revision or ''}") or source.revision or ""

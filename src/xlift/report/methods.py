@@ -70,7 +70,7 @@ def data_facts(material: Material) -> list[tuple[str, str]]:
     """What each set of instruction data came to, and what it shares with held-out data and prompts."""
     found: dict[tuple[str, str], None] = {}
     for run in material.workspace.runs:
-        stage, data = run.stage("train"), run.manifest().get("data", {})
+        stage, data = run.stage("train"), run.known.get("data", {})
         if not run.trains or "examples" not in stage:
             continue
         counts = {"trained on": stage["examples"], "held out": stage["heldout"], "too long": stage["too_long"]}
@@ -115,7 +115,7 @@ def study_lines(material: Material) -> list[tuple[str, str]]:
 def _facts(run: RunFolder) -> dict[str, Any]:
     # An untuned model has no training settings, whatever their defaults say.
     kept = {"model", "revision", *SPOKEN} if run.config.untuned else None
-    facts = {key: value for key, value in run.manifest().items() if key != "label"}
+    facts = {key: value for key, value in run.known.items() if key != "label"}
     return run.config.model_dump(mode="json", include=kept) | facts
 
 

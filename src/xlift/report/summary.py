@@ -371,7 +371,7 @@ def _unjudged(material: Material) -> str:
 
 
 def _contaminated(material: Material) -> str:
-    told = [run.manifest().get("data", {}) for run in material.workspace.runs if run.trains]
+    told = [run.known.get("data", {}) for run in material.workspace.runs if run.trains]
     whole = max((data.get("test_prompts_in_training", 0) for data in told), default=0)
     part = max((data.get("test_prompts_sharing_words", 0) for data in told), default=0)
     if not whole and not part:

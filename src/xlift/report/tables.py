@@ -239,7 +239,7 @@ def runs_table(material: Material) -> ReportTable:
     """Every run with what it was trained with, and how far it is."""
     rows = []
     for run in material.workspace.runs:
-        config, stages = run.config, run.manifest().get("stages", {})
+        config, stages = run.config, run.known.get("stages", {})
         length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs" if config.epochs else None
         tuned: dict[str, Any] = {} if config.untuned else {
             "adaptation": config.adaptation.label, "learning rate": learning_rate_text(config.learning_rate),
