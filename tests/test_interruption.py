@@ -259,21 +259,22 @@ def test_a_study_copied_while_it_runs_goes_on_as_well_as_the_one_it_was_copied_f
 ) -> None:
     chance, made = random.Random(copies), 0
     while made < copies:
-        process = start(study, tmp_path)
-        while process.poll() is None and not any((tmp_path / "results").rglob("train.jsonl")):
-            time.sleep(0.002)
-        while process.poll() is None:
-            time.sleep(chance.uniform(0, 1))
-            copy = tmp_path / f"copy-{made}" / "results"
-            copy.mkdir(parents=True)
+        process, taken = start(study, tmp_path), []
+        while process.poll() is None and made < copies:
+            time.sleep(chance.uniform(0, 2))
+            taken.append(tmp_path / f"copy-{made}")
+            (taken[-1] / "results").mkdir(parents=True)
             # What is moved or removed meanwhile cannot be copied.
-            subprocess.run(["cp", "-r", str(tmp_path / "results" / "cut"), str(copy)], capture_output=True)
-            finish(study, copy.parent)
-            assert different(whole, copy / "cut") == []
-            shutil.rmtree(copy.parent)
+            found = [str(tmp_path / "results" / "cut"), str(taken[-1] / "results")]
+            subprocess.run(["cp", "-r", *found], capture_output=True)
             made += 1
-        assert process.wait() == 0
+        # Only then does nobody write any longer what a copy holds under a temporary name.
+        assert process.wait(timeout=300) == 0
         assert different(whole, tmp_path / "results" / "cut") == []
+        for folder in taken:
+            finish(study, folder)
+            assert different(whole, folder / "results" / "cut") == []
+            shutil.rmtree(folder)
         shutil.rmtree(tmp_path / "results")
 
 
