@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from xlift.rating.language.masks import blank_out, mask, words_with_places
-from xlift.rating.language.wordlists import Weight, vocabulary
+from xlift.rating.language.wordlists import Weight, vocabulary, zipfs
 
 LONGEST = 8
 """Words of a mention."""
@@ -19,20 +19,31 @@ OWN_BY = 0.5
 """Powers of ten by which a word around is more common in the expected language than in that of the mentions."""
 A_WORD = 6.5
 """Zipf frequency from which on a letter is a word of the expected language: Spanish y, French à."""
-_FOOD = re.compile(
-    r"\b(?:dish|cuisine|recipe|menu\b|menú|menü|dinner|lunch|breakfast|dessert|sauce|flour|butter\b|cheese|wine\b|restaurant|cook"
-    r"|bak(?:e|ing)\b|serve|ingredient|speisekarte|gericht|rezept|küche|zutat|plat\b|plats\b|recette|dîner|déjeuner"
-    r"|receta|plato|cena\b|receita|prato|jantar|ricett|piatt|cucin|gerecht|keuken|przepis|danie|dania|yemek|resep\b"
-    r"|masakan|món)",
-    re.IGNORECASE,
-)
-_WORKS = re.compile(
-    r"\b(?:films?|movies?|novels?|songs?|albums?|operas?|poems?|paintings?|books?|wrote|written by|author of|composed"
-    r"|sang|starring|museums?|streets?|churches|palaces?|visit|sayings?|proverbs?|idioms?|expressions?|phrases?"
-    r"|literally|filme?|lieder|roman|romane|livres?|chansons?|romans|libros?|novelas?|canciones|películas?|livros?"
-    r"|filmes|canções|libri|canzoni|romanzi|boeken|liedjes|książki|piosenki|kitap|şarkı|buku|lagu|sách|bài hát)\b",
-    re.IGNORECASE,
-)
+# Words by which a text in a language speaks of food, and of works or sayings.
+_FOOD = {
+    "en": "dish(?:es)?|cuisine|recipes?|menus?|dinner|lunch|breakfast|desserts?|sauce|flour|butter|cheese|wines?"
+    "|restaurants?|cook(?:s|ed|ing)?|bak(?:e|ed|ing)|serve[ds]?|ingredients?",
+    "de": "speise\\w*|hauptgericht\\w*|rezepte?|zutaten|küche|menü",
+    "fr": "recettes?|plats?|cuisine|dîner|déjeuner|menu|restaurants?",
+    "es": "recetas?|platos?|menú|cocina|restaurantes?|cena",
+    "pt": "receitas?|pratos?|cozinha|menu|jantar|restaurantes?",
+    "it": "ricett[ae]|piatt[oi]|cucina|men[uù]|ristorant[ei]|cena",
+    "nl": "recept\\w*|gerechten|menu|keuken|restaurants?",
+    "pl": "przepis\\w*|dani[ea]|kuchni\\w*|menu|restauracj\\w*",
+}
+_WORKS = {
+    "en": "films?|movies?|novels?|songs?|albums?|operas?|poems?|paintings?|books?|wrote|written by|author of|composed"
+    "|sang|starring|museums?|streets?|churches|palaces?|visit|sayings?|proverbs?|idioms?|phrases",
+    "de": "filmen?|filme?|lieder|romane?|bücher",
+    "fr": "films?|romans?|chansons?|livres",
+    "es": "películas?|novelas?|libros?|canciones",
+    "pt": "filmes?|romances?|livros|canções",
+    "it": "film|romanz[oi]|libri|canzoni",
+    "nl": "films?|romans?|boeken|liedjes",
+    "pl": "filmy?|książk\\w*|piosenk\\w*|powieś\\w*",
+}
+EVERYDAY_WORD = 4.0
+"""Zipf frequency from which on a single word is an everyday one of another language, and no name of a dish."""
 # Words of clauses and greetings, which no name of a dish has.
 _CLAUSE = frozenset(
     "que qui je j ne pas il elle on nous vous ils est sont suis c ça me te se yo es son está soy muy lo no eu ele "
@@ -57,21 +68,24 @@ _SENTENCE = re.compile(r"[^\n.!?;]+(?:(?:\.(?!\s)|(?<=\d)\.)[^\n.!?;]*)*")
 # e.g. en: "We went to the playa con los amigos de mi hermano and had fun." → 0
 def without_mentions(text: str, code: str) -> str:
     """The text with what it names in another language than English as spaces; offsets stay."""
-    food, works = _speaks_of(text)
+    food, works = _speaks_of(text, code)
     masked = mask(text) if food or works else text
     while food or works:
         rest = blank_out(text, _all_mentions(masked, code, food, works))
         # What is named in another language says nothing of what the text speaks of.
-        left = tuple(before and now for before, now in zip((food, works), _speaks_of(rest), strict=True))
+        left = tuple(before and now for before, now in zip((food, works), _speaks_of(rest, code), strict=True))
         if left == (food, works):
             return rest
         food, works = left
     return text
 
 
-def _speaks_of(text: str) -> tuple[bool, bool]:
+def _speaks_of(text: str, code: str) -> tuple[bool, bool]:
     """Whether a text speaks of food, and of works or sayings."""
-    return _FOOD.search(text) is not None, _WORKS.search(text) is not None
+    food, works = (
+        re.search(rf"\b(?:{words.get(code, '(?!)')})\b", text, re.IGNORECASE) is not None for words in (_FOOD, _WORKS)
+    )
+    return food, works
 
 
 def _all_mentions(masked: str, code: str, food: bool, works: bool) -> list[tuple[int, int]]:
@@ -90,7 +104,9 @@ def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> lis
     found, inside = [], set()
     for run in _runs(text, words, places, [_kind(*one, code) for one in zip(words, weights, capital, strict=True)]):
         named = next((j for j in run if capital[j]), run[-1])
-        dish = food and _CLAUSE.isdisjoint(words[j] for j in run)
+        dish = (
+            food and _CLAUSE.isdisjoint(words[j] for j in run) and not (len(run) == 1 and _is_everyday(words[run[0]]))
+        )
         first = run[0] if dish else named
         if run[-1] - first < LONGEST and (dish or (works and capital[first])):
             found.append((begins + places[first][0], begins + places[run[-1]][1]))
@@ -102,6 +118,10 @@ def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> lis
     around = [weight for j, weight in enumerate(weights) if j not in inside and not capital[j]]
     own = [weight[2][rival] < -OWN_BY for weight in around].count(True)
     return found if own >= max(AROUND, (SHARE_OF_WORKS if works else SHARE) * len(words)) else []
+
+
+def _is_everyday(word: str) -> bool:
+    return max(zipfs(word).values(), default=0.0) >= EVERYDAY_WORD
 
 
 def _kind(word: str, weight: Weight, capital: bool, code: str) -> str:
