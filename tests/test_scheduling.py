@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import xlift
 from xlift import models, stages
 from xlift.checkpoint import checkpoints, checkpoints_of
 from xlift.errors import UserError
+from xlift.executors import each_run
 from xlift.halving import stopped, surviving
 from xlift.hub import locate
 from xlift.models import Placement, load_model, loaded_checkpoint
@@ -46,6 +49,21 @@ def trained(workspace: StudyFolder) -> list[RunFolder]:
     return [run for run in workspace.runs if run.trains]
 
 
+def begun_again_by_ray(study_file: Path, out: Path) -> None:
+    """A task whose process is killed is begun again."""
+
+    def dies_once(workspace: StudyFolder, run: RunFolder, offline: bool) -> None:
+        died = run.path / "died"
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        (run.path / "ended").touch()
+
+    workspace = prepare(load_study(study_file, ["executor=ray"]), out)
+    each_run(workspace, trained(workspace), "train", True, dies_once)
+    assert all((run.path / name).exists() for run in trained(workspace) for name in ("died", "ended"))
+
+
 def test_ray_on_two_nodes_gives_the_files_of_one_process(study_file: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -55,6 +73,7 @@ def test_ray_on_two_nodes_gives_the_files_of_one_process(study_file: Path, tmp_p
     cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, include_dashboard=False)
+        begun_again_by_ray(study_file, tmp_path / "died")
         spread = run_study(load_study(study_file, ["executor=ray"]), tmp_path / "ray")
     finally:
         ray.shutdown()

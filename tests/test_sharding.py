@@ -203,14 +203,14 @@ def test_memory_that_ends_in_one_of_several_processes_halves_the_forward_passes_
     assert_same(run, one)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "processes"), [(0, 2), (3, 4)])
 def test_memory_that_ends_in_one_of_several_processes_leaves_adapters_as_they_would_be(
-    rank: int, tiny: Path, data: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank: int, processes: int, tiny: Path, data: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora = {"adaptation": {"rank": 4}, "batch_tokens": 400}
+    lora = {"adaptation": {"rank": 4}, "batch_tokens": 600}
     alone = trained(1, tiny, run_at(tmp_path / "one" / "run", **lora, micro_batch_tokens=160), data)
     memory_for(80, "in the backward pass of a layer", rank, tmp_path / "ended", monkeypatch)
-    run = trained(2, tiny, run_at(tmp_path / "two" / "run", **lora, micro_batch_tokens=160), data)
+    run = trained(processes, tiny, run_at(tmp_path / "several" / "run", **lora, micro_batch_tokens=160), data)
     assert (tmp_path / "ended").exists()
     assert_same(run, alone, "adapter_model")
 
