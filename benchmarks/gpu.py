@@ -8,9 +8,9 @@ random weights. Steps are over 8,192 tokens, examples of 64 to 1,024 tokens pack
 
 Utilisation: operations of matrix products that a step cannot do without (a frozen weight 4 a token, a trained one 6,
 the output layer for learned tokens only, causal attention 6 · length² · width a layer), by the second, as a share of
-what an 8192³ product in bf16 reaches in the same process. `loss` times the kernels of Liger and of cut cross-entropy
-beside our loss, where they are installed. The peer is a plain loop over PEFT's model: the same token
-ids, padded batches of like length, the logits that the model itself returns, fused AdamW.
+what an 8192³ product in bf16 reaches in the same process. The peer is a plain loop over PEFT's model: the same token
+ids, padded batches of like length, the logits that the model itself returns, fused AdamW. `loss` times the kernels of
+Liger and of cut cross-entropy beside our loss, where they are installed.
 """
 
 from __future__ import annotations

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from xlift.hub import locate
 from xlift.memory import kept_memory
 from xlift.models import KeptBase, Placement
 from xlift.study.runs import Adaptation, RunConfig
-from xlift.tuning.checkpoints import in_background
 from xlift.tuning.train import train
 from xlift.tuning.trouble import is_spike, spike_watch
 from xlift.workspace import RunFolder
@@ -122,30 +119,6 @@ def test_a_spike_stands_in_the_log(
     trained(settings, tmp_path, conversations)
     records = [json.loads(line) for line in RunFolder(tmp_path, "test", settings, tmp_path).train_log.open()]
     assert [record.get("spike", False) for record in records] == [False, False, True]
-
-
-def test_a_checkpoint_is_written_while_training_goes_on_and_its_failure_is_told() -> None:
-    begun, go_on, written = Event(), Event(), list[int]()
-
-    def write() -> None:
-        begun.set()
-        assert go_on.wait(30)
-        written.append(1)
-
-    def fail() -> None:
-        raise OSError(28, "No space left on device")
-
-    with in_background() as hand_over:
-        hand_over(lambda: write)
-        assert begun.wait(30)
-        assert not written
-        go_on.set()
-        hand_over(lambda: partial(written.append, 2))
-        # The next is copied only once the last is written: no more than one copy is held.
-        assert written[0] == 1
-    assert written == [1, 2]
-    with pytest.raises(OSError, match="No space left"), in_background() as hand_over:
-        hand_over(lambda: fail)
 
 
 def test_memory_is_kept_while_a_run_trains_and_given_back_behind_it() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
 from xlift.tuning.sharding import can_begin_again, is_sharded, pass_begins, walk_on
 from xlift.tuning.trouble import within_memory
+
+BUCKET = 2**24
+"""Entries of gradients that are summed at once, about."""
 
 
 def sum_of_passes(
@@ -43,11 +47,26 @@ def sum_of_passes(
     return total
 
 
-def sum_over_workers(loss: Tensor, trainable: list[Tensor]) -> Tensor:
-    """The loss over all workers; gradients of `trainable` become those over all, too."""
-    for parameter in trainable:
-        if parameter.grad is None:
-            # A worker without a micro-batch in this step has no gradient, and still takes part in the sum.
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad = reduce(parameter.grad, reduction="sum")
+def sum_over_workers(loss: Tensor, trainable: Sequence[Tensor]) -> Tensor:
+    """The loss over all workers; the gradients of `trainable` become those over all, too."""
+    for bucket in _buckets(trainable):
+        # A worker without a micro-batch in this step has no gradient, and still takes part in the sum.
+        grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
+        together = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(together)
+        for one, part in zip(bucket, together.split([one.numel() for one in bucket]), strict=True):
+            one.grad = part.view_as(one)
     return reduce(loss, reduction="sum")
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one dtype in groups that are sent as one: adapters are hundreds of small ones."""
+    bucket, size = list[Tensor](), 0
+    for one in tensors:
+        if bucket and (one.dtype != bucket[0].dtype or size + one.numel() > BUCKET):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(one)
+        size += one.numel()
+    if bucket:
+        yield bucket
