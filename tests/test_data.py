@@ -244,6 +244,8 @@ def test_prompts_of_a_table_or_a_folder_are_read_as_those_of_a_jsonl_file_are(tm
     [
         ({"weight": float("nan")}, "a number that is none"),
         ({"messages": [{"role": "user", "content": "So \ud800"}]}, "half of a character"),
+        ({"category": "\ud800"}, "'category' holds half of a character"),
+        ({"answers": ["yes", "\ud800"]}, "'answers' holds half of a character"),
         ({"notes": [[[[0]]]] * 3}, None),
     ],
 )

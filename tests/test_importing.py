@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from warm import run_xlift, start_xlift
 
 import xlift
 from xlift.checkpoint import checkpoints
 from xlift.errors import ConfigError, DataError
+from xlift.export.dataset import export_data
 from xlift.importing import Wanted, import_study
 from xlift.rating.foreign import asked_for
 from xlift.report.pass_rates import languages_table, means_table, pass_rates
@@ -95,6 +97,19 @@ def test_imported_again_responses_are_replaced_and_another_study_is_not(tmp_path
     (tmp_path / "out" / "study.yaml").write_text("models: [5, {", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"out/study.yaml:1: not YAML"):
         imported(tmp_path / "in")
+
+
+def test_half_a_character_in_a_reply_breaks_no_table_and_elsewhere_is_refused(tmp_path: Path) -> None:
+    halved = [{"id": 1, "language": "fr", "output": "Le ciel \ud800 est bleu.", "prompt": "Pourquoi ?"}]
+    write(tmp_path / "in" / "a.jsonl", halved)
+    workspace = imported(tmp_path / "in")
+    assert done(workspace)["value"].len() > 0
+    (read,) = pl.read_parquet(export_data(workspace.path, tmp_path / "data") / "data" / "responses.parquet")["text"]
+    assert read == "Le ciel \\ud800 est bleu."
+    for field in ("id", "category", "parallel_id"):
+        write(tmp_path / "in" / "a.jsonl", [halved[0] | {field: "\ud800"}])
+        with pytest.raises(DataError, match=f"'{field}' holds half of a character"):
+            imported(tmp_path / "in")
 
 
 def test_an_import_touches_nothing_while_another_process_works_on_the_study(tmp_path: Path) -> None:

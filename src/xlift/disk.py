@@ -140,10 +140,15 @@ def is_locked(lock: Path) -> bool:
         return True
 
 
+# e.g. whole_text("a\ud800") → "a\\ud800"
+def whole_text(text: str) -> str:
+    """The text; half a character, which JSON can write and UTF-8 and tables cannot, is shown by its code."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write a whole file under a temporary name and move it into place; a link stays one, a device is written to."""
-    # Half a character, which JSON can write and UTF-8 cannot, is shown by its code.
-    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    content = whole_text(data).encode() if isinstance(data, str) else data
     place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(place)

@@ -413,6 +413,9 @@ def check_prompt(record: dict[str, Any], where: str) -> list[str]:
     if record.get("split") not in SPLITS:
         problems.append(f"{where}: 'split' must be validation or test, found {record.get('split')!r}")
     problems += check_messages(record.get("messages"), f"{where}: messages", ends_with="user")
+    others = {name: json.dumps(value, ensure_ascii=False) for name, value in record.items() if name != "messages"}
+    halved = [name for name, text in others.items() if is_halved(name + text)]
+    problems += [f"{where}: {name!a} holds half of a character (a lone surrogate)" for name in halved]
     try:
         json.dumps(record, allow_nan=False)
     except ValueError:

@@ -18,6 +18,7 @@ import polars as pl
 from xlift.analysis.estimates import last_steps
 from xlift.analysis.overall import overall
 from xlift.checkpoint import checkpoints, readable, written_prompts
+from xlift.disk import whole_text
 from xlift.progress import or_told
 from xlift.records import Logged, Prompt, Rating, Response, ends_of, kind_of, read_records
 from xlift.study.labels import FACTOR, run_settings, setting_kinds
@@ -193,7 +194,7 @@ def _rated(run: RunFolder, ratings: Sequence[Rating], asked: pl.DataFrame) -> pl
         "label": [run.label] * len(ratings),
         **{name: [one[name] for one in ratings] for name in ("step", "id", "facet", "rater", "value", "response")},  # type: ignore[literal-required]
         "kind": [kind_of(one["rater"]) for one in ratings],
-        "reason": [one.get("reason") for one in ratings],
+        "reason": [whole_text(one["reason"]) if one.get("reason") else None for one in ratings],
         "lowest": [lowest for lowest, _ in ends],
         "best": [best for _, best in ends],
     }

@@ -19,7 +19,7 @@ from xlift.errors import DataError, nearest
 from xlift.rating import text_fingerprint
 from xlift.rating.files import read_responses
 from xlift.rating.foreign import COLUMN_NAMES, ReadingOptions
-from xlift.records import any_response, fingerprint, read_jsonl, reply_language
+from xlift.records import any_response, fingerprint, is_halved, read_jsonl, reply_language
 from xlift.workspace import StudyFolder
 
 LEVELS: dict[str, tuple[int, ...]] = dict.fromkeys(ASKED_FACETS, (2, 1, 0))
@@ -108,6 +108,8 @@ def _response_problems(record: dict[str, Any], where: str) -> list[str]:
             problems.append(f"{where}: '{field}' must be non-empty text")
     if not isinstance(record.get("run", ""), str):
         problems.append(f"{where}: 'run' must be text")
+    if any(is_halved(named) or "\0" in named for named in (str(record.get("id")), str(record.get("run")))):
+        problems.append(f"{where}: 'id' or 'run' holds NUL or half of a character, which no database takes")
     messages = record.get("messages", [])
     turns = messages if isinstance(messages, list) else [None]
     if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):

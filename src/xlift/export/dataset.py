@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from xlift.disk import whole_folder, write_atomic
+from xlift.disk import whole_folder, whole_text, write_atomic
 from xlift.errors import ConfigError
 from xlift.export.card import findings_section, front
 from xlift.report.reading import Material, material_of, share_rows
@@ -50,7 +50,8 @@ def _responses(results: Results) -> pl.DataFrame:
         {name: one.get(name) for name in RESPONSE_COLUMNS}
         | {
             "label": labels[one["run"]],
-            "messages": [{"role": told["role"], "content": told["content"]} for told in one["messages"]],
+            "text": whole_text(one["text"]),
+            "messages": [{"role": told["role"], "content": whole_text(told["content"])} for told in one["messages"]],
             "constraint": json.dumps(one["constraint"], ensure_ascii=False) if one.get("constraint") else None,
         }
         for one in results.responses
