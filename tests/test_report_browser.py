@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ def _ratings(run: Any, step: int) -> list[dict[str, Any]]:
 
     keys = ("id", "language", "run", "step", "response")
     return [{key: record[key] for key in keys} for record in read_records(run.ratings(step, "language"))]
+
+
+def test_markdown_holds_no_html_of_anybody(workspace: Any) -> None:
+    assert "Is it safe?" in (text := write_report(workspace, "md").read_text(encoding="utf-8"))
+    assert not re.findall(r"<[a-z/!]", text)
 
 
 @pytest.fixture

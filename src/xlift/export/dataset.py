@@ -11,6 +11,7 @@ import polars as pl
 from xlift.disk import whole_folder, whole_text, write_atomic
 from xlift.errors import ConfigError
 from xlift.export.card import findings_section, front
+from xlift.report.formats import plain
 from xlift.report.reading import Material, material_of, share_rows
 from xlift.results import Results, load
 from xlift.tuning.card import public_settings
@@ -79,7 +80,7 @@ def _card(material: Material, responses: pl.DataFrame, ratings: pl.DataFrame) ->
         ],
     }
     missing = ratings["value"].null_count()
-    asks = f"{study.question.strip()}\n\n" if study.question else ""
+    asks = f"{plain(study.question)}\n\n" if study.question else ""
     return (
         f"{front(head)}# {study.name}\n\n{asks}"
         f"What {len(material.workspace.runs)} models answered and how it was rated, by "

@@ -143,12 +143,12 @@ def to_markdown(table: ReportTable) -> str:
     """A table in Markdown."""
     head = [column.heading for column in table.columns]
     align = ["---" if column.form == "text" else "---:" for column in table.columns]
-    lines = [[_plain(cell_line(cell)) for cell in line] for line in cells(table)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [[_plain(one) for one in head], align, *lines])
+    lines = [[plain(cell_line(cell)) for cell in line] for line in cells(table)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [[plain(one) for one in head], align, *lines])
 
 
-# e.g. _plain("*bold* <b>") → "\\*bold\\* &lt;b\\>"
-def _plain(text: str) -> str:
+# e.g. plain("*bold* <b>") → "\\*bold\\* &lt;b\\>"
+def plain(text: str) -> str:
     """Text that means nothing to Markdown or HTML."""
     for mark in "\\`*_[]<>#|":
         text = text.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")

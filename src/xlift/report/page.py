@@ -21,7 +21,7 @@ from xlift.progress import Progress, progress, say
 from xlift.report import methods
 from xlift.report.browser import TEMPLATES, Answers, packed_answers, packed_bytes, policy, rendered
 from xlift.report.figures import Figure, figure_records, save_figure, script_bundle, svg_of
-from xlift.report.formats import ReportTable, cells, to_csv, to_markdown, write_tables
+from xlift.report.formats import ReportTable, cells, plain, to_csv, to_markdown, write_tables
 from xlift.report.gallery import first_columns, telling_order
 from xlift.report.numbers import Findings, findings_of
 from xlift.report.overall import checkpoint_rows
@@ -153,9 +153,9 @@ def _still(svg: str, name: str) -> str:
 
 def _markdown(material: Material, found: Findings, sections: list[Section]) -> str:
     study = material.workspace.study
-    points = "\n".join(f"- {point.text}" for point in summary_points(material, found))
-    parts = [f"# {_title(material)}", study.question.strip(), points]
-    parts += [f"*What is not known.* {unknown_text(material, found)}"]
+    points = "\n".join(f"- {plain(point.text)}" for point in summary_points(material, found))
+    parts = [f"# {plain(_title(material))}", plain(study.question), points]
+    parts += [f"*What is not known.* {plain(unknown_text(material, found))}"]
     for section in sections:
         parts += [f"## {section.title}", section.lead]
         for block in section.blocks:
@@ -165,7 +165,7 @@ def _markdown(material: Material, found: Findings, sections: list[Section]) -> s
                 parts.append(_table_part(block.table))
     parts += ["## Runs", to_markdown(runs_table(material)), "## Methods"]
     parts.append("\n".join(f"- **{word}**: {meaning}" for word, meaning in methods.definitions(material)))
-    parts.append("\n".join(f"- {name}: {value}" for name, value in methods.report_facts(material)))
+    parts.append("\n".join(f"- {plain(name)}: {plain(value)}" for name, value in methods.report_facts(material)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
