@@ -18,11 +18,14 @@ QUOTED, QUOTED_WHERE_NAMED = 0.5, 0.85
 """The share of quotations from which on they are the answer, and where the text speaks of English, or in English of
 another language."""
 _ENGLISH = re.compile(
-    r"\bsay\b|\bmeans?\b|\bphrases?\b|\b(?:french|german|italian|spanish|latin|portuguese)\b|english|anglais|ingl[eéê]s|englisch|anglè?s\b|ingiliz|inggris|inggeris|engels|angiel|angli[cč]|angol\b|englez|englesk"
+    r"english|anglais|ingl[eéê]s|englisch|anglè?s\b|ingiliz|inggris|inggeris|engels|angiel|angli[cč]|angol\b|englez|englesk"
     r"|englanti|kiingereza|inglise|anglų|angļu|tiếng anh|англ[иі]|αγγλικ|אנגלית|إنجليزي|انجليزي|انگلیسی|انگریزی|अंग्रे|अँग्रे"
     r"|इंग्रजी|ইংরেজি|ஆங்கில|ఇంగ్లీ|อังกฤษ|英文|英语|英語|영어|영문|ინგლის|անգլ",
     re.IGNORECASE,
 )
+
+
+_LANGUAGE = re.compile(r"\b(?:say|means?|phrases?|french|german|italian|spanish|latin|portuguese)\b", re.IGNORECASE)
 
 
 # e.g. without_quotations("Er sagt «hüt», nicht heute.") → "Er sagt « », nicht heute."
@@ -33,29 +36,38 @@ def without_quotations(text: str) -> str:
 
 # e.g. zh: "英文句子“She sells sea shells by the sea shore every day”很难读。" → 2
 # e.g. ko: "이 말은 그리스어 'katharsis'에서 유래한 용어로 정화를 뜻합니다." → 2
+# e.g. de: "\"Eishockey, natürlich!\"\n\nTranslation: \"Ice hockey, of course!\"" → 0
 # e.g. de: "1: \"Ich bin ein Mensch.\"\n\n2: \"I am a human being.\"" → 1
 # e.g. fr: "On dit « Where is the pharmacy? », en français : « Où est la pharmacie ? »" → 2
 # e.g. ru: "Он спросил: «How are you?» и сразу ушёл домой, не дождавшись ответа." → 2
-def excuses(text: str, is_native: Callable[[int, int], bool]) -> list[tuple[int, int]]:
+def excuses(text: str, masked: str, code: str, is_native: Callable[[str], bool]) -> list[tuple[int, int]]:
     """Stretches in which another language is apt: short glosses in brackets, and quotations.
 
-    Quotations excuse nothing where they make up most of the text: then they are the answer. What `is_native`, between a
-    start and an end, needs no excuse.
+    Quotations excuse nothing where they make up most of the text: then they are the answer. What `is_native` needs no
+    excuse, and is no part of them where what stands around the quotations is so, too.
     """
     quotes = [m.span(1) for m in _QUOTES.finditer(text) if not _is_value(text, m.start())]
     if "'" in text:
         quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
-    alone = not WORD.search(blank_out(text, quotes))
-    quotes = [quote for quote in quotes if alone or not is_native(*quote)]
-    quoted = sum([size(text[start:end]) for start, end in quotes])
-    most = QUOTED_WHERE_NAMED if _ENGLISH.search(text) else QUOTED
+    own = {quote for quote in quotes if is_native(masked[slice(*quote)])}
+    others, around = [quote for quote in quotes if quote not in own], blank_out(masked, quotes)
+    if own and is_native(around) and 2 * size("".join(around.split())) >= _quoted(text, others):
+        quotes = others
+    quoted = _quoted(text, quotes)
+    named = _ENGLISH.search(text) or (code == "en" and _LANGUAGE.search(text))
+    most = QUOTED_WHERE_NAMED if named else QUOTED
     if quotes and quoted >= most * size(text.strip()):
         quotes = (
             [quote for quote in quotes if _is_quoted_title(text, *quote)]
             if WORD.search(blank_out(text, quotes))
             else []
         )
-    return [gloss for gloss in glosses(text) if not is_native(*gloss)] + quotes
+    excused = [gloss for gloss in glosses(text) if not is_native(masked[slice(*gloss)])]
+    return excused + [quote for quote in quotes if quote not in own]
+
+
+def _quoted(text: str, quotes: list[tuple[int, int]]) -> int:
+    return sum([size(text[start:end]) for start, end in quotes])
 
 
 # e.g. ja: "DNA（デオキシリボ核酸、deoxyribonucleic acid）は遺伝情報を担います。" → 2
@@ -130,6 +142,7 @@ def _is_value(text: str, start: int) -> bool:
 
 
 _TERM_BEFORE = re.compile("[A-Za-z\u00c0-\u024f][A-Za-z\u00c0-\u024f .,'’&-]{1,40}\\Z")
+_ASCII_BEFORE = re.compile(r"[A-Za-z][A-Za-z .&-]{1,40}\Z")
 _HAN_BEFORE, _HANGUL = re.compile("[\u3400-\u9fff]{1,12}\\Z"), re.compile("[가-힣 ]{1,12}")
 
 
@@ -140,9 +153,9 @@ def glossed_terms(text: str) -> set[str]:
     found = set()
     for bracket in _BRACKETS.finditer(text):
         before = text[max(0, bracket.start() - 42) : bracket.start()].rstrip(" ")
-        if term := _TERM_BEFORE.search(before):
-            found.add(term[0].strip().lower())
-        elif (
+        terms = [term for pattern in (_ASCII_BEFORE, _TERM_BEFORE) if (term := pattern.search(before))]
+        found |= {term[0].strip().lower() for term in terms}
+        if (
             (term := _HAN_BEFORE.search(before))
             and _HANGUL.fullmatch(bracket[1])
             and len(term[0]) in {1, len(bracket[1])}

@@ -335,7 +335,7 @@ def _beyond(span: Span, lines: list[Span], text: str) -> Span | None:
     return span
 
 
-TORN, TERM_WORDS = 20, 3
+TORN, TERM_WORDS = 20, 4
 """Letters of a word that was torn off, and words of a term that opens a sentence and is explained."""
 
 

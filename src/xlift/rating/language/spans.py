@@ -59,7 +59,7 @@ def foreign_spans(said: Said, weights: list[Weight] | None = None) -> list[Span]
     `weights` are what the words say, where the caller has them.
     """
     known, written = vocabulary(said.code), scripts_of(said.code)
-    excused = excuses(said.text, lambda start, end: _native(said.masked[start:end], said.code))
+    excused = excuses(said.text, said.masked, said.code, lambda stretch: _native(stretch, said.code))
     if excused:
         said, weights = _without(said, excused), None
     if ("Latn" in written and said.masked.isascii()) or not anything_outside(written).search(said.masked):
