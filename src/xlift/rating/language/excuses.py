@@ -50,9 +50,11 @@ def excuses(text: str, masked: str, code: str, is_native: Callable[[str], bool])
     if "'" in text:
         quotes += [m.span(1) for m in _SINGLE_QUOTES.finditer(text)]
     own = {quote for quote in quotes if is_native(masked[slice(*quote)])}
-    others, around = [quote for quote in quotes if quote not in own], blank_out(masked, quotes)
-    if own and is_native(around) and 2 * size("".join(around.split())) >= _quoted(text, others):
-        quotes = others
+    others = [quote for quote in quotes if quote not in own]
+    if own and others:
+        around = blank_out(masked, quotes)
+        speaks = 2 * size("".join(around.split())) >= _quoted(text, others)
+        quotes = others if speaks and is_native(around) else quotes
     quoted = _quoted(text, quotes)
     named = _ENGLISH.search(text) or (code == "en" and _LANGUAGE.search(text))
     most = QUOTED_WHERE_NAMED if named else QUOTED

@@ -111,7 +111,8 @@ def rate_text(text: str, expected: str) -> Rated:
     if code in _OTHER_SCRIPT and _in_other_script(answer, code):
         return None, {}, f"{get_language(code).name} in {_OTHER_SCRIPT[code][1]} letters, for which there are no lists"
     rated = _rate(_INSIDE_WORDS.sub("\u02bc", answer) if code == "uk" else answer, code)
-    if rated[0] != 2 and "Latn" in scripts_of(code) and (rest := without_mentions(answer, code)) != answer:
+    named = rated[0] != 2 and (code == "en" or rated[1].get("share", 1.0) > 0)
+    if named and "Latn" in scripts_of(code) and (rest := without_mentions(answer, code)) != answer:
         again = _rate(rest, code)
         rated = again if again[0] == 2 else rated
     value, detail, reason = rated
