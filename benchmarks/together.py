@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/together.py [--runs 4] [--batch-tokens 320] [--steps 8]
 
 Both ways train the same LoRA runs of the embedded model, which differ in their learning rate, in one process: a step
-one after another, the next in one pass, and so on. Other work on the machine changes seconds of the processor little.
-The first step of each way warms up and does not count. Memory is the peak of the process. On a GPU: benchmarks/gpu.sh.
+one after another, the next in one pass, and so on, both with memory kept, as runs together do. Other work on the
+machine changes seconds of the processor little. The first step of each way warms up and does not count. Memory is the peak of
+the process. On a GPU: benchmarks/gpu.sh.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import torch
 
 from xlift.data.instructions import load_source
 from xlift.hub import locate
-from xlift.memory import peak_memory
+from xlift.memory import kept_memory, peak_memory
 from xlift.models import KeptBase, load_tokenizer, place
 from xlift.study.data import Source
 from xlift.study.runs import EMBEDDED_MODEL, RunConfig
 from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
 from xlift.tuning.encoding import encode_data
+from xlift.tuning.norms import fast_norms
 from xlift.tuning.templates import chat_format
 from xlift.tuning.together import Member, Passes, member_of, step_in_turn, step_together
 from xlift.tuning.train import Ahead, Watching, plan
@@ -59,7 +61,12 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
     placement, seconds = place("cpu", arguments.dtype), dict[bool, list[float]]({False: [], True: []})
-    with tempfile.TemporaryDirectory() as folder, KeptBase().lent(locate(EMBEDDED_MODEL), placement) as model:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        kept_memory(),
+        KeptBase().lent(locate(EMBEDDED_MODEL), placement) as model,
+        fast_norms(model),
+    ):
         use_lengths(model)
         runs = members(model, arguments, Path(folder))
         (group,) = Passes().of(runs, len(runs))
