@@ -4,8 +4,8 @@
 
 Both ways train the same LoRA runs of the embedded model, which differ in their learning rate, in one process: a step
 one after another, the next in one pass, and so on, both with memory kept, as runs together do. Other work on the
-machine changes seconds of the processor little. The first step of each way warms up and does not count. Memory is the peak of
-the process. On a GPU: benchmarks/gpu.sh.
+machine changes seconds of the processor little. The first step of each way warms up and does not count. Memory is the
+peak of the process. On a GPU: benchmarks/gpu.sh.
 """
 
 from __future__ import annotations
