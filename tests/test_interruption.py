@@ -126,17 +126,24 @@ def study(tiny: Path, judge: Serving, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def asked() -> Counter[str]:
+    """How often the judge was asked what, for the two folders below."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def whole(study: Path, judge: Serving, asked: Counter[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the study, made without interruption."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder, before = tmp_path_factory.mktemp("whole"), Counter(judge.state.seen)
     finish(study, folder)
+    asked.update(judge.state.seen - before)
     return folder / "results" / "cut"
 
 
 @pytest.fixture(scope="module")
-def killed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(study: Path, judge: Serving, asked: Counter[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the study, killed at every one of MOMENTS, a little later each by chance, and then finished."""
-    folder = tmp_path_factory.mktemp("killed")
+    folder, before = tmp_path_factory.mktemp("killed"), Counter(judge.state.seen)
     chance = random.Random(0)
     for sign in MOMENTS.values():
         kill_at(sign, study, folder, chance.uniform(0, 0.02))
@@ -147,6 +154,7 @@ def killed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-c", code, str(manifest)], check=True)
     assert list(manifest.parent.glob(".manifest.json.*.tmp"))
     finish(study, folder)
+    asked.update(judge.state.seen - before)
     return made
 
 
@@ -370,10 +378,9 @@ def test_a_killed_study_ends_with_the_same_records_and_none_twice(whole: Path, k
 
 
 def test_no_answer_of_the_judge_that_was_written_down_is_asked_for_again(
-    judge: Serving, whole: Path, killed: Path
+    asked: Counter[str], whole: Path, killed: Path
 ) -> None:
     """Each of both folders asks once; a kill may lose the two calls under way."""
-    asked = judge.state.seen
     kills = len(MOMENTS)
     assert len(asked) == len(records(whole / "judge-m.jsonl")) == len(records(killed / "judge-m.jsonl"))
     assert 2 * len(asked) <= asked.total() <= 2 * len(asked) + 2 * kills

@@ -80,8 +80,11 @@ def test_checkpoints_of_runs_are_called_after_their_run() -> None:
     assert labels == ["base-one-step-17", "base-two-step-17"]
 
 
-def fits_four_bits(settings: dict[str, Any]) -> bool:
-    return settings.get("adaptation.method", "lora") == "lora" and not settings.get("adaptation.dora")
+def fits(settings: dict[str, Any]) -> bool:
+    """Whether 4 and 8 bits go with the rest."""
+    lora, dora = settings.get("adaptation.method", "lora") == "lora", settings.get("adaptation.dora")
+    quantized = settings.get("adaptation.quantized")
+    return not (quantized and (dora or not lora)) and not (settings.get("fp8") and (dora or quantized))
 
 
 def test_runs_that_differ_in_any_settings_have_labels_that_differ_even_as_folders() -> None:
@@ -90,7 +93,7 @@ def test_runs_that_differ_in_any_settings_have_labels_that_differ_even_as_folder
         varied = generator.choice(list(VALUES), size=generator.integers(1, 6), replace=False)
         values = {name: VALUES[name] for name in varied}
         combined = (dict(zip(values, one, strict=True)) for one in itertools.product(*values.values()))
-        runs = [config(**one) for one in combined if not one.get("adaptation.quantized") or fits_four_bits(one)][:400]
+        runs = [config(**one) for one in combined if fits(one)][:400]
         labels = run_labels(runs)
         assert len({label.casefold() for label in labels}) == len(runs), (trial, varied)
         assert all(0 < len(label.encode()) <= LONGEST_LABEL for label in labels)

@@ -25,7 +25,7 @@ from xlift import cleaning, importing
 from xlift.judging.replies import read_values
 from xlift.languages import LANGUAGES
 from xlift.rating import answers, endings, ifeval_checks, ifeval_counts, negations, text
-from xlift.rating.language import masks
+from xlift.rating.language import masks, mentions
 from xlift.servers.completions import Features, adapted, too_long
 from xlift.tuning import templates
 
@@ -200,6 +200,7 @@ def build(code: str) -> None:
     for mark in ("P.S.", "Nota"):
         ifeval_checks._postscript("a", code, {"id": "", "postscript_marker": mark})
     ifeval_counts._sections("a", code, {"section_spliter": "Section"})
+    mentions.without_mentions("They cook it.", code)
 
 
 def build_more(folder: Path) -> None:
