@@ -89,9 +89,6 @@ def setting(arguments: argparse.Namespace) -> Setting:
 
 def ours(one: Setting, stack: ExitStack) -> Callable[[int], float]:
     """Makes a step of xlift on batch number so-and-so, and returns its loss."""
-    if one.config.adaptation.method == "full":
-        # As `xlift train` does.
-        stack.enter_context(kept_memory())
     model = stack.enter_context(prepared_model(one.config, locate(one.config.model), one.placement))
     optimizer = make_optimizer(one.config, model)
     told = (one.config, one.chat, one.placement)
@@ -187,7 +184,8 @@ def alone(one: Setting, name: str, kept: bool) -> None:
     """Makes a step whenever the parent asks for one; at the end tells the peak of memory, the model's loading left
     out."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        if kept:
+        # With all weights as `xlift train` does.
+        if kept or (name == "xlift" and one.config.adaptation.method == "full"):
             stack.enter_context(kept_memory())
         if name == "xlift":
             step = ours(one, stack)

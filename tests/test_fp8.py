@@ -16,6 +16,7 @@ import yaml
 from device_properties import relative, some_examples
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
+from test_quantized import same_state, whole_and_cut
 from test_sharding import in_processes
 from warm import run_xlift
 
@@ -166,13 +167,8 @@ def test_a_run_that_was_cut_short_comes_to_the_weights_of_one_that_was_not(
     method: str, tiny: Path, conversations: list[Any], tmp_path: Path
 ) -> None:
     settings = config(method, True, steps=4, checkpoint_every=2, model=str(tiny))
-    whole, cut = (RunFolder(tmp_path / name, name, settings, tmp_path / name) for name in ("whole", "cut"))
-    train(whole, locate(str(tiny)), CPU, conversations, [])
-    train(cut, locate(str(tiny)), CPU, conversations, [], until=2)
-    train(cut, locate(str(tiny)), CPU, conversations, [])
-    states = [load_file(run.training_state(4)) for run in (whole, cut)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    whole, cut = whole_and_cut(settings, CPU, conversations, tmp_path)
+    same_state(whole, cut)
     written = load_file(next(whole.checkpoint(4).glob("*model.safetensors")))
     assert not any(value.dtype == EIGHT for value in written.values())
 

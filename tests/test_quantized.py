@@ -157,19 +157,32 @@ def test_a_model_in_few_bits_answers_and_its_answers_and_margins_are_its_own(
     assert margins == [{0}, {1}, {1}]
 
 
+def whole_and_cut(
+    settings: RunConfig, placement: Placement, conversations: list[Any], folder: Path
+) -> tuple[RunFolder, RunFolder]:
+    """A run of four steps, and the same begun again behind its second."""
+    whole, cut = (RunFolder(folder / name, name, settings, folder / name) for name in ("whole", "cut"))
+    for run, until in ((whole, None), (cut, 2), (cut, None)):
+        train(run, locate(settings.model), placement, conversations, [], until=until)
+    return whole, cut
+
+
+def same_state(whole: RunFolder, cut: RunFolder) -> dict[str, torch.Tensor]:
+    """The state of training after the fourth step, which is that of both."""
+    state, other = (load_file(run.training_state(4)) for run in (whole, cut))
+    assert state.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in state.items())
+    return state
+
+
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_run_that_was_cut_short_comes_to_the_weights_of_one_that_was_not(
     tiny: Path, conversations: list[Any], tmp_path: Path, kind: str
 ) -> None:
     settings = config(tiny, **CHANGES[kind])
-    whole, cut = (RunFolder(tmp_path / name, name, settings, tmp_path / name) for name in ("whole", "cut"))
-    train(whole, locate(str(tiny)), CPU, conversations, [])
-    train(cut, locate(str(tiny)), CPU, conversations, [], until=2)
-    train(cut, locate(str(tiny)), CPU, conversations, [])
-    states = [load_file(run.training_state(4)) for run in (whole, cut)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert any(value.dtype == torch.uint8 for value in states[0].values()) == (settings.optimizer == "adamw8bit")
+    whole, cut = whole_and_cut(settings, CPU, conversations, tmp_path)
+    state = same_state(whole, cut)
+    assert any(value.dtype == torch.uint8 for value in state.values()) == (settings.optimizer == "adamw8bit")
 
 
 def test_what_is_kept_small_makes_another_run_and_is_counted(tiny: Path) -> None:

@@ -37,7 +37,7 @@ from xlift.planning.forecast import (
     training_seconds,
     work_of,
 )
-from xlift.planning.pending import named_runs, pending, say_rows
+from xlift.planning.pending import grouped, pending, say_rows
 from xlift.planning.plans import Planned, Takes, at_a_time, print_table, show_mask
 from xlift.planning.proof import unfit_files, unreadable
 from xlift.progress import byte_size, say
@@ -72,18 +72,17 @@ NOWHERE = Placement("cpu", "float32", "nothing is computed here")
 class Found:
     """Problems and hints, gathered until all are known."""
 
-    whose: dict[str, list[str]] = field(default_factory=dict)
-    """By problem the runs that have it; none where it is the study's."""
+    told: list[tuple[str, str]] = field(default_factory=list)
+    """Labels of runs, empty where it is the study's, and problems."""
     hints: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
         """Each problem once, with the runs that share it."""
-        return [f"{named_runs(labels)}: {problem}" if labels else problem for problem, labels in self.whose.items()]
+        return grouped(self.told)
 
     def add(self, *problems: str, label: str = "") -> None:
-        for problem in problems:
-            self.whose.setdefault(problem, []).extend([label] if label else [])
+        self.told += [(label, problem) for problem in problems]
 
     def take(self, error: UserError, label: str = "") -> None:
         self.add(*error.problems, label=label)

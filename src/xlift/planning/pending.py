@@ -40,7 +40,7 @@ def pending(workspace: StudyFolder) -> list[str]:
     going = surviving(workspace, workspace.runs)
     work = [(run.label, text) for run in going for text in _readable_work(workspace, run, prompts)]
     judging = [row for judge in workspace.study.judges for row in _judging(workspace, judge, prompts)]
-    rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + _grouped(work) + judging
+    rows = changed_settings(workspace) + _changed_prompts(workspace, prompts) + grouped(work) + judging
     return rows + no_longer_used(workspace) if rows else []
 
 
@@ -55,17 +55,18 @@ def say_rows(rows: Sequence[str]) -> None:
         say(wrapped(row, terminal_room(sys.stderr)))
 
 
-# e.g. _grouped([("a", "train: new run"), ("b", "train: new run")]) → ["a, b: train: new run"]
-def _grouped(work: Sequence[tuple[str, str]]) -> list[str]:
-    """One row for runs of which the same is to be said."""
+# e.g. grouped([("a", "train: new run"), ("b", "train: new run")]) → ["a, b: train: new run"]
+# e.g. grouped([("", "no room"), ("", "no room")]) → ["no room"]
+def grouped(said: Sequence[tuple[str, str]]) -> list[str]:
+    """One row for runs, by their labels, of which the same is to be said; without a label for what is of none."""
     labels: dict[str, list[str]] = {}
-    for label, text in work:
-        labels.setdefault(text, []).append(label)
-    return [f"{named_runs(found)}: {text}" for text, found in labels.items()]
+    for label, text in said:
+        labels.setdefault(text, []).extend([label] if label else [])
+    return [f"{_named(found)}: {text}" if found else text for text, found in labels.items()]
 
 
-# e.g. named_runs(["a", "b", "c", "d", "e"]) → "a, b, c and 2 more"
-def named_runs(labels: list[str]) -> str:
+# e.g. _named(["a", "b", "c", "d", "e"]) → "a, b, c and 2 more"
+def _named(labels: list[str]) -> str:
     more = f" and {len(labels) - RUNS_NAMED} more" if len(labels) > RUNS_NAMED else ""
     return ", ".join(labels[:RUNS_NAMED]) + more
 
@@ -107,7 +108,7 @@ def _changed_prompts(workspace: StudyFolder, prompts: Sequence[Prompt]) -> list[
 def no_longer_used(workspace: StudyFolder) -> list[str]:
     """Runs on the disk that the grid no longer has."""
     names = [folder.name for folder in unused_runs(workspace)]
-    return [f"no longer in the study, kept and not used: {named_runs(names)}"] if names else []
+    return [f"no longer in the study, kept and not used: {_named(names)}"] if names else []
 
 
 def _readable_work(workspace: StudyFolder, run: RunFolder, prompts: list[Prompt]) -> list[str]:
