@@ -281,15 +281,14 @@ def both_ways(bench: Bench, base: Located, folder: Path, count: int, best: float
 def members_of(bench: Bench, base: Located, folder: Path, count: int) -> Iterator[tuple[Any, list[Any]]]:
     """So many LoRA runs that differ in their learning rate, ready for their first step, and their base."""
     from xlift.models import KeptBase
-    from xlift.tuning.attention import forget_lengths, use_lengths
+    from xlift.tuning.attention import by_lengths
     from xlift.tuning.encoding import Data
     from xlift.tuning.together import member_of
     from xlift.tuning.train import Ahead, Watching
     from xlift.workspace import RunFolder
 
     chat = chat_of(base)
-    with KeptBase().lent(base, bench.placement) as model:
-        use_lengths(model)
+    with KeptBase().lent(base, bench.placement) as model, by_lengths(model):
         batch = examples(bench, model.config.get_text_config().vocab_size, False)
         members, failed = [], dict[str, Any]()
         for number in range(count):
@@ -305,7 +304,6 @@ def members_of(bench: Bench, base: Located, folder: Path, count: int) -> Iterato
         if failed:
             raise next(iter(failed.values()))
         yield model, members
-        forget_lengths(model)
 
 
 def loss(bench: Bench) -> list[dict[str, Any]]:

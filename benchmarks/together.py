@@ -25,7 +25,7 @@ from xlift.memory import kept_memory, peak_memory
 from xlift.models import KeptBase, load_tokenizer, place
 from xlift.study.data import Source
 from xlift.study.runs import EMBEDDED_MODEL, RunConfig
-from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
+from xlift.tuning.attention import by_lengths
 from xlift.tuning.encoding import encode_data
 from xlift.tuning.norms import fast_norms
 from xlift.tuning.templates import chat_format
@@ -66,8 +66,8 @@ def main() -> None:
         kept_memory(),
         KeptBase().lent(locate(EMBEDDED_MODEL), placement) as model,
         fast_norms(model),
+        by_lengths(model),
     ):
-        use_lengths(model)
         runs = members(model, arguments, Path(folder))
         (group,) = Passes().of(runs, len(runs))
         for step in range(arguments.steps):
@@ -75,8 +75,6 @@ def main() -> None:
             made = step_together(model, *group, step) if one_pass else step_in_turn(model, runs, step)
             tokens = sum(record["tokens"] for record in made.values() if isinstance(record, dict))
             seconds[one_pass].append((time.process_time() - began) / tokens)
-        if attends_by_lengths(model):
-            forget_lengths(model)
     turn, one = (sum(found[1:]) / len(found[1:]) for found in seconds.values())
     versions = {name: __import__(name).__version__ for name in ("torch", "transformers", "peft")}
     print(

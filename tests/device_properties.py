@@ -17,7 +17,7 @@ from xlift.hub import Located
 from xlift.models import KeptBase, Placement, load_model, load_tokenizer
 from xlift.study.runs import Adaptation, RunConfig
 from xlift.study.served import Decoding
-from xlift.tuning.attention import forget_lengths, use_lengths
+from xlift.tuning.attention import by_lengths
 from xlift.tuning.encoding import Data
 from xlift.tuning.loss import response_loss
 from xlift.tuning.optimizer import make_optimizer
@@ -119,8 +119,7 @@ def together_as_alone(base: Located, device: str) -> tuple[float, float]:
     placement, chat = Placement(device, "bfloat16", ""), chat_format(load_tokenizer(base.path), "plain")
     losses = []
     for one_pass in (True, False):
-        with KeptBase().lent(base, placement) as model:
-            use_lengths(model)
+        with KeptBase().lent(base, placement) as model, by_lengths(model):
             members = []
             for rate in (1e-3, 3e-3, 1e-2):
                 config = RunConfig(
@@ -134,7 +133,6 @@ def together_as_alone(base: Located, device: str) -> tuple[float, float]:
             for step in range(5):
                 made = step_together(model, *group, step) if one_pass else step_in_turn(model, ready, step)
             losses.append(torch.tensor([one["loss"] for one in made.values() if isinstance(one, dict)]))
-            forget_lengths(model)
     return relative(*losses), 2e-2
 
 

@@ -20,9 +20,9 @@ from xlift.tuning.attention import (
     _by_kernel,
     attends_by_lengths,
     attention,
+    by_lengths,
     forget_lengths,
     starts_mask,
-    use_lengths,
 )
 from xlift.tuning.embeddings import gradient_by_rows
 from xlift.tuning.loss import Scores, linear_losses, response_loss
@@ -65,7 +65,7 @@ KEPT = ExitStack()
 
 def fast_model(name: str, dtype: torch.dtype) -> Any:
     base = quiet(name, dtype)
-    use_lengths(base)
+    KEPT.enter_context(by_lengths(base))
     model = with_adapters(base, SETTINGS).train()
     KEPT.enter_context(fast_norms(model))
     return model
@@ -73,7 +73,7 @@ def fast_model(name: str, dtype: torch.dtype) -> Any:
 
 def fast_and_full(name: str) -> Any:
     model = quiet(name, torch.float32).requires_grad_(True).train()
-    use_lengths(model)
+    KEPT.enter_context(by_lengths(model))
     KEPT.enter_context(fast_norms(model))
     KEPT.enter_context(gradient_by_rows(model))
     return model
@@ -166,11 +166,11 @@ def test_a_family_attends_by_lengths_where_it_computes_the_same_and_by_masks_whe
     except Exception:
         assert not attends_by_lengths(model)
         return
-    by_lengths = attends_by_lengths(model)
-    assert by_lengths or name not in FAMILIES
+    lengths = attends_by_lengths(model)
+    assert lengths or name not in FAMILIES
     with torch.no_grad():
         found = response_loss(model, pack(examples()))
-        if by_lengths:
+        if lengths:
             forget_lengths(model)
         torch.testing.assert_close(response_loss(model, pack(examples())), found, rtol=1e-4, atol=1e-3)
 

@@ -7,6 +7,7 @@ from transformers' interface hands it through unchanged. All else (padded rows, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, cast
 
@@ -36,11 +37,22 @@ def forget_lengths(model: Any) -> None:
     model.get_decoder().set_attn_implementation("sdpa")
 
 
-def use_lengths(model: Any) -> None:
-    """Let a model attend by lengths where its family tells its attention all that it may not see: a window alone.
+@contextmanager
+def by_lengths(model: Any) -> Iterator[None]:
+    """Let a model attend by lengths where its family tells its attention all that it may not see, a window alone, for
+    as long as the context lasts.
 
     Whether the model then computes the same is for `prove_training` to see.
     """
+    _use_lengths(model)
+    try:
+        yield
+    finally:
+        if attends_by_lengths(model):
+            forget_lengths(model)
+
+
+def _use_lengths(model: Any) -> None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     told = model._supports_flash_attn and model._can_set_attn_implementation()
     if model.config._attn_implementation != "sdpa" or not told or kinds - {"full_attention", "sliding_attention"}:

@@ -27,7 +27,7 @@ from xlift.memory import free_memory, kept_memory, peak_memory, reset_peak_memor
 from xlift.models import KeptBase, Placement
 from xlift.progress import progress, say
 from xlift.tuning.adapters import with_adapters
-from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
+from xlift.tuning.attention import attends_by_lengths, by_lengths
 from xlift.tuning.loss import row_losses
 from xlift.tuning.norms import fast_norms
 from xlift.tuning.optimizer import descend
@@ -395,7 +395,7 @@ def train_together(
     # The wide tensors of several runs would be new pages each time: a twenty-fifth of the processor's time.
     holds = kept_memory() if placement.device == "cpu" else nullcontext()
     with holds, own_randomness(placement.device), kept.lent(base, placement) as model, ExitStack() as stack:
-        use_lengths(model)
+        stack.enter_context(by_lengths(model))
         going = [one for ahead in aheads if (one := member_of(model, ahead, placement, watching, failed))]
         for member in going:
             _alone(model, member, failed, partial(_open, stack=stack))
@@ -410,8 +410,6 @@ def train_together(
                 losses = [f"{record['loss']:.3f}" for record in made.values() if isinstance(record, dict)]
                 bar.advance(len(due), f"losses {' '.join(losses)}")
         say(f"{len(going)} runs trained {choice.told()}")
-        if attends_by_lengths(model):
-            forget_lengths(model)
     ended = [one for one in going if one.loop.run.id not in failed and one.last == len(one.loop.steps)]
     seconds = (time.monotonic() - started) / max(1, len(going))
     for member in ended:

@@ -30,7 +30,7 @@ from xlift.progress import progress, say
 from xlift.records import Conversation, Logged, fingerprint, read_records
 from xlift.study.runs import DEFAULT_STEPS, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
-from xlift.tuning.attention import attends_by_lengths, forget_lengths, use_lengths
+from xlift.tuning.attention import by_lengths
 from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, restore, resume_step
 from xlift.tuning.embeddings import gradient_by_rows
 from xlift.tuning.encoding import Data, Tokenised, data_lines, unreadable_examples
@@ -81,22 +81,19 @@ def prepared_model(
         kept.let_go()
         where = replace(placement, device="cpu") if config.offloads else placement
         model: Any = load_model(base.path, where, base.revision, fp32=True)
-        use_lengths(model)
         choose_layers(model, config.adaptation.layers)
         alone = not several_workers() and not config.offloads
-        with fast_norms(model), gradient_by_rows(model) if alone else nullcontext():
+        with by_lengths(model), fast_norms(model), gradient_by_rows(model) if alone else nullcontext():
             yield _recomputing(model, config).train()
         return
-    with quantized_base(base, placement, kept) if config.adaptation.quantized else kept.lent(base, placement) as frozen:
-        use_lengths(frozen)
+    lent = quantized_base(base, placement, kept) if config.adaptation.quantized else kept.lent(base, placement)
+    with lent as frozen, by_lengths(frozen):
         model = with_adapters(frozen, config)
         # After PEFT, which copies the layers that are trained whole.
         with fast_norms(model):
             yield _recomputing(model, config).train()
-        bare = unwrapped(model)
         # The next run that borrows the base must find it as it was lent.
-        if attends_by_lengths(bare):
-            forget_lengths(bare)
+        bare = unwrapped(model)
         if config.gradient_checkpointing:
             # transformers 6 has the new names only, 5.17 the old ones only.
             (getattr(bare, "activation_checkpointing_disable", None) or bare.gradient_checkpointing_disable)()
