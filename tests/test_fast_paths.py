@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -61,6 +62,12 @@ def plain_model(name: str, dtype: torch.dtype) -> Any:
 
 KEPT = ExitStack()
 """What holds for as long as these tests last."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ends() -> Iterator[None]:
+    yield
+    KEPT.close()
 
 
 def fast_model(name: str, dtype: torch.dtype) -> Any:

@@ -204,7 +204,7 @@ class _Product(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = _linear_back(grad, ctx.weight).addmm_(grad_low, narrow).view(ctx.shape)
-        return (grad_x, None, None, _wide_product(grad_low, rows), _wide_product(grad, low) * ctx.scale, None)
+        return (grad_x, None, None, wide_product(grad_low, rows), wide_product(grad, low) * ctx.scale, None)
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -231,8 +231,9 @@ def _dense(weight: Tensor) -> Tensor:
     return dequantize_4bit(weight.data, state)
 
 
-def _wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """left' right as float32, (n, a) and (n, b) to (a, b)."""
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """left' right as float32, (n, a) and (n, b) to (a, b), of each row where there are several."""
+    product = torch.bmm if left.dim() == 3 else torch.mm
     if left.is_cuda and left.dtype != torch.float32:
-        return torch.mm(left.t(), right, out_dtype=torch.float32)
-    return (left.t() @ right).float()
+        return product(left.mT, right, out_dtype=torch.float32)
+    return product(left.mT, right).float()

@@ -26,7 +26,7 @@ from xlift.hub import Located
 from xlift.memory import free_memory, kept_memory, peak_memory, reset_peak_memory
 from xlift.models import KeptBase, Placement
 from xlift.progress import progress, say
-from xlift.tuning.adapters import with_adapters
+from xlift.tuning.adapters import wide_product, with_adapters
 from xlift.tuning.attention import attends_by_lengths, by_lengths
 from xlift.tuning.loss import row_losses
 from xlift.tuning.norms import fast_norms
@@ -76,19 +76,12 @@ class _Product(torch.autograd.Function):
         (grad,) = grad_outputs
         source, low, weight, a, b = ctx.saved_tensors
         low_grad = torch.bmm(grad, b)
-        down_grad, up_grad = _wide_product(low_grad, source), _wide_product(grad, low)
+        down_grad, up_grad = wide_product(low_grad, source), wide_product(grad, low)
         x_grad = grad @ weight if ctx.needs_input_grad[0] else None
         given_grad = torch.bmm(low_grad, a) if ctx.apart else None
         if x_grad is not None and not ctx.apart:
             x_grad.baddbmm_(low_grad, a)
         return x_grad, given_grad, None, None, down_grad, up_grad
-
-
-def _wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """left' right of each row as float32."""
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.bmm(left.mT, right, out_dtype=torch.float32)
-    return torch.bmm(left.mT, right).float()
 
 
 @dataclass
