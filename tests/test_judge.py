@@ -267,6 +267,10 @@ READABLE = {
     "lines": "\n".join(f"- **{name}**: 2" for name in FACETS),
     "numbered lines": "\n".join(f"{i}. {name}: 2" for i, name in enumerate(FACETS, start=1)),
     "rows of a table": "\n".join(f"| {name} | 2 |" for name in FACETS),
+    "out of the most": "\n".join(f"{name}: 2{'/2' if i % 2 else ' out of 2'}" for i, name in enumerate(FACETS)),
+    "why behind": "\n".join(f"**{name}**: 2 {'(fine)' if i % 2 else '- no fault'}" for i, name in enumerate(FACETS)),
+    "tags": "".join(f"<{name}>2</{name}>" for name in FACETS),
+    "comments": GOOD.replace("2,", "2, // good\n"),
     "fenced after thought": f"<think>Hm.</think>```json\n{GOOD}\n```",
     "as Python": str(dict.fromkeys(FACETS, 2)),
     "comma at the end": GOOD[:-1] + ",\n}",
@@ -279,7 +283,7 @@ def test_ratings_are_read_whatever_stands_around_them(name: str) -> None:
     assert read_values(READABLE[name], FACETS) == dict.fromkeys(FACETS, (2.0, None))
 
 
-@pytest.mark.parametrize("value", [3, -1, 1.5, "3", "2/2", "★★", "two", True, None, [2], "1-2", "", 20, "0.5"])
+@pytest.mark.parametrize("value", [3, -1, 1.5, "3", "2/3", "2 out of 5", "★★", "two", True, None, [2], "1-2", "", 20, "0.5"])
 def test_only_the_scale_counts_and_nothing_is_rounded_into_it(value: Any) -> None:
     found = read_values(json.dumps({"fluency": value, "accuracy": 0}), ["fluency", "accuracy"])
     assert found["accuracy"] == (0.0, None)
@@ -299,7 +303,9 @@ def test_only_the_scale_counts_and_nothing_is_rounded_into_it(value: Any) -> Non
         ('{"fluency": 2} {"fluency": 1}', "disagree"),
         ("fluency: 2\nfluency: 0", "disagree"),
         ("fluency: 2 of 3", "no rating"),
-        ("fluency: 2/2", "no rating"),
+        ("fluency: 2/3", "not 0, 1 or 2"),
+        ("fluency: 1 or 2", "no rating"),
+        ("fluency: 2 (1 fault)", "no rating"),
         ("{" * 5000, "no rating"),
         ('{"a":' * 5000, "no rating"),
     ],

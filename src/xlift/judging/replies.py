@@ -17,10 +17,12 @@ READ_CHARACTERS = 50_000
 """A reply longer than this is read from its end only."""
 PREFERENCES = ("first", "second", "tie")
 
-# Within one line: whatever could reach over lines would be tried again from each of them.
+# Within one line: whatever could reach over lines would be tried again from each of them. Behind the value may stand
+# the end of the scale, and in words why.
 _LINE = (
     r"""^[ \t*_#"'`>|-]*(?:\d{{1,2}}[.)] )?[*_"'`]{{0,3}}{facet}[ \t*_"'`]*[:：=|][ \t*_"'`]*"""
-    r"""(-?\d+(?:\.\d+)?)[ \t\r*_"'`,.;|]*$"""
+    r"""(-?\d+(?:\.\d+)?(?: ?(?:/|out of) ?\d+)?)[ \t\r*_"'`,.;|]*(?:(?:\(|[-–—] )[^\d\n]{{1,300}})?$"""
+    r"""|<{facet}>\s{{0,9}}(-?\d+(?:\.\d+)?)\s{{0,9}}</{facet}>"""
 )
 _ANY_RATING = (
     "(?:(?:final|overall) )?(?:rating|score|value|grade|note|nota|puntuación|bewertung|punktzahl|voto|ocena|оценка|балл"
@@ -80,14 +82,18 @@ def read_why(text: str) -> str | None:
 
 # e.g. read_preference("Tie.") → "tie"
 # e.g. read_preference('first</think>{"better": "second"}') → "second"
+# e.g. read_preference("It is clearer.\n\n**Better:** second") → "second"
 def read_preference(text: str) -> str | None:
     """The response that a judge prefers: first, second or tie; None where the reply cannot be read."""
     answer = _answer_of(text)
     objects = map(_folded, _objects(answer))
     said = [str(better).strip().lower() for one in objects for better in one.get("better", ())]
     if not said:
-        said = [answer.strip(" \n.\"'`*").lower()]
+        said = [one.lower() for one in _BETTER.findall(answer)] or [answer.strip(" \n.\"'`*").lower()]
     return said[0] if len(set(said)) == 1 and said[0] in PREFERENCES else None
+
+
+_BETTER = re.compile(r"""^[ \t*_"'`]*better[ \t*_"'`]*[:：=][ \t*_"'`]*(\w+)[ \t\r*_"'`.]*$""", re.MULTILINE | re.IGNORECASE)
 
 
 # e.g. _answer_of("<think>Hm.</think> {}") → "{}"
@@ -102,11 +108,11 @@ def _one_facet(
     said = [value for one in objects for value in one.get(facet, ())]
     if not said:
         pattern = re.compile(_LINE.format(facet=facet), re.MULTILINE | re.IGNORECASE)
-        said = list(pattern.findall(text))
+        said = ["".join(found) for found in pattern.findall(text)]
     if not said and alone:
         bare = [text.strip(" .\"'`*")] if len(text) < 10 else []
         named = re.findall(_LINE.format(facet=_ANY_RATING), text, re.MULTILINE | re.IGNORECASE)
-        said = named or ["".join(one) for one in _MARKED.findall(text)] or bare
+        said = ["".join(one) for one in named or _MARKED.findall(text)] or bare
     values = {_value(one, ends) for one in said}
     if len(values) > 1:
         return None, "the judge's reply holds several ratings that disagree"
@@ -119,16 +125,18 @@ def _one_facet(
 
 # e.g. _value("2.0", (0, 2)) → 2.0
 # e.g. _value("٢", (0, 2)) → 2.0
+# e.g. [_value(said, (0, 2)) for said in ("2/2", "2 out of 2", "2/10")] → [2.0, 2.0, None]
 # e.g. _value("3", (0, 2)) → None
 def _value(said: Any, ends: Ends) -> float | None:
     if isinstance(said, str):
         said = "".join(str(unicodedata.digit(sign, sign)) for sign in said)
-    if isinstance(said, str) and re.fullmatch(r"\s*[0-9](?:\.0+)?\s*", said):
-        said = float(said)
+    if isinstance(said, str) and (found := _DIGIT.fullmatch(said)) and (found["of"] or str(ends[1])) == str(ends[1]):
+        said = float(found["digit"])
     number = isinstance(said, int | float) and not isinstance(said, bool)
     return float(said) if number and said in range(ends[0], ends[1] + 1) else None
 
 
+_DIGIT = re.compile(r"\s*(?P<digit>[0-9](?:\.0+)?)(?: ?(?:/|out of) ?(?P<of>\d+))?\s*", re.IGNORECASE)
 JsonObject = tuple[tuple[str, Any], ...]
 """A JSON object as it is written: a name may stand in it twice."""
 
@@ -153,14 +161,17 @@ def _objects(text: str) -> Iterator[JsonObject]:
 
 _LOOSE = re.compile(r"\{[^{}]{1,2000}\}")
 _QUOTED = re.compile(r"(?<=[{,:\s])'([^'\"\\\n]{0,500})'(?=\s{0,9}[:,}])")
+_COMMENT = re.compile(r"(?<=[\s,])//[^\n]*|(?<=\s)#[^\n]*")
 _TYPOGRAPHIC: dict[int, Any] = str.maketrans("“”„", '"""')
 
 
 # e.g. _tightened("{'fluency': 2,}") → (("fluency", 2),)
+# e.g. _tightened('{"fluency": 2 // fluent\n}') → (("fluency", 2),)
 # e.g. _tightened("{fluency}") → None
 def _tightened(chunk: str) -> JsonObject | None:
-    """An object as Python or a person writes it: in single or curly quotes, with a comma at its end."""
-    strict = re.sub(r",(\s{0,9}\})\Z", r"\1", _QUOTED.sub(r'"\1"', chunk.translate(_TYPOGRAPHIC)))
+    """An object as Python or a person writes it: in single or curly quotes, with comments or a comma at its end."""
+    plain = _COMMENT.sub("", chunk.translate(_TYPOGRAPHIC))
+    strict = re.sub(r",(\s{0,9}\})\Z", r"\1", _QUOTED.sub(r'"\1"', plain))
     try:
         return json.loads(strict, object_pairs_hook=tuple)  # type: ignore[no-any-return]
     except ValueError:

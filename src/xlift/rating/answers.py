@@ -29,7 +29,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import at_boundary, fold, spaced, visible
 from xlift.records import Rated
 
-VERSION = 9
+VERSION = 10
 _INFLECTING = frozenset(
     "az be bg bn bs cs el et eu fi hr hu hy is ka kk kn ky la lb lt lv mk ml mr pl ro ru sk sl sq sr ta te uk".split()
 )
@@ -162,7 +162,14 @@ _PERCENT = re.compile(
 _PERCENT_FIRST = re.compile(r"(?:%|yüzde|百分之) ?(\d+(?:[.,]\d+)?)(?!\d)")
 
 
+# The country, which in small letters is a pronoun.
+_COUNTRY = re.compile(r"\bUS\b|(?<=\bthe )us\b|\A\W*us\W*\Z")
+
+
+# e.g. en ["U.S."]: "It was built in the US." → 2
+# e.g. en ["US"]: "Nobody told us." → 0
 def _fold(text: str, language: str) -> str:
+    text = _COUNTRY.sub("U.S.", text) if language == "en" else text
     folded = fold(visible(text).translate(_WRITTEN), language).translate(_ALIKE)
     folded = _PERCENT.sub("%", folded) if language != "tr" else folded
     folded = _PERCENT_FIRST.sub(r"\1%", folded) if language in ("tr", "zh") else folded
@@ -221,7 +228,7 @@ def _pattern(forms: tuple[str, ...], language: str) -> re.Pattern[str]:
 # e.g. _is_name("police") → False
 def _is_name(rest: str) -> bool:
     """Whether what stands behind an English article says the same without it: several words, or a rare one."""
-    return " " in rest or (zipf(rest, "en") or 0.0) < RARE
+    return " " in rest or "." in rest or (zipf(rest, "en") or 0.0) < RARE
 
 
 RARE = 4.0

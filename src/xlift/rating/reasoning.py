@@ -8,22 +8,23 @@ from __future__ import annotations
 import re
 
 _NAMES = (
-    r"(?:\w{1,20}[:_])?think(?:ing)?(?:_\w{1,20})?|thoughts?|reason(?:ing)?|scratchpad|reflection|analysis"
-    r"|(?:inner|internal)_(?:monologue|thoughts?)"
+    r"(?:\w{1,20}[:_])?think(?:ing)?(?:_\w{1,20})?|ant_?thinking|thoughts?|reason(?:ing)?|scratchpad|reflection|analysis"
+    r"|(?:inner|internal)_(?:monologue|thoughts?|reasoning)"
 )
 # e.g. without_reasoning("[THINK]2 + 2[/THINK]4") → "4"
 # e.g. without_reasoning("<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Oui.<|END_RESPONSE|>") → "Oui."
 # e.g. without_reasoning("<inner_thoughts>Hm.</inner_thoughts>Oui.") → "Oui."
 # e.g. without_reasoning("<think>Hm.</think>```json\n{}\n```") → "```json\n{}\n```"
 # e.g. without_reasoning("<unused94>thought\nHm.<unused95>Oui.") → "Oui."
+# e.g. without_reasoning("<|channel>thought\nHm.<channel|>Oui.") → "Oui."
 # e.g. without_reasoning("Write `<think>` first.") → "Write `<think>` first."
 _TAG = re.compile(
     rf"(?<!`)(?:<\s?/?\s?(?:{_NAMES})(?:\s[^<>\n]{{0,60}})?>|&lt;/?(?:{_NAMES})&gt;|\[/?THINK\]|◁/?think▷"
-    rf"|<\|(?:begin|end)_of_thought\|>|<\|(?:START|END)_THINKING\|>|<\|/?(?:{_NAMES})\|>"
-    r"|<unused94>(?:thought\b)?|<unused95>)(?!`(?!``))",
+    rf"|<\|(?:begin|end)[_▁]of[_▁]thought\|>|<\|(?:START|END)_THINKING\|>|<\|/?(?:{_NAMES})\|>"
+    r"|<(?:unused|ctrl)94>(?:thought\b)?|<(?:unused|ctrl)95>|<\|channel>(?:thought\b)?|<channel\|>)(?!`(?!``))",
     re.IGNORECASE,
 )
-_SHUT = re.compile(r"(?:[<\[◁]|&lt;|<\||<\s)\s?/|<\|end|<unused95", re.IGNORECASE)
+_SHUT = re.compile(r"(?:[<\[◁]|&lt;|<\||<\s)\s?/|<\|end|<(?:unused|ctrl)95|<channel\|", re.IGNORECASE)
 # What stands around an answer that was set off from its reasoning.
 _AROUND = re.compile(
     r"\A\s*(?:<(?:answer|response|solution|output|final)>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)"
@@ -61,6 +62,11 @@ _FOLDED = re.compile(
     r"\A\s*<details(?P<kind>[^<>]{0,200})>\s*(?:<summary>(?P<name>[^<>]{0,80})</summary>)?(?:[^<]|<(?!/details>)){0,50000}"
     r"</details>\s*"
 )
+# An answer that is announced, and reasoning as a command line prints it.
+# e.g. without_reasoning("Here are my reasoning steps:\nHm.\n[BEGIN FINAL RESPONSE]\nOui.\n[END FINAL RESPONSE]") → "Oui."
+# e.g. without_reasoning("Thinking...\nHm.\n...done thinking.\n\nOui.") → "Oui."
+_ANNOUNCED = re.compile(r"(?s:\A.{0,50000}?)\[BEGIN FINAL RESPONSE\]\s*|\s*\[END FINAL RESPONSE\]\s*\Z")
+_PRINTED = re.compile(r"\A\s*Thinking(?:\.\.\.|…)[ \t]*\n(?s:.{0,50000}?)\n(?:\.\.\.|…)done thinking\.\s*")
 _REASONING = re.compile(r"\b(?:think\w*|thought\w*|reason\w*)\b", re.IGNORECASE)
 
 
@@ -76,8 +82,10 @@ def reasoning_stretches(text: str) -> list[tuple[int, int]]:
         # "Analysis" alone may be the first word of an answer; touching a capital it is the name of the channel.
         if finals or re.match(r"\s*analysis[A-Z]", text):
             return [(0, finals[-1] if finals else len(text))]
-    if labelled := _LABELLED.match(text):
-        return [labelled.span()]
+    if told := _LABELLED.match(text) or _PRINTED.match(text):
+        return [told.span()]
+    if "[BEGIN FINAL RESPONSE]" in text:
+        return [found.span() for found in _ANNOUNCED.finditer(text)]
     folded = _FOLDED.match(text)
     if folded and _REASONING.search(f"{folded['kind']} {folded['name']}"):
         return [folded.span()]
