@@ -283,7 +283,9 @@ def test_ratings_are_read_whatever_stands_around_them(name: str) -> None:
     assert read_values(READABLE[name], FACETS) == dict.fromkeys(FACETS, (2.0, None))
 
 
-@pytest.mark.parametrize("value", [3, -1, 1.5, "3", "2/3", "2 out of 5", "★★", "two", True, None, [2], "1-2", "", 20, "0.5"])
+@pytest.mark.parametrize(
+    "value", [3, -1, 1.5, "3", "2/3", "2 out of 5", "★★", "two", True, None, [2], "1-2", "", 20, "0.5"]
+)
 def test_only_the_scale_counts_and_nothing_is_rounded_into_it(value: Any) -> None:
     found = read_values(json.dumps({"fluency": value, "accuracy": 0}), ["fluency", "accuracy"])
     assert found["accuracy"] == (0.0, None)

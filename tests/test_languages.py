@@ -50,6 +50,32 @@ SAME = {
 }
 
 
+NAMES = {
+    "zh": ["简体中文", "繁體中文", "普通话", "Chinese (Simplified)", "中文（简体）"],
+    "en": ["en_US.UTF-8", "British English", "English (US)", "__label__en", "English language"],
+    "es": ["Latin American Spanish", "Español (España)"],
+    "sr-Latn": ["Serbian (Latin)", "Serbian Latin"],
+    "sr": ["Serbian (Cyrillic)"],
+    "ru": ["русский язык"],
+    "yue": ["Chinese (Cantonese)", "粤语"],
+    "ckb": ["Kurdish (Sorani)", "Central Kurdish"],
+    "ps": ["Southern Pashto"],
+    "mg": ["Plateau Malagasy"],
+    "ht": ["Haitian Creole"],
+    "bn": ["Bangla"],
+}
+
+
+@pytest.mark.parametrize(("code", "name"), [(code, name) for code, names in NAMES.items() for name in names])
+def test_names_of_several_words_and_with_a_variety_behind_are_read(code: str, name: str) -> None:
+    assert language_code(name) == code
+
+
+@pytest.mark.parametrize("name", ["Gaelic", "Bahasa", "Western Punjabi", "Klingon (Latin)", "fr.jsonl"])
+def test_a_name_of_several_languages_or_of_none_is_refused(name: str) -> None:
+    assert find_language(name) is None
+
+
 @pytest.mark.parametrize("code", SAME)
 def test_all_spellings_of_a_language_are_one_code_which_reads_as_itself(code: str) -> None:
     assert {spelling: language_code(spelling) for spelling in SAME[code].split()} == dict.fromkeys(

@@ -124,21 +124,38 @@ la Latin Latina|lb Luxembourgish Lëtzebuergesch|mg Malagasy Malagasy|mi Maori M
 mt Maltese Malti|ne Nepali नेपाली|ps Pashto پښتو|rw Kinyarwanda Ikinyarwanda|sd Sindhi سنڌي|sn Shona chiShona
 so Somali Soomaali|su Sundanese Sunda|tg Tajik тоҷикӣ|tk Turkmen türkmen|tt Tatar татар|ug Uyghur ئۇيغۇرچە
 uz Uzbek oʻzbek|xh Xhosa isiXhosa|yi Yiddish ייִדיש|yo Yoruba Yorùbá|yue Cantonese 粵語|zu Zulu isiZulu
+as Assamese অসমীয়া|or Odia ଓଡ଼ିଆ|sa Sanskrit संस्कृतम्|mai Maithili मैथिली|bho Bhojpuri भोजपुरी|ks Kashmiri कॉशुर
+ceb Cebuano Cebuano|ilo Ilocano Ilokano|war Waray Winaray|ht Haitian_Creole Kreyòl_ayisyen|ny Nyanja Chinyanja
+st Southern_Sotho Sesotho|nso Northern_Sotho Sepedi|tn Tswana Setswana|ss Swati siSwati|ts Tsonga Xitsonga
+om Oromo Oromoo|ti Tigrinya ትግርኛ|wo Wolof Wolof|ln Lingala Lingála|lg Ganda Luganda|ak Twi Akan|ee Ewe Eʋegbe
+bm Bambara Bamanankan|ff Fulah Fulfulde|rn Rundi Kirundi|bem Bemba IciBemba|gn Guarani Avañeʼẽ|qu Quechua Runasimi
+ay Aymara Aymar|bo Tibetan བོད་སྐད།|fy Frisian Frysk|fo Faroese føroyskt|gd Scottish_Gaelic Gàidhlig|br Breton brezhoneg
+oc Occitan occitan|ast Asturian asturianu|co Corsican corsu|sc Sardinian sardu|scn Sicilian sicilianu
+ckb Central_Kurdish سۆرانی|azb South_Azerbaijani تۆرکجه|gsw Swiss_German Schwiizertüütsch|nds Low_German Plattdüütsch
+arz Egyptian_Arabic مصرى|ary Moroccan_Arabic الدارجة|apc Levantine_Arabic شامي|acm Iraqi_Arabic عراقي
+pcm Nigerian_Pidgin Naijá|tpi Tok_Pisin Tok_Pisin|haw Hawaiian ʻŌlelo_Hawaiʻi|sm Samoan Sāmoa|wuu Wu_Chinese 吴语
 """
-_ALIASES = {
-    **{"mandarin": "zh", "mandarin chinese": "zh", "simplified chinese": "zh-Hans", "traditional chinese": "zh-Hant"},
-    **{
-        "farsi": "fa",
-        "dari": "fa-AF",
-        "castilian": "es",
-        "castellano": "es",
-        "standard arabic": "ar",
-        "modern standard arabic": "ar",
-    },
-    **{"tagalog": "fil", "bokmal": "no", "norwegian bokmal": "no", "nynorsk": "no", "norwegian nynorsk": "no"},
-    **{"brazilian portuguese": "pt-BR", "european portuguese": "pt-PT", "modern greek": "el", "valencian": "ca"},
-    **{"serbo-croatian": "sh", "moldavian": "ro", "flemish": "nl-BE", "slovene": "sl"},
-}
+# Other names, and varieties as lists of languages name them: Iranian Persian, Northern Uzbek.
+_ALIASES = """
+zh: mandarin, mandarin chinese, 汉语, 漢語, 普通话, 国语, 华语
+zh-Hans: simplified chinese, 简体中文, 简体, 中文简体, 中文 (简体)
+zh-Hant: traditional chinese, 繁體中文, 繁体中文, 正體中文, 中文繁體, 中文 (繁體); yue: 粤语, 广东话, 廣東話
+fa: farsi, iranian persian; fa-AF: dari; es: castilian, castellano; es-419: latin american spanish
+es-MX: mexican spanish; es-ES: european spanish; ar: standard arabic, modern standard arabic; en-GB: british english
+en-US: american english; en-AU: australian english; fr-CA: canadian french; de-AT: austrian german
+fil: tagalog, pilipino; no: bokmal, norsk bokmal, norwegian bokmal, nynorsk, norsk nynorsk, norwegian nynorsk
+pt-BR: brazilian portuguese; pt-PT: european portuguese; el: modern greek; ca: valencian; sh: serbo-croatian
+ro: moldavian; nl-BE: flemish; sl: slovene; bn: bangla; pa: panjabi; si: sinhalese; my: myanmar; or: oriya
+ckb: sorani; ku: kurmanji, northern kurdish; ny: chichewa; st: sesotho; lg: luganda; ht: haitian; ga: irish gaelic
+gd: scots gaelic; uz: northern uzbek; ms: standard malay; lv: standard latvian; et: standard estonian
+bo: standard tibetan; mg: plateau malagasy; mn: halh mongolian; sq: tosk albanian; az: north azerbaijani
+km: central khmer; yi: eastern yiddish; ps: southern pashto, northern pashto; om: west central oromo
+fy: western frisian
+"""
+_VARIETY = re.compile(r"(?P<base>.+?) ?(?:\((?P<inside>.*)\)|(?<= )(?P<script>latin|cyrillic))")
+_AROUND_NAME = re.compile(
+    r"\A__label__|\.utf-?8\Z|@\w+\Z| (?:language|язык|мова|език|jezik|język|jazyk)\Z", re.IGNORECASE
+)
 _STANDS_FOR = {"Hani": ("Hani", "Hans", "Hant"), "Jpan": ("Jpan", "Hira", "Kana", "Hrkt"), "Kore": ("Kore", "Hang")}
 _UNSPACED = {"Hani", "Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
 _SCRIPT_NAMES = {"Latn": "Latin", "Cyrl": "Cyrillic", "Arab": "Arabic", "Deva": "Devanagari", "Grek": "Greek"}
@@ -226,9 +243,8 @@ def _read(text: str) -> Language | None:
         return LANGUAGES[text]
     import langcodes
 
-    name = _folded(text)
-    tags = _tags_of_names()
-    tag = tags.get(name) or tags.get(re.sub(r"\s*\(.*\)$", "", name)) or text.strip()
+    text = _AROUND_NAME.sub("", text.strip())
+    tag = _tag_of_name(_folded(text)) or text
     try:
         found = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True))
     except ValueError:  # of every kind that langcodes raises for what is no tag
@@ -251,6 +267,19 @@ def _read(text: str) -> Language | None:
     )
 
 
+# e.g. list(map(_tag_of_name, ("serbian (latin)", "chinese (cantonese)", "french (fr)"))) → ["sr-Latn", "yue", "fr"]
+def _tag_of_name(name: str) -> str | None:
+    """The tag of a folded name, behind which a script or a variety may stand; None where it is none."""
+    tags, told = _tags_of_names(), _VARIETY.fullmatch(name)
+    if name in tags or not told:
+        return tags.get(name)
+    base, inside = told["base"], told["inside"] or told["script"] or ""
+    script = next((code for code, script in _SCRIPT_NAMES.items() if script.lower() == inside), None)
+    if script:
+        return f"{tags[base]}-{script}" if base in tags else None
+    return next((tags[one] for one in (inside, f"{inside} {base}", base) if one in tags), None)
+
+
 def _unrated(base: str) -> Language:
     import langcodes
 
@@ -270,14 +299,16 @@ def _cut(script: str) -> WordCut:
 @lru_cache(maxsize=1)
 def _other_names() -> dict[str, tuple[str, str]]:
     rows = [row.split(" ") for row in _OTHERS.replace("\n", "|").split("|") if row]
-    return {code: (name, native) for code, name, native in rows}
+    return {code: (name.replace("_", " "), native.replace("_", " ")) for code, name, native in rows}
 
 
 @lru_cache(maxsize=1)
 def _tags_of_names() -> dict[str, str]:
     named = [(one.code, name) for one in LANGUAGES.values() for name in (one.name, one.native_name)]
     named += [(code, name) for code, names in _other_names().items() for name in names]
-    return {_folded(name): code for code, name in named} | _ALIASES
+    rows = [row.split(": ") for row in _ALIASES.strip().replace("\n", "; ").split("; ")]
+    named += [(code, name) for code, names in rows for name in names.split(", ")]
+    return {_folded(name): code for code, name in named}
 
 
 # e.g. _folded("  Français ") → "francais"

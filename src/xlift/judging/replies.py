@@ -93,7 +93,9 @@ def read_preference(text: str) -> str | None:
     return said[0] if len(set(said)) == 1 and said[0] in PREFERENCES else None
 
 
-_BETTER = re.compile(r"""^[ \t*_"'`]*better[ \t*_"'`]*[:：=][ \t*_"'`]*(\w+)[ \t\r*_"'`.]*$""", re.MULTILINE | re.IGNORECASE)
+_BETTER = re.compile(
+    r"""^[ \t*_"'`]*better[ \t*_"'`]*[:：=][ \t*_"'`]*(\w+)[ \t\r*_"'`.]*$""", re.MULTILINE | re.IGNORECASE
+)
 
 
 # e.g. _answer_of("<think>Hm.</think> {}") → "{}"

@@ -294,7 +294,10 @@ def _asked_language(asked: str, rows: Sequence[Fields], there: Sequence[str]) ->
     return {}, ({"language": known.tag} if known else {})
 
 
-_WORDS = frozenset("it no id he hi ms is so la be mi mt sd ps ha su ug sn eu".split())
+_WORDS = frozenset(
+    "it no id he hi ms is so la be mi mt sd ps ha su ug sn eu as or st ss ts om ee ay bo fo br co sm ff war run que "
+    "cos lin".split()
+)
 """Codes that are words or abbreviations, too."""
 _TOKEN = re.compile(r"[A-Za-z]{2,3}(?:[_-](?:[A-Z][a-z]{3}|[A-Z]{2}))?(?![A-Za-z])")
 

@@ -63,7 +63,7 @@ _FOLDED = re.compile(
     r"</details>\s*"
 )
 # An answer that is announced, and reasoning as a command line prints it.
-# e.g. without_reasoning("Here are my reasoning steps:\nHm.\n[BEGIN FINAL RESPONSE]\nOui.\n[END FINAL RESPONSE]") → "Oui."
+# e.g. without_reasoning("My reasoning:\nHm.\n[BEGIN FINAL RESPONSE]\nOui.\n[END FINAL RESPONSE]") → "Oui."
 # e.g. without_reasoning("Thinking...\nHm.\n...done thinking.\n\nOui.") → "Oui."
 _ANNOUNCED = re.compile(r"(?s:\A.{0,50000}?)\[BEGIN FINAL RESPONSE\]\s*|\s*\[END FINAL RESPONSE\]\s*\Z")
 _PRINTED = re.compile(r"\A\s*Thinking(?:\.\.\.|…)[ \t]*\n(?s:.{0,50000}?)\n(?:\.\.\.|…)done thinking\.\s*")
