@@ -81,6 +81,7 @@ def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
     now = datetime(2026, 5, 4, 12, 0, 0, tzinfo=timezone.utc)
     assert retry_after("7", now) == 7
     assert retry_after("0.5", now) == 0.5
+    assert retry_after("\x1d7 ", now) == 7
     assert retry_after("Mon, 04 May 2026 12:01:30 GMT", now) == 90
     assert retry_after("Mon, 04 May 2026 11:00:00 GMT", now) == 0
     assert retry_after("soon", now) is None

@@ -15,6 +15,15 @@ MAX_ENTRIES, MAX_LEVELS = 100_000, 40
 """Of a study file: values with every alias written out, and levels."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Stops at lists in lists in lists while it reads: each token inside takes as long as there are levels."""
+
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        if self.flow_level >= MAX_LEVELS:
+            raise RecursionError
+        super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call]
+
+
 # e.g. read_yaml("{steps: 100, rate: 1e-4}", "study.yaml") → {"steps": 100, "rate": "1e-4"}
 def read_yaml(text: str, where: str) -> Any:
     """What a YAML text says.
@@ -22,12 +31,9 @@ def read_yaml(text: str, where: str) -> Any:
     Raises ConfigError where it is none, gives a setting twice, or makes a few lines endless by aliases.
     """
     try:
-        twice = [
-            f"{where}:{line}: {problem}" for line, problem in _repeated(yaml.compose(text, yaml.SafeLoader), set())
-        ]
-        if twice:
+        if twice := [f"{where}:{line}: {said}" for line, said in _repeated(yaml.compose(text, _Loader), set())]:
             raise ConfigError(shortened(twice), "leave one of them")
-        found = yaml.safe_load(text)
+        found = yaml.load(text, _Loader)
         if _size(found, {}) > MAX_ENTRIES:
             raise ConfigError(f"{where}: more than {MAX_ENTRIES:,} entries")
     except yaml.YAMLError as error:

@@ -87,11 +87,9 @@ def refuse_unasked(written: str, name: str, arguments: Mapping[str, TemplateValu
     """Raises TemplateError for arguments that a template does not ask for."""
     if not arguments:
         return
-    from jinja2 import meta
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+    from xlift.tuning.sandbox import names_asked
 
-    parsed = _compile_jinja_template(written).environment.parse(written)
-    asked = meta.find_undeclared_variables(parsed) - GIVEN_NAMES
+    asked = names_asked(written) - GIVEN_NAMES
     if problems := [
         f"chat_template_kwargs: the chat template '{name}' asks for no '{one}'; {nearest(one, sorted(asked))}"
         for one in arguments

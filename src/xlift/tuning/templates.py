@@ -25,6 +25,7 @@ from xlift.errors import TemplateError, shortened
 from xlift.records import Message
 from xlift.study.served import TemplateValue, Thinking
 from xlift.tuning.formats import NAMED_FORMATS, TURN_TOKENS, filled, fitting, refuse_unasked
+from xlift.tuning.sandbox import rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -150,10 +151,11 @@ class ChatFormat:
         thinks = dict.fromkeys(("enable_thinking", "thinking"), self.thinking != "strip")
         given: dict[str, Any] = {"add_generation_prompt": reply_next, **thinks, **self.arguments}
         try:
-            text = self.tokenizer.apply_chat_template([self._told(one) for one in spoken], tokenize=False, **given)
-        except Exception as error:  # a template may raise any error of its own on what it does not support
-            raise TemplateError(f"the chat template '{self.name}' refuses it: {_reason(error)}", CHOICES_HINT) from None
-        return cast(str, text)
+            return rendered(self.tokenizer, [self._told(one) for one in spoken], **given)
+        except TemplateError as error:
+            raise TemplateError(
+                f"the chat template '{self.name}' refuses it: {error.problems[0]}", CHOICES_HINT
+            ) from None
 
     def _told(self, message: Message) -> dict[str, str]:
         """A message as the template takes it: its thoughts apart where it asks for them in a field of their own."""
@@ -173,8 +175,8 @@ class ChatFormat:
     def _writes(self, field: str) -> bool:
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", field: _PROBE}]
         try:
-            return _PROBE in cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False))
-        except Exception:  # a template may raise any error of its own on what it does not support
+            return _PROBE in rendered(self.tokenizer, turns)
+        except TemplateError:
             return False
 
     def _regions(self, spoken: Sequence[Message], text: str) -> list[Region] | None:
@@ -391,7 +393,7 @@ def _for_talk(template: str | dict[str, str]) -> str:
 def _writes_date(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
     """Whether a template writes another text on another day."""
     days = (TODAY, TODAY + datetime.timedelta(days=400))
-    texts = [tokenizer.apply_chat_template(_TURNS, chat_template=_at(template, day), tokenize=False) for day in days]
+    texts = [rendered(tokenizer, _TURNS, _at(template, day)) for day in days]
     return texts[0] != texts[1]
 
 
@@ -422,9 +424,9 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> str:
 def _find_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     """The first control token that the template writes after a reply; Gemma's tokens of line breaks are none."""
     try:
-        text = cast(str, tokenizer.apply_chat_template(_TURNS, tokenize=False))
-    except Exception as error:  # a template may raise any error of its own
-        raise TemplateError(f"the model's own chat template fails: {_reason(error)}", CHOICES_HINT) from None
+        text = rendered(tokenizer, _TURNS)
+    except TemplateError as error:
+        raise TemplateError(f"the model's own chat template fails: {error.problems[0]}", CHOICES_HINT) from None
     tail = text[text.rfind(_PROBE) + len(_PROBE) :]
     added = list(tokenizer.added_tokens_decoder.values())
     for tokens in ([*(str(one) for one in added if one.special), *tokenizer.all_special_tokens], map(str, added)):
@@ -485,13 +487,6 @@ def _beginning(tokens: Iterable[str]) -> re.Pattern[str]:
         rests.setdefault(token[0], []).append(re.escape(token[1:]))
     found = [f"{re.escape(first)}(?={'|'.join(others)})" for first, others in rests.items()]
     return re.compile("|".join(found) or r"(?!)")
-
-
-# e.g. _reason(ValueError("no system turn")) → "ValueError: no system turn"
-def _reason(error: Exception) -> str:
-    """What a template has raised: its own words alone, else the kind of error and where."""
-    kind, line = type(error).__name__, getattr(error, "lineno", None)
-    return f"{'' if kind == 'TemplateError' else f'{kind}: '}{error}" + (f" (line {line})" if line else "")
 
 
 # e.g. _first_of(["<eos>", "<end>"], "<end><eos>") → "<end>"
