@@ -81,6 +81,16 @@ def enter(browser: Any, port: int, link: str, noise: list[str] | None = None, **
     return page
 
 
+STILL = "document.getAnimations().length === 0"
+"""Colours are what they change to."""
+
+
+def comment(page: Any, text: str) -> None:
+    """Type a comment and leave it; the page saves it by itself."""
+    with page.expect_response(lambda answer: '"comment"' in (answer.request.post_data or "")):
+        page.fill("#comment", text)
+
+
 def press(page: Any, keys: str) -> None:
     for key in keys.split():
         page.keyboard.press(key)
@@ -190,8 +200,7 @@ def test_a_reload_shows_what_was_saved(tmp_path: Path, browser: Any) -> None:
         page = enter(browser, port, link)
         press(page, "2 x 1")
         page.locator("#why-fluency").select_option(index=2)
-        page.fill("#comment", "первая строка\nвторая")
-        page.wait_for_timeout(1200)
+        comment(page, "первая строка\nвторая")
         page.reload()
         until(page, READY)
         assert page.locator("[name=language]:checked").get_attribute("value") == "2"
@@ -212,8 +221,7 @@ def test_hostile_responses_and_comments_stay_text(tmp_path: Path, browser: Any) 
     noise: list[str] = []
     with serving(campaign.path) as (port, _):
         page = enter(browser, port, link, noise)
-        page.fill("#comment", "</textarea><script>document.title='owned'</script>")
-        page.wait_for_timeout(1000)
+        comment(page, "</textarea><script>document.title='owned'</script>")
         page.reload()
         page.wait_for_selector("#ratings")
         assert page.title() != "owned"
@@ -403,11 +411,11 @@ def test_all_text_has_enough_contrast(tmp_path: Path, browser: Any, scheme: str)
     with serving(campaign.path) as (port, _):
         page = enter(browser, port, link, color_scheme=scheme)
         press(page, "2 1 0 x")
-        page.wait_for_timeout(300)
+        until(page, STILL)
         assert page.evaluate(CONTRAST) == []
         page.locator("[data-facet=fluency] input").first.focus()
         press(page, "0 g")
-        page.wait_for_timeout(300)
+        until(page, STILL)
         assert page.evaluate(CONTRAST) == []
         press(page, "Escape o")
         page.wait_for_selector(".tiles")

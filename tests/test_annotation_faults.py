@@ -618,7 +618,7 @@ def test_a_signal_ends_the_server_in_seconds_and_says_how_to_go_on(tmp_path: Pat
         task = visitor.open()[0].rsplit("/")[-1]
         visitor.rate(task, {"fluency": 2})
         waiting = [connect(port, begun) for begun in (b"", HALF_HEAD, half_body(visitor, task))]
-        time.sleep(0.2)
+        visitor.open()  # connections are taken in order: theirs are, too
         began = time.monotonic()
         process.send_signal(sent)
         assert process.wait(timeout=10) == 0
