@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import random
@@ -259,6 +260,74 @@ def test_a_study_that_may_no_longer_be_written_anywhere_loses_nothing(study: Pat
         assert different(whole, made) == []
         shutil.rmtree(made)
     print(f"{told.total()} studies could no longer be written; first told of {dict(told)}")
+
+
+@pytest.fixture
+def disk_image(tmp_path: Path) -> Iterator[Path]:
+    """A file that holds a file system, and a folder beside it where that is mounted; what is written comes late."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(96 * 2**20)
+    if not shutil.which("mkfs.ext4") or not mounted(image, folder, make=True):
+        pytest.skip("mounting a file system is not allowed here")
+    yield image
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def mounted(image: Path, folder: Path, make: bool = False) -> bool:
+    if make:
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    return not subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True).returncode
+
+
+def without_power(image: Path, copy: Path) -> None:
+    """What the disk holds at one moment: two copies are alike only if nothing was written in between."""
+    shutil.copyfile(image, copy)
+    while True:
+        again = copy.with_suffix(".again")
+        shutil.copyfile(image, again)
+        same = filecmp.cmp(copy, again, shallow=False)
+        again.replace(copy)
+        if same:
+            return
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("writes", [None, "data=writeback,commit=1"])
+def test_a_loss_of_power_anywhere_loses_nothing_that_is_not_made_again(
+    writes: str | None, study: Path, whole: Path, disk_image: Path, tmp_path: Path
+) -> None:
+    """Copies of the disk beneath the file system, as it was at random moments: what was never synced is not there."""
+    chance, disk, losses, kept = random.Random(3), tmp_path / "disk", 0, 0
+    while losses < 16:
+        if writes:
+            subprocess.run(["umount", str(disk)], check=True)
+            subprocess.run(["mount", "-o", f"loop,{writes}", str(disk_image), str(disk)], check=True)
+        process, taken = start(study, tmp_path, disk), []
+        while process.poll() is None:
+            time.sleep(chance.uniform(0, 3))
+            process.send_signal(signal.SIGSTOP)
+            taken.append(tmp_path / f"copy-{losses}")
+            without_power(disk_image, taken[-1])
+            process.send_signal(signal.SIGCONT)
+            losses += 1
+        assert process.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+        assert different(whole, disk / "cut") == []
+        empty(disk)
+        for copy in taken:
+            place = copy.with_suffix(".disk")
+            place.mkdir()
+            assert mounted(copy, place)
+            try:
+                kept += len(list(place.glob("cut/runs/*/checkpoints/step-*")))
+                assert start(study, tmp_path, place).wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+                assert different(whole, place / "cut") == []
+            finally:
+                subprocess.run(["umount", "--lazy", str(place)], check=True)
+            copy.unlink()
+    print(f"{losses} losses of power, {kept} checkpoints outlived them")
 
 
 @pytest.mark.parametrize("copies", [1, pytest.param(24, marks=[pytest.mark.torture, pytest.mark.timeout(7200)])])

@@ -501,6 +501,17 @@ def test_a_damaged_training_state_is_named(tiny: Path, conversations: list[Any],
         train(run, locate(settings.model), CPU, conversations, [])
 
 
+def test_a_training_state_of_before_that_an_end_left_goes_when_training_goes_on(
+    tiny: Path, conversations: list[Any], tmp_path: Path
+) -> None:
+    settings = config(tiny)
+    run = run_folder(tmp_path, settings)
+    train(run, locate(settings.model), CPU, conversations, [], until=settings.steps)
+    shutil.copyfile(run.training_state(settings.steps), run.training_state(2))
+    train(run, locate(settings.model), CPU, conversations, [])
+    assert list(run.training_state(2).parent.iterdir()) == [run.training_state(settings.steps)]
+
+
 def test_the_peak_of_memory_is_that_of_the_run(tiny: Path) -> None:
     if not memory.CLEAR_REFS.exists():
         pytest.skip("this system cannot forget a process's peak")

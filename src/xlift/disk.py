@@ -187,6 +187,16 @@ def sync(*paths: Path) -> None:
                 os.close(handle)
 
 
+def put_in_place(made: Path, to: Path) -> None:
+    """Move a whole file or folder to its place; a loss of power leaves all of it there, or nothing.
+
+    Raises OSError where a folder is to take the place of one that holds something.
+    """
+    sync(*made.rglob("*"), made)
+    os.replace(made, to)
+    sync(to.parent)
+
+
 def usual_modes(*paths: Path) -> None:
     """Give files the mode that files made here have: safetensors makes them for their owner alone."""
     for path in paths:
@@ -217,7 +227,7 @@ def whole_folder(to: Path) -> Iterator[Path]:
         usual_modes(*folder.rglob("*"))
         if to.is_dir():
             to.rmdir()
-        os.replace(folder, to)
+        put_in_place(folder, to)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

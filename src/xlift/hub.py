@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from xlift.disk import usual_modes, write_atomic
+from xlift.disk import put_in_place, usual_modes, write_atomic
 from xlift.errors import DataError, ModelError, nearest
 from xlift.progress import VERBOSE
 from xlift.records import fingerprint
@@ -285,7 +285,7 @@ def _convert(name: str, model: EmbeddedModel, folder: Path) -> None:
         usual_modes(*made.iterdir())
         names = sorted(path.name for path in made.iterdir())
         for one in names:
-            os.replace(made / one, folder / one)
+            put_in_place(made / one, folder / one)
     files = {one: file_sha256(folder / one) for one in names}  # not what another has written there meanwhile
     facts = {"model_sha256": {"gguf": model.sha256}, "model_licence": model.licence, "files": files}
     write_atomic(folder / "xlift.json", json.dumps(facts, indent=2))

@@ -24,7 +24,7 @@ from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from xlift.disk import encode_record, exclusive, remove_leftovers, write_atomic, written_part
+from xlift.disk import encode_record, exclusive, remove_leftovers, sync, write_atomic, written_part
 from xlift.errors import ConfigError, DataError
 from xlift.progress import logged_in, or_told
 from xlift.records import read_json
@@ -140,7 +140,8 @@ class RunFolder:
             return {"state": "failed", "problems": error.problems}
 
     def keep_hashes(self, *paths: Path) -> None:
-        """Write down how much of these files there is, and its hash."""
+        """Write down how much of these files there is, and its hash, once no loss of power can take it back."""
+        sync(*paths)
         made = {str(path.relative_to(self.path)): written_part(path) for path in paths if path.is_file()}
         self.update_manifest(files=self.manifest().get("files", {}) | made)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from xlift.disk import encode_record, temporary_path, whole_folder
+from xlift.disk import encode_record, put_in_place, temporary_path, whole_folder
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.records import Rating, read_records
 from xlift.study.settings import Settings
@@ -29,8 +29,8 @@ ENDING = ".tar.xz"
 _RECORDS = r"(responses|ratings)/step-\d+(\.[\w.+-]+)?\.jsonl|margins/step-\d+\.json"
 _OF_RUN = rf"run\.yaml|manifest\.json|train\.jsonl|{_RECORDS}"
 _KEPT = re.compile(rf"study\.yaml|(prompts|imported)\.jsonl|runs/[^/]+/({_OF_RUN})")
-LARGEST, MOST_FILES = 1 << 31, 100_000
-"""Bytes and files that an archive may hold unpacked; none that we write comes near."""
+LARGEST, MOST_FILES, BEHIND = 1 << 31, 100_000, 1 << 20
+"""Bytes and files that an archive may hold unpacked, and bytes behind its end; none that we write comes near."""
 
 
 def write_archive(study: Path, to: Path) -> Path:
@@ -52,7 +52,7 @@ def write_archive(study: Path, to: Path) -> Path:
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
-        made.replace(to)
+        put_in_place(made, to)
     finally:
         made.unlink(missing_ok=True)
     return to
@@ -128,6 +128,10 @@ def _unpack(archive: tarfile.TarFile, source: Path, folder: Path) -> None:
         # A bomb is not even unpacked to be counted.
         if held > LARGEST or len(members) > MOST_FILES:
             raise DataError(f"{source}: holds more than {LARGEST >> 30} GB unpacked, or {MOST_FILES:,} files")
+    # The sums are compared at the stream's end, which lies behind the archive's own.
+    assert archive.fileobj
+    if len(archive.fileobj.read(BEHIND)) == BEHIND:
+        raise DataError(f"{source}: goes on behind its end")
     strange = [one.name for one in members if not one.isreg() or not _is_ours(one.name)]
     if strange:
         raise DataError(f"{source}: not of a study: {', '.join(shortened(strange))}", "xlift export writes archives")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -23,12 +24,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from zlib import crc32
 
-from xlift.disk import JsonlWriter, encode_record, exclusive
+from xlift.disk import JsonlWriter, encode_record, exclusive, sync
 from xlift.errors import DataError
 from xlift.progress import say
 from xlift.records import parse_line
 from xlift.servers.calls import ServedReply
 from xlift.study.served import Served
+
+SYNC_SECONDS = 1.0
+"""How much of what was paid a loss of power may take back."""
 
 # Characters of a token by script, set between the tokenizers of Gemma 3 (262,144 tokens) and SmolLM2 (49,152) on the
 # built-in prompts, nearer to the first: letters up to U+024F, Greek to Arabic, other alphabets, East Asia.
@@ -69,6 +73,8 @@ class Ledger:
     damaged: int = 0
     """Lines that say nothing: what they were is asked, and paid, again."""
     end: int = 0
+    synced: float = 0.0
+    """When the file was last made to survive a loss of power, by the monotonic clock."""
     places: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def price(self, input_tokens: float, output_tokens: float) -> float:
@@ -110,6 +116,9 @@ class Ledger:
         assert self.log, "the ledger is open for reading only"
         encoded = _summed(encode_record(line))
         self.log.write_encoded(encoded)
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            sync(self.path)
+            self.synced = time.monotonic()
         self._count(line, len(encoded))
 
     def count_line(self, raw: bytes) -> None:
@@ -172,6 +181,7 @@ def open_ledger(path: Path, settings: Served) -> Iterator[Ledger]:
         with path.open("rb") as reading, JsonlWriter(path) as log:
             ledger = _counted(path, settings, log, reading)
             yield ledger
+        sync(path)
         if not ledger.requests:
             path.unlink()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from xlift.disk import sync, temporary_path, usual_modes, write_atomic
+from xlift.disk import put_in_place, sync, temporary_path, usual_modes, write_atomic
 from xlift.errors import DataError
 from xlift.hub import file_sha256, quiet
 from xlift.integrity import FACTS_FILE, hashes, refuse_other_state
@@ -72,7 +71,7 @@ def _write(
     # The state first: a checkpoint's folder that is there always has what training goes on from.
     unfinished = temporary_path(state)
     save_file(tensors, unfinished, {"step": str(step)})
-    os.replace(unfinished, state)
+    put_in_place(unfinished, state)
     temporary = temporary_path(folder)
     temporary.mkdir(parents=True)
     save_weights(temporary)
@@ -83,14 +82,19 @@ def _write(
     write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
     usual_modes(state, *temporary.iterdir())
-    sync(state, *temporary.iterdir(), temporary)
+    # Nor may a loss of power leave a checkpoint whose steps the log has not: they are not made again.
+    sync(run.train_log)
     shutil.rmtree(folder, ignore_errors=True)
-    os.rename(temporary, folder)
-    sync(folder.parent, state.parent)
-    # Only now that the new one is safe on the disk.
-    for older in state.parent.glob("step-*.safetensors"):
-        if older != state:
-            older.unlink(missing_ok=True)
+    put_in_place(temporary, folder)
+    keep_state(run, step)
+
+
+def keep_state(run: RunFolder, step: int) -> None:
+    """Remove the training states of other steps, now that this one is safe on the disk."""
+    state = run.training_state(step)
+    for other in state.parent.glob("step-*.safetensors"):
+        if other != state:
+            other.unlink(missing_ok=True)
 
 
 def _save_model(run: RunFolder, model: Any, weights: dict[str, Tensor], placement: Placement, folder: Path) -> None:

@@ -9,7 +9,6 @@ tokens/HASH/            of one set of conversations, chat format and longest len
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from xlift.disk import sync, write_atomic
+from xlift.disk import put_in_place, write_atomic
 from xlift.integrity import hashes
 from xlift.tuning.templates import Encoded
 
@@ -106,14 +105,12 @@ def stored_in(folder: Path) -> tuple[Stored, Stored, dict[str, Any]] | None:
 def finish(made: Path, facts: dict[str, Any], folder: Path) -> None:
     """Move what was written to `made` into place whole; what another process has put there meanwhile is as good."""
     write_atomic(made / _FACTS, json.dumps(facts | {"sha256": hashes(made.glob("*.arrow"))}, ensure_ascii=False))
-    sync(*made.iterdir(), made)
     try:
-        os.rename(made, folder)
+        put_in_place(made, folder)
     except OSError:
         # A folder is there: of a process that was faster, which may be reading it, or a damaged one.
         if stored_in(folder) is not None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
-            os.rename(made, folder)
-    sync(folder.parent)
+            put_in_place(made, folder)

@@ -8,14 +8,13 @@ the layers are swapped as they are: both stand on one base, so that merged weigh
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xlift.disk import sync, temporary_path, usual_modes, write_atomic
+from xlift.disk import put_in_place, temporary_path, usual_modes, write_atomic
 from xlift.errors import ConfigError, UserError
 from xlift.integrity import FACTS_FILE, checkpoint_facts, hashes, refuse_damaged
 from xlift.tuning.card import model_card
@@ -46,10 +45,8 @@ def swap_layers(run: RunFolder, english: RunFolder, other: RunFolder) -> int:
     write_atomic(temporary / FACTS_FILE, json.dumps(facts, indent=2))
     write_atomic(temporary / "README.md", model_card(run, step))
     usual_modes(*temporary.iterdir())
-    sync(*temporary.iterdir(), temporary)
     shutil.rmtree(folder, ignore_errors=True)
-    os.rename(temporary, folder)
-    sync(folder.parent)
+    put_in_place(temporary, folder)
     return step
 
 

@@ -31,7 +31,7 @@ from xlift.records import Conversation, Logged, fingerprint, read_records
 from xlift.study.runs import DEFAULT_STEPS, RunConfig
 from xlift.tuning.adapters import choose_layers, with_adapters
 from xlift.tuning.attention import by_lengths
-from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, restore, resume_step
+from xlift.tuning.checkpoints import Write, checkpoint_writer, in_background, keep_state, restore, resume_step
 from xlift.tuning.embeddings import gradient_by_rows
 from xlift.tuning.encoding import Data, Tokenised, data_lines, unreadable_examples
 from xlift.tuning.fp8 import in_eight_bits, refuse_device
@@ -469,6 +469,9 @@ def _forget_after(log: Path, step: int) -> None:
 
 def finished(run: RunFolder, data: Data, started: float, peak: int | None, steps: int) -> None:
     """Write down what a run came to, and the steps made now; `peak` is missing where it would be others' as well."""
+    if first_worker() and (step := resume_step(run)):
+        # The state of before is still there where a process ended between the last checkpoint and its removal.
+        keep_state(run, step)
     run.set_stage(
         "train",
         "done",
