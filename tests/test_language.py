@@ -573,6 +573,59 @@ def test_hostile_text_is_rated_in_linear_time(code: str) -> None:
         assert time.process_time() - began < 20, piece
 
 
+# What is apt in another language, and beside it what is not: of each kind the same words elsewhere.
+APT = {
+    "units": ("es", "El paquete pesa 10 lb y mide 2 ft 3 in.", "El paquete pesa 10 boxes and it is in the kitchen."),
+    "menu": (
+        "en",
+        "Menu\n- Soupe à l'oignon\n- Tarte aux pommes\nAll dishes are served with bread.",
+        "Menu\n- Coupez les oignons en petits morceaux\n- Ajoutez le sel\nEnjoy.",
+    ),
+    "cited": (
+        "ru",
+        "Прошедшее время английского глагола go — went.",
+        "Прошедшее время этого глагола всегда went вчера.",
+    ),
+    "named": ("pt", "Em japonês diz-se ありがとう para agradecer.", "No Japão todos dizem ありがとう para agradecer."),
+    "reference": (
+        "fr",
+        "À lire aussi :\nSmith, J. (2019). The Effects of Sleep. Springer.",
+        "À lire aussi : The Effects of Sleep on our Memory.",
+    ),
+    "album": ("ka", "ჯგუფმა The Dark Side of the Moon ალბომი გამოუშვა.", "ჯგუფმა it was very good ალბომი გამოუშვა."),
+    "function": (
+        "it",
+        "Usa la funzione print() per mostrare il testo.",
+        "Usa la funzione to print per mostrare il testo.",
+    ),
+    "gloss": ("de", "Deep learning (tiefes Lernen) ist ein Fach.", "Good morning (guten Morgen) sagen wir ihm heute."),
+    "loan": ("en", "He has a certain je ne sais quoi.", "He has a certain mais nous ne savons pas comment."),
+}
+
+
+@pytest.mark.parametrize("kind", APT)
+def test_what_is_apt_in_another_language_is_not_blamed_and_what_looks_like_it_is(kind: str) -> None:
+    code, apt, blamed = APT[kind]
+    assert [rate_text(text, code)[0] == 2 for text in (apt, blamed)] == [True, False]
+
+
+PIDGIN = "Make we go house now, food don ready and everybody dey wait for you."
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (PIDGIN, "en"),
+        ("Bugun men oilangiz uchun mazali taom tayyorlashni tushuntiraman.", "tr"),
+        ("ሎሚ ንስድራ ዝኸውን ጥዑም ምግቢ ከመይ ጌርካ ከም እትሰርሕ ክገልጽ እየ።", "am"),
+        ("आज हम बताएब कि परिवार खातिर स्वादिष्ट खाना कइसे बनावल जाला।", "hi"),
+        ("Güei voi esplicate cómo facer una bona comida pa la familia.", "es"),
+    ],
+)
+def test_a_short_text_in_a_relative_does_not_pass(text: str, code: str) -> None:
+    assert rate_text(text, code)[0] is None
+
+
 def test_masks_keep_offsets() -> None:
     text = "Voir `code` et https://a.org/b, <b>gras</b>, E_2, $x$ « ici » İ"
     assert len(mask(text)) == len(text)

@@ -16,8 +16,9 @@ from typing import Any
 from xlift.languages import LANGUAGES, find_language, get_language
 from xlift.rating.language.excuses import glosses, without_quotations
 from xlift.rating.language.masks import WORD, blank_out, scripts_of, words_of, words_with_places
-from xlift.rating.language.scripts import Said, Span, speaks_of_works
-from xlift.rating.language.terms import INTERNATIONAL, TERMS
+from xlift.rating.language.scripts import Said, Span
+from xlift.rating.language.subjects import speaks_of_works
+from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import (
     COMMON,
     LEXICONS,
@@ -93,6 +94,8 @@ def another(text: str, known: Vocabulary) -> str | None:
     written = find_language(guess)
     if written and written.script != own_script:
         return None  # other scripts are seen letter by letter
+    if guess == known.code and guess in LEXICONS:
+        return None  # its lists are no match for those of others
     if sure >= BEYOND_DOUBT:
         return None if guess == known.code or neighbours(known.code, guess) else guess
     words = words_of(text, known.code)[:COMPARED]
@@ -200,10 +203,16 @@ def _known_otherwise(word: str, code: str) -> bool:
     return ended or in_lexicon(word, code) is True or (zipf(word, "en") or 0.0) >= COMMON
 
 
+# What Nigerian Pidgin says, whose words are English or short.
+PIDGIN = (
+    *(" dey ", " dey?", " dey.", " wan go ", " wan come ", " I wan ", "I wan ", "make we ", "Make we ", " don ready"),
+    *(" don go ", " don come ", " carry am ", " wetin ", "Wetin ", " pikin", " no well", " abeg", "Abeg", " wahala"),
+)
 # Letters of a relative that no list tells apart, and that the expected language does not write.
 _LETTERS_OF_RELATIVES: dict[str, tuple[str, Iterable[str]]] = {
     "is": ("fo", "ø"),
     "am": ("ti", "ኣቐቑቒቓቕ"),
+    "en": ("pcm", PIDGIN),
     "zh": ("yue", [*"嘅咗啲喺佢唔冇嗰哋嘢畀㗎乜咩嚟睇攞揾瞓啱嬲", *"而家 聽日 尋日 邊度 點解 點樣 屋企".split()]),
 }
 _LETTERS_OF_RELATIVES |= {"my": ("shn or mnw", "ၵၶၷၸၹၺၼၽၾၿႀႁႂႃႄႅႆႇႈႉႊၚၛၜၝၞၟ")}
@@ -220,14 +229,19 @@ _WORDS_OF_RELATIVES: dict[str, dict[str, list[str]]] = {
     },
     "hi": {
         "bho": "बा बाड़े बाटी भोरे काल्हि रउरा हमनी केहू ओकरा अछि छै छथि होइत कोना "
-        "बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो".split()
+        "बाटे होला होखे हई हवे रउआ कइसे कौनो सकेला केओ आओर एहि कोनो केकरो बताएब बनावल जाला कइल गइल भइल".split()
     },
-    "am": {"ti": "እዩ ናይ ኣብ ድማ ዝኾነ ብዝኾነ ይኹን ካብ እየ ኢዩ".split()},
+    "am": {"ti": "እዩ ናይ ኣብ ድማ ዝኾነ ብዝኾነ ይኹን ካብ እየ ኢዩ ከመይ ጌርካ ጌርኩም ናብ ዘሎ".split()},
+    "tr": {"uz": "bugun uchun bilan emas qanday yoki kerak haqida lekin sizga oila".split()},
+    "it": {"nap": "nun nu aggio chillo chella cchiù pecché nuje vuje guaglione d'o".split()},
     "en": {"pcm": "dey wey dem wetin una abi oga sef wan sabi pikin".split()},
-    "es": {"pap": "nan tin awor mester hende bon ku riba".split()},
+    "es": {
+        "pap": "nan tin awor mester hende bon ku riba".split(),
+        "ast": "güei voi ye nun unes otres tolos toles pola pol xente fíu muncho munches tamién facer foi".split(),
+    },
 }
 TELLING_LETTERS, TELLING_WORDS = 3, 2
-FEWER_LETTERS = {"zh": 2}
+FEWER_LETTERS = {"zh": 2, "en": 2}
 
 
 # e.g. is: "Øll hava rætt til hugsanarfrælsi, og hesi rættindi føra við sær frælsi at skifta trúgv." → None
@@ -364,7 +378,7 @@ def _strange(words: list[str], weights: list[Weight], known: Vocabulary) -> tupl
     strange = [weight[4] for weight in weights].count(True)
     if strange <= STRANGE_WORDS * (1 - STRANGE):
         return False, False
-    weights = [weight for word, weight in zip(words, weights, strict=True) if len(word) > 1]
+    weights = [weight for j, weight in enumerate(weights) if len(words[j]) > 1 and not in_phrase(words, j)]
     strange = [weight[4] for weight in weights].count(True)
     unknown = [weight[3] for weight in weights].count(None)
     most = (1 - STRANGE) * len(weights)

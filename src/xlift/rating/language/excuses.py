@@ -17,7 +17,7 @@ GLOSS_WORDS = 5
 QUOTED, QUOTED_WHERE_NAMED = 0.5, 0.85
 """The share of quotations from which on they are the answer, and where the text speaks of English, or in English of
 another language."""
-_ENGLISH = re.compile(
+ENGLISH = re.compile(
     r"english|anglais|ingl[eéê]s|englisch|anglè?s\b|ingiliz|inggris|inggeris|engels|angiel|angli[cč]|angol\b|englez|englesk"
     r"|englanti|kiingereza|inglise|anglų|angļu|tiếng anh|англ[иі]|αγγλικ|אנגלית|إنجليزي|انجليزي|انگلیسی|انگریزی|अंग्रे|अँग्रे"
     r"|इंग्रजी|ইংরেজি|ஆங்கில|ఇంగ్లీ|อังกฤษ|英文|英语|英語|영어|영문|ინგლის|անգլ",
@@ -56,7 +56,7 @@ def excuses(text: str, masked: str, code: str, is_native: Callable[[str], bool])
         speaks = 2 * size("".join(around.split())) >= _quoted(text, others)
         quotes = others if speaks and is_native(around) else quotes
     quoted = _quoted(text, quotes)
-    named = _ENGLISH.search(text) or (code == "en" and _LANGUAGE.search(text))
+    named = ENGLISH.search(text) or (code == "en" and _LANGUAGE.search(text))
     most = QUOTED_WHERE_NAMED if named else QUOTED
     if quotes and quoted >= most * size(text.strip()):
         quotes = (

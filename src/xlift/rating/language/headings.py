@@ -16,8 +16,8 @@ from xlift.rating.language.scripts import (
     Span,
     is_listed_title,
     line_of,
-    speaks_of_works,
 )
+from xlift.rating.language.subjects import speaks_of_works
 from xlift.rating.language.wordlists import COMMON, SINGLE, Weight, evidence, in_lexicon, zipf
 
 SEVERAL, SEVERAL_NEIGHBOURS = 3.0, 6.0

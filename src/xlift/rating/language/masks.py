@@ -69,13 +69,20 @@ def scripts_of(code: str) -> frozenset[str]:
     return frozenset(_WRITTEN_IN.get(name, {name}))
 
 
+# An entry of a bibliography.
+# e.g. de: "Mehr dazu steht in einem Buch:\nSmith, J. (2019). The Effects of Sleep on Memory. Springer." → 2
+_REFERENCE = re.compile(
+    r"\b[A-Z][\w'’-]{1,40}, (?:[A-Z]\.[ -]?){1,4}[^\n()]{0,200}\((?:19|20)\d\d[a-z]?\)\.[^\n]{1,400}"
+)
 # What spans several words, by a sign that must be there for it to be looked for.
 _STRETCHES = {
     "`": re.compile(r"`[^`\n]{1,400}`"),
     "<": re.compile(
-        r"<(?P<code>code|pre|script|style)\b[^<>]{0,200}>(?:[^<]|<(?!/(?P=code)>)){0,20000}</(?P=code)>"
+        r"<(?:start_of_turn|\|im_start\||\|start_header_id\|)>\s?(?:user|model|system|tool|assistant)\b"
+        r"|<(?P<code>code|pre|script|style)\b[^<>]{0,200}>(?:[^<]|<(?!/(?P=code)>)){0,20000}</(?P=code)>"
         r"|</?[A-Za-z!][^<>\n]{0,200}>"
     ),
+    **dict.fromkeys(("(19", "(20"), _REFERENCE),
     "$": re.compile(r"\$\$[^$]{1,400}\$\$|\$[^$\n]{1,400}\$"),
     "\\": re.compile(r"\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]|\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*", re.DOTALL),
     "{": re.compile(r"\{[:%#][A-Za-z_][\w.]{0,40}\}"),  # places for what a program puts there
@@ -115,6 +122,7 @@ _IN_ADDRESS = re.compile(
     rf"|&\w{{1,10}};|(?:\b\w{{1,64}}|(?<!\w))(?:[@#＠＃](?:{_NICK}|[\w{_MARKS}.-]*[\w{_MARKS}]))+"  # handles
     rf"|{_WORDS_IN_CHUNK}"
 )
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]{0,60}\(\)")
 _ROLE = re.compile(r"(?<![A-Za-z ])assistant(?=\s|\Z)")
 _CODE_SIGNS = re.compile(r"[;{}()=<>$\[\]]|^[ \t]*(?:import|def|const|let|var|return|print)\b", re.MULTILINE)
 # Lines of code outside fences: commands of a shell, queries, statements. Letters beyond ASCII stand in quotes alone.
@@ -138,6 +146,8 @@ _TRACE = re.compile(
     r"\s*(?:Traceback \(most recent call last\):|File \"[^\"]{1,200}\", line \d+(?:, in \S+)?|at [\w.$<>/]+\([\w.:]*\)"
     r"|[A-Z][\w.]*(?:Error|Exception|Warning): .{0,300})\s*"
 )
+# Prose that names a function: it ends as a sentence does, with words in a row before.
+_SENTENCE_WITH_CODE = re.compile(r"(?!\s*(?:#|//))[^#\n]*[A-Za-z]{2,} [a-z]{2,} [a-z]{2,}[^#\n]*[a-z)][.!?]\s*")
 _SIGN_OF_CODE = re.compile(
     r"[A-Za-z_]\((?:\)|[^()]{0,80}[=,.'\"\[(])|[A-Za-z_\])] (?:[-+*/]|[=!<>:])?= ?\S|=>|->|\w::\w|[\w)] ?\{\s*\Z"
     r"|\);\s*\Z"
@@ -176,6 +186,8 @@ def mask(text: str) -> str:
         if sign in text:
             text = pattern.sub(_blank, text)
     text = _without_statements(text)
+    if "()" in text:
+        text = _FUNCTION.sub(_blank, text)
     if "assistant" in text:
         text = _ROLE.sub(_blank, text)  # a role that leaked from the chat format
     pieces, position = [], 0
@@ -237,6 +249,7 @@ _COMMENT = re.compile(r"(?:[ \t]+#|[ \t]*//) ")
 # e.g. _is_statement("git clone https://example.org/repo.git") → True
 # e.g. _is_statement("console.log('Grüße');") → True
 # e.g. _is_statement("if you like it: go home") → False
+# e.g. _is_statement("Usa la funzione print() per mostrare il testo.") → False
 def _is_statement(line: str) -> bool:
     first = line.split(None, 1)[:1]
     if first and first[0] in _COMMANDS:
@@ -244,7 +257,8 @@ def _is_statement(line: str) -> bool:
     if (first and first[0] in _KEYWORDS and _STATEMENT.fullmatch(line)) or _TRACE.fullmatch(line):
         return True
     signs = "(" in line or "=" in line or "{" in line or ";" in line or "->" in line or "::" in line
-    return signs and _SIGN_OF_CODE.search(line) is not None and _CODE_TEXT.fullmatch(line) is not None
+    code = signs and _SIGN_OF_CODE.search(line) is not None and _CODE_TEXT.fullmatch(line) is not None
+    return code and not _SENTENCE_WITH_CODE.fullmatch(line)
 
 
 # e.g. tr: "```\n$ git status\nOn branch main\nnothing to commit\n```\nBu çıktı her şeyin temiz olduğunu gösterir." → 2

@@ -23,7 +23,7 @@ A_WORD = 6.5
 _FOOD = {
     "en": "dish(?:es)?|cuisine|recipes?|menus?|dinner|lunch|breakfast|desserts?|sauce|flour|butter|cheese|wines?"
     "|restaurants?|cook(?:s|ed|ing)?|bak(?:e|ed|ing)|serve[ds]?|ingredients?",
-    "de": "speise\\w*|hauptgericht\\w*|rezepte?|zutaten|küche|menü",
+    "de": "speise\\w*|(?:haupt)?gericht\\w*|rezepte?|zutaten|küche|menü",
     "fr": "recettes?|plats?|cuisine|dîner|déjeuner|menu|restaurants?",
     "es": "recetas?|platos?|menú|cocina|restaurantes?|cena",
     "pt": "receitas?|pratos?|cozinha|menu|jantar|restaurantes?",
@@ -31,6 +31,22 @@ _FOOD = {
     "nl": "recept\\w*|gerechten|menu|keuken|restaurants?",
     "pl": "przepis\\w*|dani[ea]|kuchni\\w*|menu|restauracj\\w*",
 }
+_FOOD |= {
+    "sv": "recept\\w*|rätt(?:er)?|meny\\w*|restaurang\\w*|köket",
+    "da": "opskrift\\w*|retter|menu\\w*|restaurant\\w*|køkken\\w*",
+    "no": "oppskrift\\w*|retter|meny\\w*|restaurant\\w*|kjøkken\\w*",
+    "fi": "ruok\\w*|resept\\w*|menu\\w*|ravintola\\w*",
+    "cs": "recept\\w*|jíd(?:lo|la|el)|pokrm\\w*|menu|restaurac\\w*|kuchyn\\w*",
+    "hu": "recept\\w*|étel\\w*|menü\\w*|étterem\\w*",
+    "ro": "rețet\\w*|mâncăr\\w*|mâncare|meniu\\w*|restaurant\\w*",
+    "tr": "yeme[kğ]\\w*|tarif\\w*|menü\\w*|restoran\\w*|mutfa\\w*",
+    "id": "resep|masakan|hidangan|menu|restoran",
+    "ca": "receptes|plats?|cuina|menú|restaurants?",
+}
+_MENU = re.compile(
+    r"\b(?:men[uùúü]\w*|meny\w*|meniu\w*|dish(?:es)?|gericht\w*|plats?|platos?|pratos?|piatt[oi]|gerechten|dania|hidangan|jíd(?:lo|la|el))\b",
+    re.IGNORECASE,
+)
 _WORKS = {
     "en": "films?|movies?|novels?|songs?|albums?|operas?|poems?|paintings?|books?|wrote|written by|author of|composed"
     "|sang|starring|museums?|streets?|churches|palaces?|visit|sayings?|proverbs?|idioms?|phrases",
@@ -59,7 +75,7 @@ _JOIN = frozenset(
 )
 # What may stand between words of a mention; behind its first word a comma, too: "Non, je ne regrette rien".
 _GAPS = {False: {" ", "-", "'", "’"}, True: {" ", "-", "'", "’", ", "}}
-_SENTENCE = re.compile(r"[^\n.!?;]+(?:(?:\.(?!\s)|(?<=\d)\.)[^\n.!?;]*)*")
+_SENTENCE = re.compile(r"[^\n.!?;]+(?:(?:\.(?!\s)|(?<=[\d ])\.)[^\n.!?;]*)*")
 
 
 # e.g. en: "Try the chiles en nogada, the mole poblano and the tamales de rajas in a good restaurant." → 2
@@ -80,6 +96,13 @@ def without_mentions(text: str, code: str) -> str:
     return text
 
 
+# e.g. fr: "Le menu de ce soir : gazpacho andaluz, tortilla de patatas, pollo al ajillo et crema catalana." → 2
+# e.g. tells_of_a_menu("Le menu du soir", "fr") → True
+def tells_of_a_menu(text: str, code: str) -> bool:
+    """Whether a text speaks of dishes, most of which may be foreign, and not only of how to cook."""
+    return _speaks_of(text, code)[0] and _MENU.search(text) is not None
+
+
 def _speaks_of(text: str, code: str) -> tuple[bool, bool]:
     """Whether a text speaks of food, and of works or sayings."""
     food, works = (
@@ -89,15 +112,20 @@ def _speaks_of(text: str, code: str) -> tuple[bool, bool]:
 
 
 def _all_mentions(masked: str, code: str, food: bool, works: bool) -> list[tuple[int, int]]:
+    sentences = [_mentions(sentence[0], sentence.start(), code, food, works) for sentence in _SENTENCE.finditer(masked)]
+    around, said = sum([one[1] for one in sentences]), sum([one[2] for one in sentences])
+    menu = food and tells_of_a_menu(masked, code) and around >= SHARE_OF_WORKS * said
+    least = SHARE_OF_WORKS if works else SHARE
     return [
         stretch
-        for sentence in _SENTENCE.finditer(masked)
-        for stretch in _mentions(sentence[0], sentence.start(), code, food, works)
+        for found, own, words in sentences
+        for stretch in (found if menu or own >= max(AROUND, least * words) else ())
     ]
 
 
-def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> list[tuple[int, int]]:
-    """Those of a sentence that begins somewhere in a text, by their places there."""
+def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> tuple[list[tuple[int, int]], int, int]:
+    """Those of a sentence that begins somewhere in a text, by their places there, how many words around them are of the
+    expected language, and how many words there are."""
     words, places = words_with_places(text, code)
     weights = vocabulary(code).weigh(words)
     capital = [text[place[0]].isupper() for place in places]
@@ -111,13 +139,12 @@ def _mentions(text: str, begins: int, code: str, food: bool, works: bool) -> lis
         if run[-1] - first < LONGEST and (dish or (works and capital[first])):
             found.append((begins + places[first][0], begins + places[run[-1]][1]))
             inside |= set(range(first, run[-1] + 1))
+    around = [weight for j, weight in enumerate(weights) if j not in inside and (not capital[j] or j == 0)]
     if not inside:
-        return []
+        return [], [weight[0] > 0 for weight in around].count(True), len(words)
     totals = [sum(evidence) for evidence in zip(*(weights[j][2] for j in inside), strict=True)]
     rival = totals.index(max(totals))
-    around = [weight for j, weight in enumerate(weights) if j not in inside and not capital[j]]
-    own = [weight[2][rival] < -OWN_BY for weight in around].count(True)
-    return found if own >= max(AROUND, (SHARE_OF_WORKS if works else SHARE) * len(words)) else []
+    return found, [weight[2][rival] < -OWN_BY for weight in around].count(True), len(words)
 
 
 def _is_everyday(word: str) -> bool:

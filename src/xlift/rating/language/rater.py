@@ -19,6 +19,7 @@ from xlift.rating.language.detection import (
     MANY,
     MOSTLY,
     OWN,
+    PIDGIN,
     READ,
     SOME,
     STRANGE_WORDS,
@@ -39,7 +40,7 @@ from xlift.rating.language.detection import (
     strange_share,
     tells_titles,
 )
-from xlift.rating.language.excuses import GLOSS_WORDS, glossed_terms, size
+from xlift.rating.language.excuses import ENGLISH, GLOSS_WORDS, glossed_terms, size
 from xlift.rating.language.headings import set_phrases
 from xlift.rating.language.masks import (
     WORD,
@@ -53,9 +54,10 @@ from xlift.rating.language.masks import (
     unshouted,
     words_of,
 )
-from xlift.rating.language.mentions import without_mentions
+from xlift.rating.language.mentions import tells_of_a_menu, without_mentions
 from xlift.rating.language.scripts import JAPANESE, Said, Span, chinese_lines, leaning, said_in
 from xlift.rating.language.spans import foreign_spans
+from xlift.rating.language.terms import in_phrase
 from xlift.rating.language.wordlists import (
     SINGLE,
     Vocabulary,
@@ -69,7 +71,7 @@ from xlift.rating.spelling import unhidden
 from xlift.rating.text import fenced
 from xlift.records import Rated
 
-VERSION = 11
+VERSION = 12
 MIN_SUPPORT = 1.5
 """Powers of ten by which the words of a response must speak for the expected language before it counts as right."""
 CLEAR = 6.0
@@ -111,10 +113,11 @@ def rate_text(text: str, expected: str) -> Rated:
     if code in _OTHER_SCRIPT and _in_other_script(answer, code):
         return None, {}, f"{get_language(code).name} in {_OTHER_SCRIPT[code][1]} letters, for which there are no lists"
     rated = _rate(_INSIDE_WORDS.sub("\u02bc", answer) if code == "uk" else answer, code)
-    named = rated[0] != 2 and (code == "en" or rated[1].get("share", 1.0) > 0)
+    menu = rated[0] == 0 and tells_of_a_menu(answer, code)
+    named = rated[0] != 2 and (code == "en" or rated[1].get("share", 1.0) > 0 or menu)
     if named and "Latn" in scripts_of(code) and (rest := without_mentions(answer, code)) != answer:
         again = _rate(rest, code)
-        rated = again if again[0] == 2 else rated
+        rated = again if again[0] == 2 or (menu and again[0] is None) else rated
     value, detail, reason = rated
     if places and "spans" in detail:
         for span in detail["spans"]:
@@ -140,6 +143,7 @@ def _guess(line: str) -> str:
     return known_code(guess) or guess if sure >= SURE else "und"
 
 
+# e.g. en: "He has a certain je ne sais quoi and a real joie de vivre." → 2
 # e.g. it: "Vsakdo ima pravico do življenja, do prostosti in do osebne varnosti." → 0
 def _second_look(text: str, rest: str, weights: list[Weight], known: Vocabulary, rated: Rated) -> Rated:
     """The rating of a text that seemed right, or right for the most part, unless all of it is in another language.
@@ -147,12 +151,18 @@ def _second_look(text: str, rest: str, weights: list[Weight], known: Vocabulary,
     `rest` is what was not found to be foreign, and `weights` are those of its words.
     """
     strange = strange_share(weights)
+    if known.code == "en" and any(map(text.__contains__, PIDGIN)) and (relative := by_marks(rest, "en")):
+        return _unless_close(relative, rated)
     if strange < FEW or len(text) < CLOSE_LETTERS or len(weights) < STRANGE_WORDS:
         return rated
+    words = words_of(rest, known.code)
+    if any(in_phrase(words, j) for j in range(len(words))):
+        weights = known.weigh(word for j, word in enumerate(words) if not in_phrase(words, j))
+        strange = strange_share(weights)
     if (
         strange >= MANY
         and not of_names(text[:READ], known)
-        and (other := another(text[:READ], known)) not in {None, "en"}
+        and (other := another(rest[:READ], known)) not in {None, "en"}
     ):
         whole = Span(0, len(text.rstrip()), str(other))
         return _verdict(text, [whole], _letters(text, 0, len(text)), _letters(text, 0, len(text)))
@@ -336,6 +346,12 @@ def _beyond(span: Span, lines: list[Span], text: str) -> Span | None:
     return span
 
 
+# What is said, and no term.
+_SPOKEN = re.compile(
+    r"\b(?:i|it|he|she|we|you|they|is|are|am|was|were|thanks?|hello|please|good (?:morning|evening|night|day))\b"
+)
+CITED_WITHIN = 80
+"""Characters before English words within which a sentence that cites them names English."""
 TORN, TERM_WORDS = 20, 4
 """Letters of a word that was torn off, and words of a term that opens a sentence and is explained."""
 
@@ -343,6 +359,9 @@ TORN, TERM_WORDS = 20, 4
 # e.g. en: "A German saying goes: nothing is easy, but Übung macht den Meister (practice makes perfect)." → 2
 # e.g. de: "The weather is nice today (Das Wetter ist heute schön)." → 1
 # e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
+# e.g. fr: "It is nice (il fait beau)" → 1
+# e.g. es: "El verbo inglés to go tiene el pasado went y el participio gone." → 2
+# e.g. fr: "Machine vision (vision par ordinateur)" → 2
 # e.g. en: "The child plays in the garden with her friends.\n\ndítě\n\nThe child sings.\n\ndítě" → 1
 def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
     """Whether a foreign span is a term that the text explains, or a last word that was torn off."""
@@ -356,8 +375,17 @@ def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
     )
     opens = text[: span.start].rstrip()[-1:] in {"", *".!?。"}
     few = len(said.split()) <= (TERM_WORDS if opens else GLOSS_WORDS)
+    if opens and span.language == "en" and _SPOKEN.search(said) and not ENGLISH.search(text):
+        return torn
+    if span.language == "en" and len(said.split()) <= GLOSS_WORDS and ENGLISH.search(_before(text, span.start)):
+        return True
     saying = few and code == "en" and text[span.start].isupper()
     return torn or (few and said in terms) or (saying and any(term.endswith(f" {said}") for term in terms))
+
+
+def _before(text: str, place: int) -> str:
+    """What stands before a place in its sentence."""
+    return re.split(r"[.!?。\n]", text[max(0, place - CITED_WITHIN) : place])[-1]
 
 
 def _joined(spans: list[Span], text: str) -> list[Span]:

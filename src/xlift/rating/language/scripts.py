@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from xlift.languages import LANGUAGES, get_language
 from xlift.rating.language.masks import WORD, letters_outside, script, scripts_of, words_with_places
+from xlift.rating.language.subjects import DISHES, LIBRARIES, LIBRARY_BEFORE, named_in, speaks_of_works
 from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import COMMON, likelihood, zipf
 from xlift.rating.spelling import alike
@@ -79,6 +80,7 @@ def other_script(said: Said, scripts: list[str], written: frozenset[str]) -> lis
 _ORIGINAL = re.compile(r"[(（][^A-Za-zÀ-ɏ()（）\n.?!]{1,24}\Z")
 
 
+# e.g. de: "Auf Japanisch heißt das ありがとう, und man verbeugt sich dabei." → 2
 # e.g. pt: "É o anime mais visto do ano (進撃の巨人 / Shingeki no Kyojin em japonês) em todo o país." → 2
 # e.g. es: "La casa está muy cerca del mar и города, con una vista preciosa." → 1
 # e.g. fr: "La constante π vaut environ trois, et α est un angle du triangle." → 2
@@ -94,11 +96,15 @@ def _judge_script(said: Said, run: range, name: str) -> str | None:
         return None
     if said.code == "en" and len(words) <= MENTIONED and _is_named(said.text, _LANGUAGE_OF.get(name, "")):
         return None
+    if end - start <= CITED and named_in(said.text, name, start):
+        return None
     if name == "Hani" and _KANA.search(said.text, max(0, start - KANA_BESIDE), end + KANA_BESIDE):
         return "ja"
     return _LANGUAGE_OF.get(name, "und")
 
 
+CITED = 20
+"""Characters of a word in another script that a text cites behind the name of its language."""
 MENTIONED = 3
 """Words in another script that an English text may mention where it names their language."""
 
@@ -118,6 +124,7 @@ KANA_BESIDE = 8
 
 
 # e.g. ko: "그녀의 노래 제목을 알파벳 순서로 쓰면 Death by a Thousand Cuts, Dress 순입니다." → 2
+# e.g. ru: "Сегодня в меню ресторана есть Coq au vin и Crème brûlée." → 2
 # e.g. ru: "Мы живём недалеко от Heathrow и часто летаем." → 2
 # e.g. ru: "Это очень important для всех нас." → 1
 def _judge_latin(said: Said, run: range) -> str | None:
@@ -131,7 +138,9 @@ def _judge_latin(said: Said, run: range) -> str | None:
     alone = not letters_outside(_LATIN).search(text, line_start, line_end)
     if _is_binomial(said, run) or (is_listed_title if alone else _is_term)(said, run):
         return None
-    if is_listed_library(said, run) if alone else _LIBRARY_BEFORE.search(text, max(0, start - 24), start):
+    if said.capital(run[0]) and len(words) <= DISH and _is_dish(text, words):
+        return None
+    if is_listed_library(said, run) if alone else LIBRARY_BEFORE.search(text, max(0, start - 24), start):
         return None
     if alone and len(words) >= 4:
         return _latin_language(words)
@@ -155,6 +164,10 @@ def _judge_latin(said: Said, run: range) -> str | None:
     return _latin_language(words) if plain and (alone or label) else None
 
 
+def _is_dish(text: str, words: list[str]) -> bool:
+    return DISHES.search(text) is not None and _latin_language(words) not in {"en", "und"}
+
+
 # e.g. fr: "J'écoute Simon and Garfunkel tous les jours en allant au travail." → 2
 # e.g. ru: "Группа Simon and Garfunkel была очень популярна в шестидесятые годы." → 2
 def joins_names(said: Said, j: int) -> bool:
@@ -176,6 +189,8 @@ def _is_term(said: Said, run: range) -> bool:
 
 _WRITE_TERMS = frozenset({"ko", "ja", "ru", "uk", "bg", "mk", "el"})
 """Languages of another script that write borrowed terms as English does; others put them into their own."""
+DISH = 5
+"""Words of a foreign dish that a text in another script names."""
 TITLE_WORDS = 3
 """Words in title case that are a title where a text speaks of works."""
 PHRASE = 4
@@ -195,34 +210,6 @@ def _is_binomial(said: Said, run: range) -> bool:
     return all(_EPITHET.match(word) for word in epithets) and max(common) < 4.2
 
 
-# Words for works, products and firms, by their beginnings: a list in a text that speaks of them is one of names.
-_WORKS = re.compile(
-    r"\b(?:film|movie|book|novel|song|album|game|series\b|apps?\b|brand|compan|band|magazin|pelícu|libro|novela|canci"
-    r"|juego|serie|empresa|aplicaci|livre|roman|chanson|jeux?\b|série|entrepri|logiciel|livro|canç|jogo|aplicativ"
-    r"|romanz|canzon|gioc|aziend|buch|bücher|lied|spiele?\b|marke\b|marken\b|unternehm|firm|boek|merk|bedrij|buku|lagu"
-    r"|merek|perusahaan|aplikasi|phim|sách|bài hát|trò chơi|ứng dụng|thương hiệu|công ty|kitap|şarkı|oyun|dizi|marka"
-    r"|şirket|uygulama|książ|powieś|piosenk|фильм|фільм|книг|роман|песн|пісн|альбом|игр|сериал|серіал|бренд|компани"
-    r"|компані|приложен|програм|программ|застосун|softwar|yazılım|perangkat lunak|phần mềm|бібліот|команд"
-    r"|equipo|équipe|squadr|mannschaft|teams?\b|univers|artist|cantant|chanteu|sänger)"
-    r"|فيلم|أفلام|افلام|كتاب|كتب|رواي|أغني|أغاني|لعبة|ألعاب|مسلسل|شرك|تطبيق|برنامج|فیلم|رمان|آهنگ|بازی|سریال|برند|برنامه"
-    r"|फिल्म|फ़िल्म|किताब|पुस्तक|उपन्यास|गाने|गीत|ऐप|कंपन|ब्रांड"
-    r"|映画|小説|書籍|名著|曲|歌|アルバム|ゲーム|アプリ|ドラマ|ブランド|会社|企業|作品|バンド|电影|電影|书|書|小说|专辑|游戏|应用|软件"
-    r"|品牌|公司|乐队|영화|책|소설|노래|앨범|게임|앱|드라마|브랜드|회사|기업|밴드|ภาพยนตร์|หนัง|เพลง|เกม|แอป"
-    r"|סרט|ספר|שיר|משחק|אפליקצי|חברה|חברות|チーム|球队|팀",
-)
-
-
-_OTHER_SCRIPT = re.compile("[\u0370-\u1cff\u2e80-\ud7ff]")
-
-
-# e.g. ja: "1. Introduction\n2. The History of the Company\n3. Conclusion\n以上が目次です。" → 0
-@lru_cache(maxsize=64)
-def speaks_of_works(text: str) -> bool:
-    """Whether a text speaks of works, products or firms; English in another script says nothing."""
-    said = text.lower()
-    return _WORKS.search(re.sub("[a-z]+", " ", said) if _OTHER_SCRIPT.search(said) else said) is not None
-
-
 BULLET = re.compile(r"\s*(?:[-*•–—·・‧●○◆■▪]|\d{1,3}[.)、．])[\s*_]*")
 
 
@@ -236,25 +223,13 @@ def is_listed_title(said: Said, run: range) -> bool:
     return bool(item) and _title_case(said, run) and speaks_of_works(said.text)
 
 
-_LIBRARIES = re.compile(
-    r"\b(?:librar|package|framework|bibliot|libreri|paquet|pacot|pacchett|bibliotek|pustaka|thư viện|kütüphane|kitaplı"
-    r"|библиот|бібліот|пакет|фреймв)|ライブラリ|パッケージ|フレームワーク|库|庫|框架|软件包|라이브러리|패키지|프레임워크|مكتب|إطار|کتابخانه"
-    r"|लाइब्रेरी|पैकेज|ספרי|ไลบรารี",
-    re.IGNORECASE,
-)
-
-
-# e.g. ru: "Установите библиотеку pandas и запустите программу." → 2
-_LIBRARY_BEFORE = re.compile(rf"(?:{_LIBRARIES.pattern})\w{{0,5}}[\s:：«\"'`(（]{{0,3}}\Z", re.IGNORECASE)
-
-
 # e.g. ja: "便利なライブラリ：\n1. pandas\n2. scikit-learn\nどれも無料で使えます。" → 2
 def is_listed_library(said: Said, run: range) -> bool:
     """Whether a run is a single name in small letters, an item of a list in a text that speaks of libraries."""
     first, last = said.places[run[0]][0], said.places[run[-1]][1]
     start, end = line_of(said.text, first)
     item = BULLET.fullmatch(said.text, start, first) and not WORD.search(said.text, last, end)
-    return bool(item) and " " not in said.text[first:last] and _LIBRARIES.search(said.text) is not None
+    return bool(item) and " " not in said.text[first:last] and LIBRARIES.search(said.text) is not None
 
 
 def _title_case(said: Said, run: range) -> bool:

@@ -34,8 +34,8 @@ from xlift.rating.language.scripts import (
     joins_names,
     line_of,
     other_script,
-    speaks_of_works,
 )
+from xlift.rating.language.subjects import speaks_of_works
 from xlift.rating.language.terms import INTERNATIONAL, TERMS, in_phrase
 from xlift.rating.language.wordlists import (
     COMMON,
@@ -184,6 +184,8 @@ def _segments(said: Said, scores: list[float], rival: str) -> list[tuple[float, 
     return found
 
 
+_UNITS = frozenset("in ft lb lbs oz yd mi mph inch inches".split())
+"""Units that are words of English or no words, behind a number."""
 # Vietnamese words in letters that English has too: "then", "ban", "long".
 _SYLLABLE = re.compile(
     r"(?:b|ch?|d|gh?|gi|h|kh?|l|m|ngh?|nh?|ph|qu|r|s|th?|tr|v|x)?(?:[aeiouy]|a[iouy]|eo|i[au]|o[aei]|u[aeiy]|oa[iy]|uy[a])"
@@ -193,11 +195,15 @@ _SYLLABLE = re.compile(
 
 # e.g. vi: "Nước sạch là nhân tố then chốt cho sức khỏe của mọi người." → 2
 # e.g. it: "Ho studiato con Helen Baker a New Haven per due anni." → 2
+# e.g. es: "El paquete pesa 10 lb y mide 2 ft 3 in de largo." → 2
 def _limits(said: Said, positive: list[int]) -> list[tuple[int, float]]:
     """Words that may be names or acronyms, and how much they can say for another language."""
     text, found = said.text, []
     for j in positive:
         start, end = said.places[j]
+        if said.words[j] in _UNITS and text[max(0, start - 2) : start].strip()[-1:].isdecimal():
+            found.append((j, 0.0))
+            continue
         hyphen = start > 0 and text[start - 1] == "-"
         if said.code == "tr" and (limit := _apostrophe(text, start, end)) is not None:
             found.append((j, limit))
