@@ -352,3 +352,55 @@ def test_rows_of_any_shape_end_in_words(rows: list[Any], tmp_path: Path) -> None
         said_of = error.problems
     assert said_of
     assert all("x.jsonl" in one or "no 'text'" in one for one in said_of)
+
+
+def call(output: str | None) -> dict[str, Any]:
+    """A row of promptfoo's results; one that failed has an error and no response."""
+    said = {"response": {"output": output}} if output else {"error": "rate limit"}
+    return {"provider": {"id": "m"}, "vars": {"language": "fr"}, "success": bool(output), "testIdx": 0, **said}
+
+
+OTHERS: dict[str, Any] = {
+    "promptfoo.json": {"evalId": "e", "results": {"version": 3, "results": [call(FR), call(None)]}},
+    "scenario_state.json": {
+        "request_states": [
+            {
+                "instance": {"id": "q-fr-1"},
+                "request": {"model": "m", "prompt": "Pourquoi ?"},
+                "result": {"completions": [{"text": FR}]},
+                "language": "fr",
+            }
+        ]
+    },
+    "vllm_fr.json": [{"prompt": "Pourquoi ?", "outputs": [{"text": FR, "finish_reason": "length"}, {"text": FR}]}],
+    "ollama_fr.json": [{"model": "m", "message": {"role": "assistant", "content": FR}, "done": True}],
+    "distilabel.json": [{"instruction": "Pourquoi ?", "generations": [FR], "language": "fr"}],
+    "argilla.json": [{"fields": {"instruction": "Pourquoi ?", "response": FR}, "metadata": {"language": "fr"}}],
+    "langsmith.json": [{"inputs": {"question": "Pourquoi ?"}, "outputs": {"answer": FR}, "lang": "fr"}],
+    "gemini_fr.json": [{"key": "1", "response": {"candidates": [{"content": {"parts": [{"text": FR}]}}]}}],
+    "bedrock_fr.json": [{"recordId": "1", "modelOutput": {"content": [{"type": "text", "text": FR}]}}],
+    "lighteval_fr.json": [{"example": "Pourquoi ?", "predictions": [FR], "gold": ["x"]}],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_other_programs_write_is_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(json.dumps(OTHERS[name]), encoding="utf-8")
+    found = [(record.get("text"), record["language"]) for _, record, _ in rated(path).kept]
+    wanted = {"promptfoo.json": [(FR, "fr"), (None, "fr")], "vllm_fr.json": [(FR, "fr"), (FR, "fr")]}
+    assert found == wanted.get(name, [(FR, "fr")])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"response": {"usage": {"tokens": 3}}, "language": "fr"},
+        {"text": "Pourquoi ?", "generated_text": FR, "language": "fr"},
+    ],
+)
+def test_an_object_without_words_and_a_text_beside_what_was_generated_are_no_replies(
+    row: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"hold the replies|could each be the text"):
+        rated(jsonl(tmp_path / "a.jsonl", [row]))

@@ -259,6 +259,10 @@ def _json(file: io.BufferedReader, path: Path) -> Iterator[Row]:
     if not isinstance(document, dict):
         raise DataError(f"{path}: expected an array of objects, found {type(document).__name__}")
     lists = [name for name, value in document.items() if _is_records(value)]
+    inner = document.get("results")
+    if isinstance(inner, dict) and _is_records(inner.get("results")):  # as promptfoo writes them
+        yield from (Row(f"{path}: record {i}", i, one) for i, one in enumerate(inner["results"], start=1))
+        return
     if len(lists) != 1:
         framed = _of_frame(document) or [document]
         for number, record in enumerate(framed, start=1):
@@ -416,12 +420,15 @@ def _csv(file: io.BufferedReader, path: Path) -> Iterator[Row]:
 
 def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
     first = text.readline()
-    # The delimiter is the one that parts the header into most columns.
-    delimiter = max(",;\t", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+    # The delimiter is the one that parts the header into most columns, or what a line before it tells Excel.
+    delimiter = max(",;\t|", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+    told = re.fullmatch(r"sep=([,;\t|])\s*", first)
+    if told:
+        delimiter, first = told[1], text.readline()
     cells = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        line = cells.line_num + 1
+        line = cells.line_num + (2 if told else 1)
         where = f"{path}:{line}"
         try:
             found = next(cells, None)

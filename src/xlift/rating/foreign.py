@@ -120,6 +120,42 @@ def _llama_factory(row: Fields) -> Iterator[Fields]:
     yield {"text": reply_text(row["predict"]), "prompt": row["prompt"]}
 
 
+def _ollama(row: Fields) -> Iterator[Fields]:
+    yield {"model": row["model"], "text": reply_text(row["message"]), "finish_reason": row.get("done_reason")}
+
+
+def _vllm(row: Fields) -> Iterator[Fields]:
+    asked = {"id": row.get("request_id"), "prompt": row["prompt"]}
+    for one in row["outputs"]:
+        finish = one.get("finish_reason") if isinstance(one, dict) else None
+        yield asked | {"text": reply_text(one), "finish_reason": finish}
+
+
+def _helm(row: Fields) -> Iterator[Fields]:
+    asked = {"id": row["instance"].get("id"), "prompt": row["request"].get("prompt"), "model": row["request"]["model"]}
+    result = row["result"] or {}
+    for one in result.get("completions") or [{}]:
+        finish = (one.get("finish_reason") or {}).get("reason")
+        yield asked | ({"text": one["text"], "finish_reason": finish} if "text" in one else {})
+
+
+def _promptfoo(row: Fields) -> Iterator[Fields]:
+    """One call; one that failed has no reply."""
+    provider, prompt, said = row["provider"], row.get("prompt"), (row.get("response") or {}).get("output")
+    asked = {
+        "id": row.get("testIdx"),
+        "model": provider.get("id") if isinstance(provider, dict) else provider,
+        "prompt": prompt.get("raw") if isinstance(prompt, dict) else prompt,
+    }
+    yield asked | ({"text": reply_text(said)} if said is not None else {})
+
+
+def _distilabel(row: Fields) -> Iterator[Fields]:
+    models = row.get("generation_models") or []
+    for i, text in enumerate(row["generations"]):
+        yield {"prompt": row["instruction"], "text": text, "model": models[i] if i < len(models) else None}
+
+
 class FileForm(NamedTuple):
     """Files of one program: what they are called, the fields that tell a row of them, and the responses in a row."""
 
@@ -136,19 +172,27 @@ FORMS = (
     FileForm("answers of MT-Bench", frozenset({"question_id", "answer_id", "choices"}), _mt_bench),
     FileForm("chat completions", frozenset({"choices", "model"}), _completion),
     FileForm("predictions of LLaMA-Factory", frozenset({"prompt", "predict", "label"}), _llama_factory),
+    FileForm("results of promptfoo", frozenset({"provider", "vars", "success"}), _promptfoo),
+    FileForm("requests of HELM", frozenset({"instance", "request", "result"}), _helm),
+    FileForm("outputs of vLLM", frozenset({"prompt", "outputs"}), _vllm),
+    FileForm("chats of Ollama", frozenset({"model", "message", "done"}), _ollama),
+    FileForm("generations of distilabel", frozenset({"instruction", "generations"}), _distilabel),
 )
 PLAIN = FileForm("columns", frozenset(), lambda row: iter([{}]))
 OURS = FileForm("records of xlift", frozenset({"text", "language"}), lambda row: iter([row]))
 
 
 # e.g. reply_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]) → "Yes"
+# e.g. reply_text({"candidates": [{"content": {"parts": [{"text": "Yes"}], "role": "model"}}]}) → "Yes"
+# e.g. reply_text({"usage": {}}) → None
 def reply_text(value: Any) -> str | None:
     """The text of a reply: itself, the content of a message, its text parts, or the last of several messages.
 
     Nothing is an empty reply; None is what cannot be a reply.
     """
     if isinstance(value, dict):
-        return reply_text(value.get("content", value.get("text")))
+        name = next((name for name in _HOLD_TEXT if name in value), None)
+        return reply_text(value[name]) if name else None
     if isinstance(value, list):
         if value and not any(isinstance(one, dict) for one in value):
             return value[0] if len(value) == 1 and isinstance(value[0], str) else None
@@ -157,6 +201,10 @@ def reply_text(value: Any) -> str | None:
             return reply_text(parts[-1])
         return "".join(str(one.get("text") or "") for one in parts if one.get("type") in {None, "text", "output_text"})
     return "" if value is None else value if isinstance(value, str) else None
+
+
+_HOLD_TEXT = ("content", "text", "parts", "candidates", "answer", "generated_text")
+"""What a reply's words stand under in an object, the first that is there."""
 
 
 # --- columns by their names
@@ -174,9 +222,13 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
             "generated_text",
             "generation",
         ),
-        *("reply", "model_output", "model_response", "generated", "hypothesis"),
+        *("reply", "model_output", "model_response", "generated", "hypothesis", "predictions", "predicted_text"),
+        *("actual_output", "actualoutput", "modeloutput"),
     ),
-    "language": ("language", "lang", "locale", "language_code", "lang_code", "langcode", "target_language"),
+    "language": (
+        *("language", "lang", "locale", "language_code", "lang_code", "langcode", "target_language", "target_lang"),
+        *("tgt_lang", "tgt_language"),
+    ),
     "id": ("id", "custom_id", "question_id", "prompt_id", "doc_id", "uid", "idx"),
     "prompt": ("prompt", "instruction", "question", "query", "input"),
     "model": ("model", "generator", "model_name", "model_id"),
@@ -189,8 +241,12 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"messages": list, "constraint": dict, "answers": list, "answers_any": dict, "wrong": list},
 }
 """Fields of ours that others have under the same name, where they hold what we mean by it."""
-INSIDE = ("doc", "metadata", "meta")
+INSIDE = ("doc", "metadata", "meta", "vars", "fields", "outputs")
 """Columns that hold further ones."""
+ANSWERS_INSIDE = ("fields", "outputs")
+"""Those that hold replies, as Argilla's and LangSmith's do."""
+GENERATED = frozenset({"generated_text", "generation", "generated", "model_output", "model_response", "actual_output"})
+"""Names of replies alone: beside them a `text` may be the prompt."""
 
 
 # e.g. look({"doc": {"lang": "fr"}}, "doc.lang") → "fr"
@@ -271,7 +327,11 @@ def _named(field: str, rows: Sequence[Fields], there: Sequence[str], taken: set[
         (one for one in last if last[one] in COLUMN_NAMES[field]), key=lambda one: COLUMN_NAMES[field].index(last[one])
     )
     if field == "text":
-        found = [one for one in found if "." not in one and any(reply_text(look(row, one)) is not None for row in rows)]
+        found = [one for one in found if any(reply_text(look(row, one)) is not None for row in rows)]
+        inside = [one for one in found if one.split(".")[0] in ANSWERS_INSIDE and last[one] != "text"]
+        found = [one for one in found if "." not in one] or inside
+        if field in found[:1] and any(last[one] in GENERATED for one in found):
+            return found
         if not found and all(_answered(row.get("messages")) for row in rows):
             return ["messages"]
     return found[:1] if field in found[:1] else found
