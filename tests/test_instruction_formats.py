@@ -34,6 +34,9 @@ ONE: dict[str, dict[str, Any]] = {
     "question": {"question": "Why?", "answer": "So.", "context": ""},
     "query": {"query": "Why?", "response": "So."},
     "pairs": {"conversation": [{"input": "Why?", "output": "So."}]},
+    "no input": {"instruction": "Why?", "input": "<noinput>", "output": "So."},
+    "nothing": {"instruction": "Why?", "context": "nan", "response": "So."},
+    "sheet": {"Question": "Why?", "Answer": "So."},
     "aya": {"inputs": "Why?", "targets": "So.", "language": "Moroccan Arabic", "language_code": "eng"},
 }
 TWO: dict[str, dict[str, Any]] = {
@@ -221,6 +224,17 @@ def test_no_value_of_any_field_is_more_than_a_fault_of_its_record(tmp_path: Path
     assert len(found) >= 1
     assert sum(map(len, unfit.values())) >= len(ODD)
     json.dumps(found, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "language"),
+    [({"lang": "fr"}, "fr"), ({"locale": "pt_BR"}, "pt"), ({"lang": "python"}, "en"), ({"lang": "lua"}, "en")],
+)
+def test_a_language_under_another_name_is_read_and_that_of_a_program_is_none(
+    tmp_path: Path, fields: dict[str, str], language: str
+) -> None:
+    path = write(tmp_path / "d.jsonl", ONE["alpaca"] | fields)
+    assert [one["language"] for one in load_source(Source(path=path), True)] == [language]
 
 
 def test_thoughts_that_have_a_field_of_their_own_stand_before_the_reply(tmp_path: Path) -> None:

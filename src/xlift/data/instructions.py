@@ -14,7 +14,7 @@ from xlift.data.readers import NO_FORMAT, is_oasst_row, messages_of, oasst_trees
 from xlift.data.tabular import Row, content_sha256, rows
 from xlift.errors import DataError, shortened
 from xlift.hub import hub_snapshot
-from xlift.languages import language_code
+from xlift.languages import find_language, language_code
 from xlift.records import Conversation, Prompt, fingerprint, unique
 from xlift.study.data import BUILTIN, Instructions, Source
 
@@ -113,6 +113,8 @@ def _wanted(one: Conversation, source: Source) -> bool:
 def _conversation(record: dict[str, Any], source: Source, where: str) -> Conversation:
     if source.columns:
         record = renamed(record, source.columns)
+    elif all(name[:1].isupper() for name in record):
+        record = {name.lower(): value for name, value in record.items()}  # as spreadsheets have them: Prompt, Response
     name = source.format if source.format != "auto" else recognise(record)
     messages = messages_of(record, name, chosen=bool(source.columns))
     # The id is the content, so that a repeated conversation is one and subsets do not hang on line numbers.
@@ -126,11 +128,18 @@ def _conversation(record: dict[str, Any], source: Source, where: str) -> Convers
     return cast(Conversation, kept)
 
 
+_CALLED = ("lang", "lang_code", "locale")
+
+
 def _language(record: dict[str, Any], source: Source) -> str:
     """The record's own language where it names one, else the source's."""
     root = record.get("prompt")
     named = (record.get("language_code"), record.get("language"), root.get("lang") if isinstance(root, dict) else None)
     given = next((one for one in named if one not in (None, "")), None)
+    # Elsewhere `lang` may be the language of a program.
+    other = (found for name in _CALLED if (found := find_language(record.get(name))) and found.name != found.code)
+    if given is None and (one := next(other, None)):
+        return one.code
     try:
         return source.language if given is None else language_code(given)
     except DataError as error:

@@ -39,6 +39,8 @@ _LEARNED = ("weight", "train", "training")
 """What says of a turn whether it is learned: 0 or 1."""
 
 
+NO_INPUT = frozenset({"", "nan", "none", "null", "n/a", "noinput", "<noinput>", "no input"})
+"""What stands for no input where a table or a generator had to write something."""
 _PAIRS = (
     "preference pairs ('chosen', 'rejected') cannot be learned from as such; `columns: {completion: chosen}` takes the "
     "chosen replies to `prompt`, `columns: {messages: chosen}` chosen conversations"
@@ -144,6 +146,7 @@ def _is_learned(turn: dict[str, Any]) -> bool:
     return True
 
 
+# e.g. read_alpaca({"instruction": "Why?", "input": "<noinput>", "output": "So."})[0]["content"] → "Why?"
 # e.g. read_alpaca({"instruction": "Sum up.", "input": "A text.", "output": "So."})[0]["content"] → "Sum up.\n\nA text."
 def read_alpaca(record: dict[str, Any]) -> list[Message]:
     return [*_history(record.get("history")), *_with_context(record, "input", "output")]
@@ -158,7 +161,8 @@ def _with_context(record: dict[str, Any], context: str, reply: str) -> list[Mess
     extra = record.get(context) or ""
     if not isinstance(extra, str):
         raise DataError(f"expected text in '{context}', found {_shown(extra)}")
-    user = f"{instruction}\n\n{extra.strip()}" if extra.strip() else instruction
+    extra = "" if extra.strip().lower() in NO_INPUT else extra.strip()
+    user = f"{instruction}\n\n{extra}" if extra else instruction
     return _single(user, _text(record, reply))
 
 
