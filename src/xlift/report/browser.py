@@ -5,9 +5,8 @@ responses and ratings of all checkpoints. All is JSON, gzipped and in base64, in
 
 head     prompts: one list a field (id, language, reply, split, category, constraint); checkpoints: run, label, step;
          scales: [facet, rater, lowest, best]; signatures; values: per checkpoint and scale one letter a prompt: the
-         digit, "m" missing, "-" not rated, "x" another number; piece: prompts in a piece; order: places of prompts, the
-         most telling first;
-         first: checkpoints that are shown at first
+         digit, "m" missing, "-" not rated, "x" another number; piece: prompts in a piece; order: places of prompts as
+         they are in the study, none where they lie so; first: checkpoints that are shown at first
 piece    prompts: texts; answers: per checkpoint and prompt null or [text, cut (0 or 1), ratings], a rating being
          [scale, value, signature, reason or 0, spans or 0], a span [start, end, language] or [start, end, label, 1]
 """
@@ -81,15 +80,16 @@ def packed_answers(
 ) -> Packed:
     """The prompts with the responses and ratings of all checkpoints, a fair part of the prompts where these are many.
 
-    `order` is the order of the prompts that the page opens with, as they are where it is not given, and `first` are the
+    `order` is the order of all prompts that the page opens with, as they are where it is not given, and `first` are the
     places of the checkpoints that stand side by side then.
     """
-    places = fair_part(prompts, max(1, most // max(1, len(answered))))
+    kept = set(fair_part(prompts, max(1, most // max(1, len(answered)))))
+    # In the order of the opening, so that the first pieces are all that it needs.
+    places = [place for place in order or range(len(prompts)) if place in kept]
     own = [prompts[place] for place in places]
     names = _Names({}, {}, {})
     columns = [_column(own, one, names) for one in answered]
     size = max(1, PIECE_RESPONSES // max(1, len(answered)))
-    shown = {place: number for number, place in enumerate(places)}
     head = {
         **_prompt_fields(own),
         "checkpoints": [[one.run, one.label, one.step] for one in answered],
@@ -97,12 +97,12 @@ def packed_answers(
         "signatures": list(names.signatures),
         "values": [[one.letters.get(scale, "-" * len(own)) for scale in names.scales] for one in columns],
         "piece": size,
-        "order": [shown[place] for place in order or [] if place in shown],
+        "order": sorted(range(len(places)), key=places.__getitem__) if order else [],
         "first": list(first),
         "rtl": sorted(code for code in _languages(own) if get_language(code).right_to_left),
     }
     by_id = {prompt["id"]: prompt for prompt in prompts}
-    asked = [json.dumps(_asked(prompt, by_id)) for prompt in own]
+    asked = [_json(_asked(prompt, by_id)) for prompt in own]
     pieces = [_piece(asked, columns, slice(start, start + size)) for start in range(0, len(own), size)]
     return Packed(_packed(head), pieces, len(own), len(prompts))
 
@@ -140,7 +140,7 @@ def _column(prompts: Sequence[Prompt], one: Answers, names: _Names) -> _Column:
             names.signatures.setdefault(rating["signature"], len(names.signatures))
     made = {response["id"]: response for response in one.responses if response["id"] in wanted}
     answers = [_answer(made.get(prompt["id"]), rated.get(prompt["id"], []), names) for prompt in prompts]
-    return _Column([json.dumps(answer) for answer in answers], _letters(prompts, rated))
+    return _Column([_json(answer) for answer in answers], _letters(prompts, rated))
 
 
 def _prompt_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -171,7 +171,13 @@ def _letter(ratings: Sequence[Rating], scale: tuple[str, str]) -> str:
 
 def _piece(asked: Sequence[str], columns: Sequence[_Column], part: slice) -> str:
     answers = ",".join(f"[{','.join(one.answers[part])}]" for one in columns)
-    return packed_bytes(f'{{"prompts":[{",".join(asked[part])}],"answers":[{answers}]}}'.encode("ascii"))
+    text = f'{{"prompts":[{",".join(asked[part])}],"answers":[{answers}]}}'
+    # Half a character, which UTF-8 cannot hold, becomes what JSON writes for it.
+    return packed_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _asked(prompt: Prompt, by_id: Mapping[str, Prompt]) -> str:

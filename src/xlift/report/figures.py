@@ -287,7 +287,8 @@ def effects_figure(rows: Sequence[dict[str, Any]], languages: Sequence[str]) -> 
     x = alt.X("effect:Q", title=title, axis=alt.Axis(format="+.0%"))
     point = base.mark_point(filled=True, size=55).encode(x=x, color=key.colour, shape=key.shape)
     bound = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=key.colour)
-    zero = alt.Chart().mark_rule(color="currentColor", opacity=0.6).encode(x=alt.XDatum(0))
+    # Of one row: of all rows it would be drawn as often.
+    zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color="currentColor", opacity=0.6).encode(x=alt.XDatum(0))
     height = alt.Step(max(26, 11 * len(order)), **{"for": "position"})
     layers = alt.layer(zero, bound, point.add_params(key.pick))
     return _finished(layers.properties(width=480, height=height, data=_ROWS), known)

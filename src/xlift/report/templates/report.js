@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const byId = name => document.getElementById(name);
-  const all = selector => [...document.querySelectorAll(selector)];
+  const all = (selector, part = document) => [...part.querySelectorAll(selector)];
   const make = (tag, name, text) => { const made = document.createElement(tag); if (name) made.className = name; if (text !== undefined) made.textContent = text; return made; };
   const option = (value, text) => { const made = make("option", "", text); made.value = value; return made; };
 
@@ -19,7 +19,7 @@
   const scale = byId("scale");
   const chooseScale = () => all("[data-scale]").forEach(part => { part.hidden = part.dataset.scale !== scale.value; });
   if (scale) { scale.addEventListener("input", chooseScale); chooseScale(); }
-  addEventListener("beforeprint", () => all("details:not(.raters)").forEach(part => { if (!part.open) { part.open = true; part.dataset.closed = ""; } }));
+  addEventListener("beforeprint", () => all("details:not(.raters, .long)").forEach(part => { if (!part.open) { part.open = true; part.dataset.closed = ""; } }));
   addEventListener("afterprint", () => all("details[data-closed]").forEach(part => { part.open = false; delete part.dataset.closed; }));
 
   // --- figures: drawn still at first, brought to life when they come into view
@@ -63,11 +63,21 @@
     for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", falling ? "descending" : "ascending");
   }
-  all("main table").filter(table => table.tBodies[0]?.rows.length > 2).forEach(table => [...table.tHead.rows[0].cells].forEach(head => {
+  const sortable = tables => tables.filter(table => table.tBodies[0]?.rows.length > 2).forEach(table => [...table.tHead.rows[0].cells].forEach(head => {
     const button = make("button", "sort"); button.type = "button"; button.title = "sort";
     button.append(...head.childNodes); head.append(button);
     button.addEventListener("click", () => sortBy(head));
   }));
+  sortable(all("main table"));
+
+  // Those that are long lie as text until they are opened: of hundreds of runs they have a hundred thousand cells.
+  document.addEventListener("toggle", ({ target }) => {
+    const text = target.querySelector(":scope > noscript");
+    if (!text || !target.open) return;
+    text.outerHTML = text.textContent;
+    sortable(all("table", target));
+    all(".wide", target).forEach(place => widths.observe(place));
+  }, true);
 
   // --- the response browser
 
@@ -103,9 +113,9 @@
     const rated = facet || value ? hasRating(scalesOf(facet), value) : () => true;
     search = byId("search").value.toLowerCase().trim();
     matching = [];
-    const telling = head.order.length && byId("order").value === "telling";
+    const study = head.order.length && byId("order").value === "study";
     for (let place = 0; place < count; place++) {
-      const i = telling ? head.order[place] : place;
+      const i = study ? head.order[place] : place;
       if (only === null ? (!language || head.language[i] === language) && (!split || head.split[i] === split) && (!constraint || head.constraint[i] === constraint) && rated(i) && (!search || hasWords(i)) : i === only) matching.push(i);
     }
     const reading = search && only === null && read < sources.length ? `; reading ${read} of ${sources.length} parts` : "";
