@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from report_fixtures import GOOD, STEP, log_training, rated_study
+from report_fixtures import GOOD, STEP, log_training, made_study, rated_by, rated_study
 
 from xlift.disk import write_jsonl
-from xlift.report.page import write_report
+from xlift.report.page import page_text, write_report
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> The answer is in English & "quoted" text.'
 NASTY = "<img src=x onerror=alert(4)>"
@@ -151,6 +151,31 @@ def test_another_rater_shows_other_figures_and_tables(page: Any) -> None:
     page.select_option("#scale", "helpfulness-people")
     assert page.locator('.drawing[data-figure="heat-map-helpfulness-people"]').is_visible()
     assert page.locator('.drawing[data-figure="heat-map-language"]').is_hidden()
+
+
+def test_a_long_table_is_made_when_it_is_opened_and_sorts(tmp_path: Path, browser: Any) -> None:
+    languages = ["en", "fr", "ru", "de", "es", "it", "nl", "pt", "tr", "id"]
+    prompts = {"languages": languages, "validation": {"size": 1}, "test": {"size": 1}}
+    study = made_study(tmp_path / "study", lambda *_: GOOD["en"], prompts=prompts)
+    rated = rated_by(study, {("language", "language"): lambda run, prompt: 2.0 * (prompt["language"] < "fr")})
+    (path := tmp_path / "page.html").write_text(page_text(rated), encoding="utf-8")
+    for script in (True, False):
+        opened = browser.new_context(java_script_enabled=script).new_page()
+        opened.goto(path.as_uri())
+        rows = opened.locator("#table-shares-language tbody tr")
+        assert rows.count() == (0 if script else 3)
+        if script:
+            opened.goto(path.as_uri() + "#table-shares-language")  # as the summary's links do
+        else:
+            opened.locator("#table-shares-language summary").click()
+        rows.first.wait_for()
+        before = rows.locator("th").all_inner_texts()
+        assert len(before) == 3
+        if script:
+            for _ in range(2):
+                opened.locator("#table-shares-language thead button").first.click()
+            assert rows.locator("th").all_inner_texts() == sorted(before, reverse=True) != before
+        opened.context.close()
 
 
 def test_filters_leave_what_they_name(page: Any) -> None:

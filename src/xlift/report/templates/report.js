@@ -10,7 +10,9 @@
     const letters = atob(element.textContent), bytes = new Uint8Array(letters.length);
     element.textContent = "";
     for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    const stream = new DecompressionStream("gzip"), writer = stream.writable.getWriter();
+    writer.write(bytes); writer.close();
+    return new Response(stream.readable).text();
   }
 
   // --- colours, scale, print
