@@ -42,7 +42,7 @@ _LEFT_OUT_METHODS = frozenset({"translate", "maketrans", "striptags", "unescape"
 """What takes far more than its input's size, or throws dice: templates of chats have no use for it."""
 _GROWING = frozenset({"replace", "indent", "expandtabs", "format"})
 """Filters and methods whose result can be many times the text that they are given."""
-_SMALL = frozenset({bool, float, type(None)})
+_SMALL, _TINY = frozenset({bool, float, type(None)}), 1 << 60
 _JINJAS = frozenset({"_loop_vars", "_block_vars"})
 """What Jinja itself hands to all that is called in a loop."""
 _WIDTHS = re.compile(r"[5-9]\d{3}|\d{5}|%[^a-zA-Z%]*\*|\{[^{}]+\{")
@@ -134,7 +134,10 @@ class Bounded(ImmutableSandboxedEnvironment):
     def weighed(self, value: Any) -> Any:
         """The value itself: its size is bounded and counted."""
         of = self._of
-        of.left -= 1 if type(value) in _SMALL or (type(value) is str and len(value) < 64) else self._size(value)
+        kind = type(value)
+        # Nearly all that a template handles is one of these.
+        small = kind in _SMALL or (kind is str and len(value) < 64) or (kind is int and -_TINY < value < _TINY)
+        of.left -= 1 if small else self._size(value)
         if of.left < 0:
             raise TooMuch
         return value
@@ -203,6 +206,8 @@ class Bounded(ImmutableSandboxedEnvironment):
         if type(value) is str:
             self._fits(len(value))
             return 1 + (len(value) >> 6)
+        if type(value) in _SMALL or (type(value) is int and -_TINY < value < _TINY):
+            return 1
         total, level = 0, [value]
         for _ in range(_DEEPEST):
             below: list[Any] = []
