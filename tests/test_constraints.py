@@ -83,7 +83,7 @@ def test_style_is_left_to_judges_and_unknown_kinds_are_missing() -> None:
         found = rate_constraint({"text": NEW_LINES, "language": "en", "constraint": constraint})
         assert found[0] is None
         assert found[2]
-    assert signature() == "constraint v6"
+    assert signature() == "constraint v7"
 
 
 HOSTILE = [

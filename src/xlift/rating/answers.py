@@ -69,7 +69,7 @@ _CASED, _MARKS = "a-z\u00df-\u024f\u0370-\u052f\u1e00-\u1fff0-9", "\u0300-\u036f
 _WRITTEN: dict[int, Any] = str.maketrans("*_`ºª°", " " * 6, "⁰¹²³⁴⁵⁶⁷⁸⁹") | {ord("\n"): " ¶ "}
 _WRITTEN |= dict.fromkeys([*range(0x2460, 0x249C), *range(0x2776, 0x2794)], " ")
 _ALIKE: dict[int, Any] = str.maketrans("‒–—؟", "---?")
-_ALIKE |= {i: str(unicodedata.digit(chr(i))) for i in range(0x660, 0x1100) if chr(i).isdecimal()}
+_ALIKE |= {i: str(unicodedata.digit(chr(i))) for i in range(0x660, 0x1820) if chr(i).isdecimal()}
 # e.g. en ["9500"]: "So it is $9{,}500$." → 2
 _LATEX_COMMA = re.compile(r"(?<=\d)(?:\{,\}|\\[,!:])(?=\d)")
 _LIST_NUMBER = re.compile(r"(?m)^[ \t]*(?:\*\*)?[(（]?\d{1,2}(?:\.(?!\d)|[)）、．:\u20e3])[ \t]*(?=\S)")
@@ -268,6 +268,7 @@ PRONOUN = 5.5
 # e.g. de ["5 %"]: "Das sind 5 Prozent." → 2
 # e.g. tr ["%5"]: "Yüzde 5 arttı." → 2
 # e.g. ru ["Москва"]: "Это было в Москве." → 2
+# e.g. pl ["Polska"]: "Mieszkamy w Polsce." → 2
 def _body(form: str, language: str) -> str:
     """A pattern for a form alone: its words in any case, with any gap between them."""
     if re.fullmatch("(?:[a-z]\\.){1,6}[a-z]", form) and (zipf(form.replace(".", ""), "en") or 0.0) < PRONOUN:

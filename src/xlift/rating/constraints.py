@@ -64,7 +64,7 @@ from xlift.rating.text import (
 from xlift.rating.text import count_words as count_words
 from xlift.records import Rated
 
-VERSION = 6
+VERSION = 7
 RELATIVE_SHORT = 0.75
 RELATIVE_LONG = 1.25
 PARTLY = 0.8

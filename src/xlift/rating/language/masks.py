@@ -79,7 +79,8 @@ _STRETCHES = {
     "`": re.compile(r"`[^`\n]{1,400}`"),
     "<": re.compile(
         r"<(?:start_of_turn|\|im_start\||\|start_header_id\|)>\s?(?:user|model|system|tool|assistant)\b"
-        r"|<(?P<code>code|pre|script|style)\b[^<>]{0,200}>(?:[^<]|<(?!/(?P=code)>)){0,20000}</(?P=code)>"
+        r"|<(?P<code>code|pre|script|style|tool_calls?|tool_response|function_calls?)\b[^<>]{0,200}>"
+        r"(?:[^<]|<(?!/(?P=code)>)){0,20000}</(?P=code)>"
         r"|</?[A-Za-z!][^<>\n]{0,200}>"
     ),
     **dict.fromkeys(("(19", "(20"), _REFERENCE),
