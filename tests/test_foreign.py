@@ -404,3 +404,9 @@ def test_an_object_without_words_and_a_text_beside_what_was_generated_are_no_rep
 ) -> None:
     with pytest.raises(ConfigError, match=r"hold the replies|could each be the text"):
         rated(jsonl(tmp_path / "a.jsonl", [row]))
+
+
+def test_an_end_of_a_reply_that_is_no_text_is_none_of_the_known_ones(tmp_path: Path) -> None:
+    rows = [{"reply": "Oui.", "language": "fr", "finish_reason": odd} for odd in (["length"], {"a": 1}, 7, "length")]
+    kept = rated(jsonl(tmp_path / "r.jsonl", rows)).kept
+    assert [record["finish_reason"] for _, record, _ in kept] == ["stop", "stop", "stop", "length"]

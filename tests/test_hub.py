@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -272,3 +273,20 @@ def test_an_embedded_model_that_two_processes_prepare_at_once_is_whole(
     _convert("m", model, folder)
     assert len(begun) == 2
     assert _embedded_facts(folder)["model_licence"] == "free"
+
+
+def test_a_hub_that_falls_silent_is_left_after_a_while(tmp_path: Path) -> None:
+    code = (
+        "import xlift.hub as hub\nfrom xlift.errors import ModelError\n"
+        "hub.SILENT_SECONDS = 0.5\n"
+        "try: hub.hub_snapshot('org/tiny', None, False, 'model')\nexcept ModelError as error: print(error.problems[0])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections; nobody answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True, timeout=100
+        )
+    assert "'org/tiny' is not in the local cache and the hub cannot be reached (ReadTimeout)" in done.stdout, (
+        done.stderr
+    )

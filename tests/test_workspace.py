@@ -99,6 +99,24 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
     assert sorted(home.rglob("*")) == before
 
 
+def test_a_folder_of_another_study_is_refused_where_runs_of_it_would_be_nobodys(
+    study_file: Path, tmp_path: Path
+) -> None:
+    def prepared(**changed: str) -> StudyFolder:
+        return prepare(load_study(study_file, [f"{name}={value}" for name, value in changed.items()]), tmp_path / "out")
+
+    first = prepared()
+    before = (first.path / "study.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=f"'{first.study.name}': 2 of its runs are none of 'other'"):
+        prepared(name="other", **{"training.seed": "7"})
+    assert (first.path / "study.yaml").read_bytes() == before
+    # An edit, a new name for all that is there, and what another program has damaged are the study itself.
+    prepared(**{"training.seed": "7"})
+    prepared(name="other", **{"training.seed": "7"})
+    (first.path / "study.yaml").write_text("[")
+    prepared()
+
+
 def test_one_process_at_a_time_works_on_a_study(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(ConfigError, match="another xlift process"), locked(tmp_path):
         pass

@@ -205,9 +205,10 @@ def hub_snapshot(
     page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{name}"
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
     try:
-        folder = snapshot_download(
-            name, repo_type=kind, revision=revision, allow_patterns=wanted, local_files_only=offline
-        )
+        with _not_forever():
+            folder = snapshot_download(
+                name, repo_type=kind, revision=revision, allow_patterns=wanted, local_files_only=offline
+            )
     except GatedRepoError:
         raise failure(f"{kind} '{name}' is gated", f"accept its terms at {page}, then: hf auth login") from None
     except RevisionNotFoundError:
@@ -224,6 +225,29 @@ def hub_snapshot(
     except OSError as error:
         raise failure(f"{kind} '{name}' could not be downloaded: {error}", hint) from None
     return Path(folder)
+
+
+@contextmanager
+def _not_forever() -> Iterator[None]:
+    """Leaves a hub that takes no connection, or falls silent, of which the library waits for ever; not a slow one."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def bounded(request: Any) -> None:
+        told = {name: seconds for name, seconds in request.extensions.get("timeout", {}).items() if seconds is not None}
+        usual = {"connect": CONNECT_SECONDS, **dict.fromkeys(("read", "write", "pool"), SILENT_SECONDS)}
+        request.extensions["timeout"] = usual | told
+
+    def client() -> Any:
+        made = default_client_factory()
+        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], bounded]}
+        return made
+
+    set_client_factory(client)
+    try:
+        yield
+    finally:
+        set_client_factory(default_client_factory)
 
 
 def _hub_answer(error: BaseException | None) -> str:
@@ -324,6 +348,8 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+CONNECT_SECONDS, SILENT_SECONDS = 5, 30
+"""How long the hub may take to be connected with, and between two parts of an answer."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 
 

@@ -42,6 +42,7 @@ from xlift.workspace import (
     locked,
     open_study,
     refuse_foreign,
+    refuse_other_study,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def run_study(study: Study, folder: Path | None = None, offline: bool = False) -
     """
     require(*study.extras)
     if first_worker():
-        say_pending(open_study(study, folder))
+        refuse_other_study(pending := open_study(study, folder))
+        say_pending(pending)
     workspace, kept = prepare(study, folder), ProcessWork(STAGES)
     with locked(workspace.path):
         failures: list[UserError] = []
@@ -149,6 +151,7 @@ def prepare(study: Study, folder: Path | None = None, held: bool = False) -> Stu
         raise ConfigError(problems, "leave halving out, or measure and stop earlier")
     workspace = open_study(study, folder)
     refuse_foreign(workspace.path)
+    refuse_other_study(workspace)
     prompts = load_prompts(study.prompts, study.decoding.samples)
     if first_worker() and not is_created(workspace, prompts):
         with nullcontext() if held else locked(workspace.path):

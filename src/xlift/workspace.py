@@ -25,7 +25,7 @@ from typing import Any, Literal, NotRequired, cast
 from typing_extensions import TypedDict
 
 from xlift.disk import encode_record, exclusive, remove_leftovers, sync, write_atomic, written_part
-from xlift.errors import ConfigError, DataError
+from xlift.errors import ConfigError, DataError, UserError
 from xlift.progress import logged_in, or_told
 from xlift.records import read_json
 from xlift.study.labels import run_labels
@@ -211,6 +211,22 @@ def refuse_foreign(folder: Path) -> None:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         problem = f"{folder}: no study folder; it holds {', '.join(foreign[:3])}{more}"
         raise ConfigError(problem, "choose another folder: a new or empty one, or one of a study")
+
+
+def refuse_other_study(folder: StudyFolder) -> None:
+    """Raises ConfigError for the folder of a study of another name, whose runs would be nobody's any more."""
+    try:
+        there = find_study(folder.path)
+    except (OSError, UserError):  # none, or damaged: it is written anew
+        return
+    known = {run.config.content_hash for run in folder.runs}
+    lost = [run for run in there.runs if run.path.is_dir() and run.config.content_hash not in known]
+    old, new = there.study.name, folder.study.name
+    if old != new and lost:
+        raise ConfigError(
+            f"{folder.path}: the folder of another study, '{old}': {len(lost)} of its runs are none of '{new}'",
+            f"choose another folder, or none: results/{new} is its own; name: {old} makes this an edit of that study",
+        )
 
 
 def is_created(folder: StudyFolder, prompts: list[Any]) -> bool:

@@ -198,7 +198,12 @@ def _plan(
     def shared(make: Callable[[], Any], *key: Any) -> Any:
         name = fingerprint(*key)
         if name not in once:
-            once[name] = make()
+            try:
+                once[name] = make()
+            except UserError as error:  # a hub that does not answer is asked once
+                once[name] = error
+        if isinstance(once[name], UserError):
+            raise once[name]
         return once[name]
 
     asked_for = (config.model, pinned_revision(workspace, run), offline, not config.untuned)

@@ -426,5 +426,5 @@ def _cleaned(record: Fields) -> Fields:
     """Without what is not there, the end of the reply in our words, and the model as the run where none is named."""
     found = {name: value for name, value in record.items() if value is not None}
     if "finish_reason" in found:
-        found["finish_reason"] = "length" if found["finish_reason"] in LIMITED else "stop"
+        found["finish_reason"] = "length" if str(found["finish_reason"]) in LIMITED else "stop"
     return found if "run" in found or "model" not in found else found | {"run": str(found["model"])}
