@@ -9,6 +9,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,7 @@ def test_the_live_page_shows_what_has_come_since_and_writes_nothing(two: Path, l
     before = {path: path.stat().st_mtime_ns for path in (two / "a").rglob("*")}
     page, state = get(live + "/"), get(live + "/state")
     assert "Answers wholly in the user" in page
+    assert f'seen = "{state}"' in page  # what comes while the page is made is news to it, too
     assert {path: path.stat().st_mtime_ns for path in (two / "a").rglob("*")} == before
     file = next((two / "a" / "runs").glob("*/ratings/*.language.jsonl"))
     ratings = list(read_records(file))
@@ -248,6 +251,49 @@ def test_a_study_that_cannot_be_read_now_is_told_and_the_page_comes_back(
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert "Answers wholly in the user" in get(live + "/")
     assert "Traceback" not in capfd.readouterr().err
+
+
+ODD = [
+    b"GET / HTTP/1.1\r\nHo",
+    b"GET /state HTTP/1.1\r\n",
+    b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+    b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
+    b"GET /%00\xff/../.. HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\nx",
+    b"PUT /state HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n",
+    b"\x16\x03\x01\x02\x00" * 9,
+    b"\r\n\r\n",
+    b"GET /\r\n\r\n",
+    b"",
+]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_odd_and_half_requests_are_no_error_of_the_live_page(
+    live: str, capfd: pytest.CaptureFixture[str], reset: bool
+) -> None:
+    host, port = live.removeprefix("http://").split(":")
+    for asked in ODD:
+        with socket.create_connection((host, int(port))) as client, suppress(ConnectionError):
+            client.sendall(asked)
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                continue
+            client.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(partial(client.recv, 65_536), b""))
+            assert not answer.startswith(b"HTTP/1.0 200"), asked[:40]
+    assert "Answers wholly in the user" in get(live + "/")
+    assert capfd.readouterr().err == ""
+
+
+def test_many_readers_of_the_live_page_at_once_are_all_given_it(live: str) -> None:
+    whole = len(get(live + "/"))
+    with ThreadPoolExecutor(200) as readers:
+        pages = list(readers.map(lambda _: len(get(live + "/")), range(200)))
+    assert set(pages) == {whole}
 
 
 def test_the_state_of_a_study_is_still_while_nothing_is_written(two: Path) -> None:

@@ -126,6 +126,8 @@ def test_one_damaged_run_is_named_and_the_others_are_reported(
     assert {one.id for one in study.runs[:-1]} <= set(ratings["run"])
     page = write_pages(material_of(find_study(study.path)), "md").read_text(encoding="utf-8")
     assert all(one.label in page for one in study.runs[:-1])
+    if {"responses", "ratings", "margins"} & set(path.parts):
+        assert f"Left out, as files cannot be read: {run.label} step" in page
 
 
 def test_a_run_goes_on_once_the_damaged_file_is_removed_as_it_is_told(study: StudyFolder) -> None:

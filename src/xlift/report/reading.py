@@ -95,6 +95,8 @@ class Material:
     everyone: pl.DataFrame
     axes: pl.DataFrame
     training: pl.DataFrame
+    unread: Sequence[tuple[RunFolder, int]] = ()
+    """Checkpoints whose files cannot be read, by run and step."""
 
     @cached_property
     def ratings(self) -> pl.DataFrame:
@@ -186,16 +188,19 @@ class Material:
 def material_of(workspace: StudyFolder, answered: Iterable[TellsAnswers] | None = None) -> Material:
     """All that the report is made from, its files read once for all tables; `answered` where it is read already."""
     prompts, found, pile = written_prompts(workspace), list[Answered](), Pile()
+    there = checkpoints(workspace, prompts) if answered is None else []
+    unread = {(one.run.id, one.step): (one.run, one.step) for one in there}
 
     def read_one_by_one() -> Iterator[tuple[RunFolder, Iterable[Rating]]]:
-        for one in readable(checkpoints(workspace, prompts)) if answered is None else answered:
+        for one in readable(there) if answered is None else answered:
             found.append(kept(one, pile))
+            unread.pop((one.run.id, one.step), None)
             yield one.run, one.ratings
 
     # Ratings that count are all of the response that there is now.
     frame, axes = narrow_table(read_one_by_one(), prompts, without=["response"])
     told = beside(frame, axes.select("run", "seed", "untuned"))
-    return Material(workspace, prompts, found, told, axes, Results(workspace).training)
+    return Material(workspace, prompts, found, told, axes, Results(workspace).training, list(unread.values()))
 
 
 def share_rows(material: Material, split: str) -> list[ShareRow]:

@@ -381,11 +381,13 @@ def _contaminated(material: Material) -> str:
 
 
 def _unfinished(material: Material) -> str:
-    answered = {one.run.id for one in material.answered if one.responses}
+    answered = {one.run.id for one in material.answered if one.responses} | {run.id for run, _ in material.unread}
+    unread = [f"{run.label} step {step}" for run, step in material.unread]
     halved = [run for run in material.workspace.runs if run.trained.name in material.stopped]
     open_runs = [run.label for run in material.workspace.runs if run.id not in answered and run not in halved]
     out = [run.label for run in halved]
     sentences = [
+        f"Left out, as files cannot be read: {_listed(unread)}; xlift verify STUDY says more." if unread else "",
         f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}." if open_runs else "",
         f"Stopped early by successive halving, without answers: {_listed(out)}.{_spared(material)}" if out else "",
         _unmeasured(material),
