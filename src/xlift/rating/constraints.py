@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
@@ -400,9 +401,18 @@ def _occurrences(reply: Checked, word: str) -> tuple[int, list[str]]:
     """How often the word occurs as it is; and, where it does not, what may be a form of it (laws for law)."""
     found = occurrences(reply.text, word, reply.language)
     text, phrase = fold(reply.text, reply.language), fold(word, reply.language)
-    return found, [] if found else other_forms(text, phrase, reply.language)[:3]
+    forms = [] if found else other_forms(text, phrase, reply.language)[:3]
+    bare = "".join(c for c in unicodedata.normalize("NFD", phrase) if not unicodedata.combining(c))
+    if not found and not forms and len(bare) >= TYPED and bare != phrase and bare.isascii():
+        forms = [bare] if occurrences(reply.text, bare, reply.language) else []
+    return found, forms
 
 
+TYPED = 4
+"""Letters of a word that may have been typed without its accents."""
+
+
+# e.g. es {"name": "include", "word": "árbol"}: "El arbol es alto." → None
 # e.g. en {"name": "exclude", "word": "cat"}: "A category." → 2
 # e.g. ru {"name": "exclude", "word": "закон"}: "О новых законах." → None
 def _exclude(reply: Checked, constraint: dict[str, Any]) -> Rated:

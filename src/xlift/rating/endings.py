@@ -104,7 +104,7 @@ _STEMS: dict[str, list[tuple[str, str]]] = {
     "fr": [("(al|ail)$", r"(?:\1|au)"), ("f$", "[fv]")],
     "pt": [("l$", "[li]"), ("ão$", "(?:ão|ãe|õe)")],
     "ro": [("l$", "[li]")],
-    "es": [("z$", "[zc]")],
+    "es": [("z$", "[zc]"), *((f"{long}(?=[ns]$)", f"[{long}{short}]") for long, short in ("áa", "ée", "íi", "óo"))],
     "it": [("([cg])$", r"\1h?"), ("^uom$", "uom(?:in)?")],
     "en": [("([bdgklmnprt])$", r"\1{1,2}"), ("f$", "[fv]"), ("a(n.*)$", r"[ae]\1"), ("oo", "(?:oo|ee)")],
     "sv": [("k$", "[ck]?k"), ("([bdgprst])$", r"\1{1,2}"), ("(?<!\\[)([ao])(?=[^aeiouyåäö]*$)", r"[\1äö]")],
@@ -178,6 +178,7 @@ def _any_form(word: str, code: str) -> str | None:
 # e.g. other_forms("о новых законах", "закон", "ru") → ["законах"]
 # e.g. other_forms("nous mangeons bien.", "manger", "fr") → ["mangeons"]
 # e.g. other_forms("las mujeres", "mujer", "es") → ["mujeres"]
+# e.g. other_forms("las canciones", "canción", "es") → ["canciones"]
 # e.g. other_forms("公園を走って", "走る", "ja") → ["走っ"]
 # e.g. other_forms("ケーキを食べました", "食べる", "ja") → ["食べま"]
 # e.g. other_forms("böckerna ligger där", "bok", "sv") → ["böckerna"]
