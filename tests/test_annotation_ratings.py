@@ -348,6 +348,12 @@ def test_everything_wrong_in_a_csv_is_told_with_lines_and_nothing_comes_in(tmp_p
     (record,) = records_of(campaign)
     assert (record["rater"], record["value"]) == ("human:Ana", 2)
     assert record["response"] == text_fingerprint(responses(["fr"], 1)[0])
+    # As a spreadsheet saves it where the comma is the decimal mark.
+    head, good = "ID;Language;Run;Step;Facet;Rater;Value;Seconds\n", f"fr-1;fr;{RUNS[0]};5;fluency;Ben;1,0;2,5\n"
+    path.write_text(head + good, encoding="utf-8-sig")
+    campaigns.import_file(campaign, path)
+    (found,) = (one for one in records_of(campaign) if one["rater"] == "human:Ben")
+    assert (found["id"], found["value"], found["detail"]) == ("fr-1", 1, {"seconds": 2.5})
 
 
 def label_studio(values: dict[str, list[str]], **changes: Any) -> dict[str, Any]:

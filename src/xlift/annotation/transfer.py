@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 from xlift.annotation import database as db
 from xlift.annotation.sampling import LEVELS
 from xlift.annotation.scheme import Scheme, scheme_of
-from xlift.data.tabular import rows
+from xlift.data.tabular import delimiter_of, rows
 from xlift.disk import encode_record, write_atomic, write_jsonl
 from xlift.errors import ConfigError, DataError, nearest, shortened
 from xlift.languages import find_language, known_code, language_problem
@@ -291,8 +291,10 @@ def _to_record(
 
 def _from_csv(path: Path, problems: list[str]) -> Iterator[Given]:
     text = _text_of(path)
-    rows = csv.DictReader(io.StringIO(text, newline=""), restkey="?", restval="", strict=True)
+    delimiter = delimiter_of(text.partition("\n")[0])
+    rows = csv.DictReader(io.StringIO(text, newline=""), restkey="?", restval="", strict=True, delimiter=delimiter)
     try:
+        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or []]
         missing = [name for name in NEEDED if name not in (rows.fieldnames or [])]
     except csv.Error as error:
         problems.append(f"{path}:1: {error}")
@@ -317,13 +319,13 @@ def _csv_row(row: dict[str, Any], where: str, problems: list[str]) -> Iterator[G
     detail: dict[str, Any] = {}
     for name, number in (("raw", int), ("seconds", float)):
         try:
-            detail |= {name: _counted(number(told[name]))} if told[name] else {}
+            detail |= {name: _counted(number(told[name].replace(",", ".")))} if told[name] else {}
         except ValueError:
             problems.append(f"{where}: {name} must be a number, found '{told[name]:.40}'")
     if row.get("comment"):
         detail["comment"] = _SHIELDED.sub("", row["comment"])
     plain = {key: told[key] for key in ("id", "run", "step", "facet", "reason", "language")}
-    value = re.sub(r"\.0+$", "", told["value"])
+    value = re.sub(r"[.,]0+$", "", told["value"])
     signature = told["signature"] or f"{HUMAN_SIGNATURE}|from CSV"
     rater = told["rater"].removeprefix("human:")
     yield Given(where, **plain, rater=rater, value=value, detail=detail, signature=signature)

@@ -418,10 +418,16 @@ def _csv(file: io.BufferedReader, path: Path) -> Iterator[Row]:
         yield from _csv_rows(text, path)
 
 
+# e.g. delimiter_of("id;value;comment") → ";"
+def delimiter_of(header: str) -> str:
+    """The delimiter of a table: the one that parts its header into most columns."""
+    return max(",;\t|", key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+
+
 def _csv_rows(text: io.TextIOWrapper, path: Path) -> Iterator[Row]:
     first = text.readline()
-    # The delimiter is the one that parts the header into most columns, or what a line before it tells Excel.
-    delimiter = max(",;\t|", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+    delimiter = delimiter_of(first)
+    # A line before the header may tell Excel.
     told = re.fullmatch(r"sep=([,;\t|])\s*", first)
     if told:
         delimiter, first = told[1], text.readline()
