@@ -41,7 +41,7 @@ from xlift.rating.reasoning import without_reasoning
 from xlift.rating.text import FENCE, ends_fenced, fenced, spaced, visible
 from xlift.records import Rated, reply_language
 
-VERSION = 8
+VERSION = 9
 MIN_WORDS, MIN_JUDGED, READ, READ_FOR_WORDS = 3, 8, 100_000, 10_000
 TERM = 11
 """Letters from which on an unknown word may be a term: such words, and German names, make no text unreadable."""
@@ -62,8 +62,10 @@ LARGE_LIST = {"ar": 2.0, "he": 2.0}
 """Articles and pronouns are attached in these languages: rare forms are needed, from this Zipf frequency on."""
 LOOP = 10
 """Words in a loop before it is one: "ha ha ha" is laughter."""
-DOUBLED, MANY_DOUBLED = 4, 0.25
-"""Different words said twice in a row, and their share of all, from which on that is a loop."""
+DOUBLED, MANY_DOUBLED, MOST_DOUBLED = 4, 0.25, 0.45
+"""Different words said twice in a row, and their share of all, from which on that is a loop; and their share where
+doubling a word is grammar."""
+REDUPLICATING = frozenset("bn fil gu hi id kn mr ms my pa ta te tr ur vi".split())
 MOSTLY_LOOPED, SOME_REPEATED, MANY_REPEATED = 0.5, 0.5, 0.75
 """Refrains, and lists whose items open alike, repeat up to 40 % of their lines and 4-grams."""
 MANY_BROKEN = 0.05
@@ -77,6 +79,8 @@ def signature() -> str:
 
 # e.g. de: "Der der der Mann Mann ging ging in in das das Haus Haus und und schlief schlief ein ein." → 1
 # e.g. fr: "Le train part à neuf heures du premier quai." → 2
+# e.g. tr: "Yavaş yavaş, sık sık, zaman zaman, teker teker geldiler." → 2
+# e.g. ru: "Котка спит на дивнеа а собкаа игаерт в сдау сейчсса." → 0
 # e.g. de: "Herr Otrevan Dalok und Frau Jimra Yontel trafen in Kebbo Rasmon Hojlin und Mannuo." → 1
 # e.g. en: "Install numpy, scipy, pandas, matplotlib, seaborn, xgboost, statsmodels and lightgbm." → 1
 # e.g. fr: "Le trian prat de la gaer à nuef hueres du permier quia tuos les jorus." → 0
@@ -91,7 +95,7 @@ def rate_fluency(record: dict[str, Any]) -> Rated:
     tokens = tokens_of(prose)
     detail: dict[str, Any] = {
         **out_of_lexicon(prose, code),
-        **repetition(prose, tokens),
+        **repetition(prose, tokens, MANY_DOUBLED if code not in REDUPLICATING else MOST_DOUBLED),
         **broken(whole[:READ]),
         "leaked": leaked(prose),
         "placeholders": placeholders(prose, code),
@@ -176,7 +180,8 @@ def out_of_lexicon(text: str, code: str) -> dict[str, Any]:
         found, judged = _unknown(masked, [code, *sorted(others & LANGUAGES.keys() - NO_LIST)])
         listed = {word for row in _ROW.findall(masked) for word in _TOKEN.findall(row)}
     plain = [word for word in found if not word[0].isupper() and len(word) < TERM and word not in listed]
-    shares = [round(len(some) / judged, 4) if judged >= MIN_JUDGED else None for some in (found, plain)]
+    enough = judged >= MIN_JUDGED or len(set(plain)) >= NAMES
+    shares = [round(len(some) / judged, 4) if enough else None for some in (found, plain)]
     words = list(dict.fromkeys(word.lower() for word in found))[:NAMES]
     return {"unknown": shares[0], "unknown_plain": shares[1], "judged": judged, "unknown_words": words}
 
@@ -239,8 +244,9 @@ _SYMBOLS = re.compile(r"(?:[^\w\s]\s*+){30,}+")
 _RULES = frozenset("._-=*#|:+…~ \n")
 
 
-def repetition(text: str, tokens: Sequence[str]) -> dict[str, Any]:
-    """Shares of the text in a loop, and of lines and n-grams that occurred before."""
+def repetition(text: str, tokens: Sequence[str], doubling: float = MANY_DOUBLED) -> dict[str, Any]:
+    """Shares of the text in a loop, and of lines and n-grams that occurred before; words said twice in a row are a loop
+    from the share `doubling` on."""
     # Single characters carry less than words: twice as many make a phrase.
     scale = 2 if sum(map(len, tokens)) < 2 * len(tokens) else 1
     loop, ngrams = repeated_ngrams([token.lower() for token in tokens], 4 * scale, LOOP * scale)
@@ -249,7 +255,7 @@ def repetition(text: str, tokens: Sequence[str]) -> dict[str, Any]:
     loop = symbols if symbols > max(loop, MOSTLY_LOOPED) else loop
     pairs = pairwise(map(str.lower, tokens)) if scale == 1 else ()
     doubled = [one for one, other in pairs if one == other]
-    if len(set(doubled)) >= DOUBLED and len(doubled) > MANY_DOUBLED * len(tokens):
+    if len(set(doubled)) >= DOUBLED and len(doubled) > doubling * len(tokens):
         loop = max(loop, min(len(doubled) / len(tokens), MOSTLY_LOOPED))  # it can still be understood
     shares = {"loop": loop, "repeated_lines": repeated_lines(text), "repeated_ngrams": ngrams}
     return {name: round(share, 4) for name, share in shares.items()}
