@@ -56,9 +56,8 @@ def excuses(text: str, masked: str, code: str, is_native: Callable[[str], bool])
         speaks = 2 * size("".join(around.split())) >= _quoted(text, others)
         quotes = others if speaks and is_native(around) else quotes
     quoted = _quoted(text, quotes)
-    named = ENGLISH.search(text) or (code == "en" and _LANGUAGE.search(text))
-    most = QUOTED_WHERE_NAMED if named else QUOTED
-    if quotes and quoted >= most * size(text.strip()):
+    whole = size(text.strip())
+    if quotes and quoted >= QUOTED * whole and (quoted >= QUOTED_WHERE_NAMED * whole or not _names(text, code)):
         quotes = (
             [quote for quote in quotes if _is_quoted_title(text, *quote)]
             if WORD.search(blank_out(text, quotes))
@@ -66,6 +65,11 @@ def excuses(text: str, masked: str, code: str, is_native: Callable[[str], bool])
         )
     excused = [gloss for gloss in glosses(text) if not is_native(masked[slice(*gloss)])]
     return excused + [quote for quote in quotes if quote not in own]
+
+
+def _names(text: str, code: str) -> bool:
+    """Whether a text speaks of English, or in English of another language."""
+    return ENGLISH.search(text) is not None or (code == "en" and _LANGUAGE.search(text) is not None)
 
 
 def _quoted(text: str, quotes: list[tuple[int, int]]) -> int:

@@ -375,10 +375,11 @@ def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
     )
     opens = text[: span.start].rstrip()[-1:] in {"", *".!?。"}
     few = len(said.split()) <= (TERM_WORDS if opens else GLOSS_WORDS)
-    if opens and span.language == "en" and _SPOKEN.search(said) and not ENGLISH.search(text):
-        return torn
-    if span.language == "en" and len(said.split()) <= GLOSS_WORDS and ENGLISH.search(_before(text, span.start)):
-        return True
+    if span.language == "en" and len(said.split()) <= GLOSS_WORDS:
+        if ENGLISH.search(_before(text, span.start)):
+            return True
+        if opens and _SPOKEN.search(said) and not ENGLISH.search(text):
+            return torn
     saying = few and code == "en" and text[span.start].isupper()
     return torn or (few and said in terms) or (saying and any(term.endswith(f" {said}") for term in terms))
 
