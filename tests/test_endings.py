@@ -24,7 +24,7 @@ from xlift.progress import logged_in, say
 from xlift.records import read_records
 from xlift.report.formats import to_csv
 from xlift.study.loading import parse_study
-from xlift.workspace import RunFolder, StudyFolder, create_study, open_study
+from xlift.workspace import RunFolder, StudyFolder, create_study, locked, open_study
 
 LINE = [sys.executable, "-m", "xlift"]
 
@@ -75,11 +75,39 @@ def test_what_was_written_before_the_disk_was_full_is_kept_and_the_rest_is_made_
     assert sorted(one["id"] for one in read_records(target)) == sorted(f"r{i}" for i in range(40))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO,
+                                    errno.EFBIG, errno.ENOLCK])  # fmt: skip
 def test_every_refusal_of_the_system_says_where_and_what_to_do(number: int) -> None:
     found = os_problem(OSError(number, os.strerror(number), "some/file"))
     assert found.problems == [f"some/file: {os.strerror(number)}"]
     assert found.hint
+
+
+def test_a_file_that_grows_beyond_what_the_system_allows_is_named_and_the_rest_is_made_afterwards(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "r.jsonl", tmp_path / "o.jsonl"
+    write_jsonl(
+        source,
+        [{"id": f"r{i}", "language": "fr", "text": "La lumière du soleil est diffusée par l'air."} for i in range(400)],
+    )
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *rated(source, target)]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"error: {target}: File too large" in done.stderr
+    assert "ulimit -f" in done.stderr
+    subprocess.run(rated(source, target), check=True, capture_output=True, timeout=120)
+    assert sorted(one["id"] for one in read_records(target)) == sorted(f"r{i}" for i in range(400))
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with pytest.raises(OSError, match="No locks") as raised, locked(tmp_path):
+        pass
+    assert os_problem(raised.value).problems == [f"{tmp_path / '.lock'}: No locks available"]
 
 
 def test_a_file_that_cannot_be_written_is_named_by_the_name_that_the_user_knows(tmp_path: Path) -> None:

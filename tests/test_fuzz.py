@@ -10,6 +10,8 @@ import json
 import lzma
 import random
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -321,8 +323,26 @@ def test_every_parser_many_times(name: str, tmp_path: Path) -> None:
     print(name, times, "inputs,", campaign(name, times, 1, tmp_path), "refused")
 
 
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_parser_driven_to_code_that_no_input_has_reached(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="pip install atheris (for Python 3.11 and 3.12)")
+    guided = [sys.executable, str(Path(__file__).with_name("guided.py")), name, str(tmp_path), "-max_total_time=100"]
+    done = subprocess.run(guided, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stderr[-5000:]
+    print(name, done.stderr.rstrip().splitlines()[-1])
+
+
 @pytest.mark.parametrize(
-    "piece", ["мир chat ", "你好 hello ", "Le chat dort. The cat sleeps well today. ", "« le » the "]
+    "piece",
+    [
+        "мир chat ",
+        "le мир 世界 नमस्ते مرحبا chat ",
+        "你好 hello ",
+        "Le chat dort. The cat sleeps well today. ",
+        "« le » the ",
+    ],
 )
 def test_many_short_foreign_runs_are_rated_in_time_that_grows_with_their_number_alone(piece: str) -> None:
     text = piece * (80_000 // len(piece))

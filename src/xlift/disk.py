@@ -123,6 +123,9 @@ def exclusive(lock: Path, busy: str, seconds: float = 0) -> Iterator[None]:
         held.acquire(timeout=seconds)
     except Timeout:
         raise ConfigError(busy, "wait for it") from None
+    except OSError as error:
+        error.filename = error.filename or str(lock)
+        raise
     try:
         yield
     finally:

@@ -62,6 +62,17 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
+# e.g. memory_problem(ImportError("libc10.so: failed to map segment from shared object")) is not None → True
+# e.g. memory_problem(ImportError("no module")) is not None → False
+def memory_problem(error: BaseException) -> UserError | None:
+    """The end of memory, as a library says it that cannot even be loaded: as the user's error; None for another."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    if not isinstance(error, MemoryError) and not ("failed to map segment" in said or "allocate memory" in said):
+        return None
+    hint = "raise ulimit -v, end other programs, or take a smaller model or batch; what is done is kept"
+    return UserError(f"memory has ended: {said}", hint)
+
+
 # e.g. os_problem(OSError(28, "No space left on device", "a.jsonl")).problems → ["a.jsonl: No space left on device"]
 def os_problem(error: OSError) -> UserError:
     """A full disk, a missing right, an unreadable file: as the user's error, with the file and what to do."""
@@ -71,6 +82,8 @@ def os_problem(error: OSError) -> UserError:
         errno.EROFS: "it cannot be written to: choose another folder (--out, -o), or XLIFT_CACHE for the cache",
         errno.ENAMETOOLONG: "choose a shorter name or folder",
         errno.EMFILE: "too many files are open: raise ulimit -n",
+        errno.EFBIG: "raise ulimit -f, or choose another file system (--out, -o), and run the same command again",
+        errno.ENOLCK: "this file system keeps no locks: choose another (--out, -o), or XLIFT_CACHE for the cache",
     }
     rights = "give yourself the right to it (ls -l), or choose another folder (--out, -o), or XLIFT_CACHE for the cache"
     hints |= dict.fromkeys((errno.EACCES, errno.EPERM), rights)

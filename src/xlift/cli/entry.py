@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from xlift.cli.common import app
-from xlift.errors import UserError, os_problem
+from xlift.errors import UserError, memory_problem, os_problem
 from xlift.extras import missing_extra
 from xlift.progress import QUIET, VERBOSE, kept_for_a_log
 from xlift.redaction import redacted
@@ -102,7 +102,9 @@ def main() -> None:
         elif not end.code:
             part()
         raise
-    except Exception:
+    except Exception as error:
+        if ended := memory_problem(error):
+            _end(ended)
         # A mistake of ours; what it says may hold a key.
         print(redacted(traceback.format_exc()), file=sys.stderr)
         sys.exit(1)

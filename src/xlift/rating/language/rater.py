@@ -356,6 +356,9 @@ TORN, TERM_WORDS = 20, 4
 """Letters of a word that was torn off, and words of a term that opens a sentence and is explained."""
 
 
+_REST_IS_BLANK = re.compile(r"\s*\Z")
+
+
 # e.g. en: "A German saying goes: nothing is easy, but Übung macht den Meister (practice makes perfect)." → 2
 # e.g. de: "The weather is nice today (Das Wetter ist heute schön)." → 1
 # e.g. de: "Die Reise war schön und das Hotel lag am Meer. Wir kommen wied" → 2
@@ -370,10 +373,11 @@ def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
         script(text[span.start]) in scripts_of(code)
         and len(said) <= TORN
         and " " not in said
-        and span.end == len(text.rstrip())
-        and text[: span.start].rstrip(" ")[-1:] not in {"", "\n"}
+        and _REST_IS_BLANK.match(text, span.end) is not None
+        and text[(before := _back_over(" ", text, span.start)) - 1 : before] not in {"", "\n"}
     )
-    opens = text[: span.start].rstrip()[-1:] in {"", *".!?。"}
+    before = _back_over(None, text, span.start)
+    opens = text[before - 1 : before] in {"", *".!?。"}
     few = len(said.split()) <= (TERM_WORDS if opens else GLOSS_WORDS)
     if span.language == "en" and len(said.split()) <= GLOSS_WORDS:
         if ENGLISH.search(_before(text, span.start)):
@@ -382,6 +386,13 @@ def _excused(span: Span, text: str, terms: set[str], code: str) -> bool:
             return torn
     saying = few and code == "en" and text[span.start].isupper()
     return torn or (few and said in terms) or (saying and any(term.endswith(f" {said}") for term in terms))
+
+
+def _back_over(blanks: str | None, text: str, place: int) -> int:
+    """Where the blanks before a place begin, of any kind or of one; the text, which may be long, is not copied."""
+    while place and (text[place - 1] in blanks if blanks else text[place - 1].isspace()):
+        place -= 1
+    return place
 
 
 def _before(text: str, place: int) -> str:
