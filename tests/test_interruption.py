@@ -325,7 +325,7 @@ def test_a_loss_of_power_anywhere_loses_nothing_that_is_not_made_again(
                 kept += len(list(place.glob("cut/runs/*/checkpoints/step-*")))
                 # Nothing is there that is not as it was written, but for what was being written.
                 wrong = verify(place / "cut")[1] if (place / "cut" / "study.yaml").is_file() else []
-                assert [one for one in wrong if "of a process that was killed" not in one] == []
+                assert [one for one in wrong if "left by a process that was killed" not in one] == []
                 assert start(study, tmp_path, place).wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
                 assert different(whole, place / "cut") == []
             finally:
