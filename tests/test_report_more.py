@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import GOOD, chances, made_study, rated_by, rated_study
+from report_fixtures import GOOD, STEP, chances, made_study, rated_by, rated_study
 from warm import run_xlift
 
 from xlift.disk import write_jsonl
@@ -67,6 +67,18 @@ def test_ratings_of_an_older_version_are_told_with_what_makes_them_anew(tmp_path
     told = unknown_text(material := material_of(folder), findings_of(material))
     assert told.endswith("an older version has made count no more; xlift rate STUDY makes them anew.")
     assert "Ratings by fluency that" in told
+
+
+def test_a_run_that_is_still_at_work_is_told_with_how_far_it_is(tmp_path: Path) -> None:
+    folder = rated_study(tmp_path / "study", lambda _, prompt: GOOD[prompt["language"]])
+
+    def told() -> str:
+        return unknown_text(material := material_of(folder), findings_of(material))
+
+    assert "in part" not in told()
+    path = (run := folder.runs[-1]).responses(STEP)
+    write_jsonl(path, list(read_records(path))[:5])
+    assert f"Answers so far only in part: {run.label} (5 of 12 prompts)." in told()
 
 
 def test_failures_of_the_checkpoints_that_are_shown_come_before_those_of_others(study: Any) -> None:
@@ -277,7 +289,7 @@ def test_odd_and_half_requests_are_no_error_of_the_live_page(
 ) -> None:
     host, port = live.removeprefix("http://").split(":")
     for asked in ODD:
-        with socket.create_connection((host, int(port))) as client, suppress(ConnectionError):
+        with socket.create_connection((host, int(port))) as client, suppress(OSError):
             client.sendall(asked)
             if reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

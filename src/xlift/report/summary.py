@@ -383,12 +383,16 @@ def _contaminated(material: Material) -> str:
 def _unfinished(material: Material) -> str:
     answered = {one.run.id for one in material.answered if one.responses} | {run.id for run, _ in material.unread}
     unread = [f"{run.label} step {step}" for run, step in material.unread]
+    made = [(material.name(one.run.id, one.step), sum(one.made.values())) for one in material.answered]
+    asked = len(material.prompts)
+    partly = [f"{name} ({count} of {asked} prompts)" for name, count in made if 0 < count < asked]
     halved = [run for run in material.workspace.runs if run.trained.name in material.stopped]
     open_runs = [run.label for run in material.workspace.runs if run.id not in answered and run not in halved]
     out = [run.label for run in halved]
     sentences = [
         f"Left out, as files cannot be read: {_listed(unread)}; xlift verify STUDY says more." if unread else "",
         f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}." if open_runs else "",
+        f"Answers so far only in part: {_listed(partly)}." if partly else "",
         f"Stopped early by successive halving, without answers: {_listed(out)}.{_spared(material)}" if out else "",
         _unmeasured(material),
     ]
