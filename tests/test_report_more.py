@@ -75,10 +75,10 @@ def test_a_run_that_is_still_at_work_is_told_with_how_far_it_is(tmp_path: Path) 
     def told() -> str:
         return unknown_text(material := material_of(folder), findings_of(material))
 
-    assert "in part" not in told()
+    assert "Answered in part" not in told()
     path = (run := folder.runs[-1]).responses(STEP)
     write_jsonl(path, list(read_records(path))[:5])
-    assert f"Answers so far only in part: {run.label} (5 of 12 prompts)." in told()
+    assert f"Answered in part: {run.label} (5 of 12 prompts)." in told()
 
 
 def test_failures_of_the_checkpoints_that_are_shown_come_before_those_of_others(study: Any) -> None:

@@ -392,7 +392,7 @@ def _unfinished(material: Material) -> str:
     sentences = [
         f"Left out, as files cannot be read: {_listed(unread)}; xlift verify STUDY says more." if unread else "",
         f"No answers yet from {_counted(len(open_runs), 'run')}: {_listed(open_runs)}." if open_runs else "",
-        f"Answers so far only in part: {_listed(partly)}." if partly else "",
+        f"Answered in part: {_listed(partly)}." if partly else "",
         f"Stopped early by successive halving, without answers: {_listed(out)}.{_spared(material)}" if out else "",
         _unmeasured(material),
     ]
