@@ -153,28 +153,37 @@ def test_another_rater_shows_other_figures_and_tables(page: Any) -> None:
     assert page.locator('.drawing[data-figure="heat-map-language"]').is_hidden()
 
 
-def test_a_long_table_is_made_when_it_is_opened_and_sorts(tmp_path: Path, browser: Any) -> None:
+def test_a_long_table_is_made_when_it_is_opened_and_a_long_row_as_it_is_scrolled(tmp_path: Path, browser: Any) -> None:
     languages = ["en", "fr", "ru", "de", "es", "it", "nl", "pt", "tr", "id"]
     prompts = {"languages": languages, "validation": {"size": 1}, "test": {"size": 1}}
-    study = made_study(tmp_path / "study", lambda *_: GOOD["en"], prompts=prompts)
+    rates = {"learning_rate": [1e-5 * 1.2**power for power in range(22)]}
+    study = made_study(tmp_path / "study", lambda *_: GOOD["en"], prompts=prompts, training=rates)
     rated = rated_by(study, {("language", "language"): lambda run, prompt: 2.0 * (prompt["language"] < "fr")})
     (path := tmp_path / "page.html").write_text(page_text(rated), encoding="utf-8")
     for script in (True, False):
         opened = browser.new_context(java_script_enabled=script).new_page()
         opened.goto(path.as_uri())
         rows = opened.locator("#table-shares-language tbody tr")
-        assert rows.count() == (0 if script else 3)
+        assert rows.count() == (0 if script else 23)
         if script:
             opened.goto(path.as_uri() + "#table-shares-language")  # as the summary's links do
         else:
             opened.locator("#table-shares-language summary").click()
         rows.first.wait_for()
         before = rows.locator("th").all_inner_texts()
-        assert len(before) == 3
+        assert len(before) == 23
         if script:
             for _ in range(2):
                 opened.locator("#table-shares-language thead button").first.click()
             assert rows.locator("th").all_inner_texts() == sorted(before, reverse=True) != before
+            opened.evaluate("document.querySelectorAll('#runs input').forEach(box => { box.checked = true; })")
+            opened.select_option("#language", "fr")
+            shown(opened)
+            answers = opened.locator("article.prompt").first.locator(".answers > div")
+            assert answers.count() == 20
+            answers.last.scroll_into_view_if_needed()
+            answers.nth(22).wait_for(state="attached")
+            assert len(set(answers.locator(".who").all_text_contents())) == 23
         opened.context.close()
 
 

@@ -83,7 +83,7 @@
 
   // --- the response browser
 
-  const CELLS = 60;
+  const CELLS = 60, SIDE = 20;
   let head, count, chosen = [], shown = 1, matching = [], only = null, drawn = 0, search = "";
   const pieces = [], sources = all("script.piece");
   let read = 0;
@@ -149,9 +149,18 @@
     ask.lang = head.language[prompt]; ask.dir = head.rtl.includes(head.language[prompt]) ? "rtl" : "ltr";
     top.append(make("div", "soft", facts.filter(Boolean).join(" · ")), ask);
     const row = make("div", "answers");
-    row.append(...chosen.map(run => answer(run, prompt, part.answers[run][place])));
+    lengthen(row, prompt, only === prompt ? chosen.length : SIDE);
     box.append(top, row);
     return box;
+  }
+  // Of many runs side by side the next are made when the last one that is there comes into view.
+  const lasts = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(({ target }) => { lasts.unobserve(target); target.more(); }));
+  function lengthen(row, prompt, most) {
+    const runs = chosen.slice(row.childElementCount, row.childElementCount + most), part = found(prompt);
+    row.append(...runs.map(run => answer(run, prompt, part.answers[run][prompt % head.piece])));
+    if (row.childElementCount >= chosen.length) return;
+    row.lastElementChild.more = () => lengthen(row, prompt, most);
+    lasts.observe(row.lastElementChild);
   }
   const name = run => head.checkpoints[run][1] + (head.several.has(head.checkpoints[run][0]) ? ` step ${head.checkpoints[run][2]}` : "");
   const address = (run, prompt) => `#response=${[head.checkpoints[run][0], head.checkpoints[run][2], head.id[prompt]].map(encodeURIComponent).join("/")}`;
@@ -246,9 +255,9 @@
     addEventListener("hashchange", follow);
     await filter();
     follow();
-    all(".drawing").forEach(drawing => views.observe(drawing));
     all(".drawing, .wide").forEach(place => widths.observe(place));
-    readAll();
+    // Figures last: they are whole while they are still.
+    readAll().finally(() => all(".drawing").forEach(drawing => views.observe(drawing)));
   }
   start();
 })();
