@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from xlift.cli import main
-from xlift.disk import JsonlWriter, write_atomic, write_jsonl
+from xlift.disk import JsonlWriter, whole_folder, write_atomic, write_jsonl
 from xlift.errors import ConfigError, UserError, os_problem
 from xlift.executors import each_run
 from xlift.progress import logged_in, say
@@ -98,6 +98,18 @@ def test_a_file_that_grows_beyond_what_the_system_allows_is_named_and_the_rest_i
     assert "ulimit -f" in done.stderr
     subprocess.run(rated(source, target), check=True, capture_output=True, timeout=120)
     assert sorted(one["id"] for one in read_records(target)) == sorted(f"r{i}" for i in range(400))
+
+
+def test_a_refusal_that_a_library_tells_in_words_of_its_own_is_one_of_the_system(tmp_path: Path) -> None:
+    def write() -> None:
+        with whole_folder(tmp_path / "made") as folder:
+            folder.mkdir()
+            raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        write()
+    assert os_problem(raised.value).problems == [f"{tmp_path / 'made'}: No space left on device"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from xlift.errors import ConfigError
+from xlift.errors import ConfigError, UserError
 from xlift.records import fingerprint
 
 
@@ -120,12 +120,10 @@ def exclusive(lock: Path, busy: str, seconds: float = 0) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:
-        held.acquire(timeout=seconds)
+        with writing(lock):
+            held.acquire(timeout=seconds)
     except Timeout:
         raise ConfigError(busy, "wait for it") from None
-    except OSError as error:
-        error.filename = error.filename or str(lock)
-        raise
     try:
         yield
     finally:
@@ -217,6 +215,24 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def writing(to: Path) -> Iterator[None]:
+    """Says of what the system refuses in this block that it was for `to`, where nothing else is named.
+
+    Raises OSError also for what libraries in Rust say in errors of their own: "… (os error 28)".
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(to)
+        raise
+    except Exception as error:
+        found = re.search(r"\(os error (\d{1,4})\)", str(error))
+        if found is None or isinstance(error, UserError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(to)) from None
+
+
+@contextlib.contextmanager
 def whole_folder(to: Path) -> Iterator[Path]:
     """A folder to write beside `to`, moved there at the end of the block, and gone where it fails.
 
@@ -226,7 +242,8 @@ def whole_folder(to: Path) -> Iterator[Path]:
         raise ConfigError(f"{to}: there is something already", "name a new folder")
     folder = temporary_path(to)
     try:
-        yield folder
+        with writing(to):
+            yield folder
         usual_modes(*folder.rglob("*"))
         if to.is_dir():
             to.rmdir()

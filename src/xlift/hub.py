@@ -348,7 +348,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-CONNECT_SECONDS, SILENT_SECONDS = 5, 30
+CONNECT_SECONDS, SILENT_SECONDS = 5, 20
 """How long the hub may take to be connected with, and between two parts of an answer."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 

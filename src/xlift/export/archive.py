@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from xlift.disk import encode_record, put_in_place, temporary_path, whole_folder
+from xlift.disk import encode_record, put_in_place, temporary_path, whole_folder, writing
 from xlift.errors import ConfigError, DataError, shortened
 from xlift.records import Rating, read_records
 from xlift.study.settings import Settings
@@ -47,7 +47,7 @@ def write_archive(study: Path, to: Path) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_path(to)
     try:
-        with tarfile.open(made, "w:xz", preset=9) as archive:
+        with writing(to), tarfile.open(made, "w:xz", preset=9) as archive:
             for name, content in _contents(workspace, names):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,10 @@ def export_data(study: Path, to: Path) -> Path:
     with whole_folder(to) as folder:
         (folder / "data").mkdir(parents=True)
         ratings = without_names(results.ratings)
-        responses.write_parquet(folder / "data" / "responses.parquet")
-        ratings.write_parquet(folder / "data" / "ratings.parquet")
+        for name, table in (("responses", responses), ("ratings", ratings)):
+            # Not written by polars itself, which does not say why it cannot.
+            table.write_parquet(packed := io.BytesIO())
+            (folder / "data" / f"{name}.parquet").write_bytes(packed.getvalue())
         write_atomic(folder / "README.md", _card(material_of(results.workspace), responses, ratings))
     return to
 
