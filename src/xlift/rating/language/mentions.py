@@ -23,7 +23,7 @@ A_WORD = 6.5
 _FOOD = {
     "en": "dish(?:es)?|cuisine|recipes?|menus?|dinner|lunch|breakfast|desserts?|sauce|flour|butter|cheese|wines?"
     "|restaurants?|cook(?:s|ed|ing)?|bak(?:e|ed|ing)|serve[ds]?|ingredients?",
-    "de": "speise\\w*|(?:haupt)?gericht\\w*|rezepte?|zutaten|küche|menü",
+    "de": "speise\\w*|hauptgericht\\w*|(?:beliebte|leckere|typische) gerichte|rezepte?|zutaten|küche|menü",
     "fr": "recettes?|plats?|cuisine|dîner|déjeuner|menu|restaurants?",
     "es": "recetas?|platos?|menú|cocina|restaurantes?|cena",
     "pt": "receitas?|pratos?|cozinha|menu|jantar|restaurantes?",
@@ -32,19 +32,19 @@ _FOOD = {
     "pl": "przepis\\w*|dani[ea]|kuchni\\w*|menu|restauracj\\w*",
 }
 _FOOD |= {
-    "sv": "recept\\w*|rätt(?:er)?|meny\\w*|restaurang\\w*|köket",
-    "da": "opskrift\\w*|retter|menu\\w*|restaurant\\w*|køkken\\w*",
-    "no": "oppskrift\\w*|retter|meny\\w*|restaurant\\w*|kjøkken\\w*",
+    "sv": "recept\\w*|maträtt\\w*|meny\\w*|restaurang\\w*|köket",
+    "da": "opskrift\\w*|madretter|menu\\w*|restaurant\\w*|køkken\\w*",
+    "no": "oppskrift\\w*|matretter|meny\\w*|restaurant\\w*|kjøkken\\w*",
     "fi": "ruok\\w*|resept\\w*|menu\\w*|ravintola\\w*",
     "cs": "recept\\w*|jíd(?:lo|la|el)|pokrm\\w*|menu|restaurac\\w*|kuchyn\\w*",
     "hu": "recept\\w*|étel\\w*|menü\\w*|étterem\\w*",
     "ro": "rețet\\w*|mâncăr\\w*|mâncare|meniu\\w*|restaurant\\w*",
-    "tr": "yeme[kğ]\\w*|tarif\\w*|menü\\w*|restoran\\w*|mutfa\\w*",
+    "tr": "yeme[kğ]\\w*|menü\\w*|restoran\\w*|mutfa\\w*",
     "id": "resep|masakan|hidangan|menu|restoran",
     "ca": "receptes|plats?|cuina|menú|restaurants?",
 }
 _MENU = re.compile(
-    r"\b(?:men[uùúü]\w*|meny\w*|meniu\w*|dish(?:es)?|gericht\w*|plats?|platos?|pratos?|piatt[oi]|gerechten|dania|hidangan|jíd(?:lo|la|el))\b",
+    r"\b(?:men[uùúü]\w*|meny\w*|meniu\w*|dish(?:es)?|hauptgericht\w*|gerichte|plats?|platos?|pratos?|piatt[oi]|gerechten|dania|hidangan|jíd(?:lo|la|el))\b",
     re.IGNORECASE,
 )
 _WORKS = {
