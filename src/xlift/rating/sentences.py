@@ -159,6 +159,9 @@ def _ends(before: str, stop: str, closers: str, after: str, language: str) -> bo
     return stop != "." or _full_stop_ends(before, following, after, language)
 
 
+_APOSTROPHES = re.compile("['’]")
+
+
 def _full_stop_ends(before: str, following: str, after: str, language: str) -> bool:
     words = before.split()
     token = words[-1].lstrip(_OPENERS) if words else ""
@@ -170,7 +173,7 @@ def _full_stop_ends(before: str, following: str, after: str, language: str) -> b
         return False
     if _CAN_END.search(before):
         return True
-    name = re.split("['’]", token.casefold())[-1]
+    name = _APOSTROPHES.split(token.casefold())[-1]
     own = _ABBREVIATION_IN.get(language)
     if own and own.fullmatch(name):
         return False
