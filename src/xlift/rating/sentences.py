@@ -164,7 +164,9 @@ _APOSTROPHES = re.compile("['’]")
 
 def _full_stop_ends(before: str, following: str, after: str, language: str) -> bool:
     words = before.split()
-    token = words[-1].lstrip(_OPENERS) if words else ""
+    if not words:
+        return True
+    token = words[-1].lstrip(_OPENERS)
     if len(words) == 1 and (token.isdecimal() and len(token) <= 3):
         return False
     if language == "de" and token.isdecimal() and len(token) <= 2 and _GERMAN_ORDINAL.match(after):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from xlift.rating.language.masks import WORD, blank_out, script
+from xlift.rating.language.masks import WORD, blank_out, script, size
 
 _BRACKETS = re.compile(r"[(（\[【［]([^()（）\[\]【】［］\n]{1,120})[)）\]】］]")
 _QUOTES = re.compile(r"[\"“„«「『《〈‘]([^\"”“»」』》〉’\n]{1,300})[\"”“»」』》〉’]")
@@ -104,15 +104,6 @@ def _is_quoted_title(text: str, start: int, end: int) -> bool:
     return len(inside) <= TITLE and (
         text[start - 1] in "《〈『" or (" " in inside and _TITLE_CASE.fullmatch(inside) is not None)
     )
-
-
-_WIDE = re.compile("[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
-
-
-# e.g. size("abc 日本") → 10
-def size(text: str) -> int:
-    """Characters, of which one of Chinese, Japanese or Korean says as much as three."""
-    return len(text) + (0 if text.isascii() else 2 * len(_WIDE.findall(text)))
 
 
 # e.g. _is_gloss("machine learning") → True

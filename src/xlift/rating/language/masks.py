@@ -352,6 +352,25 @@ def _lower_words(text: str, code: str) -> tuple[str, list[str]]:
     return lower, WORD.findall(lower)
 
 
+_WIDE = re.compile("[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+
+
+# e.g. size("abc 日本") → 10
+def size(text: str) -> int:
+    """Characters, of which one of Chinese, Japanese or Korean says as much as three."""
+    return len(text) + (0 if text.isascii() else 2 * len(_WIDE.findall(text)))
+
+
+# e.g. size_of_words("L'Été, 12 日本") → 10
+def size_of_words(text: str) -> int:
+    """Letters of a text's words, of which one of Chinese, Japanese or Korean says as much as three."""
+    try:
+        known = text.encode("latin-1").translate(_TO_WORDS)
+        return len(known) - known.count(b" ")
+    except UnicodeEncodeError:
+        return size("".join(WORD.findall(text)))
+
+
 # e.g. words_with_places("L'été", "fr") → (["l", "été"], [(0, 1), (2, 5)])
 def words_with_places(text: str, code: str) -> tuple[list[str], list[tuple[int, int]]]:
     """The words of a text in lower case, and where each begins and ends."""

@@ -40,7 +40,7 @@ from xlift.rating.language.detection import (
     strange_share,
     tells_titles,
 )
-from xlift.rating.language.excuses import ENGLISH, GLOSS_WORDS, glossed_terms, size
+from xlift.rating.language.excuses import ENGLISH, GLOSS_WORDS, glossed_terms
 from xlift.rating.language.headings import set_phrases
 from xlift.rating.language.masks import (
     WORD,
@@ -51,6 +51,8 @@ from xlift.rating.language.masks import (
     mask,
     script,
     scripts_of,
+    size,
+    size_of_words,
     unshouted,
     words_of,
 )
@@ -243,11 +245,11 @@ def _verdict(text: str, spans: list[Span], letters: int, foreign: int) -> Rated:
 # e.g. zh: "标题：The Importance of Sleep\n\n睡眠对我们每个人的健康都非常重要。" → 1
 def _count(words: list[str]) -> int:
     """Letters of words, of which one of Chinese, Japanese or Korean says as much as three."""
-    return sum([len(word) if word.isascii() else size(word) for word in words])
+    return size("".join(words))
 
 
 def _letters(text: str, start: int, end: int) -> int:
-    return _count(words_of(text[start:end], ""))
+    return size_of_words(text[start:end])
 
 
 # e.g. nl: "De trein naar de kust vertrekt om negen uur van het eerste spoor." → 2

@@ -263,17 +263,20 @@ def _convincing(said: Said, first: int, end: int, scores: list[float], rival: st
     # Two or three words of a language other than English are more often a borrowed term than a switch.
     if rival != "en" and 1 < count < 4 and total < SEVERAL_NEIGHBOURS:
         return False
-    borrowed = [said.words[j] in INTERNATIONAL or said.words[j] in TERMS for j in range(first, end)]
     # Behind an article, two words of which one is a term are one term: "lo smart working".
-    if count == 2 and any(borrowed) and _after_article(said, first):
+    if count == 2 and any(map(_is_borrowed, said.words[first:end])) and _after_article(said, first):
         return False
     if len(strong) == 1 and count < 4:
         title = count > 1 and _is_title(said, range(first, end), strong)
         return not close and not title and _convincing_alone(said, strong[0], rival)
     if total < (SEVERAL_NEIGHBOURS if close else SEVERAL):
         return False
-    terms = all(borrowed[j - first] for j in strong)
+    terms = all(_is_borrowed(said.words[j]) for j in strong)
     return not terms and not _is_title(said, range(first, end), strong)
+
+
+def _is_borrowed(word: str) -> bool:
+    return word in INTERNATIONAL or word in TERMS
 
 
 BORROWED = 4.2
