@@ -85,10 +85,16 @@
 
   const CELLS = 60, SIDE = 20;
   let head, count, chosen = [], shown = 1, matching = [], only = null, drawn = 0, search = "";
-  const pieces = [], sources = all("script.piece");
+  const pieces = [], sources = document.getElementsByClassName("piece"), parts = () => Math.ceil(count / head.piece);
   let read = 0;
 
-  const piece = number => pieces[number] ??= unpack(sources[number]).then(text => {
+  // Pieces lie behind this script, so that the first prompts are shown before the last piece is there: one is whole when
+  // something follows it.
+  async function source(number) {
+    while (document.readyState === "loading" && !sources[number]?.nextElementSibling) await new Promise(done => setTimeout(done, 10));
+    return sources[number];
+  }
+  const piece = number => pieces[number] ??= source(number).then(unpack).then(text => {
     const found = JSON.parse(text);
     found.lower = { prompts: found.prompts.map(one => one.toLowerCase()), answers: found.answers.map(run => run.map(one => one ? one[0].toLowerCase() : "")) };
     read += 1;
@@ -120,7 +126,7 @@
       const i = study ? head.order[place] : place;
       if (only === null ? (!language || head.language[i] === language) && (!split || head.split[i] === split) && (!constraint || head.constraint[i] === constraint) && rated(i) && (!search || hasWords(i)) : i === only) matching.push(i);
     }
-    const reading = search && only === null && read < sources.length ? `; reading ${read} of ${sources.length} parts` : "";
+    const reading = search && only === null && read < parts() ? `; reading ${read} of ${parts()} parts` : "";
     byId("count").textContent = `${matching.length} of ${count} prompts${reading}`;
     byId("all").hidden = only === null;
     if (reading) readAll();
@@ -128,7 +134,7 @@
   }
   let reader;
   const readAll = () => reader ??= (async () => {
-    for (let i = 0; i < sources.length; i++) { await piece(i); await new Promise(done => setTimeout(done)); }
+    for (let i = 0; i < parts(); i++) { await piece(i); await new Promise(done => setTimeout(done)); }
     byId("cards").dataset.read = "all";
     if (search) filter();
   })();
@@ -140,7 +146,7 @@
     if (number !== drawn) return;
     byId("cards").replaceChildren(...wanted.map(card));
     byId("more").hidden = shown >= matching.length;
-    byId("cards").setAttribute("aria-busy", String(Boolean(search) && read < sources.length && only === null));
+    byId("cards").setAttribute("aria-busy", String(Boolean(search) && read < parts() && only === null));
   }
   function card(prompt) {
     const part = found(prompt), place = prompt % head.piece, box = make("article", "prompt"), top = make("header");
