@@ -35,7 +35,6 @@ LENGTH = 4_000
 QUICK = 0.06
 """Seconds of processor time: a pattern that goes through a text again at each of its characters takes several."""
 BOUNDED = {
-    r"\s*\(": "the name of a language",
     r"[^/]*(?P<": "the name of a file, of 255 bytes",
     r"[: -][ \n]{0,9}": "lines of settings, of 80 characters each",
 }

@@ -152,7 +152,7 @@ bo: standard tibetan; mg: plateau malagasy; mn: halh mongolian; sq: tosk albania
 km: central khmer; yi: eastern yiddish; ps: southern pashto, northern pashto; om: west central oromo
 fy: western frisian
 """
-_VARIETY = re.compile(r"(?P<base>.+?) ?(?:\((?P<inside>.*)\)|(?<= )(?P<script>latin|cyrillic))")
+_VARIETY = re.compile(r"(?P<base>[^(]+?) ?(?:\((?P<inside>.*)\)|(?<= )(?P<script>latin|cyrillic))")
 _AROUND_NAME = re.compile(
     r"\A__label__|\.utf-?8\Z|@\w+\Z| (?:language|язык|мова|език|jezik|język|jazyk)\Z", re.IGNORECASE
 )
@@ -314,8 +314,13 @@ def _tags_of_names() -> dict[str, str]:
 # e.g. _folded("  Français ") → "francais"
 def _folded(text: str) -> str:
     """For comparing names: small letters, without accents, spaces evened out."""
-    apart = unicodedata.normalize("NFKD", " ".join(text.split()).casefold())
-    return "".join(c for c in apart if not unicodedata.combining(c))
+    return without_accents(unicodedata.normalize("NFKC", " ".join(text.split()).casefold()))
+
+
+# e.g. without_accents("árbol") → "arbol"
+def without_accents(text: str) -> str:
+    """The text, decomposed (NFD), without what combines with a letter."""
+    return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
 
 
 # e.g. _meant("jp") → "did you mean 'ja' (Japanese)? "
