@@ -32,12 +32,11 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
-from xlift.languages import find_language, known_code
+from xlift.languages import find_language, known_code, without_accents
 from xlift.rating.endings import other_forms
 from xlift.rating.ifeval import is_instruction, rate_instructions, without_answer
 from xlift.rating.ifeval_counts import CASED
@@ -402,10 +401,11 @@ def _occurrences(reply: Checked, word: str) -> tuple[int, list[str]]:
     found = occurrences(reply.text, word, reply.language)
     text, phrase = fold(reply.text, reply.language), fold(word, reply.language)
     forms = [] if found else other_forms(text, phrase, reply.language)[:3]
-    bare = "".join(c for c in unicodedata.normalize("NFD", phrase) if not unicodedata.combining(c))
-    if not found and not forms and len(bare) >= TYPED and bare != phrase and bare.isascii():
-        forms = [bare] if occurrences(reply.text, bare, reply.language) else []
-    return found, forms
+    if found or forms:
+        return found, forms
+    bare = without_accents(phrase)
+    typed = len(bare) >= TYPED and bare != phrase and bare.isascii()
+    return found, [bare] if typed and occurrences(reply.text, bare, reply.language) else []
 
 
 TYPED = 4

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from xlift.languages import known_code, rated_language
+from xlift.languages import known_code, rated_language, without_accents
 from xlift.rating.endings import other_forms
 from xlift.rating.ifeval_counts import KANJI, Instruction, ja_sentences
 from xlift.rating.language.detection import MIN_LINE, SURE, identify
@@ -215,8 +215,7 @@ def _no_accents(text: str, language: str, instruction: Instruction) -> Verdict:
 def _accents(text: str, language: str, instruction: Instruction) -> Verdict:
     right = {str(bare).casefold(): str(word).casefold() for bare, word in instruction["word_to_accentuate"].items()}
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    bare = ["".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c)) for word in words]
-    return all(right.get(plain, word) == word for plain, word in zip(bare, words, strict=True))
+    return all(right.get(without_accents(word), word) == word for word in words)
 
 
 _TU = re.compile(r"(?<!\w)(?:tu|te|toi|tes|ta|tien|tienne|tiens|tiennes|t['’]\w+)(?!\w)", re.IGNORECASE)
